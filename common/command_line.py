@@ -1,0 +1,123 @@
+"""The command line that all systems share: --preset, --env, --run_dir, --total_frames, --seed, --resume, --config.X."""
+
+import dataclasses
+import difflib
+import logging
+import os
+import pathlib
+import sys
+from typing import Any, Callable, Sequence
+
+from absl import flags
+from ml_collections import config_flags
+
+from common import errors, run_folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What is not part of the config."""
+  run_dir: pathlib.Path
+  resume: bool
+
+
+def parse(argv: Sequence[str], description: str, preset: Callable[[str], Any], preset_names: Sequence[str],
+          preset_for: Callable[[str], str]) -> tuple[Any, Options]:
+  """Reads a trainer's command line.
+
+  A config starts as its preset (by name, or the one for --env), or with --resume as the run's own; flags go on top.
+
+  Args:
+    argv: `sys.argv`.
+    description: shown by --help, before the flags.
+    preset: from a name to a config dataclass.
+    preset_names: all names.
+    preset_for: from an environment to the name of its preset.
+
+  Returns:
+    The config and the options.
+
+  Raises:
+    UserError: for anything that cannot be understood.
+  """
+  first = _parse(_common_flags(preset_names), argv, description, known_only=True)
+  if first.resume and not first.run_dir:
+    raise errors.UserError('--resume needs the folder of the run to go on with: --run_dir=DIR')
+  if first.resume:
+    defaults = type(preset(preset_names[0]))
+    known = {field.name for field in dataclasses.fields(defaults)}
+    config = defaults(**{k: v for k, v in run_folder.load_config(pathlib.Path(first.run_dir)).items() if k in known})
+  else:
+    config = preset(first.preset or preset_for(first.env or ''))
+  values = _common_flags(preset_names)
+  _define_config(values, config, argv)
+  values = _parse(values, argv, description)
+  config = values.config
+  for name in ('env', 'total_frames', 'seed'):
+    if getattr(values, name) is not None:
+      setattr(config, name, getattr(values, name))
+  config.check()
+  return config, Options(pathlib.Path(values.run_dir or run_folder.default_path(config.env)), values.resume)
+
+
+def run(main: Callable[[Sequence[str]], int | None]) -> None:
+  """Calls `main(sys.argv)`; a user's mistake is shown as one message, and exits with status 2."""
+  logging.basicConfig(level=logging.INFO, format='%(message)s', stream=sys.stdout)
+  logging.getLogger('absl').setLevel(logging.WARNING)
+  try:
+    sys.exit(main(sys.argv))
+  except errors.UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(2)
+  except BrokenPipeError:  # The reader of our output (`| head`) has gone.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
+
+
+def parse_flags(values: flags.FlagValues, argv: Sequence[str], description: str) -> list[str]:
+  """Parses a command line with flags of one's own; returns the arguments that are no flags. Errors as `parse`'s."""
+  return _parse(values, argv, description)(argv)[1:]
+
+
+def _common_flags(preset_names: Sequence[str]) -> flags.FlagValues:
+  values = flags.FlagValues()
+  flags.DEFINE_string('preset', None, f'Settings to start from: {", ".join(preset_names)}. '
+                      'Without it, those for the environment.', flag_values=values)
+  flags.DEFINE_string('env', None, 'The environment, see above.', flag_values=values)
+  flags.DEFINE_string('run_dir', None, 'Folder of the run; runs/ENV-DATE-TIME by default.', flag_values=values)
+  flags.DEFINE_integer('total_frames', None, 'Environment frames to train for (agent steps x action repeat).',
+                       flag_values=values)
+  flags.DEFINE_integer('seed', None, 'Seeds networks, environments and sampling. The order in which threads run is '
+                       'not seeded, so two runs still differ.', flag_values=values)
+  flags.DEFINE_boolean('resume', False, 'Go on with the run in --run_dir.', flag_values=values)
+  return values
+
+
+def _define_config(values: flags.FlagValues, config: Any, argv: Sequence[str]) -> None:
+  fields = {field.name for field in dataclasses.fields(config)}
+  for argument in argv[1:]:
+    name = argument.lstrip('-').partition('=')[0]
+    if name.startswith('config.') and name.removeprefix('config.') not in fields:
+      raise errors.unknown('config field', name.removeprefix('config.'), fields)
+  try:
+    config_flags.DEFINE_config_dataclass(
+        'config', config, 'Any setting: --config.FIELD=VALUE.', flag_values=values, sys_argv=list(argv))
+  except (flags.Error, AttributeError, TypeError, ValueError, KeyError) as error:
+    raise errors.UserError(f'the command line cannot be understood: {error} See --help.') from error
+
+
+def _parse(values: flags.FlagValues, argv: Sequence[str], description: str, known_only=False) -> flags.FlagValues:
+  if not known_only and any(argument in ('-h', '--help', '-help') for argument in argv[1:]):
+    print(f'{description.strip()}\n\nFlags:\n{values.get_help()}')
+    sys.exit(0)
+  try:
+    rest = values(list(argv), known_only=known_only)
+  except flags.UnrecognizedFlagError as error:
+    near = difflib.get_close_matches(error.flagname, list(values), n=1)
+    raise errors.UserError(f'unknown flag --{error.flagname}. '
+                           + (f'Did you mean --{near[0]}?' if near else 'See --help.')) from error
+  except (flags.Error, AttributeError, TypeError, ValueError, KeyError) as error:
+    raise errors.UserError(f'the command line cannot be understood: {error} See --help.') from error
+  if len(rest) > 1 and not known_only:
+    raise errors.UserError(f'unexpected argument {rest[1]!r}: flags are written --NAME=VALUE. See --help.')
+  return values

@@ -1,0 +1,39 @@
+"""Publication of parameters: the learner publishes whole, versioned snapshots; actors copy the latest."""
+
+import threading
+from typing import NamedTuple, Sequence
+
+import tensorflow as tf
+
+
+class Snapshot(NamedTuple):
+  """All parameters after `version` learner updates, as one vector: float32 `[P]`."""
+  version: int
+  values: tf.Tensor
+
+
+class ParameterStore:
+  """Holds the newest snapshot. Snapshots are immutable, so readers never see two versions mixed."""
+
+  def __init__(self, first: Snapshot):
+    self._lock, self._latest = threading.Lock(), first
+
+  def publish(self, snapshot: Snapshot) -> None:
+    with self._lock:
+      self._latest = snapshot
+
+  def latest(self) -> Snapshot:
+    with self._lock:
+      return self._latest
+
+
+def flatten(variables: Sequence[tf.Variable]) -> tf.Tensor:
+  """All variables' values one after the other, float32 `[P]`."""
+  return tf.concat([tf.reshape(variable, [-1]) for variable in variables], axis=0)
+
+
+def assign(variables: Sequence[tf.Variable], values: tf.Tensor) -> None:
+  """The inverse of `flatten`."""
+  parts = tf.split(values, [variable.shape.num_elements() for variable in variables])
+  for variable, part in zip(variables, parts, strict=True):
+    variable.assign(tf.reshape(part, variable.shape))

@@ -1,0 +1,51 @@
+"""The queue between actors and learner: bounded, so that actors wait for the learner, and closed at the end."""
+
+from typing import Any
+
+import tensorflow as tf
+
+
+class QueueClosed(Exception):
+  """The other side has closed the queue: time to end."""
+
+
+class StructureQueue:
+  """A FIFO queue of nested structures of tensors.
+
+  Waiting happens in TensorFlow's runtime, without the GIL. All operations run inside `tf.function`s: an eager call on a
+  device may return before it is done, and there would be no back-pressure.
+  """
+
+  def __init__(self, spec: Any, capacity: int):
+    """Makes an empty queue of at most `capacity` elements of the nested `tf.TensorSpec`s `spec`."""
+    self._spec = spec
+    flat = tf.nest.flatten(spec)
+    with tf.device('/cpu:0'):
+      self._queue = tf.queue.FIFOQueue(capacity, [s.dtype for s in flat], [s.shape for s in flat])
+    self._enqueue_many = tf.function(
+        lambda *elements: self._queue.enqueue_many(elements),
+        input_signature=[tf.TensorSpec([None, *s.shape], s.dtype) for s in flat])
+    self._enqueue_many.get_concrete_function()
+
+  def put_many(self, elements: Any) -> None:
+    """Adds elements, `[N, ...]` each; waits while there is no room.
+
+    Raises:
+      QueueClosed: if the queue is closed, also while waiting.
+    """
+    try:
+      self._enqueue_many(*tf.nest.flatten(elements))
+    except (tf.errors.CancelledError, tf.errors.AbortedError) as error:
+      raise QueueClosed from error
+
+  def dequeue(self) -> Any:
+    """One element; to be called inside a `tf.function` or `tf.data` pipeline. Waits while there is none."""
+    flat = self._queue.dequeue()
+    return tf.nest.pack_sequence_as(self._spec, flat if isinstance(flat, (list, tuple)) else [flat])
+
+  def size(self) -> int:
+    return int(self._queue.size())
+
+  def close(self) -> None:
+    """Ends all waiting on both sides. May be called again."""
+    self._queue.close(cancel_pending_enqueues=True)

@@ -1,0 +1,55 @@
+"""Threads with an owner: who are started together end together, and the first error among them is the one shown."""
+
+import dataclasses
+import threading
+import time
+from typing import Callable
+
+from common.distributed import queues
+
+
+@dataclasses.dataclass
+class Pulse:
+  """What a worker is doing and since when, for the word on who is silent."""
+  name: str
+  activity: str = 'starting'
+  since: float = dataclasses.field(default_factory=time.monotonic)
+
+  def enter(self, activity: str) -> None:
+    self.activity, self.since = activity, time.monotonic()
+
+  def describe(self) -> str:
+    return f'{self.name}: {self.activity} for {time.monotonic() - self.since:.0f} s'
+
+
+class Crew:
+  """Runs functions in threads until one fails or all return."""
+
+  def __init__(self, close: Callable[[], None]):
+    """`close` is called when a thread fails or when the crew is stopped: it must end all waiting of the threads."""
+    self._close, self._threads, self._lock = close, [], threading.Lock()
+    self.stop, self.error = threading.Event(), None
+
+  def start(self, name: str, function: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=self._run, args=(function,), name=name, daemon=True)
+    self._threads.append(thread)
+    thread.start()
+    return thread
+
+  def end(self) -> None:
+    """Stops and joins all threads. Idempotent."""
+    self.stop.set()
+    self._close()
+    for thread in self._threads:
+      thread.join()
+
+  def _run(self, function: Callable[[], None]) -> None:
+    try:
+      function()
+    except queues.QueueClosed:
+      return  # The crew is ending.
+    except BaseException as error:  # Whatever it is, the owner of the crew gets it.
+      with self._lock:
+        self.error = self.error or error
+      self.stop.set()
+      self._close()

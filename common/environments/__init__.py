@@ -1,0 +1,66 @@
+"""The environments by name. One file per family; all are gymnasium vector environments with `SAME_STEP` autoreset."""
+
+import importlib
+
+from common import errors
+from common.environments.suite import EnvironmentCrashed, Suite, assign
+
+HELP = """\
+  doom                  ten VizDoom scenarios at once, seen and played like DeepMind Lab (multi-task)
+  doom:SCENARIO         one of them: {scenarios}
+  atari:GAME            one Atari game: pong, breakout, space_invaders, ... (any ROM that comes with ale-py)
+  gym:ID                any registered gymnasium environment with discrete actions, e.g. gym:CartPole-v1,
+                        or gym:MODULE:ID for one that importing MODULE registers"""
+
+
+def describe() -> str:
+  """The list of environments for `--help`."""
+  doom = importlib.import_module('common.environments.doom')
+  return HELP.format(scenarios=', '.join(doom.INSTRUCTIONS))
+
+
+def load(name: str) -> Suite:
+  """Finds a suite by the name that `--env` takes.
+
+  Raises:
+    UserError: if there is no such environment (with the nearest names) or its package cannot be imported.
+  """
+  family, _, member = name.partition(':')
+  loaders = {'doom': _doom, 'atari': _atari, 'gym': _gym}
+  if family not in loaders:
+    raise errors.unknown('environment', name, _names(), 'See --help for the list of environments.')
+  try:
+    return loaders[family](name, member)
+  except ImportError as error:
+    raise errors.UserError(
+        f'{name} needs the package {error.name!r}, which cannot be imported ({error}). '
+        'Install the requirements: pip install -r requirements.txt') from error
+
+
+def _names() -> list[str]:
+  doom = importlib.import_module('common.environments.doom')
+  atari = importlib.import_module('common.environments.atari')
+  return ['doom', *(f'doom:{task}' for task in doom.INSTRUCTIONS), *(f'atari:{game}' for game in atari.games()),
+          'gym:CartPole-v1']
+
+
+# The families are imported when asked for: each brings a package that the others' users may not have.
+
+
+def _doom(name: str, task: str) -> Suite:
+  from common.environments import doom
+  if task and task not in doom.INSTRUCTIONS:
+    raise errors.unknown('doom scenario', task, doom.INSTRUCTIONS)
+  return doom.load(name, [task] if task else list(doom.INSTRUCTIONS))
+
+
+def _atari(name: str, game: str) -> Suite:
+  from common.environments import atari
+  if game not in atari.games():
+    raise errors.unknown('Atari game', game, atari.games(), 'Write it as in atari:pong.')
+  return atari.load(name, game)
+
+
+def _gym(name: str, env_id: str) -> Suite:
+  from common.environments import gym
+  return gym.load(name, env_id)

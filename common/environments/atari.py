@@ -1,0 +1,69 @@
+"""Atari 2600 games through ale-py's vector environment, which does all of the preprocessing in C++.
+
+IMPALA, Table G.1 and appendix G: 84x84 grey frames, the maximum over the last two raw frames, 4 of them stacked,
+action repeat 4, no sticky actions, up to 30 no-ops at the start. In training a lost life ends the episode for the
+learner, yet the game goes on from there: `info['game_over']` says where it did not.
+"""
+
+from typing import Sequence
+
+import ale_py
+import gymnasium
+import numpy as np
+from ale_py import roms
+
+from common.environments import suite
+
+ACTION_REPEAT, STACK = 4, 4
+_MAX_FRAMES = 108_000  # 30 minutes, the convention of the papers that IMPALA compares with.
+
+
+def games() -> list[str]:
+  """The games whose ROMs come with ale-py, in snake case."""
+  return sorted(roms.get_all_rom_ids())
+
+
+class AtariVectorEnv(gymnasium.vector.VectorWrapper):
+  """Names the observation, and tells the end of a game from the loss of a life.
+
+  Observations: `observation`, uint8 `[N, 4, 84, 84]`, the newest frame last; frames before a game's start are zero.
+  """
+
+  def __init__(self, game: str, num_envs: int, training: bool):
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # No banner per game on the terminal.
+    env = ale_py.AtariVectorEnv(
+        game, num_envs, autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP, noop_max=30, stack_num=STACK,
+        frameskip=ACTION_REPEAT, max_num_frames_per_episode=_MAX_FRAMES, life_loss_info=training,
+        reward_clipping=False, use_fire_reset=False)
+    super().__init__(env)
+    self.single_observation_space = _named(env.single_observation_space)
+    self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, num_envs)
+    self._game_frame = None
+
+  def reset(self, *, seed=None, options=None):
+    frames, info = self.env.reset(seed=seed, options=options)
+    self._game_frame = info['episode_frame_number'].copy()
+    return {'observation': frames}, info
+
+  def step(self, actions):
+    frames, rewards, terminated, truncated, info = self.env.step(np.asarray(actions, np.int64))
+    # Within a game the frame number only grows; at the start of another it falls back.
+    info['game_over'] = (terminated | truncated) & (info['episode_frame_number'] <= self._game_frame)
+    self._game_frame = info['episode_frame_number'].copy()
+    return {'observation': frames}, rewards, terminated, truncated, info
+
+
+def _named(space: gymnasium.Space) -> gymnasium.spaces.Dict:
+  return gymnasium.spaces.Dict({'observation': space})
+
+
+def load(name: str, game: str) -> suite.Suite:
+  """One game, with its own set of actions (the experts of IMPALA's Table 4)."""
+  probe = AtariVectorEnv(game, 1, training=True)
+  space, num_actions = probe.single_observation_space, int(probe.single_action_space.n)
+  probe.close()
+
+  def make(tasks: Sequence[str], training: bool) -> gymnasium.vector.VectorEnv:
+    return AtariVectorEnv(game, len(tasks), training)
+
+  return suite.Suite(name, (game,), space, num_actions, ACTION_REPEAT, make, frame_stack=STACK)

@@ -1,0 +1,69 @@
+"""What every environment family offers, and what a learner may know before any environment exists."""
+
+import dataclasses
+import zlib
+from typing import Callable, Sequence
+
+import gymnasium
+import numpy as np
+
+MAX_WORDS = 32  # Room for the words of one instruction.
+INSTRUCTION_BUCKETS = 1000  # IMPALA, released code: words are hashed to 1000 buckets.
+_NO_WORD = -1
+
+
+class EnvironmentCrashed(RuntimeError):
+  """An environment's engine ended by itself. Resetting the vector environment starts it again."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+  """One or many tasks that share observations and actions.
+
+  Attributes:
+    name: as on the command line, e.g. `doom` or `atari:pong`.
+    tasks: task names; environments are assigned to them in turn.
+    observation_space: of one environment, without a batch axis: `observation` (pixels uint8 or float32 vectors), and
+      `instruction` (int32 `[MAX_WORDS]`) in suites that give one. With `frame_stack` > 1 it is `[stack, height, width]`.
+    num_actions: number of discrete actions.
+    action_repeat: environment frames per agent step.
+    make: `make(tasks, training)` builds one gymnasium vector environment, `SAME_STEP` autoreset, an environment per
+      name in `tasks`. Its observations may be views that the next step overwrites. Besides gymnasium's own, `info`
+      may hold `game_over`, bool `[N]`: where a `done` does not end the episode whose return counts (a lost life).
+    frame_stack: how many grey frames make one observation; 1 where frames are not stacked.
+  """
+  name: str
+  tasks: tuple[str, ...]
+  observation_space: gymnasium.spaces.Dict
+  num_actions: int
+  action_repeat: int
+  make: Callable[[Sequence[str], bool], gymnasium.vector.VectorEnv]
+  frame_stack: int = 1
+
+
+def hash_words(instruction: str) -> np.ndarray:
+  """Hashes an instruction's words to buckets; int32 `[MAX_WORDS]`, filled up with -1.
+
+  Done on the actor's side, as string operations run neither on a GPU nor under XLA.
+
+  Raises:
+    ValueError: if there are more than `MAX_WORDS` words.
+  """
+  words = instruction.split()
+  if len(words) > MAX_WORDS:
+    raise ValueError(f'an instruction of {len(words)} words, at most {MAX_WORDS} are expected: {instruction!r}')
+  hashed = np.full(MAX_WORDS, _NO_WORD, np.int32)
+  hashed[:len(words)] = [zlib.crc32(word.encode()) % INSTRUCTION_BUCKETS for word in words]
+  return hashed
+
+
+def pixels_and_instruction(height: int, width: int) -> gymnasium.spaces.Dict:
+  """The observation space of the first-person suites: RGB pixels and a hashed instruction."""
+  return gymnasium.spaces.Dict({
+      'instruction': gymnasium.spaces.Box(_NO_WORD, INSTRUCTION_BUCKETS - 1, (MAX_WORDS,), np.int32),
+      'observation': gymnasium.spaces.Box(0, 255, (height, width, 3), np.uint8)})
+
+
+def assign(tasks: Sequence[str], first: int, count: int) -> list[str]:
+  """Gives `count` environments, numbered from `first`, their tasks in turn (IMPALA: a fixed number per task)."""
+  return [tasks[(first + i) % len(tasks)] for i in range(count)]

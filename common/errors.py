@@ -1,0 +1,16 @@
+"""The one exception whose text is meant for the user's eyes and is shown without a stack trace."""
+
+import difflib
+from typing import Iterable
+
+
+class UserError(Exception):
+  """A mistake that the user can mend: the text names the value, what was expected and how to mend it."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str], hint: str = '') -> UserError:
+  """Builds the error for a name that does not exist, with the nearest known names suggested."""
+  known = sorted(known)
+  near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+  suggestion = f'Did you mean {" or ".join(near)}?' if near else f'Known: {", ".join(known)}.'
+  return UserError(f'unknown {kind} {name!r}. {suggestion} {hint}'.rstrip())

@@ -1,0 +1,61 @@
+"""RMSProp as TensorFlow 1 had it, which both papers used; the learning rate's schedule; gradient clipping."""
+
+from typing import Sequence
+
+import sonnet as snt
+import tensorflow as tf
+
+
+class RMSProp(snt.Module):
+  """TensorFlow 1's RMSProp: epsilon inside the square root, mean square started at ones.
+
+  ms <- decay ms + (1 - decay) g^2;  mom <- momentum mom + lr g / sqrt(ms - mg^2 + epsilon);  variable <- variable - mom,
+  where mg, the mean gradient, is zero unless `centered`. Sonnet, Keras and PyTorch differ in the start value or in the
+  place of epsilon, and the papers' learning rates do not carry over to those. The kernels are TensorFlow's own.
+  """
+
+  def __init__(self, decay: float = 0.99, epsilon: float = 0.1, momentum: float = 0.0, centered: bool = False):
+    super().__init__(name='rmsprop')
+    self._decay, self._epsilon, self._momentum, self._centered = decay, epsilon, momentum, centered
+    self._mean_squares, self._momenta, self._mean_gradients = [], [], []
+
+  def create_slots(self, variables: Sequence[tf.Variable]) -> None:
+    """Makes the accumulators, once; `apply` does where it was not done before."""
+    if self._mean_squares:
+      return
+    for variable in variables:
+      self._mean_squares.append(tf.Variable(tf.ones_like(variable), trainable=False, name='mean_square'))
+      self._momenta.append(tf.Variable(tf.zeros_like(variable), trainable=False, name='momentum'))
+      if self._centered:
+        self._mean_gradients.append(tf.Variable(tf.zeros_like(variable), trainable=False, name='mean_gradient'))
+
+  def apply(self, gradients: Sequence[tf.Tensor], variables: Sequence[tf.Variable], learning_rate) -> None:
+    """Takes one step; gradients and variables in the same order in every call."""
+    with tf.init_scope():
+      self.create_slots(variables)
+    for i, (gradient, variable) in enumerate(zip(gradients, variables, strict=True)):
+      slots = dict(var=variable.handle, ms=self._mean_squares[i].handle, mom=self._momenta[i].handle)
+      rates = dict(lr=tf.cast(learning_rate, variable.dtype), rho=self._decay, momentum=self._momentum,
+                   epsilon=self._epsilon, grad=gradient)
+      if self._centered:
+        tf.raw_ops.ResourceApplyCenteredRMSProp(mg=self._mean_gradients[i].handle, **slots, **rates)
+      else:
+        tf.raw_ops.ResourceApplyRMSProp(**slots, **rates)
+
+
+def clip_by_global_norm(gradients: Sequence[tf.Tensor], max_norm: float | None) -> tuple[list[tf.Tensor], tf.Tensor]:
+  """Scales the gradients down to a global norm of at most `max_norm` (none or 0: left alone).
+
+  Returns:
+    The gradients, and their global norm before clipping.
+  """
+  norm = tf.linalg.global_norm(gradients)
+  if not max_norm:
+    return list(gradients), norm
+  return tf.clip_by_global_norm(gradients, max_norm, use_norm=norm)[0], norm
+
+
+def linear_decay(initial: float, frames, total_frames) -> tf.Tensor:
+  """Anneals from `initial` at frame 0 to zero at `total_frames`, and stays there."""
+  done = tf.cast(frames, tf.float32) / tf.cast(total_frames, tf.float32)
+  return initial * tf.maximum(0.0, 1.0 - done)

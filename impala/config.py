@@ -1,0 +1,190 @@
+"""Every setting of a run, and the presets: one for each row of the paper's tables that runs on this code."""
+
+import dataclasses
+from typing import Any, Mapping
+
+from common import errors, networks
+from common.environments import suite as suites
+from impala import rewards
+
+CORRECTIONS = ('vtrace', 'one_step', 'epsilon', 'none')
+
+
+@dataclasses.dataclass
+class Config:
+  """Settings of IMPALA; the defaults are the paper's where it has one value for all."""
+  # The environment, see --help.
+  env: str = 'doom'
+  seed: int = 1
+  # Environment frames to train for: agent steps x action repeat. The learning rate falls to zero over them.
+  total_frames: int = 1_000_000_000
+
+  # Actors.
+  num_actors: int = 2
+  envs_per_actor: int = 16
+  # T, in agent steps.
+  unroll_length: int = 100
+  # Policy evaluated for all actors together on the learner's parameters (Table 1, "dyn. batch").
+  dynamic_batching: bool = False
+  # Environments whose steps make a batch full, and how long a batch waits to be.
+  dynamic_batch_size: int = 32
+  dynamic_batch_timeout_ms: float = 10.0
+
+  # Network (section 3 and Figure 3).
+  torso: str = 'shallow'
+  lstm: bool = True
+  # Last action and last reward as inputs.
+  feedback: bool = True
+
+  # Learner.
+  batch_size: int = 32
+  # Trajectories that may wait: a long queue is policy lag.
+  queue_capacity: int = 32
+  discount: float = 0.99
+  # vtrace, or of its ablation (section 5.2.2): one_step, epsilon, none.
+  correction: str = 'vtrace'
+  clip_rho_threshold: float = 1.0
+  clip_c_threshold: float = 1.0
+  clip_pg_rho_threshold: float = 1.0
+  lambda_: float = 1.0
+  # q_s from 'vs' (v_{s+1}) or 'values' (V(x_{s+1})), appendix E.3.
+  pg_bootstrap: str = 'vs'
+  # Added to pi(a) inside the log by the epsilon correction.
+  log_epsilon: float = 1e-6
+  # none, abs_one, asymmetric (Figure D.1), soft_asymmetric (released code).
+  reward_clipping: str = 'abs_one'
+  baseline_cost: float = 0.5
+  entropy_cost: float = 0.01
+  learning_rate: float = 0.0006
+  rmsprop_decay: float = 0.99
+  rmsprop_epsilon: float = 0.1
+  rmsprop_momentum: float = 0.0
+  # Global norm of the gradients; 0 for no clipping.
+  max_gradient_norm: float = 0.0
+
+  # Uniform replay of trajectories (section 5.2.2): share of each batch, and how many are kept.
+  replay_fraction: float = 0.0
+  replay_capacity: int = 10_000
+
+  # The run.
+  log_every_seconds: float = 10.0
+  checkpoint_every_seconds: float = 120.0
+  # After so long without a trajectory the run says who is silent.
+  stall_seconds: float = 60.0
+  # Episodes for each task in the table at the end; 0 for no table.
+  evaluation_episodes: int = 10
+
+  @property
+  def replayed_per_batch(self) -> int:
+    return round(self.replay_fraction * self.batch_size)
+
+  def check(self) -> None:
+    """Refuses values that cannot work.
+
+    Raises:
+      UserError: naming the field, its value and what is expected.
+    """
+    for name in ('total_frames', 'num_actors', 'envs_per_actor', 'unroll_length', 'batch_size', 'queue_capacity',
+                 'replay_capacity', 'learning_rate', 'rmsprop_epsilon', 'dynamic_batch_size', 'log_every_seconds',
+                 'checkpoint_every_seconds', 'stall_seconds'):
+      self._expect(name, getattr(self, name) > 0, 'more than 0')
+    for name in ('discount', 'rmsprop_decay', 'rmsprop_momentum', 'lambda_'):
+      self._expect(name, 0.0 <= getattr(self, name) <= 1.0, 'between 0 and 1')
+    for name in ('max_gradient_norm', 'evaluation_episodes', 'entropy_cost', 'baseline_cost'):
+      self._expect(name, getattr(self, name) >= 0, '0 or more')
+    for name, allowed in (('torso', networks.TORSOS), ('correction', CORRECTIONS), ('reward_clipping', rewards.FORMS),
+                          ('pg_bootstrap', ('vs', 'values'))):
+      self._expect(name, getattr(self, name) in allowed, f'one of {", ".join(allowed)}')
+    self._expect('replay_fraction', 0.0 <= self.replay_fraction < 1.0, 'at least 0 and less than 1')
+    self._expect('clip_c_threshold', self.clip_c_threshold <= self.clip_rho_threshold,
+                 f'at most clip_rho_threshold, {self.clip_rho_threshold} (section 4.1)')
+
+  def check_environment(self, suite: suites.Suite) -> None:
+    """Refuses a torso that cannot read what the environment shows.
+
+    Raises:
+      UserError: naming both.
+    """
+    shape = suite.observation_space['observation'].shape
+    self._expect('torso', (self.torso == 'vector') == (len(shape) == 1),
+                 f"'vector' for vectors, 'shallow' or 'deep' for images; {suite.name} shows {shape}")
+
+  def _expect(self, name: str, holds: bool, expected: str) -> None:
+    if not holds:
+      raise errors.UserError(
+          f'{name} is {getattr(self, name)!r}, expected {expected}. Set it with --config.{name}=VALUE')
+
+
+def _rows(base: Mapping[str, Any], **rows: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+  return {name: {**base, **row} for name, row in rows.items()}
+
+
+# Tables D.1 to D.3, with the released code's values for a single level where the tables give a range to draw from.
+_DMLAB = dict(
+    unroll_length=100, batch_size=32, discount=0.99, baseline_cost=0.5, reward_clipping='abs_one',
+    learning_rate=0.00048, entropy_cost=0.00025, rmsprop_epsilon=0.1, rmsprop_decay=0.99, rmsprop_momentum=0.0,
+    max_gradient_norm=0.0, lstm=True, feedback=True, total_frames=1_000_000_000)
+_DMLAB_30 = {**_DMLAB, **dict(
+    learning_rate=0.00031866995608948655, entropy_cost=0.0033391318945337044, reward_clipping='soft_asymmetric',
+    total_frames=10_000_000_000)}
+# Table G.1. RMSProp's decay is not listed there: the released code's.
+_ATARI = dict(
+    env='atari:pong', unroll_length=20, batch_size=32, queue_capacity=32, discount=0.99, baseline_cost=0.5,
+    entropy_cost=0.01, learning_rate=0.0006, rmsprop_epsilon=0.01, rmsprop_decay=0.99, rmsprop_momentum=0.0,
+    max_gradient_norm=40.0, reward_clipping='abs_one', lstm=False, feedback=False, total_frames=200_000_000)
+_REPLAY = dict(replay_fraction=0.5, replay_capacity=10_000)
+
+# The doom suite looks like DMLab to the agent, so every DMLab row runs on it as it stands: --preset=... --env=doom.
+PRESETS: dict[str, dict[str, Any]] = {
+    # The main job, made to learn within ten minutes on 2 cores: not in the paper.
+    'doom': dict(
+        env='doom', unroll_length=20, batch_size=16, queue_capacity=20, num_actors=2, envs_per_actor=10,
+        learning_rate=0.0006, entropy_cost=0.003, rmsprop_epsilon=0.01, max_gradient_norm=40.0, total_frames=4_000_000),
+    # Vectors, for one's own environments and for tests: not in the paper.
+    'gym': dict(
+        env='gym:CartPole-v1', torso='vector', unroll_length=20, batch_size=8, queue_capacity=8, num_actors=2,
+        envs_per_actor=4, learning_rate=0.001, entropy_cost=0.01, rmsprop_epsilon=0.01, max_gradient_norm=40.0,
+        reward_clipping='none', total_frames=200_000),
+    **_rows(_DMLAB,
+            dmlab={},  # Tables D.1 to D.3.
+            # Table 1: the single-machine rows. Half of the actors' environments make a batch of dynamic batching full.
+            table_1_48_actors=dict(num_actors=48, envs_per_actor=1),
+            table_1_48_actors_dynamic_batching=dict(
+                num_actors=48, envs_per_actor=1, dynamic_batching=True, dynamic_batch_size=24),
+            table_1_batch_128=dict(batch_size=128, queue_capacity=128),
+            # Section 5.2.2: rho-bar.
+            rho_1={}, rho_10=dict(clip_rho_threshold=10.0, clip_pg_rho_threshold=10.0),
+            rho_100=dict(clip_rho_threshold=100.0, clip_pg_rho_threshold=100.0),
+            # Table 2 and Figures E.1, E.2.
+            table_2_vtrace=dict(correction='vtrace'), table_2_one_step=dict(correction='one_step'),
+            table_2_epsilon=dict(correction='epsilon'), table_2_none=dict(correction='none'),
+            table_2_vtrace_replay=dict(correction='vtrace', **_REPLAY),
+            table_2_one_step_replay=dict(correction='one_step', **_REPLAY),
+            table_2_epsilon_replay=dict(correction='epsilon', **_REPLAY),
+            table_2_none_replay=dict(correction='none', **_REPLAY),
+            # Figures E.3 and E.4.
+            figure_e3_vs=dict(pg_bootstrap='vs'), figure_e3_values=dict(pg_bootstrap='values')),
+    # Table 3: the two networks of the multi-task agent, and the experts' settings.
+    **_rows(_DMLAB_30, table_3_shallow=dict(torso='shallow'), table_3_deep=dict(torso='deep')),
+    # Table 4: the experts, one game a run.
+    **_rows(_ATARI, atari_shallow=dict(torso='shallow'), atari_deep=dict(torso='deep')),
+}
+
+# The preset of an environment family that is asked for by --env alone.
+FAMILY_PRESETS = {'doom': 'doom', 'atari': 'atari_shallow', 'gym': 'gym'}
+
+
+def preset(name: str) -> Config:
+  """The config of a preset.
+
+  Raises:
+    UserError: if there is none of this name.
+  """
+  if name not in PRESETS:
+    raise errors.unknown('preset', name, PRESETS)
+  return Config(**PRESETS[name])
+
+
+def preset_for(env: str) -> str:
+  """The preset that suits an environment."""
+  return FAMILY_PRESETS.get(env.partition(':')[0], 'doom')

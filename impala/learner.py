@@ -1,0 +1,135 @@
+"""The learner: batches of trajectories to parameters (IMPALA, sections 3 and 4)."""
+
+from typing import Any, Iterator, NamedTuple
+
+import tensorflow as tf
+
+from common import optimizers
+from common.distributed import parameters, queues
+from common.environments import suite as suites
+from common.replay import uniform
+from impala import config as configs, losses, networks, rewards, trajectory, vtrace
+
+
+class Update(NamedTuple):
+  """What one update tells: scalars by name, and the parameters after it as one vector."""
+  statistics: dict[str, tf.Tensor]
+  parameters: tf.Tensor
+
+
+class Learner(tf.Module):
+  """The agent, its optimizer and the counters; all of it is in a checkpoint."""
+
+  def __init__(self, config: configs.Config, suite: suites.Suite, agent: networks.Agent):
+    super().__init__(name='learner')
+    self._config, self._suite, self.agent = config, suite, agent
+    self._optimizer = optimizers.RMSProp(config.rmsprop_decay, config.rmsprop_epsilon, config.rmsprop_momentum)
+    self._optimizer.create_slots(agent.trainable_variables)
+    with tf.device('/cpu:0'):
+      self.updates = tf.Variable(0, dtype=tf.int64, trainable=False)
+      self.frames = tf.Variable(0, dtype=tf.int64, trainable=False)  # Environment frames: steps x action repeat.
+      self.seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False)  # Of training, over all resumed parts.
+
+  def snapshot(self) -> parameters.Snapshot:
+    """The current parameters, for publication before the first update."""
+    return parameters.Snapshot(int(self.updates), parameters.flatten(self.agent.trainable_variables))
+
+  @tf.function
+  def update(self, batch: trajectory.Trajectory, new_frames: tf.Tensor) -> Update:
+    """Takes one step on a batch `[T+1, B]`, of which `new_frames` environment frames were not replayed.
+
+    A batch whose loss or gradients are not finite changes nothing: `finite` in the statistics is then false.
+    """
+    variables = self.agent.trainable_variables
+    with tf.GradientTape() as tape:
+      loss, statistics = self.loss(batch)
+    gradients = tape.gradient(loss, variables)
+    gradients, norm = optimizers.clip_by_global_norm(gradients, self._config.max_gradient_norm)
+    learning_rate = optimizers.linear_decay(self._config.learning_rate, self.frames, self._config.total_frames)
+    finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
+    if finite:
+      self._optimizer.apply(gradients, variables, learning_rate)
+      self.updates.assign_add(1)
+      self.frames.assign_add(new_frames)
+    statistics |= {'loss/total': loss, 'gradient_norm': norm, 'learning_rate': learning_rate, 'finite': finite}
+    return Update(statistics, parameters.flatten(variables))
+
+  def loss(self, batch: trajectory.Trajectory) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    """Policy gradient + baseline cost x baseline + entropy cost x entropy, summed over `[T, B]` (section 4.2)."""
+    config = self._config
+    inputs = networks.AgentInput(
+        trajectory.restacked_observation(self._suite, batch), batch.last_action, batch.reward, batch.done)
+    output, _ = self.agent.unroll(inputs, batch.core_state)
+    # The environment answers one step later: the reward and the end for the action at t stand at entry t + 1.
+    actions, step_rewards, done = batch.last_action[1:], batch.reward[1:], batch.done[1:]
+    logits, values, bootstrap_value = output.policy_logits[:-1], output.values[:-1], output.values[-1]
+    discounts = config.discount * tf.cast(tf.logical_not(done), tf.float32)
+    clipped_rewards = rewards.clip(step_rewards, config.reward_clipping)
+    log_rhos = vtrace.log_importance_weights(batch.behaviour_logits, logits, actions)
+    returns = corrected_returns(config, log_rhos, discounts, clipped_rewards, values, bootstrap_value)
+    epsilon = config.log_epsilon if config.correction == 'epsilon' else 0.0
+    policy_gradient = losses.policy_gradient_loss(logits, actions, returns.pg_advantages, epsilon)
+    baseline = losses.baseline_loss(values, returns.vs)
+    entropy = losses.entropy_loss(logits)
+    total = policy_gradient + config.baseline_cost * baseline + config.entropy_cost * entropy
+    steps = tf.cast(tf.size(values), tf.float32)
+    return total, {
+        'loss/policy_gradient': policy_gradient, 'loss/baseline': baseline, 'loss/entropy': entropy,
+        'entropy': -entropy / steps, 'value': tf.reduce_sum(values) / steps,
+        'importance_weight': tf.reduce_sum(tf.exp(tf.minimum(log_rhos, 20.0))) / steps}
+
+
+def corrected_returns(config: configs.Config, log_rhos, discounts, step_rewards, values,
+                      bootstrap_value) -> vtrace.VTraceReturns:
+  """The value targets and advantages by the correction of the config (section 5.2.2)."""
+  log_rhos = tf.stop_gradient(log_rhos)
+  steps = (discounts, step_rewards, values, bootstrap_value)
+  if config.correction == 'vtrace':
+    return vtrace.from_importance_weights(
+        log_rhos, *steps, config.clip_rho_threshold, config.clip_c_threshold, config.clip_pg_rho_threshold,
+        config.lambda_, config.pg_bootstrap)
+  if config.correction == 'one_step':
+    return vtrace.one_step_importance_sampling(log_rhos, *steps, config.clip_pg_rho_threshold)
+  return vtrace.no_correction(*steps)  # 'none' and 'epsilon', which differ in the loss only.
+
+
+def batches(queue: queues.StructureQueue, batch_size: int,
+            replay: uniform.UniformReplay | None, replayed: int) -> Iterator[trajectory.Trajectory]:
+  """Batches `[T+1, B]`, the next one put together while the learner works on the last; ends when the queue is closed.
+
+  Args:
+    queue: of single trajectories.
+    batch_size: B.
+    replay: where new trajectories go to and `replayed` of a batch come from; None for no replay.
+    replayed: the number of a batch's trajectories, its last ones, that are drawn from the replay.
+  """
+  def next_batch(_):
+    fresh = [queue.dequeue() for _ in range(batch_size - replayed)]
+    if replay:
+      replay.add(tf.nest.map_structure(lambda *x: tf.stack(x), *fresh))
+      drawn = replay.sample(replayed)
+      fresh += [tf.nest.map_structure(lambda x, i=i: x[i], drawn) for i in range(replayed)]
+    return stack_trajectories(fresh)
+
+  dataset = tf.data.Dataset.range(1).repeat().map(next_batch, num_parallel_calls=1, deterministic=True)
+  options = tf.data.Options()
+  options.autotune.enabled = False
+  try:
+    yield from dataset.with_options(options).prefetch(1)
+  except (tf.errors.CancelledError, tf.errors.OutOfRangeError):
+    return
+
+
+def stack_trajectories(trajectories: list[trajectory.Trajectory]) -> trajectory.Trajectory:
+  """One batch of single trajectories: the batch axis goes after the time's, in front of what has no time."""
+  def stacked(axis):
+    return lambda *x: tf.stack(x, axis=axis)
+  timeless = {'actor', 'parameter_version', 'task', 'core_state'}
+  return trajectory.Trajectory(**{
+      name: tf.nest.map_structure(stacked(0 if name in timeless else 1), *[getattr(t, name) for t in trajectories])
+      for name in trajectory.Trajectory._fields})
+
+
+def count_frames(config: configs.Config, suite: suites.Suite) -> int:
+  """New environment frames in one batch: replayed trajectories do not count again."""
+  return (config.batch_size - config.replayed_per_batch) * config.unroll_length * suite.action_repeat

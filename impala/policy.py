@@ -1,0 +1,93 @@
+"""How an actor chooses its actions: with parameters of its own, or in batches across all actors."""
+
+from typing import Any, Callable, NamedTuple, Protocol
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from common.distributed import parameters
+from common.environments import suite as suites
+from impala import networks, trajectory
+
+
+class Decision(NamedTuple):
+  """One step's actions int32 `[N]`, logits float32 `[N, A]`, and the core state after it."""
+  actions: tf.Tensor
+  logits: tf.Tensor
+  core_state: Any
+
+
+class Policy(Protocol):
+  """What an actor asks of a policy."""
+
+  def refresh(self) -> int:
+    """Takes the latest parameters; returns their version. Called at the start of every unroll."""
+
+  def initial_state(self, batch_size: int) -> Any:
+    """The core state to start with."""
+
+  def __call__(self, inputs: networks.AgentInput, core_state: Any) -> Decision:
+    """Chooses actions for N environments: inputs `[N, ...]`, observations as the environment gives them."""
+
+
+def decide(agent: networks.Agent, suite: suites.Suite, inputs: networks.AgentInput, core_state: Any,
+           seed: int) -> Decision:
+  """One step of the agent for `[N, ...]` inputs, actions drawn from its softmax."""
+  inputs = inputs._replace(observation=trajectory.agent_observation(suite, inputs.observation))
+  output, core_state = agent.unroll(tf.nest.map_structure(lambda x: x[tf.newaxis], inputs), core_state)
+  logits = output.policy_logits[0]
+  actions = tfp.distributions.Categorical(logits=logits).sample(seed=seed)
+  return Decision(actions, logits, core_state)
+
+
+class LocalPolicy:
+  """Acts with a copy of the parameters, taken from the store at the start of an unroll and kept throughout it."""
+
+  def __init__(self, agent: networks.Agent, suite: suites.Suite, store: parameters.ParameterStore, seed: int):
+    self._agent, self._store, self._version = agent, store, None
+    self.initial_state = agent.initial_state
+    self._decide = tf.function(lambda inputs, core_state: decide(agent, suite, inputs, core_state, seed))
+    self._assign = tf.function(lambda values: parameters.assign(agent.trainable_variables, values))
+
+  def refresh(self) -> int:
+    snapshot = self._store.latest()
+    if snapshot.version != self._version:
+      self._assign(snapshot.values)
+      self._version = snapshot.version
+    return self._version
+
+  def __call__(self, inputs: networks.AgentInput, core_state: Any) -> Decision:
+    with tf.device('/cpu:0'):
+      return self._decide(inputs, core_state)
+
+
+class DynamicBatchingPolicy:
+  """One policy for all actors, evaluated on the learner's own parameters in batches of whoever waits.
+
+  This is the single-machine setting of Table 1 ("dyn. batch"). Parameters may change within an unroll.
+  """
+
+  def __init__(self, agent: networks.Agent, suite: suites.Suite, version: Callable[[], int], example: Any,
+               max_batch_size: int, timeout_ms: float, seed: int):
+    """`example`: inputs and core state of any number of environments, for tracing before the actors' threads start."""
+    self._version, self.initial_state = version, agent.initial_state
+
+    @tf.nondifferentiable_batch_function(
+        num_batch_threads=1, max_batch_size=max_batch_size, batch_timeout_micros=int(1000 * timeout_ms),
+        allowed_batch_sizes=None, max_enqueued_batches=64)
+    def batched(*flat):
+      inputs, core_state = tf.nest.pack_sequence_as(example, flat)
+      return tf.nest.flatten(decide(agent, suite, inputs, core_state, seed))
+
+    structure = decide(agent, suite, *example, seed)
+    # The leading dimension is unknown when traced: a call of any number of environments joins any batch.
+    signature = [tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in tf.nest.flatten(example)]
+    self._decide = tf.function(
+        lambda *flat: tf.nest.pack_sequence_as(structure, batched(*flat)), input_signature=signature)
+    self._decide.get_concrete_function()
+
+  def refresh(self) -> int:
+    return self._version()
+
+  def __call__(self, inputs: networks.AgentInput, core_state: Any) -> Decision:
+    return self._decide(*tf.nest.flatten((inputs, core_state)))
