@@ -48,7 +48,7 @@ class Checkpoints:
       raise errors.UserError(f'there is no checkpoint {which!r} in {self._folder}: expected latest, best or a path '
                              f'such as {self._folder}/latest/ckpt-100')
     try:
-      self._checkpoint.restore(path).assert_existing_objects_matched()
+      self._checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
     except (ValueError, AssertionError, tf.errors.OpError) as error:
       reason = str(error).strip().splitlines()[0]
       raise errors.UserError(

@@ -22,7 +22,7 @@ class Options:
 
 
 def parse(argv: Sequence[str], description: str, preset: Callable[[str], Any], preset_names: Sequence[str],
-          preset_for: Callable[[str], str]) -> tuple[Any, Options]:
+          preset_for: Callable[[str], str], from_json: Callable[[Any], Any]) -> tuple[Any, Options]:
   """Reads a trainer's command line.
 
   A config starts as its preset (by name, or the one for --env), or with --resume as the run's own; flags go on top.
@@ -33,6 +33,7 @@ def parse(argv: Sequence[str], description: str, preset: Callable[[str], Any], p
     preset: from a name to a config dataclass.
     preset_names: all names.
     preset_for: from an environment to the name of its preset.
+    from_json: from what a run's `config.json` holds to a config.
 
   Returns:
     The config and the options.
@@ -40,18 +41,19 @@ def parse(argv: Sequence[str], description: str, preset: Callable[[str], Any], p
   Raises:
     UserError: for anything that cannot be understood.
   """
-  first = _parse(_common_flags(preset_names), argv, description, known_only=True)
+  first = _common_flags(preset_names)
+  _parse(first, argv, description, known_only=True)
   if first.resume and not first.run_dir:
     raise errors.UserError('--resume needs the folder of the run to go on with: --run_dir=DIR')
   if first.resume:
-    defaults = type(preset(preset_names[0]))
-    known = {field.name for field in dataclasses.fields(defaults)}
-    config = defaults(**{k: v for k, v in run_folder.load_config(pathlib.Path(first.run_dir)).items() if k in known})
+    config = from_json(run_folder.load_config(pathlib.Path(first.run_dir)))
   else:
     config = preset(first.preset or preset_for(first.env or ''))
   values = _common_flags(preset_names)
   _define_config(values, config, argv)
-  values = _parse(values, argv, description)
+  rest = _parse(values, argv, description)
+  if rest:
+    raise errors.UserError(f'unexpected argument {rest[0]!r}: flags are written --NAME=VALUE. See --help.')
   config = values.config
   for name in ('env', 'total_frames', 'seed'):
     if getattr(values, name) is not None:
@@ -66,6 +68,8 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
   logging.getLogger('absl').setLevel(logging.WARNING)
   try:
     sys.exit(main(sys.argv))
+  except KeyboardInterrupt:
+    sys.exit(130)
   except errors.UserError as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(2)
@@ -75,8 +79,8 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
 
 
 def parse_flags(values: flags.FlagValues, argv: Sequence[str], description: str) -> list[str]:
-  """Parses a command line with flags of one's own; returns the arguments that are no flags. Errors as `parse`'s."""
-  return _parse(values, argv, description)(argv)[1:]
+  """Parses a command line of one's own flags into `values`; returns the other arguments. Errors as `parse`'s."""
+  return _parse(values, argv, description)
 
 
 def _common_flags(preset_names: Sequence[str]) -> flags.FlagValues:
@@ -106,18 +110,16 @@ def _define_config(values: flags.FlagValues, config: Any, argv: Sequence[str]) -
     raise errors.UserError(f'the command line cannot be understood: {error} See --help.') from error
 
 
-def _parse(values: flags.FlagValues, argv: Sequence[str], description: str, known_only=False) -> flags.FlagValues:
+def _parse(values: flags.FlagValues, argv: Sequence[str], description: str, known_only=False) -> list[str]:
+  """Parses into `values`; returns the arguments that are no flags."""
   if not known_only and any(argument in ('-h', '--help', '-help') for argument in argv[1:]):
     print(f'{description.strip()}\n\nFlags:\n{values.get_help()}')
     sys.exit(0)
   try:
-    rest = values(list(argv), known_only=known_only)
+    return values(list(argv), known_only=known_only)[1:]
   except flags.UnrecognizedFlagError as error:
     near = difflib.get_close_matches(error.flagname, list(values), n=1)
     raise errors.UserError(f'unknown flag --{error.flagname}. '
                            + (f'Did you mean --{near[0]}?' if near else 'See --help.')) from error
   except (flags.Error, AttributeError, TypeError, ValueError, KeyError) as error:
     raise errors.UserError(f'the command line cannot be understood: {error} See --help.') from error
-  if len(rest) > 1 and not known_only:
-    raise errors.UserError(f'unexpected argument {rest[1]!r}: flags are written --NAME=VALUE. See --help.')
-  return values

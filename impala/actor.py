@@ -24,6 +24,7 @@ class Actor:
     self.pulse, self.crashes = threads.Pulse(f'actor {index} ({", ".join(sorted(set(tasks)))})'), 0
     self._index, self._suite, self._tasks, self._policy, self._seed = index, suite, tasks, policy, seed
     self._task_ids = np.array([suite.tasks.index(task) for task in tasks], np.int32)
+    self._reward_scales = np.array([suite.reward_scales.get(task, 1.0) for task in tasks], np.float32)
     self._spec = trajectory.specification(suite, unroll_length, policy.initial_state(1))
     self._environment: gymnasium.vector.VectorEnv | None = None
 
@@ -95,7 +96,8 @@ class Actor:
   def _step(self, actions: np.ndarray) -> None:
     observation, rewards, terminated, truncated, info = self._environment.step(actions)
     done = terminated | truncated
-    self._inputs = networks.AgentInput(observation, actions, rewards.astype(np.float32), done)
+    self._inputs = networks.AgentInput(
+        observation, actions, rewards.astype(np.float32) * self._reward_scales, done)
     self._start = info.get('game_over', done)
     self._running_return += rewards
     self._running_length += 1

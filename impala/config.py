@@ -185,6 +185,12 @@ def preset(name: str) -> Config:
   return Config(**PRESETS[name])
 
 
+def from_json(values: Mapping[str, Any]) -> Config:
+  """The config of a run's `config.json`; settings it lacks, of an older version, have their defaults."""
+  known = {field.name for field in dataclasses.fields(Config)}
+  return Config(**{name: value for name, value in values.items() if name in known})
+
+
 def preset_for(env: str) -> str:
   """The preset that suits an environment."""
   return FAMILY_PRESETS.get(env.partition(':')[0], 'doom')

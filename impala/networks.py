@@ -3,10 +3,13 @@
 from typing import Any, Mapping, NamedTuple
 
 import gymnasium
+import numpy as np
 import sonnet as snt
 import tensorflow as tf
 
 from common import networks
+from common.environments import suite as suites
+from impala import config as configs
 
 CORE_SIZE = 256
 
@@ -85,6 +88,15 @@ class Agent(snt.Module):
     """One product over all steps for each head, after the core (section 3.1)."""
     policy_logits, values = (snt.BatchApply(head)(features) for head in (self._policy_head, self._value_head))
     return AgentOutput(policy_logits, tf.squeeze(values, axis=-1))
+
+
+def make_agent(config: configs.Config, suite: suites.Suite) -> Agent:
+  """The network that a config says, for a suite: stacked frames are the channels of one image."""
+  spaces = dict(suite.observation_space.spaces)
+  if suite.frame_stack > 1:
+    stack, height, width = spaces['observation'].shape
+    spaces['observation'] = gymnasium.spaces.Box(0, 255, (height, width, stack), np.uint8)
+  return Agent(gymnasium.spaces.Dict(spaces), suite.num_actions, config.torso, config.lstm, config.feedback)
 
 
 def _zeros(observation_space: gymnasium.spaces.Dict) -> AgentInput:

@@ -40,6 +40,14 @@ def decide(agent: networks.Agent, suite: suites.Suite, inputs: networks.AgentInp
   return Decision(actions, logits, core_state)
 
 
+def example_inputs(suite: suites.Suite, count: int) -> networks.AgentInput:
+  """Zeros in the shape of what `count` environments show."""
+  observation = {name: tf.zeros((count, *space.shape), tf.as_dtype(space.dtype))
+                 for name, space in suite.observation_space.spaces.items()}
+  return networks.AgentInput(
+      observation, tf.zeros([count], tf.int32), tf.zeros([count]), tf.zeros([count], tf.bool))
+
+
 class LocalPolicy:
   """Acts with a copy of the parameters, taken from the store at the start of an unroll and kept throughout it."""
 

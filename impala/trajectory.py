@@ -5,8 +5,8 @@ from typing import Any, Mapping, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from common.environments import suite as suites
 from common import frames
+from common.environments import suite as suites
 
 
 class Trajectory(NamedTuple):
@@ -25,10 +25,10 @@ class Trajectory(NamedTuple):
   observation: Mapping[str, Any]  # [T+1, ...]; grey frames that are stacked: singly, [T+stack, H, W].
   frame_start: Any  # bool [T+stack]. The frame is the first of a game: no stack reaches back beyond it.
   last_action: Any  # int32 [T+1].
-  reward: Any  # float32 [T+1], not clipped.
+  reward: Any  # float32 [T+1], scaled by the suite for its task, not clipped.
   done: Any  # bool [T+1].
   behaviour_logits: Any  # float32 [T, A], of mu at entries 0 to T-1.
-  episode_return: Any  # float32 [T+1], where an episode ended: the sum of its rewards; for statistics.
+  episode_return: Any  # float32 [T+1], where an episode ended: the sum of its rewards as the environment gave them.
   episode_length: Any  # int32 [T+1], likewise: its agent steps; 0 at all other steps.
 
 

@@ -22,9 +22,12 @@ class StructureQueue:
     flat = tf.nest.flatten(spec)
     with tf.device('/cpu:0'):
       self._queue = tf.queue.FIFOQueue(capacity, [s.dtype for s in flat], [s.shape for s in flat])
-    self._enqueue_many = tf.function(
-        lambda *elements: self._queue.enqueue_many(elements),
-        input_signature=[tf.TensorSpec([None, *s.shape], s.dtype) for s in flat])
+
+    @tf.function(input_signature=[tf.TensorSpec([None, *s.shape], s.dtype) for s in flat])
+    def enqueue_many(*elements):
+      self._queue.enqueue_many(elements)
+
+    self._enqueue_many = enqueue_many
     self._enqueue_many.get_concrete_function()
 
   def put_many(self, elements: Any) -> None:

@@ -31,6 +31,11 @@ INSTRUCTIONS = {
     'deathmatch': 'collect weapons and kill everyone',
 }
 
+# The scenarios pay in different units: per tic alive (up to 2,100 an episode) or map unit walked, or per monster. One
+# learner for all of them needs rewards of like size: clipping alone makes a tic alive worth as much as a monster.
+_REWARD_SCALES = {'basic': 0.01, 'deadly_corridor': 0.01, 'health_gathering': 0.01, 'health_gathering_supreme': 0.01,
+                  'take_cover': 0.01, 'deathmatch': 0.1}
+
 _BUTTONS = [vizdoom.Button.MOVE_FORWARD, vizdoom.Button.MOVE_BACKWARD, vizdoom.Button.MOVE_LEFT,
             vizdoom.Button.MOVE_RIGHT, vizdoom.Button.TURN_LEFT, vizdoom.Button.TURN_RIGHT, vizdoom.Button.ATTACK]
 # Forward, backward, strafe left, strafe right, look left, look right, the two looks with forward, fire.
@@ -120,7 +125,8 @@ class DoomEnv(gymnasium.Env):
 
 def load(name: str, tasks: Sequence[str]) -> suite.Suite:
   """The suite over the named scenarios (all ten by default, see `INSTRUCTIONS`)."""
-  return suite.Suite(name, tuple(tasks), DoomEnv.observation_space, len(_ACTIONS), ACTION_REPEAT, _make)
+  return suite.Suite(name, tuple(tasks), DoomEnv.observation_space, len(_ACTIONS), ACTION_REPEAT, _make,
+                     steps_per_second=vizdoom.DEFAULT_TICRATE / ACTION_REPEAT, reward_scales=_REWARD_SCALES)
 
 
 def _make(tasks: Sequence[str], training: bool) -> gymnasium.vector.VectorEnv:

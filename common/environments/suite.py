@@ -2,7 +2,7 @@
 
 import dataclasses
 import zlib
-from typing import Callable, Sequence
+from typing import Callable, Mapping, Sequence
 
 import gymnasium
 import numpy as np
@@ -30,6 +30,9 @@ class Suite:
     make: `make(tasks, training)` builds one gymnasium vector environment, `SAME_STEP` autoreset, an environment per
       name in `tasks`. Its observations may be views that the next step overwrites. Besides gymnasium's own, `info`
       may hold `game_over`, bool `[N]`: where a `done` does not end the episode whose return counts (a lost life).
+    steps_per_second: agent steps of a second of the game's own time, for films.
+    reward_scales: by task, what the learner's rewards are multiplied with before clipping; 1 where a task is missing.
+      Statistics and evaluation are in the task's own units.
     frame_stack: how many grey frames make one observation; 1 where frames are not stacked.
   """
   name: str
@@ -38,6 +41,8 @@ class Suite:
   num_actions: int
   action_repeat: int
   make: Callable[[Sequence[str], bool], gymnasium.vector.VectorEnv]
+  steps_per_second: float = 15.0
+  reward_scales: Mapping[str, float] = dataclasses.field(default_factory=dict)
   frame_stack: int = 1
 
 

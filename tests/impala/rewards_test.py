@@ -12,7 +12,7 @@ RAW = [[-1e6, -10.0, -5.0, -1.0], [0.0, 1.0, 2.0, 5.0], [10.0, 1e6, -0.001, 0.00
 CLIPPED = {
     "none": RAW,
     "abs_one": [[-1.0, -1.0, -1.0, -1.0], [0.0, 1.0, 1.0, 1.0], [1.0, 1.0, -0.001, 0.001]],
-    # Figure D.1: slopes of 0.3 and 5 at zero, limits of -0.3 and 5. tanh 5 and tanh 10 are within 1e-4 of one.
+    # Figure D.1: slopes of 0.3 and 5 at zero, limits of -0.3 and 5; tanh 10 is one in float32, tanh 5 is not.
     "asymmetric": [
         [-0.3, -0.3, -0.3 * 0.9999092042625951, -0.3 * TANH_1],
         [0.0, 5 * TANH_1, 5 * TANH_2, 5 * 0.9999092042625951],
@@ -29,7 +29,7 @@ CLIPPED = {
 def test_equals_the_formula(form):
     clipped = rewards.clip(tf.constant(RAW, tf.float32), form)
     assert clipped.dtype == tf.float32
-    # 1e-6 is also how far tanh(0.001) is from 0.001, in parts.
+    # tanh(0.001) is 0.001 up to a third of the tolerance.
     np.testing.assert_allclose(clipped, np.float32(CLIPPED[form]), rtol=1e-6)
 
 

@@ -1,0 +1,32 @@
+"""Trains IMPALA on one machine: `python -m impala.train [--env=NAME] [--run_dir=DIR] [--config.FIELD=VALUE ...]`.
+
+Actor threads step batches of environments and send trajectories through a bounded queue; one learner turns batches of
+them into parameters, which it publishes after each update. Ctrl-C saves a checkpoint and ends; --resume goes on.
+"""
+
+import os
+from typing import Sequence
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # No notes about CPU features between lines of progress.
+
+from common import command_line, environments, janitor
+from impala import config as configs
+
+_DESCRIPTION = __doc__ + '\nEnvironments (--env):\n{environments}\n'
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs one training from its command line; returns the exit status."""
+  config, options = command_line.parse(
+      argv, _DESCRIPTION.format(environments=environments.describe()), configs.preset, list(configs.PRESETS),
+      configs.preset_for, configs.from_json)
+  with janitor.attend():
+    from impala import evaluate, run  # Imports TensorFlow, which --help and mistaken flags need not wait for.
+    finished = run.Run(config, options).train()
+    if finished and config.evaluation_episodes:
+      evaluate.evaluate(options.run_dir, config.evaluation_episodes)
+  return 0 if finished else 130
+
+
+if __name__ == '__main__':
+  command_line.run(main)
