@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from common import errors
-from common.distributed import threads
+from common.distributed import queues, threads
 from common.environments import suite as suites
 from impala import networks, policy as policies, trajectory
 
@@ -29,7 +29,7 @@ class Actor:
     self._environment: gymnasium.vector.VectorEnv | None = None
 
   def run(self, put: Callable[[trajectory.Trajectory], None], stopped: Callable[[], bool]) -> None:
-    """Makes unrolls and puts them, `[N, ...]`, until `stopped()`, or until `put` raises that its queue is closed.
+    """Makes unrolls and puts them, `[N, ...]`, until `stopped()` or until the queue that `put` puts to is closed.
 
     An environment that crashes is started again, and the unroll it broke is dropped.
 
@@ -43,7 +43,7 @@ class Actor:
       in_a_row = 0
       while not stopped():
         try:
-          trajectories = self.unroll()
+          trajectories = self.unroll(stopped)
           in_a_row = 0
         except suites.EnvironmentCrashed as crash:
           self.crashes, in_a_row = self.crashes + 1, in_a_row + 1
@@ -53,16 +53,21 @@ class Actor:
           logging.warning('actor %d: %s; it is started again, this unroll is dropped', self._index, crash)
           self._reset()
           continue
+        except queues.QueueClosed:
+          break
         self.pulse.enter('waiting for the learner to take trajectories')
         put(trajectories)
     finally:
       self._environment.close()
 
-  def unroll(self) -> trajectory.Trajectory:
+  def unroll(self, stopped: Callable[[], bool]) -> trajectory.Trajectory:
     """Takes the latest parameters and makes T steps with them, in all environments.
 
     Returns:
       Arrays `[N, ...]`.
+
+    Raises:
+      QueueClosed: if `stopped()` between two steps: nobody would take the trajectories.
     """
     self.pulse.enter('taking parameters')
     version = self._policy.refresh()
@@ -72,6 +77,8 @@ class Actor:
     steps = result.behaviour_logits.shape[1]
     self._record_first(result)
     for t in range(steps):
+      if stopped():
+        raise queues.QueueClosed
       self.pulse.enter('choosing actions')
       decision = self._policy(self._inputs, self._core_state)
       self._core_state, actions = decision.core_state, decision.actions.numpy()

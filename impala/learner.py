@@ -111,13 +111,14 @@ def batches(queue: queues.StructureQueue, batch_size: int,
       fresh += [tf.nest.map_structure(lambda x, i=i: x[i], drawn) for i in range(replayed)]
     return stack_trajectories(fresh)
 
-  dataset = tf.data.Dataset.range(1).repeat().map(next_batch, num_parallel_calls=1, deterministic=True)
+  dataset = tf.data.Dataset.range(1).repeat().map(next_batch)
   options = tf.data.Options()
   options.autotune.enabled = False
   try:
-    yield from dataset.with_options(options).prefetch(1)
-  except (tf.errors.CancelledError, tf.errors.OutOfRangeError):
-    return
+    yield from dataset.prefetch(1).with_options(options)
+  except tf.errors.OpError:
+    if not queue.is_closed():  # The pipeline wraps the queue's own error in others.
+      raise
 
 
 def stack_trajectories(trajectories: list[trajectory.Trajectory]) -> trajectory.Trajectory:

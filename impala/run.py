@@ -67,7 +67,8 @@ class Run:
       try:
         self._watch(crew, interrupted)
       finally:
-        crew.end()
+        for name in crew.end():
+          logging.warning('%s has not ended and is left behind.', name)
         self._recorder.close()
     self._save()
     if crew.error:

@@ -49,6 +49,9 @@ class StructureQueue:
   def size(self) -> int:
     return int(self._queue.size())
 
+  def is_closed(self) -> bool:
+    return bool(self._queue.is_closed())
+
   def close(self) -> None:
     """Ends all waiting on both sides. May be called again."""
     self._queue.close(cancel_pending_enqueues=True)

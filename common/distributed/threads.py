@@ -36,12 +36,19 @@ class Crew:
     thread.start()
     return thread
 
-  def end(self) -> None:
-    """Stops and joins all threads. Idempotent."""
+  def end(self, seconds: float = 10.0) -> list[str]:
+    """Stops and joins all threads. Idempotent.
+
+    Returns:
+      The names of threads that have not ended after so many seconds, as they hang in somebody else's code. They are
+      daemons: they end with the process.
+    """
     self.stop.set()
     self._close()
+    deadline = time.monotonic() + seconds
     for thread in self._threads:
-      thread.join()
+      thread.join(max(0.0, deadline - time.monotonic()))
+    return [thread.name for thread in self._threads if thread.is_alive()]
 
   def _run(self, function: Callable[[], None]) -> None:
     try:

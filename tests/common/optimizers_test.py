@@ -14,157 +14,156 @@ SHAPES = [(2, 3), (4,), ()]
 LEARNING_RATES = [0.1, 0.05, 0.02, 0.3, 0.1]
 SETTINGS = [
     {},
-    {"decay": 0.9, "epsilon": 1e-5},
-    {"momentum": 0.9},
-    {"centered": True},
-    {"decay": 0.8, "epsilon": 0.01, "momentum": 0.5, "centered": True}]
+    {'decay': 0.9, 'epsilon': 1e-5},
+    {'momentum': 0.9},
+    {'centered': True},
+    {'decay': 0.8, 'epsilon': 0.01, 'momentum': 0.5, 'centered': True}]
 
 
 class NumpyRMSProp:
-    """One parameter's update, in float64."""
+  """One parameter's update, in float64."""
 
-    def __init__(self, decay=0.99, epsilon=0.1, momentum=0.0, centered=False):
-        self._decay, self._epsilon, self._momentum, self._centered = decay, epsilon, momentum, centered
-        self._mean_square, self._mean_gradient, self._step = 1.0, 0.0, 0.0
+  def __init__(self, decay=0.99, epsilon=0.1, momentum=0.0, centered=False):
+    self._decay, self._epsilon, self._momentum, self._centered = decay, epsilon, momentum, centered
+    self._mean_square, self._mean_gradient, self._step = 1.0, 0.0, 0.0
 
-    def apply(self, parameter, gradient, learning_rate):
-        self._mean_square = self._decay * self._mean_square + (1 - self._decay) * gradient ** 2
-        self._mean_gradient = self._decay * self._mean_gradient + (1 - self._decay) * gradient
-        variance = self._mean_square - self._mean_gradient ** 2 if self._centered else self._mean_square
-        # The learning rate is inside the momentum: a later change does not touch what has gathered already.
-        self._step = self._momentum * self._step + learning_rate * gradient / np.sqrt(variance + self._epsilon)
-        return parameter - self._step
+  def apply(self, parameter, gradient, learning_rate):
+    self._mean_square = self._decay * self._mean_square + (1 - self._decay) * gradient ** 2
+    self._mean_gradient = self._decay * self._mean_gradient + (1 - self._decay) * gradient
+    variance = self._mean_square - self._mean_gradient ** 2 if self._centered else self._mean_square
+    # The learning rate is inside the momentum: a later change does not touch what has gathered already.
+    self._step = self._momentum * self._step + learning_rate * gradient / np.sqrt(variance + self._epsilon)
+    return parameter - self._step
 
 
 def random_arrays(rng):
-    return [rng.normal(size=shape) for shape in SHAPES]
+  return [rng.normal(size=shape) for shape in SHAPES]
 
 
 def random_gradients(seed=0):
-    rng = np.random.default_rng(seed)
-    return [random_arrays(rng) for _ in LEARNING_RATES]
+  rng = np.random.default_rng(seed)
+  return [random_arrays(rng) for _ in LEARNING_RATES]
 
 
 def as_tensors(arrays):
-    return [tf.constant(array, tf.float32) for array in arrays]
+  return [tf.constant(array, tf.float32) for array in arrays]
 
 
 def new_variables():
-    return [tf.Variable(array) for array in as_tensors(random_arrays(np.random.default_rng(7)))]
+  return [tf.Variable(array) for array in as_tensors(random_arrays(np.random.default_rng(7)))]
 
 
-def values_of(variables):
-    return [variable.numpy() for variable in variables]
+def apply_each(gradients_of_steps, optimizer, variables):
+  for gradients in gradients_of_steps:
+    optimizer.apply(as_tensors(gradients), variables, 0.1)
 
 
 def expected_values(settings):
-    parameters = [variable.numpy().astype(np.float64) for variable in new_variables()]
-    references = [NumpyRMSProp(**settings) for _ in parameters]
-    for gradients, learning_rate in zip(random_gradients(), LEARNING_RATES, strict=True):
-        parameters = [
-            reference.apply(parameter, gradient, learning_rate)
-            for reference, parameter, gradient in zip(references, parameters, gradients, strict=True)]
-    return parameters
+  parameters = [variable.numpy().astype(np.float64) for variable in new_variables()]
+  references = [NumpyRMSProp(**settings) for _ in parameters]
+  for gradients, learning_rate in zip(random_gradients(), LEARNING_RATES, strict=True):
+    parameters = [
+        reference.apply(parameter, gradient, learning_rate)
+        for reference, parameter, gradient in zip(references, parameters, gradients, strict=True)]
+  return parameters
 
 
 def assert_all_close(actual, expected):
-    for one, other in zip(actual, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+  for one, other in zip(actual, expected, strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 class TestRMSProp:
 
-    def test_three_steps_of_a_gradient_of_one(self):
-        # The mean square stays one, so each step is 0.1 / sqrt(1.1). From zero it would start with 0.302.
-        optimizer, variable, positions = optimizers.RMSProp(decay=0.99, epsilon=0.1), tf.Variable(0.0), []
-        for _ in range(3):
-            optimizer.apply([tf.constant(1.0)], [variable], 0.1)
-            positions.append(variable.numpy())
-        np.testing.assert_allclose(positions, [-0.0953463, -0.1906925, -0.2860388], rtol=1e-6)
+  def test_three_steps_of_a_gradient_of_one(self):
+    # The mean square stays one, so each step is 0.1 / sqrt(1.1). From zero it would start with 0.302.
+    optimizer, variable, positions = optimizers.RMSProp(decay=0.99, epsilon=0.1), tf.Variable(0.0), []
+    for _ in range(3):
+      optimizer.apply([tf.constant(1.0)], [variable], 0.1)
+      positions.append(variable.numpy())
+    np.testing.assert_allclose(positions, [-0.0953463, -0.1906925, -0.2860388], rtol=1e-6)
 
-    @pytest.mark.parametrize("settings", SETTINGS)
-    def test_equals_the_formula(self, settings):
-        optimizer, variables = optimizers.RMSProp(**settings), new_variables()
-        for gradients, learning_rate in zip(random_gradients(), LEARNING_RATES, strict=True):
-            optimizer.apply(as_tensors(gradients), variables, learning_rate)
-        assert_all_close(variables, expected_values(settings))
+  @pytest.mark.parametrize('settings', SETTINGS)
+  def test_equals_the_formula(self, settings):
+    optimizer, variables = optimizers.RMSProp(**settings), new_variables()
+    for gradients, learning_rate in zip(random_gradients(), LEARNING_RATES, strict=True):
+      optimizer.apply(as_tensors(gradients), variables, learning_rate)
+    assert_all_close(variables, expected_values(settings))
 
-    @pytest.mark.parametrize("settings", SETTINGS)
-    def test_equals_the_formula_inside_a_traced_function(self, settings):
-        # The first call is traced: slots have to be created outside of the graph that is being built.
-        optimizer, variables = optimizers.RMSProp(**settings), new_variables()
+  @pytest.mark.parametrize('settings', SETTINGS)
+  def test_equals_the_formula_inside_a_traced_function(self, settings):
+    # The first call is traced: slots have to be created outside of the graph that is being built.
+    optimizer, variables = optimizers.RMSProp(**settings), new_variables()
 
-        @tf.function
-        def update(gradients, learning_rate):
-            optimizer.apply(gradients, variables, learning_rate)
+    @tf.function
+    def update(gradients, learning_rate):
+      optimizer.apply(gradients, variables, learning_rate)
 
-        for gradients, learning_rate in zip(random_gradients(), LEARNING_RATES, strict=True):
-            update(as_tensors(gradients), tf.constant(learning_rate))
-        assert update.experimental_get_tracing_count() <= 2
-        assert_all_close(variables, expected_values(settings))
+    for gradients, learning_rate in zip(random_gradients(), LEARNING_RATES, strict=True):
+      update(as_tensors(gradients), tf.constant(learning_rate))
+    assert update.experimental_get_tracing_count() <= 2
+    assert_all_close(variables, expected_values(settings))
 
-    def test_slots_are_created_once(self):
-        optimizer, variables = optimizers.RMSProp(momentum=0.9, centered=True), new_variables()
-        created = []
-        for gradients in random_gradients():
-            optimizer.apply(as_tensors(gradients), variables, 0.1)
-            created.append({id(slot) for slot in optimizer.variables})
-        assert len(created[0]) >= 3 * len(variables)
-        assert all(slots == created[0] for slots in created)
+  def test_slots_are_created_once(self):
+    optimizer, variables = optimizers.RMSProp(momentum=0.9, centered=True), new_variables()
+    created = []
+    for gradients in random_gradients():
+      optimizer.apply(as_tensors(gradients), variables, 0.1)
+      created.append({slot.ref() for slot in optimizer.variables})
+    assert len(created[0]) >= 3 * len(variables)
+    assert all(slots == created[0] for slots in created)
 
-    def test_checkpoint_holds_the_whole_state(self, tmp_path):
-        first, *others = random_gradients()
-        optimizer, variables = optimizers.RMSProp(momentum=0.9, centered=True), new_variables()
-        optimizer.apply(as_tensors(first), variables, 0.1)
-        checkpoint = tf.train.Checkpoint(optimizer=optimizer, variables=variables)
-        path = checkpoint.save(str(tmp_path / "state"))
-
-        def apply_others():
-            for gradients in others:
-                optimizer.apply(as_tensors(gradients), variables, 0.1)
-            return values_of(variables)
-
-        straight_on = apply_others()
-        moved_on = values_of(variables)
-        checkpoint.restore(path)
-        assert not np.allclose(moved_on[0], values_of(variables)[0])
-        for again, before in zip(apply_others(), straight_on, strict=True):
-            np.testing.assert_array_equal(again, before)
+  # Into an optimizer in use, as a population member copies another, and into a new one, as a restarted learner does.
+  @pytest.mark.parametrize('used_before_restoring', [True, False])
+  def test_checkpoint_holds_the_whole_state(self, used_before_restoring, tmp_path):
+    first, *others = random_gradients()
+    saved = optimizers.RMSProp(momentum=0.9, centered=True), new_variables()
+    apply_each([first], *saved)
+    path = tf.train.Checkpoint(optimizer=saved[0], variables=saved[1]).save(str(tmp_path / 'state'))
+    restored = optimizers.RMSProp(momentum=0.9, centered=True), new_variables()
+    if used_before_restoring:
+      apply_each(others, *restored)
+    status = tf.train.Checkpoint(optimizer=restored[0], variables=restored[1]).restore(path)
+    apply_each(others, *saved)
+    apply_each(others, *restored)
+    status.assert_consumed()
+    for again, straight_on in zip(restored[1], saved[1], strict=True):
+      np.testing.assert_array_equal(again, straight_on)
 
 
 class TestClipByGlobalNorm:
 
-    # Of global norm 13: a clipping per tensor would use 5 and 12.
-    GRADIENTS = [[3.0, 4.0], [[12.0], [0.0]]]
+  # Of global norm 13: a clipping per tensor would use 5 and 12.
+  GRADIENTS = [[3.0, 4.0], [[12.0], [0.0]]]
 
-    def clip(self, max_norm):
-        clipped, norm = optimizers.clip_by_global_norm(as_tensors(self.GRADIENTS), max_norm)
-        np.testing.assert_allclose(norm, 13.0, rtol=1e-6)
-        return clipped
+  def clip(self, max_norm):
+    clipped, norm = optimizers.clip_by_global_norm(as_tensors(self.GRADIENTS), max_norm)
+    np.testing.assert_allclose(norm, 13.0, rtol=1e-6)
+    return clipped
 
-    def test_a_longer_gradient_is_scaled_to_the_norm(self):
-        assert_all_close(self.clip(6.5), [[1.5, 2.0], [[6.0], [0.0]]])
+  def test_a_longer_gradient_is_scaled_to_the_norm(self):
+    assert_all_close(self.clip(6.5), [[1.5, 2.0], [[6.0], [0.0]]])
 
-    @pytest.mark.parametrize("max_norm", [14.0, 0, 0.0, None])
-    def test_unchanged_where_short_enough_or_without_a_limit(self, max_norm):
-        assert_all_close(self.clip(max_norm), self.GRADIENTS)
+  @pytest.mark.parametrize('max_norm', [14.0, 0, 0.0, None])
+  def test_unchanged_where_short_enough_or_without_a_limit(self, max_norm):
+    assert_all_close(self.clip(max_norm), self.GRADIENTS)
 
-    def test_gradient_of_zero(self):
-        clipped, norm = optimizers.clip_by_global_norm([tf.zeros(3)], 40.0)
-        np.testing.assert_array_equal(clipped[0], np.zeros(3))
-        assert float(norm) == 0.0
+  def test_gradient_of_zero(self):
+    clipped, norm = optimizers.clip_by_global_norm([tf.zeros(3)], 40.0)
+    np.testing.assert_array_equal(clipped[0], np.zeros(3))
+    assert float(norm) == 0.0
 
 
 class TestLinearDecay:
 
-    @pytest.mark.parametrize("frames, expected", [
-        (0, 4e-4), (2_500_000_000, 3e-4), (5_000_000_000, 2e-4), (10_000_000_000, 0.0), (10_000_012_800, 0.0)])
-    @pytest.mark.parametrize("as_count", [int, lambda frames: tf.constant(frames, tf.int64)])
-    def test_falls_in_a_line_and_stays_at_zero(self, frames, expected, as_count):
-        # Ten billion frames, the budget of DMLab-30, are more than an int32 holds.
-        rate = optimizers.linear_decay(4e-4, as_count(frames), 10_000_000_000)
-        np.testing.assert_allclose(rate, expected, rtol=1e-6)
+  @pytest.mark.parametrize('frames, expected', [
+      (0, 4e-4), (2_500_000_000, 3e-4), (5_000_000_000, 2e-4), (10_000_000_000, 0.0), (10_000_012_800, 0.0)])
+  @pytest.mark.parametrize('as_count', [int, lambda frames: tf.constant(frames, tf.int64)])
+  def test_falls_in_a_line_and_stays_at_zero(self, frames, expected, as_count):
+    # Ten billion frames, the budget of DMLab-30, are more than an int32 holds.
+    rate = optimizers.linear_decay(4e-4, as_count(frames), 10_000_000_000)
+    np.testing.assert_allclose(rate, expected, rtol=1e-6)
 
-    def test_inside_a_traced_function(self):
-        decay = tf.function(lambda frames: optimizers.linear_decay(4e-4, frames, 10_000_000_000))
-        np.testing.assert_allclose(decay(tf.constant(7_500_000_000, tf.int64)), 1e-4, rtol=1e-6)
+  def test_inside_a_traced_function(self):
+    decay = tf.function(lambda frames: optimizers.linear_decay(4e-4, frames, 10_000_000_000))
+    np.testing.assert_allclose(decay(tf.constant(7_500_000_000, tf.int64)), 1e-4, rtol=1e-6)

@@ -142,7 +142,7 @@ def test_a_crashed_game_is_started_again_and_its_unroll_dropped():
 def test_a_game_that_crashes_for_ever_ends_the_run_with_its_name():
   _, _, _, actor = make_actor('doom:basic', 'doom')
 
-  def crash(*_):
+  def crash(stopped):
     raise environments.EnvironmentCrashed('the game of doom:basic ended by itself')
 
   actor.unroll = crash

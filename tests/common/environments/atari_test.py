@@ -1,0 +1,102 @@
+"""What is special about Atari: lives, games that go on, and stacks of frames."""
+
+import contextlib
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from common import environments
+
+GAMES = 3
+
+
+class Step(NamedTuple):
+  stacks: np.ndarray  # [N, 4, 84, 84], after the action.
+  done: np.ndarray
+  game_over: np.ndarray
+  lives: np.ndarray
+  lives_before: np.ndarray
+
+
+def play(game, training, steps, seed=2):
+  suite = environments.load(f'atari:{game}')
+  actions = np.random.default_rng(0).integers(suite.num_actions, size=(steps, GAMES))
+  with contextlib.closing(suite.make([game] * GAMES, training)) as environment:
+    observations, info = environment.reset(seed=seed)
+    first, lives, played = observations['observation'].copy(), info['lives'].copy(), []
+    for step_actions in actions:
+      observations, _, terminated, truncated, info = environment.step(step_actions)
+      played.append(Step(observations['observation'].copy(), terminated | truncated, info['game_over'].copy(),
+                         info['lives'].copy(), lives))
+      lives = info['lives'].copy()
+  return first, played
+
+
+@pytest.fixture(scope='module')
+def breakout_in_training():
+  return play('breakout', training=True, steps=400)
+
+
+@pytest.fixture(scope='module')
+def breakout_in_evaluation():
+  return play('breakout', training=False, steps=400)
+
+
+def test_a_game_starts_with_one_frame(breakout_in_training):
+  first, _ = breakout_in_training
+  assert not np.any(first[:, :3])
+  assert np.all(np.any(first[:, 3], axis=(1, 2)))
+
+
+def test_a_lost_life_is_an_end_for_the_learner_alone(breakout_in_training):
+  _, played = breakout_in_training
+  lost = np.stack([step.lives < step.lives_before for step in played])
+  done, game_over = np.stack([step.done for step in played]), np.stack([step.game_over for step in played])
+  assert np.sum(lost) >= GAMES
+  np.testing.assert_array_equal(done & ~game_over, lost)
+
+
+def test_stacks_go_on_after_a_lost_life(breakout_in_training):
+  first, played = breakout_in_training
+  before = [first] + [step.stacks for step in played[:-1]]
+  ends = [(t, i) for t, step in enumerate(played) for i in np.flatnonzero(step.done & ~step.game_over)]
+  assert len(ends) >= GAMES
+  for t, i in ends:
+    np.testing.assert_array_equal(played[t].stacks[i, :3], before[t][i, 1:])
+    assert np.any(played[t].stacks[i, :3])
+
+
+def test_stacks_and_lives_start_anew_after_a_game(breakout_in_training):
+  _, played = breakout_in_training
+  ends = [(t, i) for t, step in enumerate(played) for i in np.flatnonzero(step.game_over)]
+  assert len(ends) >= GAMES
+  for t, i in ends:
+    assert not np.any(played[t].stacks[i, :3])
+    assert np.any(played[t].stacks[i, 3])
+    assert played[t].lives[i] == 5
+
+
+def test_evaluation_has_no_end_at_a_lost_life(breakout_in_evaluation):
+  _, played = breakout_in_evaluation
+  lost = np.stack([step.lives < step.lives_before for step in played])
+  done, game_over = np.stack([step.done for step in played]), np.stack([step.game_over for step in played])
+  assert np.sum(lost & ~done) >= GAMES
+  np.testing.assert_array_equal(done, game_over)
+  assert np.all(np.any(game_over, axis=0))
+
+
+def test_games_are_the_same_in_training_and_evaluation(breakout_in_training, breakout_in_evaluation):
+  """Only what is called an end differs."""
+  for in_training, in_evaluation in zip(breakout_in_training[1], breakout_in_evaluation[1], strict=True):
+    np.testing.assert_array_equal(in_training.stacks, in_evaluation.stacks)
+    np.testing.assert_array_equal(in_training.game_over, in_evaluation.game_over)
+
+
+def test_every_step_pushes_one_frame(breakout_in_training):
+  first, played = breakout_in_training
+  before = first
+  for step in played:
+    goes_on = ~step.game_over
+    np.testing.assert_array_equal(step.stacks[goes_on, :3], before[goes_on, 1:])
+    before = step.stacks

@@ -1,0 +1,207 @@
+"""What every family of environments promises to actors, learner and evaluation, whatever its engine is."""
+
+import contextlib
+import functools
+from typing import NamedTuple
+
+import gymnasium
+import numpy as np
+import pytest
+
+from common import environments, errors
+from common.environments import atari, doom
+from tests.common import processes
+
+FIRST_SEED = 1
+
+
+class Case(NamedTuple):
+  name: str
+  tasks: tuple[str, ...]  # One environment each.
+  num_actions: int
+  steps: int  # So many that random actions end an episode in each environment.
+
+
+class Rollout(NamedTuple):
+  observations: dict[str, np.ndarray]  # [T+1, N, ...]
+  rewards: np.ndarray  # [T, N]
+  terminated: np.ndarray  # [T, N]
+  truncated: np.ndarray  # [T, N]
+  game_over: np.ndarray  # [T, N]
+
+  @property
+  def done(self):
+    return self.terminated | self.truncated
+
+
+CASES = [
+    Case('doom:basic', ('basic', 'basic'), 9, 200),
+    Case('doom', ('predict_position', 'deadly_corridor', 'take_cover'), 9, 200),
+    Case('atari:pong', ('pong', 'pong'), 6, 1300),
+    Case('atari:breakout', ('breakout', 'breakout'), 4, 300),
+    Case('gym:CartPole-v1', ('CartPole-v1', 'CartPole-v1'), 2, 200)]
+
+
+@functools.cache
+def suite_of(name):
+  return environments.load(name)
+
+
+def opened(case):
+  return contextlib.closing(suite_of(case.name).make(case.tasks, True))
+
+
+def random_actions(case, seed=0):
+  return np.random.default_rng(seed).integers(case.num_actions, size=(case.steps, len(case.tasks)))
+
+
+def copied(observations):
+  """Observations may be views that the next step overwrites."""
+  return {name: np.array(values) for name, values in observations.items()}
+
+
+def play(environment, actions, seed):
+  observations, _ = environment.reset(seed=seed)
+  seen, steps = [copied(observations)], []
+  for step_actions in actions:
+    observations, rewards, terminated, truncated, info = environment.step(step_actions)
+    seen.append(copied(observations))
+    game_over = info.get('game_over', terminated | truncated)
+    steps.append([np.array(x) for x in (rewards, terminated, truncated, game_over)])
+  return Rollout({name: np.stack([o[name] for o in seen]) for name in seen[0]}, *map(np.stack, zip(*steps)))
+
+
+@pytest.fixture(scope='module', params=CASES, ids=lambda case: case.name)
+def case(request):
+  return request.param
+
+
+@pytest.fixture(scope='module')
+def rollout(case):
+  with opened(case) as environment:
+    return play(environment, random_actions(case), FIRST_SEED)
+
+
+def assert_same(actual, expected):
+  for name in expected.observations:
+    np.testing.assert_array_equal(actual.observations[name], expected.observations[name])
+  for actual_values, expected_values in zip(actual[1:], expected[1:], strict=True):
+    np.testing.assert_array_equal(actual_values, expected_values)
+
+
+def test_observations_are_of_the_declared_space(case, rollout):
+  space = suite_of(case.name).observation_space
+  assert rollout.observations.keys() == space.spaces.keys()
+  for name, values in rollout.observations.items():
+    assert values.shape == (case.steps + 1, len(case.tasks), *space[name].shape)
+    assert values.dtype == space[name].dtype
+    assert np.all(values >= space[name].low) and np.all(values <= space[name].high)
+
+
+def test_vector_environment_declares_the_same_spaces(case):
+  suite = suite_of(case.name)
+  with opened(case) as environment:
+    assert environment.num_envs == len(case.tasks)
+    assert environment.single_observation_space == suite.observation_space
+    assert environment.observation_space == gymnasium.vector.utils.batch_space(
+        suite.observation_space, len(case.tasks))
+    assert environment.single_action_space == gymnasium.spaces.Discrete(case.num_actions)
+
+
+def test_number_of_actions(case):
+  assert suite_of(case.name).num_actions == case.num_actions
+  assert set(random_actions(case).flat) == set(range(case.num_actions)), 'not all actions are tried by these tests'
+
+
+def test_tasks_are_of_the_suite(case):
+  assert set(case.tasks) <= set(suite_of(case.name).tasks)
+
+
+def test_autoreset_is_in_the_same_step(case):
+  with opened(case) as environment:
+    assert environment.metadata['autoreset_mode'] == gymnasium.vector.AutoresetMode.SAME_STEP
+
+
+def test_rewards_are_finite_numbers(rollout):
+  assert rollout.rewards.dtype.kind in 'fi'
+  assert np.all(np.isfinite(rollout.rewards))
+  assert np.any(rollout.rewards != 0), 'random actions earned nothing: these tests saw no reward'
+
+
+def test_ends_are_marked(rollout):
+  assert rollout.terminated.dtype == rollout.truncated.dtype == rollout.game_over.dtype == bool
+  assert not np.any(rollout.terminated & rollout.truncated)
+  assert not np.any(rollout.game_over & ~rollout.done), 'a game is over although the learner sees no end'
+  assert np.all(np.any(rollout.game_over, axis=0)), 'an environment ended no game'
+
+
+def test_the_next_episode_starts_and_goes_on(rollout):
+  for t, i in zip(*np.nonzero(rollout.game_over)):
+    pixels_or_vectors = rollout.observations['observation'][t + 1:, i]
+    if len(pixels_or_vectors) > 1:
+      assert np.any(pixels_or_vectors[1:] != pixels_or_vectors[0]), f'environment {i} stands still after step {t}'
+
+
+def test_same_seed_and_actions_repeat_everything(case, rollout):
+  with opened(case) as environment:
+    play(environment, random_actions(case, seed=1)[:50], seed=1000)  # What was played before leaves no trace.
+    assert_same(play(environment, random_actions(case), FIRST_SEED), rollout)
+
+
+def test_another_seed_differs(case, rollout):
+  with opened(case) as environment:
+    other = play(environment, random_actions(case)[:100], seed=1000)
+  for i in range(len(case.tasks)):
+    assert np.any(other.observations['observation'][:, i] != rollout.observations['observation'][:101, i])
+
+
+def test_environments_of_one_task_differ(case):
+  case = case._replace(tasks=(case.tasks[0],) * 4)
+  actions = random_actions(case)[:100, :1].repeat(4, axis=1)
+  with opened(case) as environment:
+    pixels_or_vectors = play(environment, actions, FIRST_SEED).observations['observation']
+  # Atari games differ by a number of no-ops below 31 alone, so two of the four may be alike.
+  assert len({pixels_or_vectors[:, i].tobytes() for i in range(4)}) >= 3
+
+
+def test_close_ends_the_engines_and_may_be_called_again(case):
+  before = processes.children()
+  environment = suite_of(case.name).make(case.tasks, True)
+  environment.reset(seed=FIRST_SEED)
+  started = processes.children() - before
+  assert len(started) == (len(case.tasks) if case.name.startswith('doom') else 0)
+  environment.close()
+  assert processes.children() == before
+  environment.close()
+
+
+@pytest.mark.parametrize('name, tasks', [
+    ('doom', tuple(doom.INSTRUCTIONS)), ('doom:my_way_home', ('my_way_home',)),
+    ('atari:space_invaders', ('space_invaders',)), ('gym:Acrobot-v1', ('Acrobot-v1',))])
+def test_a_name_gives_its_tasks(name, tasks):
+  suite = environments.load(name)
+  assert suite.name == name
+  assert suite.tasks == tasks
+
+
+@pytest.mark.parametrize('name, kind, suggestion', [
+    ('dom', 'environment', 'doom'),
+    ('atary:pong', 'environment', 'atari:pong'),
+    ('doom:basik', 'doom scenario', 'basic'),
+    ('atari:breakot', 'Atari game', 'breakout'),
+    ('gym:CartPol-v1', 'gymnasium environment', 'CartPole-v1')])
+def test_unknown_names_are_refused_with_the_nearest(name, kind, suggestion):
+  with pytest.raises(errors.UserError, match=f'unknown {kind} .*Did you mean .*{suggestion}'):
+    environments.load(name)
+
+
+def test_a_name_like_no_other_is_refused_with_all_names():
+  with pytest.raises(errors.UserError, match=f'Known: {", ".join(sorted(doom.INSTRUCTIONS))}'):
+    environments.load('doom:xxxxxx')
+
+
+def test_help_names_all_scenarios():
+  text = environments.describe()
+  for task in doom.INSTRUCTIONS:
+    assert task in text
+  assert 'pong' in atari.games() and 'atari:GAME' in text

@@ -1,0 +1,65 @@
+"""Instructions as numbers, and which environment plays which task."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from common.environments import doom, suite
+
+
+def test_words_become_buckets_filled_up_with_minus_one():
+  hashed = suite.hash_words('shoot the monster')
+  assert hashed.dtype == np.int32
+  assert hashed.shape == (suite.MAX_WORDS,)
+  assert np.all((hashed[:3] >= 0) & (hashed[:3] < suite.INSTRUCTION_BUCKETS))
+  assert np.all(hashed[3:] == -1)
+
+
+def test_the_same_word_has_the_same_bucket_wherever_it_stands():
+  first, second = suite.hash_words('shoot the monster'), suite.hash_words('the  monster\nshoot the door')
+  assert second[0] == second[3] == first[1]
+  assert second[1] == first[2]
+  assert second[2] == first[0]
+  assert len(set(first[:3])) == 3
+
+
+def test_buckets_do_not_depend_on_the_process():
+  """Python's own `hash` of text differs in each process: actors in other processes would disagree."""
+  # CRC-32 of '123456789' is the check value 0xCBF43926 of its definition.
+  assert suite.hash_words('123456789')[0] == 0xCBF43926 % suite.INSTRUCTION_BUCKETS
+
+
+def test_no_words():
+  for instruction in ('', ' \n '):
+    np.testing.assert_array_equal(suite.hash_words(instruction), np.full(suite.MAX_WORDS, -1))
+
+
+def test_as_many_words_as_there_is_room_for():
+  assert np.all(suite.hash_words('word ' * suite.MAX_WORDS) >= 0)
+
+
+def test_too_many_words():
+  with pytest.raises(ValueError, match=f'{suite.MAX_WORDS + 1} words'):
+    suite.hash_words('word ' * (suite.MAX_WORDS + 1))
+
+
+def test_every_doom_task_has_its_own_instruction():
+  hashed = {task: tuple(suite.hash_words(text)) for task, text in doom.INSTRUCTIONS.items()}
+  assert len(set(hashed.values())) == len(hashed) == 10
+
+
+def test_a_hashed_instruction_is_in_the_observation_space():
+  space = suite.pixels_and_instruction(4, 6)
+  assert space['observation'].shape == (4, 6, 3)
+  for text in doom.INSTRUCTIONS.values():
+    assert space['instruction'].contains(suite.hash_words(text))
+
+
+@pytest.mark.parametrize('actors, each', [(2, 10), (3, 7), (1, 4), (20, 1)])
+def test_tasks_are_given_in_turn_across_actors(actors, each):
+  tasks = ['a', 'b', 'c']
+  given = [task for actor in range(actors) for task in suite.assign(tasks, actor * each, each)]
+  assert given == [tasks[i % 3] for i in range(actors * each)]
+  counts = collections.Counter(given)
+  assert max(counts.values()) - min(counts.values()) <= 1

@@ -1,0 +1,188 @@
+"""Whole runs in processes of their own: files, refusals, interruption, killing, resuming, failing."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import gymnasium
+import numpy as np
+import pytest
+
+from common import metrics
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+_DEADLINE = 120.0
+
+
+class Stuck(gymnasium.Env):
+  """An environment that stops answering: for the word on who is silent."""
+  observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+  action_space = gymnasium.spaces.Discrete(2)
+
+  def reset(self, *, seed=None, options=None):
+    return np.zeros(2, np.float32), {}
+
+  def step(self, action):
+    time.sleep(30.0)
+    return np.zeros(2, np.float32), 0.0, False, False, {}
+
+
+class Faulty(Stuck):
+  """An environment with a mistake in it."""
+
+  def step(self, action):
+    return np.zeros(2, np.float32), 1.0 / int(action * 0), False, False, {}
+
+
+gymnasium.register('Stuck-v0', Stuck)
+gymnasium.register('Faulty-v0', Faulty)
+
+
+def train(*flags: str) -> subprocess.Popen:
+  return subprocess.Popen(
+      [sys.executable, '-u', '-m', 'impala.train', '--env=gym:CartPole-v1', '--config.evaluation_episodes=2',
+       '--config.log_every_seconds=0.5', *flags], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+      env={**os.environ, 'PYTHONPATH': f'{ROOT}:{ROOT}/tests/impala'})
+
+
+def finish(process: subprocess.Popen, status: int = 0) -> str:
+  output, _ = process.communicate(timeout=_DEADLINE)
+  assert process.returncode == status, output
+  assert status == 1 or 'Traceback' not in output
+  return output
+
+
+def wait_for(folder: pathlib.Path, pattern: str, process: subprocess.Popen) -> None:
+  end = time.monotonic() + _DEADLINE
+  while not list(folder.glob(pattern)):
+    assert process.poll() is None, process.stdout.read()
+    assert time.monotonic() < end
+    time.sleep(0.05)
+
+
+def rows(folder: pathlib.Path) -> list[dict[str, float]]:
+  return metrics.read(folder / 'metrics.csv')
+
+
+def saved_updates(folder: pathlib.Path) -> int:
+  return max(int(path.stem.removeprefix('ckpt-')) for path in folder.glob('checkpoints/latest/ckpt-*.index'))
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('runs') / 'finished'
+  return folder, finish(train(f'--run_dir={folder}', '--total_frames=12000', '--seed=4'))
+
+
+def test_a_run_leaves_config_metrics_curves_checkpoints_and_an_evaluation(finished):
+  folder, output = finished
+  assert json.loads((folder / 'config.json').read_text())['seed'] == 4
+  last = rows(folder)[-1]
+  assert (last['frames'], last['updates']) == (12000, 75) and last['return/CartPole-v1'] > 0
+  assert saved_updates(folder) == 75 and list(folder.glob('checkpoints/best/*.index'))
+  assert (folder / 'curves.png').stat().st_size > 1000 and list(folder.glob('tensorboard/events*'))
+  evaluation = json.loads((folder / 'evaluation.json').read_text())
+  assert len(evaluation['agent']['CartPole-v1']['returns']) == len(evaluation['random']['CartPole-v1']['returns']) == 2
+  assert 'frames/s' in output and 'ETA' in output and 'random' in output
+
+
+def test_a_second_run_in_the_same_folder_is_refused(finished):
+  folder, _ = finished
+  before = (folder / 'metrics.csv').read_bytes()
+  assert 'holds a run already' in finish(train(f'--run_dir={folder}'), 2)
+  assert (folder / 'metrics.csv').read_bytes() == before
+
+
+def test_resuming_goes_on_where_the_counters_stood(finished):
+  folder, _ = finished
+  before = rows(folder)
+  finish(train(f'--run_dir={folder}', '--resume', '--total_frames=16000'))
+  after = rows(folder)
+  assert after[:len(before)] == before
+  assert (after[-1]['frames'], after[-1]['updates']) == (16000, 100)
+  assert after[-1]['seconds'] > before[-1]['seconds']
+  # The annealing goes on over all frames: 12,160 of 16,000 in the first update, none left at the end.
+  assert after[len(before)]['learning_rate'] <= 0.001 * (1 - 12000 / 16000)
+
+
+def test_resuming_with_another_network_is_refused(finished):
+  folder, _ = finished
+  output = finish(train(f'--run_dir={folder}', '--resume', '--config.lstm=false'), 2)
+  assert 'does not fit' in output and 'another network' in output
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_saves_and_says_how_to_go_on(tmp_path, number):
+  folder = tmp_path / 'run'
+  process = train(f'--run_dir={folder}', '--total_frames=100000000')
+  wait_for(folder, 'metrics.csv', process)
+  while not rows(folder):
+    time.sleep(0.05)
+  process.send_signal(number)
+  sent = time.monotonic()
+  output = finish(process, 130)
+  assert time.monotonic() - sent < 10
+  assert f'--run_dir={folder} --resume' in output
+  assert saved_updates(folder) == rows(folder)[-1]['updates'] > 0
+
+
+def test_a_killed_run_resumes_from_its_last_checkpoint(tmp_path):
+  folder = tmp_path / 'run'
+  process = train(f'--run_dir={folder}', '--total_frames=100000000', '--config.checkpoint_every_seconds=1')
+  wait_for(folder, 'checkpoints/latest/ckpt-*.index', process)
+  reported = len(rows(folder))
+  while len(rows(folder)) < reported + 2:  # Rows that the checkpoint knows nothing of.
+    time.sleep(0.05)
+  process.kill()
+  process.communicate()
+  saved = saved_updates(folder)
+  process = train(f'--run_dir={folder}', '--resume', f'--total_frames={160 * (saved + 5)}',
+                  '--config.evaluation_episodes=0')
+  assert f'at {160 * saved:,} frames' in finish(process)
+  frames = [row['frames'] for row in rows(folder)]
+  assert frames == sorted(set(frames)) and frames[-1] == 160 * (saved + 5)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(tmp_path):
+  folder = tmp_path / 'run'
+  output = finish(train(f'--run_dir={folder}', '--config.learning_rate=1e30'), 2)
+  assert 'the loss is not finite at update' in output
+  batch = np.load(folder / 'non_finite_batch.npz')
+  assert batch['reward'].shape == (21, 8) and np.isfinite(batch['reward']).all()
+
+
+def test_an_error_in_an_actor_ends_the_run_with_its_cause(tmp_path):
+  output = finish(train('--env=gym:run_test:Faulty-v0', f'--run_dir={tmp_path}/run'), 1)
+  assert 'ZeroDivisionError' in output
+
+
+def test_a_silent_run_says_who_is_silent(tmp_path):
+  process = train('--env=gym:run_test:Stuck-v0', f'--run_dir={tmp_path}/run', '--config.stall_seconds=1')
+  line = ''
+  while 'No batch for' not in line or 'choosing' in line:  # Tracing the networks takes a while too.
+    line = process.stdout.readline()
+    assert line, 'the run ended'
+  process.send_signal(signal.SIGINT)
+  assert 'actor-0 has not ended' in finish(process, 130)  # It sleeps: the run does not wait for it for ever.
+  assert 'actor 0 (run_test:Stuck-v0): stepping environments for' in line
+
+
+def test_dynamic_batching_and_replay_train(tmp_path):
+  finish(train(f'--run_dir={tmp_path}/run', '--total_frames=8000', '--config.dynamic_batching',
+               '--config.dynamic_batch_size=8', '--config.replay_fraction=0.5', '--config.replay_capacity=50'))
+  last = rows(tmp_path / 'run')[-1]
+  assert last['frames'] == 8000 and last['updates'] == 100  # Half of a batch is replayed: 80 new frames an update.
+
+
+@pytest.mark.parametrize('flags, message', [
+    (['--env=gym:CartPol-v1'], "unknown gymnasium environment 'CartPol-v1'. Did you mean CartPole-v1"),
+    (['--env=dom'], "unknown environment 'dom'. Did you mean doom"),
+    (['--config.learnin_rate=1'], "unknown config field 'learnin_rate'. Did you mean learning_rate"),
+    (['--run_dir=/proc/none'], 'the run folder /proc/none cannot be written'),
+    (['--config.replay_fraction=0.5', '--config.replay_capacity=1000000000'], 'lower --config.replay_capacity')])
+def test_mistakes_of_the_user_are_one_sentence(flags, message):
+  assert message in finish(train(*flags), 2)
