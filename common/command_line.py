@@ -2,10 +2,12 @@
 
 import dataclasses
 import difflib
+import importlib
 import logging
 import os
 import pathlib
 import sys
+import tempfile
 from typing import Any, Callable, Sequence
 
 from absl import flags
@@ -76,6 +78,27 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
   except BrokenPipeError:  # The reader of our output (`| head`) has gone.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(1)
+
+
+def import_tensorflow() -> None:
+  """Imports TensorFlow without its notes on CPU and GPU, which no setting keeps off the terminal.
+
+  They go straight to file descriptor 2, so that is a file meanwhile; its text is shown if the import fails.
+  """
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  terminal = os.dup(2)
+  with tempfile.TemporaryFile() as notes:
+    os.dup2(notes.fileno(), 2)
+    try:
+      importlib.import_module('tensorflow')
+      importlib.import_module('tensorflow_probability')
+    except BaseException:
+      notes.seek(0)
+      os.write(terminal, notes.read())
+      raise
+    finally:
+      os.dup2(terminal, 2)
+      os.close(terminal)
 
 
 def parse_flags(values: flags.FlagValues, argv: Sequence[str], description: str) -> list[str]:

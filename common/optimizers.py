@@ -20,8 +20,14 @@ class RMSProp(snt.Module):
     self._mean_squares, self._momenta, self._mean_gradients = [], [], []
 
   def create_slots(self, variables: Sequence[tf.Variable]) -> None:
-    """Makes the accumulators, once; `apply` does where it was not done before."""
+    """Makes the accumulators, once; `apply` does where it was not done before.
+
+    Raises:
+      ValueError: if they were made for other variables.
+    """
     if self._mean_squares:
+      if [slot.shape for slot in self._mean_squares] != [variable.shape for variable in variables]:
+        raise ValueError('the variables are not those that the optimizer was first used with')
       return
     for variable in variables:
       self._mean_squares.append(tf.Variable(tf.ones_like(variable), trainable=False, name='mean_square'))

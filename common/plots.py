@@ -12,49 +12,66 @@ from matplotlib import pyplot
 from common import files, metrics
 
 _COLUMNS = 4
+_SMOOTHING = 5  # Rows of metrics that a point of the bold line is the mean of; the thin line is not smoothed.
 
 
-def learning_curves(folder: pathlib.Path, smoothing: int = 5) -> pathlib.Path | None:
-  """Draws `curves.png` in a run's folder: mean return over frames, a panel for each task.
+def learning_curves(folder: pathlib.Path) -> pathlib.Path | None:
+  """Draws `curves.png` in a run's folder; returns its path, or None if no episode had ended."""
+  return compare({'': folder}, folder / 'curves.png')
+
+
+def compare(runs: Mapping[str, pathlib.Path], path: pathlib.Path) -> pathlib.Path | None:
+  """Draws mean return over frames, a panel for each task and a colour for each run.
 
   Args:
-    folder: of the run.
-    smoothing: rows of metrics that a point of the bold line is the mean of; the thin line is not smoothed.
+    runs: from a name for the legend, or '' for none, to a run's folder.
+    path: of the PNG.
 
   Returns:
-    The picture's path, or None if no episode had ended.
+    `path`, or None if no episode had ended.
   """
-  rows = metrics.read(folder / 'metrics.csv')
-  tasks = [name.removeprefix('return/') for name in (rows[0] if rows else ()) if name.startswith('return/')]
-  curves = {task: [(row['frames'], row[f'return/{task}']) for row in rows if not math.isnan(row[f'return/{task}'])]
-            for task in tasks}
-  curves = {task: points for task, points in curves.items() if points}
-  if not curves:
+  curves = {name: _curves(metrics.read(folder / 'metrics.csv')) for name, folder in runs.items()}
+  tasks = list(dict.fromkeys(task for run in curves.values() for task in run))
+  if not tasks:
     return None
-  figure = _panels(curves, smoothing)
-  path = folder / 'curves.png'
+  figure = _panels(tasks, curves)
   with files.replacing(path, 'wb') as file:
     figure.savefig(file, format='png', dpi=110)
   pyplot.close(figure)
   return path
 
 
-def _panels(curves: Mapping[str, Sequence[tuple[float, float]]], smoothing: int):
-  columns = min(_COLUMNS, len(curves))
-  lines = math.ceil(len(curves) / columns)
+def _curves(rows: Sequence[Mapping[str, float]]) -> dict[str, list[tuple[float, float]]]:
+  """By task, millions of frames and mean return of the rows in which an episode of the task ended."""
+  tasks = [name.removeprefix('return/') for name in (rows[0] if rows else ()) if name.startswith('return/')]
+  curves = {task: [(row['frames'] / 1e6, row[f'return/{task}']) for row in rows
+                   if not math.isnan(row[f'return/{task}'])] for task in tasks}
+  return {task: points for task, points in curves.items() if points}
+
+
+def _panels(tasks: Sequence[str], curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]):
+  columns = min(_COLUMNS, len(tasks))
+  lines = math.ceil(len(tasks) / columns)
   figure, axes = pyplot.subplots(lines, columns, figsize=(3.4 * columns, 2.5 * lines), squeeze=False,
                                  layout='constrained')
-  for axis, (task, points) in zip(axes.flat, curves.items()):
-    frames, returns = zip(*points)
-    frames = [x / 1e6 for x in frames]
-    smooth = [sum(returns[max(0, i + 1 - smoothing):i + 1]) / len(returns[max(0, i + 1 - smoothing):i + 1])
-              for i in range(len(returns))]
-    axis.plot(frames, returns, color='tab:blue', alpha=0.3, linewidth=1)
-    axis.plot(frames, smooth, color='tab:blue', linewidth=2)
+  for axis, task in zip(axes.flat, tasks):
+    for i, (name, run) in enumerate(curves.items()):
+      if task in run:
+        frames, returns = zip(*run[task])
+        axis.plot(frames, returns, color=f'C{i}', alpha=0.3, linewidth=1)
+        axis.plot(frames, _smooth(returns), color=f'C{i}', linewidth=2, label=name or None)
     axis.set_title(task, fontsize=10)
     axis.grid(alpha=0.3)
-  for axis in list(axes.flat)[len(curves):]:
+  for axis in list(axes.flat)[len(tasks):]:
     axis.set_visible(False)
+  if any(curves):
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc='outside upper center', ncols=4)
   figure.supxlabel('environment frames (millions)', fontsize=10)
   figure.supylabel('mean return of training episodes', fontsize=10)
   return figure
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+  """Means over the last rows, up to each."""
+  windows = (values[max(0, i + 1 - _SMOOTHING):i + 1] for i in range(len(values)))
+  return [sum(window) / len(window) for window in windows]

@@ -7,11 +7,8 @@ task, in RUN/videos. Actions are drawn from the policy, as in the paper.
 
 import json
 import logging
-import os
 import pathlib
 from typing import Sequence
-
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
 from absl import flags
 
@@ -54,7 +51,8 @@ def evaluate(run: pathlib.Path, episodes: int, checkpoint: str = 'latest', seed:
   Raises:
     UserError: if the run or the checkpoint cannot be read, or there is nothing to film.
   """
-  from common import evaluation, video as films  # With TensorFlow, which mistaken arguments need not wait for.
+  command_line.import_tensorflow()  # Only now: mistaken arguments need not wait for it.
+  from common import evaluation, video as films
   from impala import players
   config = configs.from_json(run_folder.load_config(run))
   suite = environments.load(config.env)

@@ -2,6 +2,7 @@
 
 from typing import Any, Iterator, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from common import optimizers
@@ -22,7 +23,7 @@ class Learner(tf.Module):
 
   def __init__(self, config: configs.Config, suite: suites.Suite, agent: networks.Agent):
     super().__init__(name='learner')
-    self._config, self._suite, self.agent = config, suite, agent
+    self._config, self._suite, self.agent, self.batch_size = config, suite, agent, config.batch_size
     self._optimizer = optimizers.RMSProp(config.rmsprop_decay, config.rmsprop_epsilon, config.rmsprop_momentum)
     self._optimizer.create_slots(agent.trainable_variables)
     with tf.device('/cpu:0'):
@@ -93,6 +94,13 @@ def corrected_returns(config: configs.Config, log_rhos, discounts, step_rewards,
   return vtrace.no_correction(*steps)  # 'none' and 'epsilon', which differ in the loss only.
 
 
+def warm_up(learner: Learner, spec: trajectory.Trajectory) -> None:
+  """Traces and optimises `update` on a batch that changes nothing, as its rewards are not finite."""
+  zeros = tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), spec)
+  batch = stack_trajectories([zeros] * learner.batch_size)
+  learner.update(batch._replace(reward=batch.reward + np.nan), tf.constant(0, tf.int64))
+
+
 def batches(queue: queues.StructureQueue, batch_size: int,
             replay: uniform.UniformReplay | None, replayed: int) -> Iterator[trajectory.Trajectory]:
   """Batches `[T+1, B]`, the next one put together while the learner works on the last; ends when the queue is closed.
@@ -111,14 +119,19 @@ def batches(queue: queues.StructureQueue, batch_size: int,
       fresh += [tf.nest.map_structure(lambda x, i=i: x[i], drawn) for i in range(replayed)]
     return stack_trajectories(fresh)
 
-  dataset = tf.data.Dataset.range(1).repeat().map(next_batch)
   options = tf.data.Options()
   options.autotune.enabled = False
-  try:
-    yield from dataset.prefetch(1).with_options(options)
-  except tf.errors.OpError:
-    if not queue.is_closed():  # The pipeline wraps the queue's own error in others.
-      raise
+  dataset = tf.data.Dataset.range(1).repeat().map(next_batch).prefetch(1).with_options(options)
+  iterator = iter(dataset)  # Now, not at the first `next`: see `Run.start`.
+
+  def until_closed():
+    try:
+      yield from iterator
+    except tf.errors.OpError:
+      if not queue.is_closed():  # The pipeline wraps the queue's own error in others.
+        raise
+
+  return until_closed()
 
 
 def stack_trajectories(trajectories: list[trajectory.Trajectory]) -> trajectory.Trajectory:

@@ -24,7 +24,7 @@ def from_checkpoint(run: pathlib.Path, config: configs.Config, suite: environmen
   model = tf.Module()
   model.agent = networks.make_agent(config, suite)
   path = checkpoints.Checkpoints(run / 'checkpoints', model).restore(checkpoint)
-  decide = tf.function(lambda inputs, core_state: policy.decide(model.agent, suite, inputs, core_state, seed))
+  decide = policy.traced_decide(model.agent, suite, seed)
 
   def make_player(task: str, count: int) -> evaluation.Player:
     return _Player(decide, model.agent.initial_state(count), count, suite.reward_scales.get(task, 1.0))

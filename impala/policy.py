@@ -40,6 +40,16 @@ def decide(agent: networks.Agent, suite: suites.Suite, inputs: networks.AgentInp
   return Decision(actions, logits, core_state)
 
 
+def traced_decide(agent: networks.Agent, suite: suites.Suite, seed: int) -> Callable[..., Decision]:
+  """`decide` as one graph for any number of environments, already run once (see `impala.run.Run.start` for why)."""
+  example = example_inputs(suite, 1), agent.initial_state(1)
+  signature = tf.nest.map_structure(lambda x: tf.TensorSpec([None, *x.shape[1:]], x.dtype), example)
+  traced = tf.function(
+      lambda inputs, core_state: decide(agent, suite, inputs, core_state, seed), input_signature=signature)
+  traced(*example)
+  return traced
+
+
 def example_inputs(suite: suites.Suite, count: int) -> networks.AgentInput:
   """Zeros in the shape of what `count` environments show."""
   observation = {name: tf.zeros((count, *space.shape), tf.as_dtype(space.dtype))
@@ -54,7 +64,7 @@ class LocalPolicy:
   def __init__(self, agent: networks.Agent, suite: suites.Suite, store: parameters.ParameterStore, seed: int):
     self._agent, self._store, self._version = agent, store, None
     self.initial_state = agent.initial_state
-    self._decide = tf.function(lambda inputs, core_state: decide(agent, suite, inputs, core_state, seed))
+    self._decide = traced_decide(agent, suite, seed)
     self._assign = tf.function(lambda values: parameters.assign(agent.trainable_variables, values))
 
   def refresh(self) -> int:

@@ -5,6 +5,7 @@ import pathlib
 import signal
 import threading
 import time
+from typing import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -80,9 +81,16 @@ class Run:
     return not interrupted.is_set()
 
   def start(self) -> threads.Crew:
-    """Starts the learner's and the actors' threads; the caller ends the crew. The learner's end stops it."""
+    """Starts the learner's and the actors' threads; the caller ends the crew. The learner's end stops it.
+
+    Every graph has been run once before the first environment is made: TensorFlow's graph optimiser, which ends threads
+    of its own, was seen to wait for ever for the thread of a Doom game that was started at the same moment.
+    """
+    config = self._config
+    learners.warm_up(self._learner, self._spec)
+    batches = learners.batches(self._queue, config.batch_size, self._make_replay(), config.replayed_per_batch)
     crew = threads.Crew(self._queue.close)
-    crew.start('learner', lambda: self._learn(crew.stop))
+    crew.start('learner', lambda: self._learn(batches, crew.stop))
     for i, actor in enumerate(self._actors):
       crew.start(f'actor-{i}', lambda actor=actor: actor.run(self._queue.put_many, crew.stop.is_set))
     return crew
@@ -120,11 +128,10 @@ class Run:
     uniform.check_memory(needed, config.replay_capacity)
     return uniform.UniformReplay(self._spec, config.replay_capacity)
 
-  def _learn(self, stop: threading.Event) -> None:
+  def _learn(self, batches: Iterator[trajectory.Trajectory], stop: threading.Event) -> None:
     """The learner's thread: updates, publication, records and checkpoints, one after the other."""
     config, learner, pulse = self._config, self._learner, self._learner_pulse
     new_frames = tf.constant(learners.count_frames(config, self._suite), tf.int64)
-    batches = learners.batches(self._queue, config.batch_size, self._make_replay(), config.replayed_per_batch)
     last_save = time.monotonic()
     while not stop.is_set() and self.frames() < config.total_frames:
       pulse.enter('waiting for trajectories')

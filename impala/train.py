@@ -4,10 +4,7 @@ Actor threads step batches of environments and send trajectories through a bound
 them into parameters, which it publishes after each update. Ctrl-C saves a checkpoint and ends; --resume goes on.
 """
 
-import os
 from typing import Sequence
-
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # No notes about CPU features between lines of progress.
 
 from common import command_line, environments, janitor
 from impala import config as configs
@@ -21,7 +18,8 @@ def main(argv: Sequence[str]) -> int:
       argv, _DESCRIPTION.format(environments=environments.describe()), configs.preset, list(configs.PRESETS),
       configs.preset_for, configs.from_json)
   with janitor.attend():
-    from impala import evaluate, run  # Imports TensorFlow, which --help and mistaken flags need not wait for.
+    command_line.import_tensorflow()  # Only now: --help and mistaken flags need not wait for it.
+    from impala import evaluate, run
     finished = run.Run(config, options).train()
     if finished and config.evaluation_episodes:
       evaluate.evaluate(options.run_dir, config.evaluation_episodes)

@@ -16,7 +16,6 @@ import time
 from typing import Any, Callable, Sequence
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
 from absl import flags
 import numpy as np
@@ -39,6 +38,7 @@ def main(argv: Sequence[str]) -> int:
   config, _ = command_line.parse(
       rest, __doc__, configs.preset, list(configs.PRESETS), configs.preset_for, configs.from_json)
   with janitor.attend():
+    command_line.import_tensorflow()
     rounds = [measure_impala(config, values.seconds) for _ in range(values.rounds)]
   result = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
   result |= {'env': config.env, 'cores': len(os.sched_getaffinity(0)), 'rounds': rounds}

@@ -28,7 +28,7 @@ class StructureQueue:
       self._queue.enqueue_many(elements)
 
     self._enqueue_many = enqueue_many
-    self._enqueue_many.get_concrete_function()
+    self._enqueue_many(*(tf.zeros([0, *s.shape], s.dtype) for s in flat))  # Traces and optimises it.
 
   def put_many(self, elements: Any) -> None:
     """Adds elements, `[N, ...]` each; waits while there is no room.

@@ -92,7 +92,7 @@ class TestRMSProp:
 
   @pytest.mark.parametrize('settings', SETTINGS)
   def test_equals_the_formula_inside_a_traced_function(self, settings):
-    # The first call is traced: slots have to be created outside of the graph that is being built.
+    # The slots are created while the first call is being traced.
     optimizer, variables = optimizers.RMSProp(**settings), new_variables()
 
     @tf.function

@@ -4,13 +4,17 @@ import dataclasses
 
 import pytest
 
-from common import environments, errors
-from impala import config as configs
+from common import environments, errors, networks
+from impala import config as configs, rewards
 
 
 @pytest.mark.parametrize('name', configs.PRESETS)
 def test_every_preset_is_a_valid_config(name):
   configs.preset(name).check()
+
+
+def test_names_are_those_of_the_code():
+  assert configs.TORSOS == tuple(networks.TORSOS) and configs.REWARD_CLIPPINGS == tuple(rewards.FORMS)
 
 
 def test_presets_hold_the_papers_numbers():

@@ -91,7 +91,7 @@ def test_updates_count_frames_and_anneal_to_zero():
   for _ in range(3):
     rates.append(float(learner.update(batch, tf.constant(500, tf.int64)).statistics['learning_rate']))
   assert (int(learner.updates), int(learner.frames)) == (3, 1500)
-  np.testing.assert_allclose(rates, [0.001, 0.0005, 0.0])
+  np.testing.assert_allclose(rates, [0.002, 0.001, 0.0])
 
 
 def test_an_update_returns_the_parameters_after_it():

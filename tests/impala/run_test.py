@@ -106,7 +106,7 @@ def test_resuming_goes_on_where_the_counters_stood(finished):
   assert (after[-1]['frames'], after[-1]['updates']) == (16000, 100)
   assert after[-1]['seconds'] > before[-1]['seconds']
   # The annealing goes on over all frames: 12,160 of 16,000 in the first update, none left at the end.
-  assert after[len(before)]['learning_rate'] <= 0.001 * (1 - 12000 / 16000)
+  assert after[len(before)]['learning_rate'] <= 0.002 * (1 - 12000 / 16000)
 
 
 def test_resuming_with_another_network_is_refused(finished):

@@ -1,0 +1,26 @@
+"""Draws the learning curves of one or several runs: `scripts/plot.py OUT.png RUN [RUN ...]`."""
+
+import pathlib
+import sys
+from typing import Sequence
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from common import command_line, errors, run_folder
+
+
+def main(argv: Sequence[str]) -> None:
+  """Draws from a command line."""
+  if len(argv) < 3 or not argv[1].endswith('.png'):
+    raise errors.UserError(f'expected a picture to write and runs: {argv[0]} OUT.png RUN [RUN ...]')
+  runs = {pathlib.Path(folder).name: pathlib.Path(folder) for folder in argv[2:]}
+  for folder in runs.values():
+    run_folder.load_config(folder)  # Refuses what is not a run's folder.
+  command_line.import_tensorflow()
+  from common import plots
+  if not plots.compare(runs, pathlib.Path(argv[1])):
+    raise errors.UserError('in none of these runs has an episode ended yet: there is nothing to draw')
+
+
+if __name__ == '__main__':
+  command_line.run(main)
