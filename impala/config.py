@@ -141,7 +141,7 @@ _REPLAY = dict(replay_fraction=0.5, replay_capacity=10_000)
 PRESETS: dict[str, dict[str, Any]] = {
     # The main job, made to learn within ten minutes on 2 cores: not in the paper.
     'doom': dict(
-        env='doom', unroll_length=20, batch_size=16, queue_capacity=20, num_actors=2, envs_per_actor=10,
+        env='doom', unroll_length=20, batch_size=16, queue_capacity=20, num_actors=2, envs_per_actor=20,
         learning_rate=0.0006, entropy_cost=0.003, rmsprop_epsilon=0.01, max_gradient_norm=40.0, total_frames=4_000_000),
     # Vectors, for one's own environments and for tests: not in the paper.
     'gym': dict(

@@ -131,18 +131,25 @@ def _together(config: configs.Config, seconds: float) -> tuple[float, float]:
     training = run.Run(config, command_line.Options(pathlib.Path(folder, 'run'), resume=False))
     crew = training.start()
     try:
-      while not training.frames() and crew.error is None:
-        time.sleep(0.1)
+      _wait_for_update(training, crew)
       time.sleep(_WARM_UP_SECONDS)
-      before, cpu, started = training.frames(), _cpu_seconds(), time.monotonic()
+      frames, cpu, started = _wait_for_update(training, crew)
       time.sleep(seconds)
-      frames, cpu, elapsed = training.frames() - before, _cpu_seconds() - cpu, time.monotonic() - started
+      last_frames, last_cpu, ended = _wait_for_update(training, crew)
     finally:
       crew.end()
+  steps = (last_frames - frames) / environments.load(config.env).action_repeat
+  return steps / (ended - started), 1e6 * (last_cpu - cpu) / steps
+
+
+def _wait_for_update(training, crew) -> tuple[int, float, float]:
+  """Frames, CPU time and time at the next update's end: whole updates are measured, however long one takes."""
+  before = training.frames()
+  while training.frames() == before:
     if crew.error:
       raise crew.error
-  steps = frames / environments.load(config.env).action_repeat
-  return steps / elapsed, 1e6 * cpu / steps
+    time.sleep(0.01)
+  return training.frames(), _cpu_seconds(), time.monotonic()
 
 
 def _measure(step: Callable[[int], Any], num_threads: int, steps_per_call: int, seconds: float) -> tuple[float, float]:
