@@ -49,7 +49,7 @@ class Checkpoints:
                              f'such as {self._folder}/latest/ckpt-100')
     try:
       self._checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
-    except (ValueError, AssertionError, tf.errors.OpError) as error:
+    except (ValueError, IndexError, AssertionError, tf.errors.OpError) as error:
       reason = str(error).strip().splitlines()[0]
       raise errors.UserError(
           f'the checkpoint {path} does not fit: it is damaged, or of another network or optimizer than the config '

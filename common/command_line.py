@@ -47,6 +47,8 @@ def parse(argv: Sequence[str], description: str, preset: Callable[[str], Any], p
   _parse(first, argv, description, known_only=True)
   if first.resume and not first.run_dir:
     raise errors.UserError('--resume needs the folder of the run to go on with: --run_dir=DIR')
+  if first.resume and first.preset:
+    raise errors.UserError('--resume goes on with the settings of the run: leave out --preset, or start a new run')
   if first.resume:
     config = from_json(run_folder.load_config(pathlib.Path(first.run_dir)))
   else:
@@ -66,7 +68,7 @@ def parse(argv: Sequence[str], description: str, preset: Callable[[str], Any], p
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
   """Calls `main(sys.argv)`; a user's mistake is shown as one message, and exits with status 2."""
-  logging.basicConfig(level=logging.INFO, format='%(message)s', stream=sys.stdout)
+  logging.basicConfig(level=logging.INFO, format='%(message)s', handlers=[_Terminal(sys.stdout)])
   logging.getLogger('absl').setLevel(logging.WARNING)
   try:
     sys.exit(main(sys.argv))
@@ -78,6 +80,15 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
   except BrokenPipeError:  # The reader of our output (`| head`) has gone.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(1)
+
+
+class _Terminal(logging.StreamHandler):
+  """Lets a closed pipe end the program; logging itself would print a stack trace for every line."""
+
+  def handleError(self, record):
+    if isinstance(sys.exception(), BrokenPipeError):
+      raise
+    super().handleError(record)
 
 
 def import_tensorflow() -> None:

@@ -71,10 +71,10 @@ class MetricsWriter:
 def read(path: pathlib.Path) -> list[dict[str, float]]:
   """The rows of a `metrics.csv`; NaN where a column is empty. A last row that a kill cut short is left out."""
   with open(path, newline='') as file:
-    rows = list(csv.DictReader(file))
-  return [{name: float(value) if value else math.nan for name, value in row.items()}
-          for row in rows if None not in row.values() and None not in row]
+    lines = [line for line in file if line.endswith('\n')]
+  return [{name: float(value) if value else math.nan for name, value in row.items()} for row in csv.DictReader(lines)]
 
 
 def _short(value: float) -> str:
-  return f'{value:.7g}' if isinstance(value, float) and not float(value).is_integer() else str(int(value))
+  value = float(value)
+  return str(int(value)) if value.is_integer() else f'{value:.7g}'

@@ -113,7 +113,7 @@ class InstructionEncoder(snt.Module):
     """
     distinct, index = tf.raw_ops.UniqueV2(x=words, axis=[0])
     lengths = tf.reduce_sum(tf.cast(distinct >= 0, tf.int32), axis=1)
-    embedded = self._embed(tf.maximum(distinct[:, :tf.reduce_max(lengths)], 0))
+    embedded = self._embed(tf.maximum(distinct[:, :tf.maximum(tf.reduce_max(lengths), 1)], 0))
     outputs, _ = snt.dynamic_unroll(
         self._lstm, tf.transpose(embedded, [1, 0, 2]), self._lstm.initial_state(tf.shape(distinct)[0]), lengths)
     last = tf.gather_nd(outputs, tf.stack([tf.maximum(lengths - 1, 0), tf.range(tf.shape(lengths)[0])], axis=1))

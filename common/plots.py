@@ -65,7 +65,8 @@ def _panels(tasks: Sequence[str], curves: Mapping[str, Mapping[str, Sequence[tup
   for axis in list(axes.flat)[len(tasks):]:
     axis.set_visible(False)
   if any(curves):
-    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc='outside upper center', ncols=4)
+    labels = {label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels())}
+    figure.legend(labels.values(), labels.keys(), loc='outside upper center', ncols=4)
   figure.supxlabel('environment frames (millions)', fontsize=10)
   figure.supylabel('mean return of training episodes', fontsize=10)
   return figure

@@ -42,9 +42,12 @@ def load_config(path: pathlib.Path) -> Mapping[str, Any]:
     UserError: if there is none, or its config cannot be read.
   """
   try:
-    return json.loads((path / 'config.json').read_text())
+    config = json.loads((path / 'config.json').read_text())
   except OSError as error:
     raise errors.UserError(f'{path} is not the folder of a run: it has no readable config.json ({error.strerror}).'
                            ) from error
   except ValueError as error:
     raise errors.UserError(f'{path}/config.json is damaged: {error}') from error
+  if not isinstance(config, dict):
+    raise errors.UserError(f'{path}/config.json is damaged: expected settings by name, found {config!r:.60}')
+  return config

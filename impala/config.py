@@ -93,7 +93,7 @@ class Config:
       self._expect(name, getattr(self, name) > 0, 'more than 0')
     for name in ('discount', 'rmsprop_decay', 'rmsprop_momentum', 'lambda_'):
       self._expect(name, 0.0 <= getattr(self, name) <= 1.0, 'between 0 and 1')
-    for name in ('max_gradient_norm', 'evaluation_episodes', 'entropy_cost', 'baseline_cost'):
+    for name in ('seed', 'max_gradient_norm', 'evaluation_episodes', 'entropy_cost', 'baseline_cost'):
       self._expect(name, getattr(self, name) >= 0, '0 or more')
     for name, allowed in (('torso', TORSOS), ('correction', CORRECTIONS), ('reward_clipping', REWARD_CLIPPINGS),
                           ('pg_bootstrap', ('vs', 'values'))):
@@ -141,7 +141,7 @@ _REPLAY = dict(replay_fraction=0.5, replay_capacity=10_000)
 PRESETS: dict[str, dict[str, Any]] = {
     # The main job, made to learn within ten minutes on 2 cores: not in the paper.
     'doom': dict(
-        env='doom', unroll_length=20, batch_size=16, queue_capacity=20, num_actors=2, envs_per_actor=20,
+        env='doom', unroll_length=20, batch_size=16, queue_capacity=20, num_actors=2, envs_per_actor=10,
         learning_rate=0.0006, entropy_cost=0.003, rmsprop_epsilon=0.01, max_gradient_norm=40.0, total_frames=4_000_000),
     # Vectors, for one's own environments and for tests: not in the paper.
     'gym': dict(
@@ -189,9 +189,20 @@ def preset(name: str) -> Config:
 
 
 def from_json(values: Mapping[str, Any]) -> Config:
-  """The config of a run's `config.json`; settings it lacks, of an older version, have their defaults."""
-  known = {field.name for field in dataclasses.fields(Config)}
-  return Config(**{name: value for name, value in values.items() if name in known})
+  """The config of a run's `config.json`; settings it lacks, of an older version, have their defaults.
+
+  Raises:
+    UserError: for a value of another type than the setting's.
+  """
+  config = Config()
+  for field in dataclasses.fields(Config):
+    value = values.get(field.name, getattr(config, field.name))
+    if field.type is float and type(value) is int:
+      value = float(value)
+    if type(value) is not field.type:
+      raise errors.UserError(f'config.json says {field.name} is {value!r}, expected {field.type.__name__}')
+    setattr(config, field.name, value)
+  return config
 
 
 def preset_for(env: str) -> str:

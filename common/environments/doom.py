@@ -50,6 +50,9 @@ _ROWS = (2 * np.arange(HEIGHT) + 1) * _SCREEN_HEIGHT // (2 * HEIGHT)
 _COLUMNS = (2 * np.arange(WIDTH) + 1) * _SCREEN_WIDTH // (2 * WIDTH)
 _SAMPLED_BYTES = ((_ROWS[:, None, None] * _SCREEN_WIDTH + _COLUMNS[:, None]) * 3 + np.arange(3))
 
+_CRASHES = (vizdoom.ViZDoomErrorException, vizdoom.ViZDoomIsNotRunningException,
+            vizdoom.ViZDoomUnexpectedExitException)
+
 os.environ['VIZDOOM_ENGINE'] = str(pathlib.Path(vizdoom.__file__).parent / 'vizdoom')
 _ENGINE = pathlib.Path(__file__).with_name('doom_engine.sh')
 
@@ -74,7 +77,7 @@ class DoomEnv(gymnasium.Env):
       self._game.set_seed(seed % 2**31)
     try:
       self._game.new_episode()
-    except vizdoom.ViZDoomErrorException as error:
+    except _CRASHES as error:
       raise self._crashed() from error
     return self._observation(), {}
 
@@ -82,7 +85,7 @@ class DoomEnv(gymnasium.Env):
     try:
       reward = self._game.make_action(_ACTIONS[action], ACTION_REPEAT)
       terminated = self._game.is_episode_finished()
-    except (vizdoom.ViZDoomErrorException, vizdoom.ViZDoomIsNotRunningException) as error:
+    except _CRASHES as error:
       raise self._crashed() from error
     truncated = terminated and self._game.is_episode_timeout_reached() and not self._game.is_player_dead()
     # VizDoom has no observation after the last step: the one before it stands in (nothing learns from it).
@@ -110,7 +113,7 @@ class DoomEnv(gymnasium.Env):
     game.set_seed(int(self.np_random.integers(2**31)))
     try:
       game.init()
-    except vizdoom.ViZDoomErrorException as error:
+    except _CRASHES as error:
       raise self._crashed() from error
 
   def _observation(self) -> dict[str, np.ndarray]:

@@ -37,8 +37,8 @@ def load(name: str, env_id: str) -> suite.Suite:
     raise errors.UserError(f'gymnasium cannot make {env_id!r}: {error}') from error
   action_space, observation_space = probe.action_space, probe.observation_space
   probe.close()
-  if not isinstance(action_space, gymnasium.spaces.Discrete):
-    raise errors.UserError(f'{name} has the action space {action_space}: expected discrete actions.')
+  if not isinstance(action_space, gymnasium.spaces.Discrete) or action_space.start != 0:
+    raise errors.UserError(f'{name} has the action space {action_space}: expected discrete actions, numbered from 0.')
   image = observation_space.dtype == np.uint8 and len(observation_space.shape or ()) == 3
   if not isinstance(observation_space, gymnasium.spaces.Box) or not (image or len(observation_space.shape) == 1):
     raise errors.UserError(

@@ -139,7 +139,8 @@ def test_resume_of_no_run(tmp_path):
     parse('--resume', f'--run_dir={tmp_path}')
 
 
-@pytest.mark.parametrize('change', [{'batch_size': 'many'}, {'lstm': None}, {'env': 3}, {'learning_rate': [1]}], ids=str)
+@pytest.mark.parametrize(
+    'change', [{'batch_size': 'many'}, {'lstm': None}, {'env': 3}, {'learning_rate': [1]}], ids=str)
 def test_resume_of_a_run_whose_config_has_other_types(run_dir, change):
   values = json.loads((run_dir / 'config.json').read_text())
   (run_dir / 'config.json').write_text(json.dumps({**values, **change}))
@@ -159,7 +160,8 @@ def test_help(capsys, flag):
   shown = capsys.readouterr().out
   assert caught.value.code == 0
   assert shown.startswith(DESCRIPTION)
-  for name in ('--preset', '--env', '--run_dir', '--total_frames', '--seed', '--[no]resume', '--config.FIELD', 'batch_size='):
+  for name in ('--preset', '--env', '--run_dir', '--total_frames', '--seed', '--[no]resume', '--config.FIELD',
+               'batch_size='):
     assert name in shown
   assert ', '.join(configs.PRESETS) in ' '.join(shown.split())
 
