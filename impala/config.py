@@ -23,8 +23,10 @@ class Config:
   total_frames: int = 1_000_000_000
 
   # Actors.
-  num_actors: int = 2
-  envs_per_actor: int = 16
+  # Threads, and environments that each steps together. Measured on 2 cores with scripts/benchmark.py: few large batches
+  # make the policy cheap, and more actors than cores keep the cores busy while games and learner are waited for.
+  num_actors: int = 4
+  envs_per_actor: int = 32
   # T, in agent steps.
   unroll_length: int = 100
   # Policy evaluated for all actors together on the learner's parameters (Table 1, "dyn. batch").
