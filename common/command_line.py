@@ -97,6 +97,7 @@ def import_tensorflow() -> None:
   They go straight to file descriptor 2, so that is a file meanwhile; its text is shown if the import fails.
   """
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  logging.getLogger('tensorflow').setLevel(logging.ERROR)  # Else it warns that several actors trace several graphs.
   terminal = os.dup(2)
   with tempfile.TemporaryFile() as notes:
     os.dup2(notes.fileno(), 2)
