@@ -14,7 +14,7 @@ def train(folder: pathlib.Path, *flags: str) -> dict[str, dict]:
   subprocess.run(
       [sys.executable, '-m', 'impala.train', f'--run_dir={folder}', '--seed=1', '--config.evaluation_episodes=30',
        *flags], cwd=ROOT, check=True, timeout=600, stdout=subprocess.DEVNULL,
-      env={**os.environ, 'PYTHONPATH': str(ROOT)})
+      env={**os.environ, 'PYTHONPATH': f'{ROOT}:{ROOT}/tests/impala'})
   evaluation = json.loads((folder / 'evaluation.json').read_text())
   return {name: next(iter(evaluation[name].values())) for name in ('random', 'agent')}
 
@@ -24,3 +24,10 @@ def test_cartpole_is_learned_with_an_lstm(tmp_path):
   result = train(tmp_path / 'run', '--env=gym:CartPole-v1')
   assert result['random']['mean'] < 40
   assert result['agent']['mean'] > 250
+
+
+def test_catch_is_learned_from_pixels(tmp_path):
+  # At most 1. Random play reaches -0.6, no fixed action more; seed 1 reached 1.0 in all of 30 episodes.
+  result = train(tmp_path / 'run', '--env=gym:catch:Catch-v0', '--config.torso=shallow', '--total_frames=150000')
+  assert result['random']['mean'] < 0
+  assert result['agent']['mean'] > 0.8
