@@ -13,9 +13,11 @@ def main(argv: Sequence[str]) -> None:
   """Draws from a command line."""
   if len(argv) < 3 or not argv[1].endswith('.png'):
     raise errors.UserError(f'expected a picture to write and runs: {argv[0]} OUT.png RUN [RUN ...]')
-  runs = {pathlib.Path(folder).name: pathlib.Path(folder) for folder in argv[2:]}
+  runs = {folder: pathlib.Path(folder) for folder in argv[2:]}
   for folder in runs.values():
     run_folder.load_config(folder)  # Refuses what is not a run's folder.
+    if not (folder / 'metrics.csv').exists():
+      raise errors.UserError(f'{folder} has no metrics.csv yet: the run has not begun to train')
   command_line.import_tensorflow()
   from common import plots
   if not plots.compare(runs, pathlib.Path(argv[1])):
