@@ -76,7 +76,7 @@ class Run:
       raise crew.error
     plots.learning_curves(self._folder)
     if interrupted.is_set():
-      logging.info('Stopped at %s frames; saved. Go on with: python -m impala.train --run_dir=%s --resume',
+      logging.info('Stopped at %s frames; saved. Go on with: scripts/train --run_dir=%s --resume',
                    f'{self.frames():,}', self._folder)
     return not interrupted.is_set()
 
