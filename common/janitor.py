@@ -19,6 +19,7 @@ import uuid
 from typing import Iterator
 
 _MARK = 'DISTRIBUTED_RL_RUN'
+_MIN_ID_LENGTH = 10  # VizDoom's engines get a random name of ten letters for their shared memory as an argument.
 
 
 @contextlib.contextmanager
@@ -53,11 +54,13 @@ def _marked_processes(mark: str) -> list[int]:
 
 
 def _shared_memory_of(pid: int) -> set[str]:
-  try:
-    lines = pathlib.Path(f'/proc/{pid}/maps').read_text().splitlines()
-  except OSError:
-    return set()
-  return {line.split()[5] for line in lines if len(line.split()) == 6 and line.split()[5].startswith('/dev/shm/')}
+  """The segments that a process has mapped, and those named after one of its arguments: it may be about to map them."""
+  process, names = pathlib.Path('/proc', str(pid)), set()
+  with contextlib.suppress(OSError):  # It ended meanwhile.
+    names = {line.split()[5] for line in (process / 'maps').read_text().splitlines() if len(line.split()) == 6}
+    arguments = tuple(word for word in (process / 'cmdline').read_text().split('\0') if len(word) >= _MIN_ID_LENGTH)
+    names |= {str(path) for path in pathlib.Path('/dev/shm').iterdir() if path.name.endswith(arguments)}
+  return {name for name in names if name.startswith('/dev/shm/')}
 
 
 def _clean(mark: str, folder: str, run: int) -> None:

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+import uuid
 from typing import NamedTuple
 
 import pytest
@@ -15,6 +17,7 @@ from common import environments, janitor
 from tests.common import processes
 
 SECONDS = 10.0
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 _RUN = '''
 import os, sys, tempfile
@@ -148,3 +151,27 @@ def test_processes_that_were_started_inside_end_with_the_block():
     sleeper = subprocess.Popen(['sleep', '1000'])
     detached = subprocess.Popen(['sleep', '1000'], start_new_session=True)
   assert sleeper.wait(SECONDS) == detached.wait(SECONDS) == -signal.SIGKILL
+
+
+def test_shared_memory_that_an_engine_was_about_to_map_is_removed():
+  # An engine killed while it starts has mapped nothing yet; its segments carry a name that is among its arguments.
+  name = uuid.uuid4().hex
+  segment = pathlib.Path(f'/dev/shm/Engine{name}')
+  code = f'''
+import subprocess, time
+from common import janitor
+with janitor.attend():
+  open({str(segment)!r}, 'w').close()
+  subprocess.Popen(['sh', '-c', 'sleep 100; :', {name!r}])
+  print('started', flush=True)
+  time.sleep(100)
+'''
+  run = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE,
+                         env={**os.environ, 'PYTHONPATH': str(ROOT)})
+  assert run.stdout.readline() == b'started\n' and segment.exists()
+  run.kill()
+  run.communicate()
+  end = time.monotonic() + SECONDS
+  while segment.exists():
+    assert time.monotonic() < end
+    time.sleep(0.02)
