@@ -1,4 +1,4 @@
-"""Network parts that both systems use: torsos for pixels and vectors, and an LSTM that starts anew with each episode."""
+"""Network parts that both systems use: torsos for pixels and vectors, an LSTM that starts anew with each episode."""
 
 import sonnet as snt
 import tensorflow as tf

@@ -9,7 +9,7 @@ import tensorflow as tf
 class RMSProp(snt.Module):
   """TensorFlow 1's RMSProp: epsilon inside the square root, mean square started at ones.
 
-  ms <- decay ms + (1 - decay) g^2;  mom <- momentum mom + lr g / sqrt(ms - mg^2 + epsilon);  variable <- variable - mom,
+  ms <- decay ms + (1 - decay) g^2,  mom <- momentum mom + lr g / sqrt(ms - mg^2 + epsilon),  variable -= mom,
   where mg, the mean gradient, is zero unless `centered`. Sonnet, Keras and PyTorch differ in the start value or in the
   place of epsilon, and the papers' learning rates do not carry over to those. The kernels are TensorFlow's own.
   """

@@ -1,7 +1,7 @@
 """Evaluates a run: `python -m impala.evaluate RUN [--episodes=N] [--checkpoint=latest|best|PATH] [--video]`.
 
-Plays N episodes of every task with a checkpoint of the run in the folder RUN, and as many with a random policy. Prints a
-table of mean returns with 95% bootstrap intervals and writes `evaluation.json` to RUN; with --video also a GIF for each
+Plays N episodes of every task with a checkpoint of the run in the folder RUN, and as many with a random policy. Prints
+a table of mean returns with 95% bootstrap intervals and writes `evaluation.json` to RUN; with --video also a GIF for each
 task, in RUN/videos. Actions are drawn from the policy, as in the paper.
 """
 

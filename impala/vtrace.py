@@ -41,7 +41,8 @@ def from_importance_weights(log_rhos, discounts, rewards, values, bootstrap_valu
                             pg_bootstrap='vs') -> VTraceReturns:
   """V-trace by the recursion of Remark 1, with Remark 2's lambda.
 
-  v_s = V(x_s) + delta_s V + gamma c_s (v_{s+1} - V(x_{s+1})), where delta_t V = rho_t (r_t + gamma V(x_{t+1}) - V(x_t)).
+  v_s = V(x_s) + delta_s V + gamma c_s (v_{s+1} - V(x_{s+1})),
+  delta_t V = rho_t (r_t + gamma V(x_{t+1}) - V(x_t)).
 
   Args:
     log_rhos: `[T, B]`, log of the importance weights pi(a|x) / mu(a|x), not clipped.
