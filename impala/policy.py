@@ -62,10 +62,11 @@ class LocalPolicy:
   """Acts with a copy of the parameters, taken from the store at the start of an unroll and kept throughout it."""
 
   def __init__(self, agent: networks.Agent, suite: suites.Suite, store: parameters.ParameterStore, seed: int):
-    self._agent, self._store, self._version = agent, store, None
+    self._store, self._version = store, None
     self.initial_state = agent.initial_state
     self._decide = traced_decide(agent, suite, seed)
     self._assign = tf.function(lambda values: parameters.assign(agent.trainable_variables, values))
+    self.refresh()  # Also runs `_assign` once, for the reason given in `impala.run.Run.start`.
 
   def refresh(self) -> int:
     snapshot = self._store.latest()
@@ -102,7 +103,7 @@ class DynamicBatchingPolicy:
     signature = [tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in tf.nest.flatten(example)]
     self._decide = tf.function(
         lambda *flat: tf.nest.pack_sequence_as(structure, batched(*flat)), input_signature=signature)
-    self._decide.get_concrete_function()
+    self._decide(*tf.nest.flatten(example))
 
   def refresh(self) -> int:
     return self._version()
