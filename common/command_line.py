@@ -8,12 +8,13 @@ import os
 import pathlib
 import sys
 import tempfile
-from typing import Any, Callable, Sequence
+import types
+from typing import Any, Callable, Mapping, Sequence
 
 from absl import flags
 from ml_collections import config_flags
 
-from common import errors, run_folder
+from common import errors, run_folder, settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +24,8 @@ class Options:
   resume: bool
 
 
-def parse(argv: Sequence[str], description: str, preset: Callable[[str], Any], preset_names: Sequence[str],
-          preset_for: Callable[[str], str], from_json: Callable[[Any], Any]) -> tuple[Any, Options]:
+def parse(argv: Sequence[str], description: str, presets: settings.Presets,
+          switches: Mapping[str, str] = types.MappingProxyType({})) -> tuple[Any, Options]:
   """Reads a trainer's command line.
 
   A config starts as its preset (by name, or the one for --env), or with --resume as the run's own; flags go on top.
@@ -32,10 +33,8 @@ def parse(argv: Sequence[str], description: str, preset: Callable[[str], Any], p
   Args:
     argv: `sys.argv`.
     description: shown by --help, before the flags.
-    preset: from a name to a config dataclass.
-    preset_names: all names.
-    preset_for: from an environment to the name of its preset.
-    from_json: from what a run's `config.json` holds to a config.
+    presets: the system's configs.
+    switches: the config's boolean fields that have a flag of their own, `--NAME`, with its help.
 
   Returns:
     The config and the options.
@@ -43,23 +42,23 @@ def parse(argv: Sequence[str], description: str, preset: Callable[[str], Any], p
   Raises:
     UserError: for anything that cannot be understood.
   """
-  first = _common_flags(preset_names)
+  first = _common_flags(presets, switches)
   _parse(first, argv, description, known_only=True)
   if first.resume and not first.run_dir:
     raise errors.UserError('--resume needs the folder of the run to go on with: --run_dir=DIR')
   if first.resume and first.preset:
     raise errors.UserError('--resume goes on with the settings of the run: leave out --preset, or start a new run')
   if first.resume:
-    config = from_json(run_folder.load_config(pathlib.Path(first.run_dir)))
+    config = presets.from_json(run_folder.load_config(pathlib.Path(first.run_dir)))
   else:
-    config = preset(first.preset or preset_for(first.env or ''))
-  values = _common_flags(preset_names)
+    config = presets.preset(first.preset or presets.preset_for(first.env or ''))
+  values = _common_flags(presets, switches)
   _define_config(values, config, argv)
   rest = _parse(values, argv, description)
   if rest:
     raise errors.UserError(f'unexpected argument {rest[0]!r}: flags are written --NAME=VALUE. See --help.')
   config = values.config
-  for name in ('env', 'total_frames', 'seed'):
+  for name in ('env', 'total_frames', 'seed', *switches):
     if getattr(values, name) is not None:
       setattr(config, name, getattr(values, name))
   config.check()
@@ -118,9 +117,9 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], description: str)
   return _parse(values, argv, description)
 
 
-def _common_flags(preset_names: Sequence[str]) -> flags.FlagValues:
+def _common_flags(presets: settings.Presets, switches: Mapping[str, str]) -> flags.FlagValues:
   values = flags.FlagValues()
-  flags.DEFINE_string('preset', None, f'Settings to start from: {", ".join(preset_names)}. '
+  flags.DEFINE_string('preset', None, f'Settings to start from: {", ".join(presets.rows)}. '
                       'Without it, those for the environment.', flag_values=values)
   flags.DEFINE_string('env', None, 'The environment, see above.', flag_values=values)
   flags.DEFINE_string('run_dir', None, 'Folder of the run; runs/ENV-DATE-TIME by default.', flag_values=values)
@@ -129,6 +128,8 @@ def _common_flags(preset_names: Sequence[str]) -> flags.FlagValues:
   flags.DEFINE_integer('seed', None, 'Seeds networks, environments and sampling. The order in which threads run is '
                        'not seeded, so two runs still differ.', flag_values=values)
   flags.DEFINE_boolean('resume', False, 'Go on with the run in --run_dir.', flag_values=values)
+  for name, help_text in switches.items():
+    flags.DEFINE_boolean(name, None, help_text, flag_values=values)
   return values
 
 

@@ -19,6 +19,11 @@ def interleave(frames: Sequence[tf.Tensor]) -> tf.Tensor:
   return tf.bitcast(word, tf.uint8)
 
 
+def channels(observed: tf.Tensor) -> tf.Tensor:
+  """Stacks as environments show them, uint8 `[N, 4, H, W]`, as networks read them, uint8 `[N, H, W, 4]`."""
+  return interleave(tf.unstack(observed, axis=1))
+
+
 def stack(frames: tf.Tensor, starts: tf.Tensor, size: int = 4) -> tf.Tensor:
   """Rebuilds the stacks an environment showed from single frames, with zeros before an episode's start.
 
@@ -40,3 +45,17 @@ def stack(frames: tf.Tensor, starts: tf.Tensor, size: int = 4) -> tf.Tensor:
     mask = tf.cast(visible, tf.uint8)[:, :, tf.newaxis, tf.newaxis]
     slots.insert(0, frames[first:first + length] * mask)
   return interleave(slots)
+
+
+def stacks(frames: tf.Tensor, starts: tf.Tensor) -> tf.Tensor:
+  """As `stack`, for stacks that were drawn one by one.
+
+  Args:
+    frames: uint8 `[K, size, H, W]`, the newest last.
+    starts: bool `[K, size]`, true where the frame is the first of a game.
+
+  Returns:
+    uint8 `[K, H, W, size]`.
+  """
+  visible = tf.math.cumprod(1 - tf.cast(starts, tf.uint8), axis=1, exclusive=True, reverse=True)
+  return channels(frames * visible[:, :, tf.newaxis, tf.newaxis])

@@ -23,6 +23,22 @@ class ShallowTorso(snt.Module):
     return tf.nn.relu(self._linear(snt.flatten(x)))
 
 
+class NatureTorso(snt.Module):
+  """DQN's three convolutions, without a layer after them (Mnih et al. 2015; Ape-X has streams on top of it)."""
+
+  def __init__(self):
+    super().__init__(name='nature_torso')
+    self._convolutions = [snt.Conv2D(channels, kernel, stride, padding='VALID')
+                          for channels, kernel, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1))]
+
+  def __call__(self, images: tf.Tensor) -> tf.Tensor:
+    """uint8 `[N, H, W, C]` to float32 `[N, D]`; D is 3136 for 84x84."""
+    x = tf.cast(images, tf.float32) / 255.0
+    for convolution in self._convolutions:
+      x = tf.nn.relu(convolution(x))
+    return snt.flatten(x)
+
+
 class DeepTorso(snt.Module):
   """Three sections of a convolution, a pooling and two residual blocks; 15 convolutions (IMPALA, Figure 3 right)."""
 
@@ -55,7 +71,7 @@ class VectorTorso(snt.Module):
     return self._mlp(vectors)
 
 
-TORSOS = {'shallow': ShallowTorso, 'deep': DeepTorso, 'vector': VectorTorso}
+TORSOS = {'shallow': ShallowTorso, 'deep': DeepTorso, 'nature': NatureTorso, 'vector': VectorTorso}
 
 
 class ResettingLSTM(snt.Module):

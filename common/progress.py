@@ -10,10 +10,10 @@ def duration(seconds: float) -> str:
   return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
 
 
-def line(frames: int, total_frames: int, frames_per_second: float, lag: float, returns: Mapping[str, float]) -> str:
-  """Frames, speed, time to go, policy lag and the mean return of each task's last episodes."""
+def line(frames: int, total_frames: int, frames_per_second: float, note: str, returns: Mapping[str, float]) -> str:
+  """Frames, speed, time to go, a note on the run's state and the mean return of each task's last episodes."""
   left = max(0, total_frames - frames) / frames_per_second if frames_per_second else float('inf')
   eta = 'unknown' if left == float('inf') else duration(left)
   text = (f'{frames:>12,} frames ({frames / total_frames:4.0%})  {frames_per_second:8,.0f} frames/s  ETA {eta}  '
-          f'lag {lag:.1f}  returns: ')
+          f'{note}  returns: ')
   return text + (', '.join(f'{task} {value:.4g}' for task, value in returns.items()) or 'no episode has ended yet')

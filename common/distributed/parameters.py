@@ -37,3 +37,21 @@ def assign(variables: Sequence[tf.Variable], values: tf.Tensor) -> None:
   parts = tf.split(values, [variable.shape.num_elements() for variable in variables])
   for variable, part in zip(variables, parts, strict=True):
     variable.assign(tf.reshape(part, variable.shape))
+
+
+class ParameterCopy:
+  """An actor's own variables, which follow the published ones whenever it asks."""
+
+  def __init__(self, variables: Sequence[tf.Variable], store: ParameterStore):
+    """Copies the latest parameters, which also runs the copying graph once, before any game starts."""
+    self._store, self._version = store, None
+    self._assign = tf.function(lambda values: assign(variables, values))
+    self.refresh()
+
+  def refresh(self) -> int:
+    """Takes the latest parameters; returns their version."""
+    snapshot = self._store.latest()
+    if snapshot.version != self._version:
+      self._assign(snapshot.values)
+      self._version = snapshot.version
+    return self._version

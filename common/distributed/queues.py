@@ -27,8 +27,19 @@ class StructureQueue:
     def enqueue_many(*elements):
       self._queue.enqueue_many(elements)
 
-    self._enqueue_many = enqueue_many
+    @tf.function(input_signature=[tf.TensorSpec([], tf.int32)])
+    def dequeue_many(count):
+      elements = self._queue.dequeue_many(count)
+      return elements if isinstance(elements, (list, tuple)) else [elements]
+
+    @tf.function(input_signature=flat)
+    def enqueue(*element):
+      self._queue.enqueue(element)
+
+    self._enqueue, self._dequeue = enqueue, tf.function(self.dequeue)
+    self._enqueue_many, self._dequeue_many = enqueue_many, dequeue_many
     self._enqueue_many(*(tf.zeros([0, *s.shape], s.dtype) for s in flat))  # Traces and optimises it.
+    self._dequeue_many(tf.constant(0))
 
   def put_many(self, elements: Any) -> None:
     """Adds elements, `[N, ...]` each; waits while there is no room.
@@ -36,15 +47,36 @@ class StructureQueue:
     Raises:
       QueueClosed: if the queue is closed, also while waiting.
     """
-    try:
-      self._enqueue_many(*tf.nest.flatten(elements))
-    except (tf.errors.CancelledError, tf.errors.AbortedError) as error:
-      raise QueueClosed from error
+    _unless_closed(self._enqueue_many, *tf.nest.flatten(elements))
+
+  def put(self, element: Any) -> None:
+    """Adds one element, without copying it; waits while there is no room.
+
+    Raises:
+      QueueClosed: if the queue is closed, also while waiting.
+    """
+    _unless_closed(self._enqueue, *tf.nest.flatten(element))
 
   def dequeue(self) -> Any:
     """One element; to be called inside a `tf.function` or `tf.data` pipeline. Waits while there is none."""
     flat = self._queue.dequeue()
     return tf.nest.pack_sequence_as(self._spec, flat if isinstance(flat, (list, tuple)) else [flat])
+
+  def take_many(self, count: int) -> Any:
+    """Takes `count` elements, `[count, ...]`; waits until there are so many.
+
+    Raises:
+      QueueClosed: if the queue is closed, also while waiting.
+    """
+    return tf.nest.pack_sequence_as(self._spec, _unless_closed(self._dequeue_many, tf.constant(count)))
+
+  def take(self) -> Any:
+    """Takes one element; waits while there is none.
+
+    Raises:
+      QueueClosed: if the queue is closed, also while waiting.
+    """
+    return _unless_closed(self._dequeue)
 
   def size(self) -> int:
     return int(self._queue.size())
@@ -55,3 +87,10 @@ class StructureQueue:
   def close(self) -> None:
     """Ends all waiting on both sides. May be called again."""
     self._queue.close(cancel_pending_enqueues=True)
+
+
+def _unless_closed(operation, *arguments):
+  try:
+    return operation(*arguments)
+  except (tf.errors.CancelledError, tf.errors.AbortedError, tf.errors.OutOfRangeError) as error:
+    raise QueueClosed from error

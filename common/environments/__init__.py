@@ -1,5 +1,6 @@
 """The environments by name. One file per family; all are gymnasium vector environments with `SAME_STEP` autoreset."""
 
+import functools
 import importlib
 
 from common import errors
@@ -19,14 +20,19 @@ def describe() -> str:
   return HELP.format(scenarios=', '.join(doom.INSTRUCTIONS))
 
 
-def load(name: str) -> Suite:
+def load(name: str, max_training_frames: int | None = None) -> Suite:
   """Finds a suite by the name that `--env` takes.
+
+  Args:
+    name: FAMILY or FAMILY:MEMBER.
+    max_training_frames: at most so many environment frames make an Atari episode in training; as in evaluation if not
+      given. Other families have time limits of their own.
 
   Raises:
     UserError: if there is no such environment (with the nearest names) or its package cannot be imported.
   """
   family, _, member = name.partition(':')
-  loaders = {'doom': _doom, 'atari': _atari, 'gym': _gym}
+  loaders = {'doom': _doom, 'atari': functools.partial(_atari, max_training_frames=max_training_frames), 'gym': _gym}
   if family not in loaders:
     raise errors.unknown('environment', name, _names(), 'See --help for the list of environments.')
   try:
@@ -54,11 +60,11 @@ def _doom(name: str, task: str) -> Suite:
   return doom.load(name, [task] if task else list(doom.INSTRUCTIONS))
 
 
-def _atari(name: str, game: str) -> Suite:
+def _atari(name: str, game: str, max_training_frames: int | None) -> Suite:
   from common.environments import atari
   if game not in atari.games():
     raise errors.unknown('Atari game', game, atari.games(), 'Write it as in atari:pong.')
-  return atari.load(name, game)
+  return atari.load(name, game, max_training_frames)
 
 
 def _gym(name: str, env_id: str) -> Suite:

@@ -15,7 +15,7 @@ from ale_py import roms
 from common.environments import suite
 
 ACTION_REPEAT, STACK = 4, 4
-_MAX_FRAMES = 108_000  # 30 minutes, the convention of the papers that IMPALA compares with.
+MAX_FRAMES = 108_000  # 30 minutes, the convention of the papers that IMPALA and Ape-X compare with.
 
 
 def games() -> list[str]:
@@ -29,11 +29,11 @@ class AtariVectorEnv(gymnasium.vector.VectorWrapper):
   Observations: `observation`, uint8 `[N, 4, 84, 84]`, the newest frame last; frames before a game's start are zero.
   """
 
-  def __init__(self, game: str, num_envs: int, training: bool):
+  def __init__(self, game: str, num_envs: int, training: bool, max_frames: int = MAX_FRAMES):
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # No banner per game on the terminal.
     env = ale_py.AtariVectorEnv(
         game, num_envs, autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP, noop_max=30, stack_num=STACK,
-        frameskip=ACTION_REPEAT, max_num_frames_per_episode=_MAX_FRAMES, life_loss_info=training,
+        frameskip=ACTION_REPEAT, max_num_frames_per_episode=max_frames, life_loss_info=training,
         reward_clipping=False, use_fire_reset=False)
     super().__init__(env)
     self.single_observation_space = _named(env.single_observation_space)
@@ -50,6 +50,8 @@ class AtariVectorEnv(gymnasium.vector.VectorWrapper):
     # Within a game the frame number only grows; at the start of another it falls back.
     info['game_over'] = (terminated | truncated) & (info['episode_frame_number'] <= self._game_frame)
     self._game_frame = info['episode_frame_number'].copy()
+    if truncated.any():  # In gymnasium's own form.
+      info['final_obs'] = np.array([{'observation': stack} for stack in info['final_obs']], object)
     return {'observation': frames}, rewards, terminated, truncated, info
 
 
@@ -57,13 +59,13 @@ def _named(space: gymnasium.Space) -> gymnasium.spaces.Dict:
   return gymnasium.spaces.Dict({'observation': space})
 
 
-def load(name: str, game: str) -> suite.Suite:
+def load(name: str, game: str, max_training_frames: int | None) -> suite.Suite:
   """One game, with its own set of actions (the experts of IMPALA's Table 4)."""
   probe = AtariVectorEnv(game, 1, training=True)
   space, num_actions = probe.single_observation_space, int(probe.single_action_space.n)
   probe.close()
 
   def make(tasks: Sequence[str], training: bool) -> gymnasium.vector.VectorEnv:
-    return AtariVectorEnv(game, len(tasks), training)
+    return AtariVectorEnv(game, len(tasks), training, training and max_training_frames or MAX_FRAMES)
 
   return suite.Suite(name, (game,), space, num_actions, ACTION_REPEAT, make, frame_stack=STACK)

@@ -88,7 +88,7 @@ class DoomEnv(gymnasium.Env):
     except _CRASHES as error:
       raise self._crashed() from error
     truncated = terminated and self._game.is_episode_timeout_reached() and not self._game.is_player_dead()
-    # VizDoom has no observation after the last step: the one before it stands in (nothing learns from it).
+    # VizDoom has no observation after the last step: the one before it stands in.
     observation = self._last if terminated else self._observation()
     return observation, reward, terminated and not truncated, truncated, {}
 

@@ -46,6 +46,11 @@ class Suite:
   frame_stack: int = 1
 
 
+def final_observations(info: Mapping, which: np.ndarray) -> np.ndarray:
+  """The last `observation`s of episodes that a step ended, `[M, ...]`, for environments int `[M]`."""
+  return np.stack([info['final_obs'][i]['observation'] for i in which])
+
+
 def hash_words(instruction: str) -> np.ndarray:
   """Hashes an instruction's words to buckets; int32 `[MAX_WORDS]`, filled up with -1.
 

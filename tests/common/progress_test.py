@@ -12,26 +12,26 @@ def test_duration(seconds, text):
   assert progress.duration(seconds) == text
 
 
-def test_line_has_frames_speed_time_to_go_lag_and_returns():
-  line = progress.line(1_500_000, 6_000_000, 12_345.6, 3.14159, {'basic': -123.456, 'deathmatch': 2.0})
+def test_line_has_frames_speed_time_to_go_note_and_returns():
+  line = progress.line(1_500_000, 6_000_000, 12_345.6, 'lag 3.1', {'basic': -123.456, 'deathmatch': 2.0})
   assert line.split() == ('1,500,000 frames ( 25%) 12,346 frames/s ETA 6:04 lag 3.1 '
                           'returns: basic -123.5, deathmatch 2').split()
 
 
 def test_no_episode_yet():
-  assert progress.line(0, 100, 10.0, 0.0, {}).endswith('returns: no episode has ended yet')
+  assert progress.line(0, 100, 10.0, '', {}).endswith('returns: no episode has ended yet')
 
 
 def test_no_speed_yet():
-  assert 'ETA unknown' in progress.line(0, 100, 0.0, 0.0, {})
+  assert 'ETA unknown' in progress.line(0, 100, 0.0, '', {})
 
 
 def test_the_end_and_beyond():
   for frames in (100, 120):
-    assert 'ETA 0:00' in progress.line(frames, 100, 10.0, 0.0, {})
+    assert 'ETA 0:00' in progress.line(frames, 100, 10.0, '', {})
 
 
 def test_lines_of_one_run_stand_under_each_other():
-  first = progress.line(5_000, 200_000_000, 9.0, 1.0, {})
-  second = progress.line(200_000_000, 200_000_000, 9e4, 1.0, {})
+  first = progress.line(5_000, 200_000_000, 9.0, 'lag 1.0', {})
+  second = progress.line(200_000_000, 200_000_000, 9e4, 'lag 1.0', {})
   assert first.index('frames/s') == second.index('frames/s')

@@ -1,0 +1,26 @@
+"""Evaluates a run: `python -m apex.evaluate RUN [--episodes=N] [--checkpoint=latest|best|PATH] [--video]`.
+
+Plays N episodes with a checkpoint of the run in the folder RUN, from up to 30 no-ops on Atari, and as many with a random
+policy. Prints a table of mean returns with 95% bootstrap intervals and writes `evaluation.json` to RUN; with --video also
+a GIF, in RUN/videos. Actions are greedy but for the config's `evaluation_epsilon`.
+"""
+
+from typing import Callable, Sequence
+
+from apex import config as configs
+from common import command_line, evaluation_command
+
+
+def main(argv: Sequence[str]) -> int:
+  """Evaluates from its command line."""
+  return evaluation_command.main(argv, __doc__, configs.PRESETS, players)
+
+
+def players() -> Callable:
+  """What makes this system's players; imports TensorFlow."""
+  from apex import players as made
+  return made.from_checkpoint
+
+
+if __name__ == '__main__':
+  command_line.run(main)

@@ -1,0 +1,160 @@
+"""A training run: actors, replay, learner and everything that watches them, put together, and taken apart again."""
+
+import logging
+import time
+
+import tensorflow as tf
+
+from apex import actor as actors, config as configs, dqn, exploration, learner as learners, policy, recorder, transitions
+from common import command_line, environments, supervisor
+from common.distributed import parameters, queues, threads
+from common.replay import memory, pacing, prioritized
+
+_BLOCKS_AT_ONCE = 16  # At most so many are added to the replay together.
+
+
+class Run:
+  """One training run in its folder."""
+
+  def __init__(self, config: configs.Config, options: command_line.Options):
+    """Builds all parts; starts nothing.
+
+    Raises:
+      UserError: if the settings do not fit the environment, the machine or the folder.
+    """
+    self._config = config
+    self._suite = environments.load(config.env, config.max_episode_frames)
+    config.check_environment(self._suite)
+    tf.random.set_seed(config.seed)
+    spec = transitions.specification(self._suite, config.block_length, config.n_step)
+    memory.check(prioritized.PrioritizedReplay.size_in_bytes(spec.block, config.replay_capacity),
+                 config.replay_capacity, 'transitions')
+    self.learner = learners.Learner(config, self._suite)
+    self._supervisor = supervisor.Supervisor(config, options, self.learner)
+    self.replay = prioritized.PrioritizedReplay(
+        spec.block, config.replay_capacity, self._suite.frame_stack, config.alpha, config.beta, config.stratified)
+    self.ratio = pacing.ReplayRatio(config.replay_ratio, config.min_replay, config.batch_size)
+    self._store = parameters.ParameterStore(self.learner.snapshot())
+    self._arrivals = queues.StructureQueue(spec, config.queue_capacity)
+    self._samples = queues.StructureQueue(self.replay.sample_spec(config.batch_size), config.prefetch)
+    self._epsilons = exploration.epsilons(config.num_environments, config.distinct_epsilons)
+    self._actors = self._make_actors()
+    self._recorder = recorder.Recorder(config, self._suite, self._supervisor.folder, self.learner, self.replay,
+                                       self.ratio, self._arrivals, self._actors, self._epsilons)
+    self._pulses = {name: threads.Pulse(name) for name in ('writer', 'sampler', 'learner')}
+
+  def train(self) -> bool:
+    """Trains until `total_frames`, or until Ctrl-C or SIGTERM; saves a checkpoint at the end in any case.
+
+    Returns:
+      Whether training is finished.
+
+    Raises:
+      UserError: if something failed that the user can mend; other errors of threads as they are.
+    """
+    config = self._config
+    logging.info(
+        'Training %s for %s frames: %d actors of %d environments, a replay of %s transitions, batches of %d. '
+        'Learning starts at %s transitions. Folder: %s', config.env, f'{config.total_frames:,}', config.num_actors,
+        config.envs_per_actor, f'{config.replay_capacity:,}', config.batch_size, f'{config.min_replay:,}',
+        self._supervisor.folder)
+    return self._supervisor.watch(
+        self.start, self._recorder.base, self._save, self._pulses['writer'],
+        [actor.games.pulse for actor in self._actors], 'python -m apex.train')
+
+  def start(self) -> threads.Crew:
+    """Starts all threads; the caller ends the crew. The end of training stops it.
+
+    Every graph has been run once before the first environment is made: TensorFlow's graph optimiser, which ends threads
+    of its own, was seen to wait for ever for the thread of a game that was started at the same moment.
+    """
+    self.replay.warm_up()
+    learners.warm_up(self.learner, self.replay.sample_spec(self._config.batch_size))
+    crew = threads.Crew(self._close)
+    crew.start('learner', lambda: self._learn(crew))
+    crew.start('sampler', self._draw)
+    crew.start('writer', lambda: self._write(crew))
+    for i, actor in enumerate(self._actors):
+      crew.start(f'actor-{i}', lambda actor=actor: actor.run(self._arrivals.put_many, crew.stop.is_set))
+    return crew
+
+  def frames(self) -> int:
+    """Environment frames that actors have sent so far."""
+    return int(self.learner.frames)
+
+  def _write(self, crew: threads.Crew) -> None:
+    """The writer's thread: from the queue into the replay."""
+    config, pulse = self._config, self._pulses['writer']
+    while self.frames() < config.total_frames:
+      pulse.enter('holding the replay ratio')
+      self.ratio.await_insert()
+      pulse.enter('waiting for transitions')
+      arrived = self._arrivals.take_many(min(max(1, self._arrivals.size()), _BLOCKS_AT_ONCE))
+      pulse.enter('adding transitions')
+      inserted = sum(self._add(arrived) for _ in range(config.replicas))
+      self.ratio.add_inserted(inserted, self.replay.size())
+      self.learner.frames.assign_add(inserted // config.replicas * self._suite.action_repeat)
+      self._recorder.record_arrival(arrived, inserted)
+    crew.stop.set()
+
+  def _add(self, arrived: transitions.Shipment) -> int:
+    """Adds blocks; those with a priority that is not a number are left out, and their environments named."""
+    try:
+      return self.replay.add(arrived.block)
+    except prioritized.RefusedPriority:
+      if len(arrived.environment) > 1:
+        return sum(self._add(tf.nest.map_structure(lambda x, i=i: x[i:i + 1], arrived))
+                   for i in range(len(arrived.environment)))
+      number = int(arrived.environment[0])
+      logging.warning('A block of environment %d, of actor %d, is refused: one of its priorities is not finite.',
+                      number, number // self._config.envs_per_actor)
+      self._recorder.record_refusal()
+      return 0
+
+  def _draw(self) -> None:
+    """The sampler's thread: draws batches ahead of the learner."""
+    config, pulse = self._config, self._pulses['sampler']
+    while True:
+      pulse.enter('waiting for transitions, or holding the replay ratio')
+      self.ratio.await_sample(config.batch_size)
+      pulse.enter('drawing')
+      sample = self.replay.sample(config.batch_size)
+      pulse.enter('waiting for the learner')
+      self._samples.put(sample)
+
+  def _learn(self, crew: threads.Crew) -> None:
+    """The learner's thread: updates, priorities, publication, removals, records and checkpoints, one after the other."""
+    config, learner, pulse = self._config, self.learner, self._pulses['learner']
+    while not crew.stop.is_set():
+      pulse.enter('waiting for samples')
+      started = time.monotonic()
+      sample = self._samples.take()
+      waited = time.monotonic() - started
+      pulse.enter('updating')
+      update = learner.update(sample)
+      if not update.statistics['finite']:
+        raise self._supervisor.non_finite(sample)
+      late = self.replay.update_priorities(sample.leaf, sample.stamp, update.priorities)
+      updates = int(learner.updates)
+      self._store.publish(parameters.Snapshot(updates, update.parameters))
+      if updates % config.remove_period == 0:
+        self.replay.remove_to_fit()
+      self._recorder.record_update(update, waited, late)
+      if self._supervisor.is_save_due():
+        pulse.enter('saving a checkpoint')
+        self._save()
+
+  def _save(self) -> None:
+    self._supervisor.save(self._recorder.base)
+
+  def _close(self) -> None:
+    for part in (self._arrivals, self._samples, self.ratio):
+      part.close()
+
+  def _make_actors(self) -> list[actors.Actor]:
+    config, suite = self._config, self._suite
+    with tf.device('/cpu:0'):  # As in the paper, actors run on the CPU.
+      policies = [policy.Policy(dqn.make_network(suite, config.torso, config.hidden_size), suite, self._store)
+                  for _ in range(config.num_actors)]
+    tasks = [suite.tasks[0]] * config.envs_per_actor
+    return [actors.Actor(i, suite, tasks, policies[i], config, self._epsilons) for i in range(config.num_actors)]

@@ -1,0 +1,31 @@
+"""Trains Ape-X DQN on one machine: `python -m apex.train [--env=NAME] [--run_dir=DIR] [--config.FIELD=VALUE ...]`.
+
+Actor threads step batches of environments, each with an epsilon of its own, and send transitions with initial priorities;
+one learner draws from the prioritized replay. Ctrl-C saves a checkpoint and ends; --resume goes on.
+"""
+
+from typing import Sequence
+
+from apex import config as configs, evaluate
+from common import command_line, environments, evaluation_command, janitor
+
+_DESCRIPTION = __doc__ + '\nEnvironments (--env; of several tasks, name one):\n{environments}\n'
+_SWITCHES = {'checkpoint_replay': 'Save the replay with each checkpoint; --resume then need not fill it anew.'}
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs one training from its command line; returns the exit status."""
+  config, options = command_line.parse(
+      argv, _DESCRIPTION.format(environments=environments.describe()), configs.PRESETS, _SWITCHES)
+  with janitor.attend():
+    command_line.import_tensorflow()  # Only now: --help and mistaken flags need not wait for it.
+    from apex import run
+    finished = run.Run(config, options).train()
+    if finished and config.evaluation_episodes:
+      evaluation_command.evaluate(
+          options.run_dir, configs.PRESETS, evaluate.players, config.evaluation_episodes)
+  return 0 if finished else 130
+
+
+if __name__ == '__main__':
+  command_line.run(main)

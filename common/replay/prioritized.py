@@ -1,0 +1,245 @@
+"""Prioritized replay of n-step transitions (Ape-X, sections 2 and 3; Schaul et al. 2015, proportional variant).
+
+Transitions come and are kept in blocks of B consecutive ones of one environment, so that every frame is kept once: a
+block's entries are the single frames (or vectors) from the oldest of its first stack to the last state that it bootstraps
+from. Sampling draws single transitions, and reads the few entries that each one needs.
+"""
+
+import threading
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from common.replay import sum_tree
+
+# Priorities are brought into this range. A TD error of zero must not keep a transition from ever being drawn again;
+# and beside one of 1e30 no other would be, nor would its sum with theirs be exact.
+MIN_PRIORITY, MAX_PRIORITY = 1e-6, 1e9
+
+
+class TransitionBlock(NamedTuple):
+  """B transitions of one environment: E = stack - 1 + B + n entries. A batch of blocks has its axis in front.
+
+  Transition b starts at entry stack - 1 + b, and bootstraps from entry stack - 1 + end[b].
+  """
+  observation: Any  # [E, ...]: single frames uint8, or vectors float32.
+  frame_start: Any  # bool [E]: the entry is the first of a game; no stack reaches back beyond it.
+  action: Any  # int32 [B], or float32 [B, A].
+  n_step_return: Any  # float32 [B]: rewards of up to n steps, discounted, to the episode's end at most.
+  discount: Any  # float32 [B]: of the bootstrap value; 0 where the episode ended.
+  end: Any  # int32 [B].
+  valid: Any  # bool [B]: the place holds a transition; it does not where a time limit's last observation stands.
+  priority: Any  # float32 [B]: the absolute TD error.
+
+
+class Sample(NamedTuple):
+  """K transitions. Stacks are single frames `[K, stack, ...]`, the newest last; see `frames.stacks` for their use."""
+  leaf: tf.Tensor  # int64 [K]: where it is kept.
+  stamp: tf.Tensor  # int64 [K]: the number of its block, which tells whether it still is there.
+  observation: tf.Tensor  # [K, stack, ...].
+  frame_start: tf.Tensor  # bool [K, stack].
+  action: tf.Tensor
+  n_step_return: tf.Tensor  # float32 [K].
+  discount: tf.Tensor  # float32 [K].
+  next_observation: tf.Tensor  # [K, stack, ...]: what the target bootstraps from.
+  next_frame_start: tf.Tensor
+  weight: tf.Tensor  # float32 [K]: importance weights, at most 1.
+  priority: tf.Tensor  # float32 [K]: the priority it was drawn by; 1 where alpha is 0.
+  age: tf.Tensor  # int64 [K]: transitions that were added since.
+
+
+class RefusedPriority(ValueError):
+  """A priority that is not a finite number of at least 0."""
+
+
+class PrioritizedReplay(tf.Module):
+  """A ring of blocks on the CPU, and a sum tree over their transitions. May be used by several threads at once.
+
+  Memory is taken as it fills. The capacity is soft: adds are always accepted, and `remove_to_fit` takes out the excess,
+  first in, first out; only at `_SLACK` beyond the capacity do adds write over the oldest.
+  """
+
+  _SLACK = 0.1
+
+  def __init__(self, spec: TransitionBlock, capacity: int, stack: int, alpha: float, beta: float, stratified: bool):
+    """Makes an empty replay.
+
+    Args:
+      spec: `tf.TensorSpec`s of one block.
+      capacity: in transitions.
+      stack: frames to an observation; 1 where they are not stacked.
+      alpha: P(k) = p_k^alpha / sum p^alpha; 0 draws uniformly.
+      beta: importance weights are (N P(k))^-beta, over the largest of the batch: they only ever scale down.
+      stratified: whether the K draws come from K equal parts of the total, or are independent.
+    """
+    super().__init__(name='prioritized_replay')
+    self.spec, self.capacity, self._stack = spec, capacity, stack
+    self._alpha, self._beta, self._stratified = alpha, beta, stratified
+    self._length, self._entries = spec.priority.shape[0], spec.frame_start.shape[0]
+    self.slots = self.num_slots(spec, capacity)
+    self._lock, self._graphs = threading.Lock(), {}
+    with tf.device('/cpu:0'):
+      empty = lambda count, s: tf.Variable(
+          tf.raw_ops.Empty(shape=[count, *s.shape[1:]], dtype=s.dtype), trainable=False)
+      self._observation = empty(self.slots * self._entries, spec.observation)
+      self._frame_start = empty(self.slots * self._entries, spec.frame_start)
+      self._per_transition = {
+          name: empty(self.slots * self._length, getattr(spec, name))
+          for name in ('action', 'n_step_return', 'discount', 'end')}
+      self._tree = sum_tree.SumTree(self.slots * self._length)
+      counter = lambda: tf.Variable(0, dtype=tf.int64, trainable=False)
+      # Blocks are numbered as they come; those from `_oldest` up to `_newest`, without it, are held.
+      self._oldest, self._newest, self._size = counter(), counter(), counter()
+      self._stamps = tf.Variable(tf.fill([self.slots], tf.constant(-1, tf.int64)), trainable=False)
+      self._counts = tf.Variable(tf.zeros([self.slots], tf.int64), trainable=False)  # Transitions of a block.
+
+  @classmethod
+  def num_slots(cls, spec: TransitionBlock, capacity: int) -> int:
+    """Blocks that there is room for."""
+    return int(np.ceil(capacity * (1 + cls._SLACK) / spec.priority.shape[0])) + 1
+
+  @classmethod
+  def size_in_bytes(cls, spec: TransitionBlock, capacity: int) -> int:
+    """What it takes when it is full."""
+    block = sum(s.shape.num_elements() * s.dtype.size for s in spec)
+    slots = cls.num_slots(spec, capacity)
+    tree = 16 * 2**int(np.ceil(np.log2(slots * spec.priority.shape[0])))
+    return slots * block + tree
+
+  def size(self) -> int:
+    """Transitions that can be drawn."""
+    return int(self._size)
+
+  def add(self, blocks: TransitionBlock) -> int:
+    """Adds blocks `[M, ...]`, and writes over the oldest if there is no room left.
+
+    Returns:
+      The number of transitions.
+
+    Raises:
+      RefusedPriority: if a priority is NaN, infinite or negative; nothing is added then.
+      ValueError: if there are more blocks than there is room for at all.
+    """
+    priority = np.asarray(blocks.priority)
+    if len(priority) > self.slots:
+      raise ValueError(f'{len(priority)} blocks at once, expected at most {self.slots}')
+    bad = ~np.isfinite(priority) | (priority < 0)
+    if bad.any():
+      raise RefusedPriority(f'priority {priority[bad][0]}, expected a finite number of at least 0')
+    with self._lock:
+      return int(self._call(self._add, blocks))
+
+  def sample(self, count: int) -> Sample:
+    """Draws `count` transitions with replacement; there must be at least one."""
+    with self._lock:
+      return self._call(self._sample, tf.constant(count))
+
+  def update_priorities(self, leaf: tf.Tensor, stamp: tf.Tensor, priority: tf.Tensor) -> int:
+    """Gives sampled transitions new priorities: finite float32 `[K]`.
+
+    Returns:
+      How many of them are no longer there; for these, nothing is done.
+    """
+    with self._lock:
+      return int(self._call(self._update_priorities, leaf, stamp, priority))
+
+  def remove_to_fit(self) -> int:
+    """Takes out the oldest blocks until no more than `capacity` transitions are held; returns how many transitions."""
+    with self._lock:
+      return int(self._call(self._remove_to_fit))
+
+  def sample_spec(self, count: int) -> Sample:
+    """The `tf.TensorSpec`s of a sample of so many transitions."""
+    return tf.nest.map_structure(lambda x: tf.TensorSpec([count, *x.shape[1:]], x.dtype), self.sample(0))
+
+  def warm_up(self) -> None:
+    """Traces and optimises all graphs on a replay that is still empty, and leaves it so."""
+    self.add(tf.nest.map_structure(lambda s: tf.zeros([0, *s.shape], s.dtype), self.spec))
+    sample = self.sample(0)
+    self.update_priorities(sample.leaf, sample.stamp, sample.weight)
+    self.remove_to_fit()
+
+  def _call(self, function, *arguments):
+    """Calls a method as a graph, for any number of elements."""
+    if function.__name__ not in self._graphs:
+      signature = tf.nest.map_structure(
+          lambda x: tf.TensorSpec([None, *x.shape[1:]] if x.shape.rank else [], x.dtype),
+          tf.nest.map_structure(tf.convert_to_tensor, arguments))
+      self._graphs[function.__name__] = tf.function(function, input_signature=signature)
+    return self._graphs[function.__name__](*arguments)
+
+  def _values(self, priority: tf.Tensor) -> tf.Tensor:
+    """p^alpha, float64."""
+    return tf.clip_by_value(tf.cast(priority, tf.float64), MIN_PRIORITY, MAX_PRIORITY)**self._alpha
+
+  def _rows(self, slots: tf.Tensor, length: int) -> tf.Tensor:
+    """The rows of blocks `[M]`, each of `length`; `[M * length]`."""
+    return tf.reshape(slots[:, tf.newaxis] * length + tf.range(length, dtype=tf.int64), [-1])
+
+  def _add(self, blocks: TransitionBlock) -> tf.Tensor:
+    count = tf.shape(blocks.priority, out_type=tf.int64)[0]
+    self._remove(tf.maximum(self._newest + count - self.slots - self._oldest, 0))
+    stamps = self._newest + tf.range(count)
+    slots = stamps % self.slots
+    flat = lambda x: tf.reshape(x, tf.concat([[-1], tf.shape(x)[2:]], axis=0))
+    scatter = lambda variable, rows, x: variable.scatter_update(tf.IndexedSlices(x, rows))
+    entries, leaves = self._rows(slots, self._entries), self._rows(slots, self._length)
+    scatter(self._observation, entries, flat(blocks.observation))
+    scatter(self._frame_start, entries, flat(blocks.frame_start))
+    for name, variable in self._per_transition.items():
+      scatter(variable, leaves, flat(getattr(blocks, name)))
+    self._tree.set(leaves, flat(tf.where(blocks.valid, self._values(blocks.priority), tf.zeros([], tf.float64))))
+    counts = tf.reduce_sum(tf.cast(blocks.valid, tf.int64), axis=1)
+    scatter(self._counts, slots, counts)
+    scatter(self._stamps, slots, stamps)
+    added = tf.reduce_sum(counts)
+    self._newest.assign_add(count)
+    self._size.assign_add(added)
+    return added
+
+  def _remove(self, count: tf.Tensor) -> tf.Tensor:
+    """Takes out the `count` oldest blocks; returns the number of their transitions."""
+    slots = (self._oldest + tf.range(count)) % self.slots
+    leaves = self._rows(slots, self._length)
+    self._tree.set(leaves, tf.zeros_like(leaves, tf.float64))
+    self._stamps.scatter_update(tf.IndexedSlices(tf.fill([count], tf.constant(-1, tf.int64)), slots))
+    removed = tf.reduce_sum(tf.gather(self._counts, slots))
+    self._oldest.assign_add(count)
+    self._size.assign_sub(removed)
+    return removed
+
+  def _remove_to_fit(self) -> tf.Tensor:
+    held = self._oldest + tf.range(self._newest - self._oldest)
+    left = self._size - tf.cumsum(tf.gather(self._counts, held % self.slots), exclusive=True)
+    return self._remove(tf.reduce_sum(tf.cast(left > self.capacity, tf.int64)))
+
+  def _sample(self, count: tf.Tensor) -> Sample:
+    total = self._tree.total()
+    points = tf.random.uniform([count], dtype=tf.float64)
+    if self._stratified:
+      points = (points + tf.range(tf.cast(count, tf.float64), dtype=tf.float64)) / tf.cast(count, tf.float64)
+    leaf = self._tree.find(points * total)
+    value = self._tree.get(leaf)
+    probability = value / total
+    weight = (tf.cast(self._size, tf.float64) * probability)**-self._beta
+    slot = leaf // self._length
+    first = slot * self._entries
+    start = first + leaf % self._length
+    end = first + tf.cast(tf.gather(self._per_transition['end'], leaf), tf.int64)
+    window = tf.range(self._stack, dtype=tf.int64)
+    now, later = start[:, tf.newaxis] + window, end[:, tf.newaxis] + window
+    stamp = tf.gather(self._stamps, slot)
+    return Sample(
+        leaf=leaf, stamp=stamp,
+        observation=tf.gather(self._observation, now), frame_start=tf.gather(self._frame_start, now),
+        next_observation=tf.gather(self._observation, later), next_frame_start=tf.gather(self._frame_start, later),
+        **{name: tf.gather(self._per_transition[name], leaf) for name in ('action', 'n_step_return', 'discount')},
+        weight=tf.cast(weight / tf.reduce_max(weight), tf.float32),
+        priority=tf.cast(value**(1 / self._alpha) if self._alpha else value, tf.float32),
+        age=(self._newest - 1 - stamp) * self._length)
+
+  def _update_priorities(self, leaf: tf.Tensor, stamp: tf.Tensor, priority: tf.Tensor) -> tf.Tensor:
+    there = tf.gather(self._stamps, leaf // self._length) == stamp
+    self._tree.set(tf.boolean_mask(leaf, there), tf.boolean_mask(self._values(priority), there))
+    return tf.reduce_sum(tf.cast(tf.logical_not(there), tf.int32))

@@ -1,0 +1,111 @@
+"""A run from outside: its folder, its checkpoints, and the main thread that watches over its crew."""
+
+import logging
+import pathlib
+import threading
+import time
+from typing import Any, Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from common import checkpoints, command_line, errors, files, plots, recorder as recorders, run_folder, settings, signals
+from common.distributed import threads
+
+
+class NonFiniteLoss(errors.UserError):
+  """The loss or a gradient was not finite. The parameters are those before the batch, which is saved."""
+
+
+class Supervisor:
+  """Opens or resumes a run's folder, saves into it, and keeps watch while the run's threads work."""
+
+  def __init__(self, config: settings.Settings, options: command_line.Options, learner: tf.Module):
+    """Makes the folder, or restores the learner from it.
+
+    Args:
+      config: of the run.
+      options: its folder, and whether to go on with the run in it.
+      learner: all that a checkpoint holds; its `updates`, `frames` and `seconds` are variables that count.
+
+    Raises:
+      UserError: if the folder cannot be used or the checkpoint does not fit.
+    """
+    self.folder, self._config, self._learner = options.run_dir, config, learner
+    self._checkpoints = checkpoints.Checkpoints(self.folder / 'checkpoints', learner)
+    if options.resume:
+      restored = self._checkpoints.restore()
+      run_folder.save_config(self.folder, config)
+      logging.info('Resuming %s at %s frames.', restored, f'{int(learner.frames):,}')
+    else:
+      run_folder.create(self.folder, config)
+    self._last_save = time.monotonic()
+
+  def save(self, recorder: recorders.Recorder) -> None:
+    """Saves a checkpoint, and the best one if it is."""
+    recorder.update_clock()
+    updates, returns = int(self._learner.updates), recorder.recent_returns()
+    self._checkpoints.save(updates)
+    if returns:
+      self._checkpoints.save_if_best(updates, returns)
+    self._last_save = time.monotonic()
+
+  def is_save_due(self) -> bool:
+    return time.monotonic() - self._last_save > self._config.checkpoint_every_seconds
+
+  def watch(self, start: Callable[[], threads.Crew], recorder: recorders.Recorder, save: Callable[[], None],
+            taker: threads.Pulse, givers: Sequence[threads.Pulse], program: str) -> bool:
+    """Runs a crew until it stops by itself, or until Ctrl-C or SIGTERM; saves at the end in any case.
+
+    Args:
+      start: starts the crew's threads.
+      recorder: reports while they work.
+      save: saves everything.
+      taker: of who takes what the givers give; while its activity is `waiting for ...`, nothing arrives.
+      givers: whose silence is told, if the taker waits for long.
+      program: what the command line begins with, to say how to go on.
+
+    Returns:
+      Whether training is finished.
+
+    Raises:
+      UserError: if something failed that the user can mend; other errors of threads as they are.
+    """
+    interrupted = threading.Event()
+    with signals.setting(interrupted):
+      crew = start()
+      try:
+        self._watch(crew, interrupted, recorder, taker, givers)
+      finally:
+        for name in crew.end():
+          logging.warning('%s has not ended and is left behind.', name)
+        recorder.close()
+    save()
+    if crew.error:
+      raise crew.error
+    plots.learning_curves(self.folder)
+    if interrupted.is_set():
+      logging.info('Stopped at %s frames; saved. Go on with: %s --run_dir=%s --resume',
+                   f'{int(self._learner.frames):,}', program, self.folder)
+    return not interrupted.is_set()
+
+  def non_finite(self, batch: Any) -> NonFiniteLoss:
+    """Saves the batch, a named tuple of tensors, that made the loss or a gradient not finite; returns the error."""
+    path = self.folder / 'non_finite_batch.npz'
+    named = {f'{name}/{i}' if i else name: values.numpy() for name, part in batch._asdict().items()
+             for i, values in enumerate(tf.nest.flatten(part))}
+    with files.replacing(path, 'wb') as file:
+      np.savez_compressed(file, **named)
+    return NonFiniteLoss(
+        f'the loss is not finite at update {int(self._learner.updates)}. The parameters are those before it, the batch '
+        f'is in {path}. A smaller --config.learning_rate, a larger --config.rmsprop_epsilon or a --config.'
+        'max_gradient_norm may help; so may clipping rewards if they are large.')
+
+  def _watch(self, crew, interrupted, recorder, taker, givers) -> None:
+    said = 0.0
+    while not crew.stop.wait(timeout=0.2) and not interrupted.is_set():
+      recorder.report_if_due()
+      silent = time.monotonic() - taker.since if taker.activity.startswith('waiting for') else 0.0
+      if silent > self._config.stall_seconds and time.monotonic() - said > self._config.stall_seconds:
+        said = time.monotonic()
+        logging.warning('Nothing to learn from for %.0f s. %s', silent, '; '.join(g.describe() for g in givers))
