@@ -51,7 +51,7 @@ class Actor:
 
   def _begin(self) -> None:
     observation = self.games.reset()['observation']
-    self._accumulator.restart(observation if self._suite.frame_stack > 1 else None)
+    self._accumulator.restart()
     self._observation, self._start = observation, np.ones(len(self._everyone), bool)
     self._steps, self._version = 0, 0
 

@@ -120,7 +120,7 @@ _ROWS: dict[str, dict[str, Any]] = {
     'atari': dict(
         num_actors=2, envs_per_actor=16, total_frames=4_000_000, replay_capacity=200_000, min_replay=10_000,
         replay_ratio=8.0, torso='shallow', hidden_size=256, batch_size=64, prefetch=2, target_period=1000,
-        learning_rate=0.00025, max_gradient_norm=40.0, remove_period=100),
+        learning_rate=0.0001),
     # Vectors, for one's own environments and for tests: not in the paper.
     'gym': dict(
         env='gym:CartPole-v1', torso='vector', hidden_size=64, num_actors=2, envs_per_actor=4, block_length=10,

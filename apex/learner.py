@@ -60,9 +60,7 @@ class Learner(tf.Module):
     priorities = tf.abs(targets.td_errors)
     statistics = {
         'loss': loss, 'gradient_norm': norm, 'q_value': tf.reduce_mean(targets.q_values),
-        'td_error': tf.reduce_mean(priorities), 'sampled_priority': tf.reduce_mean(sample.priority),
-        'weight': tf.reduce_mean(sample.weight),
-        'sample_age': tf.reduce_mean(tf.cast(sample.age, tf.float32)), 'finite': finite}
+        'td_error': tf.reduce_mean(priorities), 'weight': tf.reduce_mean(sample.weight), 'finite': finite}
     return Update(statistics, parameters.flatten(variables), priorities)
 
   def _copy_to_target(self) -> None:

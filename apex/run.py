@@ -8,7 +8,7 @@ import tensorflow as tf
 from apex import actor as actors, config as configs, dqn, exploration, learner as learners, policy, recorder, transitions
 from common import command_line, environments, supervisor
 from common.distributed import parameters, queues, threads
-from common.replay import memory, pacing, prioritized
+from common.replay import memory, pacing, prioritized, saving
 
 _BLOCKS_AT_ONCE = 16  # At most so many are added to the replay together.
 
@@ -34,6 +34,9 @@ class Run:
     self.replay = prioritized.PrioritizedReplay(
         spec.block, config.replay_capacity, self._suite.frame_stack, config.alpha, config.beta, config.stratified)
     self.ratio = pacing.ReplayRatio(config.replay_ratio, config.min_replay, config.batch_size)
+    self._saver = saving.Saver(self.replay, self._supervisor.folder / 'replay') if config.checkpoint_replay else None
+    if options.resume and config.checkpoint_replay:
+      self._restore_replay()
     self._store = parameters.ParameterStore(self.learner.snapshot())
     self._arrivals = queues.StructureQueue(spec, config.queue_capacity)
     self._samples = queues.StructureQueue(self.replay.sample_spec(config.batch_size), config.prefetch)
@@ -139,13 +142,20 @@ class Run:
       self._store.publish(parameters.Snapshot(updates, update.parameters))
       if updates % config.remove_period == 0:
         self.replay.remove_to_fit()
-      self._recorder.record_update(update, waited, late)
+      self._recorder.record_update(sample, update, waited, late)
       if self._supervisor.is_save_due():
         pulse.enter('saving a checkpoint')
         self._save()
 
   def _save(self) -> None:
     self._supervisor.save(self._recorder.base)
+    if self._saver:
+      self._saver.save()
+
+  def _restore_replay(self) -> None:
+    if not saving.restore(self.replay, self._supervisor.folder / 'replay'):
+      logging.warning('No replay was saved with this run: it is filled anew.')
+    self.ratio.add_inserted(0, self.replay.size())
 
   def _close(self) -> None:
     for part in (self._arrivals, self._samples, self.ratio):

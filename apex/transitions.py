@@ -85,7 +85,7 @@ class Accumulator:
   def __init__(self, suite: suites.Suite, first_environment: int, count: int, length: int, n: int):
     """`first_environment`: the number of the first of these `count` ones among all. `length`: B, in transitions."""
     self._spec = specification(suite, length, n)
-    self._older, self._length, self._n, self._count = suite.frame_stack - 1, length, n, count
+    self._older, self._length, self._n = suite.frame_stack - 1, length, n
     self._environment = first_environment + np.arange(count, dtype=np.int32)
     records = Records(
         self._spec.block.observation, self._spec.block.frame_start, tf.TensorSpec([length + n], tf.int32),
@@ -94,12 +94,17 @@ class Accumulator:
     self._records = Records(*(np.zeros((count, *s.shape), s.dtype.as_numpy_dtype) for s in records))
     self._filled = np.zeros(count, int)
 
-  def restart(self, stacks: np.ndarray | None) -> None:
-    """Drops what was gathered. Takes the first observations' stacks `[N, stack, H, W]` where frames are stacked."""
-    self._filled[:] = 0
-    self._records.start[:, :self._older] = False  # What stands before the start of a game does not matter.
-    if self._older:
-      self._records.observation[:, :self._older] = stacks[:, :-1]
+  def restart(self) -> None:
+    """Drops what was gathered. What comes next must be the first observation of a game, in every environment.
+
+    The environments' first blocks begin with places that hold no transition, in the first environment none, in the last
+    almost all: so blocks are complete one after the other from then on, not all in the same step.
+    """
+    count = len(self._filled)
+    self._filled[:] = np.arange(count) * self._length // count
+    self._records.final[:] = np.arange(self._length + self._n) < self._filled[:, np.newaxis]
+    self._records.start[:] = False
+    self._records.episode_length[:] = 0
 
   def add(self, which: np.ndarray, records: Records, parameter_version: int) -> Shipment | None:
     """Adds a record to some environments.

@@ -4,6 +4,7 @@ import logging
 import pathlib
 import threading
 import time
+import types
 from typing import Callable, Mapping, Sequence
 
 import numpy as np
@@ -12,13 +13,14 @@ import tensorflow as tf
 from common import metrics, progress, settings
 
 _COLUMNS = ('frames', 'updates', 'seconds', 'frames_per_second')
+_NOTHING = types.MappingProxyType({})
 
 
 class Recorder:
   """Collects, from any thread, what updates and finished episodes say; reports it every `log_every_seconds`."""
 
   def __init__(self, config: settings.Settings, tasks: Sequence[str], folder: pathlib.Path, learner: tf.Module,
-               columns: Sequence[str], gauges: Callable[[float], Mapping[str, float]],
+               columns: Sequence[str], gauges: Callable[[Mapping[str, float]], Mapping[str, float]],
                note: Callable[[Mapping[str, float]], str]):
     """Opens the files.
 
@@ -28,7 +30,7 @@ class Recorder:
       folder: of the run.
       learner: whose `updates`, `frames` and `seconds` count.
       columns: of `metrics.csv`, beside the counters and the episodes'.
-      gauges: from the seconds since the last report to columns that are read off when reporting.
+      gauges: from a row to further columns, which are read off when reporting.
       note: from a row to what the line of progress says of it.
     """
     self._config, self._learner, self._gauges, self._note = config, learner, gauges, note
@@ -44,13 +46,22 @@ class Recorder:
       if self._clock is None:
         self._clock = self._interval_start = time.monotonic()
 
-  def record(self, statistics: Mapping[str, float], histograms: Mapping[str, Sequence[float]]) -> None:
-    """Takes in one update's numbers, of which rows have means, and values to draw the distribution of."""
+  def record(self, means: Mapping[str, float] = _NOTHING, distributions: Mapping[str, Sequence[float]] = _NOTHING,
+             totals: Mapping[str, float] = _NOTHING) -> None:
+    """Takes in numbers of what has just been done.
+
+    Args:
+      means: a row has the means of these over its interval.
+      distributions: a row has `NAME_mean` and `NAME_max` of these, TensorBoard their histogram too.
+      totals: a row has the sums of these, by second.
+    """
     with self._lock:
-      for name, value in statistics.items():
-        self._statistics.setdefault(name, []).append(float(value))
-      for name, values in histograms.items():
-        self._histograms.setdefault(name, []).extend(values)
+      for name, value in means.items():
+        self._means.setdefault(name, []).append(float(value))
+      for name, values in distributions.items():
+        self._distributions.setdefault(name, []).extend(values)
+      for name, value in totals.items():
+        self._totals[name] = self._totals.get(name, 0.0) + float(value)
 
   def add_episode(self, task: str, episode_return: float, length: int) -> None:
     with self._lock:
@@ -72,7 +83,7 @@ class Recorder:
 
   def close(self) -> None:
     """Reports what is left, if anything, and closes the files."""
-    if self._clock is not None and (self._statistics or int(self._learner.frames) > self._interval_frames):
+    if self._clock is not None and (self._means or int(self._learner.frames) > self._interval_frames):
       self._report()
     self._writer.close()
 
@@ -82,11 +93,15 @@ class Recorder:
       elapsed, frames = time.monotonic() - self._interval_start, int(self._learner.frames)
       row = {'frames': frames, 'updates': int(self._learner.updates), 'seconds': float(self._learner.seconds),
              'frames_per_second': (frames - self._interval_frames) / elapsed}
-      row |= {name: float(np.mean(values)) for name, values in self._statistics.items()}
-      row |= self._gauges(elapsed) | self._episodes.report()
-      histograms, returns = self._histograms, self._episodes.recent_returns()
+      row |= {name: float(np.mean(values)) for name, values in self._means.items()}
+      row |= {f'{name}_mean': float(np.mean(values)) for name, values in self._distributions.items()}
+      row |= {f'{name}_max': float(np.max(values)) for name, values in self._distributions.items()}
+      row |= {name: total / elapsed for name, total in self._totals.items()}
+      row |= self._episodes.report()
+      distributions, returns = self._distributions, self._episodes.recent_returns()
       self._restart_interval()
-    self._writer.write(row, histograms)
+    row |= self._gauges(row)
+    self._writer.write(row, distributions)
     logging.info('%s', progress.line(
         frames, self._config.total_frames, row['frames_per_second'], self._note(row), returns))
 
@@ -98,4 +113,4 @@ class Recorder:
 
   def _restart_interval(self) -> None:
     self._interval_start, self._interval_frames = time.monotonic(), int(self._learner.frames)
-    self._statistics, self._histograms = {}, {}
+    self._means, self._distributions, self._totals = {}, {}, {}

@@ -3,24 +3,20 @@
 import dataclasses
 from typing import Any, Mapping
 
-from common import errors
+from common import settings
 from common.environments import suite as suites
 
 # Names of `common.networks.TORSOS` and `impala.rewards.FORMS`, said again here: a mistaken flag is not to wait seconds
 # for TensorFlow's import before it is refused.
-TORSOS = ('shallow', 'deep', 'vector')
+TORSOS = ('shallow', 'deep', 'nature', 'vector')
 REWARD_CLIPPINGS = ('none', 'abs_one', 'asymmetric', 'soft_asymmetric')
 CORRECTIONS = ('vtrace', 'one_step', 'epsilon', 'none')
 
 
 @dataclasses.dataclass
-class Config:
+class Config(settings.Settings):
   """Settings of IMPALA; the defaults are the paper's where it has one value for all."""
-  # The environment, see --help.
   env: str = 'doom'
-  seed: int = 1
-  # Environment frames to train for: agent steps x action repeat. The learning rate falls to zero over them.
-  total_frames: int = 1_000_000_000
 
   # Actors.
   # Threads, and environments that each steps together. Measured on 2 cores with scripts/benchmark.py: few large batches
@@ -60,6 +56,7 @@ class Config:
   reward_clipping: str = 'abs_one'
   baseline_cost: float = 0.5
   entropy_cost: float = 0.01
+  # At the start: it falls to zero over `total_frames`.
   learning_rate: float = 0.0006
   rmsprop_decay: float = 0.99
   rmsprop_epsilon: float = 0.1
@@ -71,38 +68,24 @@ class Config:
   replay_fraction: float = 0.0
   replay_capacity: int = 10_000
 
-  # The run.
-  log_every_seconds: float = 10.0
-  checkpoint_every_seconds: float = 120.0
-  # After so long without a trajectory the run says who is silent.
-  stall_seconds: float = 60.0
-  # Episodes for each task in the table at the end; 0 for no table.
-  evaluation_episodes: int = 10
-
   @property
   def replayed_per_batch(self) -> int:
     return round(self.replay_fraction * self.batch_size)
 
   def check(self) -> None:
-    """Refuses values that cannot work.
-
-    Raises:
-      UserError: naming the field, its value and what is expected.
-    """
-    for name in ('total_frames', 'num_actors', 'envs_per_actor', 'unroll_length', 'batch_size', 'queue_capacity',
-                 'replay_capacity', 'learning_rate', 'rmsprop_epsilon', 'dynamic_batch_size', 'log_every_seconds',
-                 'checkpoint_every_seconds', 'stall_seconds'):
-      self._expect(name, getattr(self, name) > 0, 'more than 0')
-    for name in ('discount', 'rmsprop_decay', 'rmsprop_momentum', 'lambda_'):
-      self._expect(name, 0.0 <= getattr(self, name) <= 1.0, 'between 0 and 1')
-    for name in ('seed', 'max_gradient_norm', 'evaluation_episodes', 'entropy_cost', 'baseline_cost'):
-      self._expect(name, getattr(self, name) >= 0, '0 or more')
-    for name, allowed in (('torso', TORSOS), ('correction', CORRECTIONS), ('reward_clipping', REWARD_CLIPPINGS),
-                          ('pg_bootstrap', ('vs', 'values'))):
-      self._expect(name, getattr(self, name) in allowed, f'one of {", ".join(allowed)}')
-    self._expect('replay_fraction', 0.0 <= self.replay_fraction < 1.0, 'at least 0 and less than 1')
-    self._expect('clip_c_threshold', self.clip_c_threshold <= self.clip_rho_threshold,
-                 f'at most clip_rho_threshold, {self.clip_rho_threshold} (section 4.1)')
+    super().check()
+    self.expect_positive(
+        'num_actors', 'envs_per_actor', 'unroll_length', 'batch_size', 'queue_capacity', 'replay_capacity',
+        'learning_rate', 'rmsprop_epsilon', 'dynamic_batch_size')
+    self.expect_fraction('discount', 'rmsprop_decay', 'rmsprop_momentum', 'lambda_')
+    self.expect_at_least_zero('max_gradient_norm', 'entropy_cost', 'baseline_cost')
+    self.expect_one_of('torso', TORSOS)
+    self.expect_one_of('correction', CORRECTIONS)
+    self.expect_one_of('reward_clipping', REWARD_CLIPPINGS)
+    self.expect_one_of('pg_bootstrap', ('vs', 'values'))
+    self.expect('replay_fraction', 0.0 <= self.replay_fraction < 1.0, 'at least 0 and less than 1')
+    self.expect('clip_c_threshold', self.clip_c_threshold <= self.clip_rho_threshold,
+                f'at most clip_rho_threshold, {self.clip_rho_threshold} (section 4.1)')
 
   def check_environment(self, suite: suites.Suite) -> None:
     """Refuses a torso that cannot read what the environment shows.
@@ -111,13 +94,8 @@ class Config:
       UserError: naming both.
     """
     shape = suite.observation_space['observation'].shape
-    self._expect('torso', (self.torso == 'vector') == (len(shape) == 1),
-                 f"'vector' for vectors, 'shallow' or 'deep' for images; {suite.name} shows {shape}")
-
-  def _expect(self, name: str, holds: bool, expected: str) -> None:
-    if not holds:
-      raise errors.UserError(
-          f'{name} is {getattr(self, name)!r}, expected {expected}. Set it with --config.{name}=VALUE')
+    self.expect('torso', (self.torso == 'vector') == (len(shape) == 1),
+                f"'vector' for vectors, 'shallow' or 'deep' for images; {suite.name} shows {shape}")
 
 
 def _rows(base: Mapping[str, Any], **rows: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -140,7 +118,7 @@ _ATARI = dict(
 _REPLAY = dict(replay_fraction=0.5, replay_capacity=10_000)
 
 # The doom suite looks like DMLab to the agent, so every DMLab row runs on it as it stands: --preset=... --env=doom.
-PRESETS: dict[str, dict[str, Any]] = {
+_PRESET_ROWS: dict[str, dict[str, Any]] = {
     # The main job, made to learn within ten minutes on 2 cores: not in the paper.
     'doom': dict(
         env='doom', unroll_length=20, batch_size=16, queue_capacity=20, num_actors=2, envs_per_actor=10,
@@ -174,39 +152,5 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Table 4: the experts, one game a run.
     **_rows(_ATARI, atari_shallow=dict(torso='shallow'), atari_deep=dict(torso='deep')),
 }
-
-# The preset of an environment family that is asked for by --env alone.
-FAMILY_PRESETS = {'doom': 'doom', 'atari': 'atari_shallow', 'gym': 'gym'}
-
-
-def preset(name: str) -> Config:
-  """The config of a preset.
-
-  Raises:
-    UserError: if there is none of this name.
-  """
-  if name not in PRESETS:
-    raise errors.unknown('preset', name, PRESETS)
-  return Config(**PRESETS[name])
-
-
-def from_json(values: Mapping[str, Any]) -> Config:
-  """The config of a run's `config.json`; settings it lacks, of an older version, have their defaults.
-
-  Raises:
-    UserError: for a value of another type than the setting's.
-  """
-  config = Config()
-  for field in dataclasses.fields(Config):
-    value = values.get(field.name, getattr(config, field.name))
-    if field.type is float and type(value) is int:
-      value = float(value)
-    if type(value) is not field.type:
-      raise errors.UserError(f'config.json says {field.name} is {value!r}, expected {field.type.__name__}')
-    setattr(config, field.name, value)
-  return config
-
-
-def preset_for(env: str) -> str:
-  """The preset that suits an environment."""
-  return FAMILY_PRESETS.get(env.partition(':')[0], 'doom')
+PRESETS = settings.Presets(
+    Config, _PRESET_ROWS, {'doom': 'doom', 'atari': 'atari_shallow', 'gym': 'gym'}, default='doom')

@@ -5,77 +5,21 @@ a table of mean returns with 95% bootstrap intervals and writes `evaluation.json
 task, in RUN/videos. Actions are drawn from the policy, as in the paper.
 """
 
-import json
-import logging
-import pathlib
-from typing import Sequence
+from typing import Callable, Sequence
 
-from absl import flags
-
-from common import command_line, environments, errors, files, janitor, run_folder
+from common import command_line, evaluation_command
 from impala import config as configs
-
-_SEED = 10_000  # Away from the seeds of training.
 
 
 def main(argv: Sequence[str]) -> int:
   """Evaluates from its command line."""
-  values = flags.FlagValues()
-  flags.DEFINE_integer('episodes', 100, 'Episodes of each task.', lower_bound=1, flag_values=values)
-  flags.DEFINE_string('checkpoint', 'latest', 'latest, best, or the path of a checkpoint.', flag_values=values)
-  flags.DEFINE_integer('seed', _SEED, 'Of environments and actions.', flag_values=values)
-  flags.DEFINE_boolean('video', False, "Film each task's first episode.", flag_values=values)
-  arguments = command_line.parse_flags(values, argv, __doc__)
-  if len(arguments) != 1:
-    raise errors.UserError(f'expected one folder of a run, got {len(arguments)}: '
-                           'python -m impala.evaluate RUN [--episodes=N]')
-  with janitor.attend():
-    evaluate(pathlib.Path(arguments[0]), values.episodes, values.checkpoint, values.seed, values.video)
-  return 0
+  return evaluation_command.main(argv, __doc__, configs.PRESETS, players)
 
 
-def evaluate(run: pathlib.Path, episodes: int, checkpoint: str = 'latest', seed: int = _SEED,
-             video: bool = False) -> dict[str, dict]:
-  """Evaluates the run in a folder; prints the table and writes `evaluation.json`.
-
-  Args:
-    run: the folder.
-    episodes: of each task.
-    checkpoint: `latest`, `best` or a path.
-    seed: of environments and actions.
-    video: whether to write `videos/TASK.gif`.
-
-  Returns:
-    `random` and `agent`: by task, the summaries of `evaluation.Episodes`.
-
-  Raises:
-    UserError: if the run or the checkpoint cannot be read, or there is nothing to film.
-  """
-  command_line.import_tensorflow()  # Only now: mistaken arguments need not wait for it.
-  from common import evaluation, video as films
-  from impala import players
-  config = configs.from_json(run_folder.load_config(run))
-  suite = environments.load(config.env)
-  if video and len(suite.observation_space['observation'].shape) != 3:
-    raise errors.UserError(f'{config.env} is observed as vectors: there is nothing to film. Leave out --video.')
-  path, make_player = players.from_checkpoint(run, config, suite, checkpoint, seed)
-  logging.info('Evaluating %s: %d episodes of each task.', path, episodes)
-  done = lambda task: logging.info('  %s', task)
-  agent = evaluation.play_all(suite, make_player, episodes, seed, pictures=video, progress=done)
-  chance = evaluation.play_all(
-      suite, lambda task, count: evaluation.random_player(suite.num_actions, seed), episodes, seed)
-  results = {name: {task: played.summary() for task, played in column.items()}
-             for name, column in (('random', chance), ('agent', agent))}
-  with files.replacing(run / 'evaluation.json') as file:
-    json.dump({'checkpoint': str(path), 'env': config.env, 'seed': seed, **results}, file, indent=1)
-  logging.info('\nMean return of %d episodes, 95%% bootstrap interval\n%s\n\nWritten: %s', episodes,
-               evaluation.table(results), run / 'evaluation.json')
-  if video:
-    (run / 'videos').mkdir(exist_ok=True)
-    for task, played in agent.items():
-      films.write_gif(run / 'videos' / f'{task}.gif', played.pictures, suite.steps_per_second)
-    logging.info('Videos: %s', run / 'videos')
-  return results
+def players() -> Callable:
+  """What makes this system's players; imports TensorFlow."""
+  from impala import players as made
+  return made.from_checkpoint
 
 
 if __name__ == '__main__':

@@ -62,18 +62,12 @@ class LocalPolicy:
   """Acts with a copy of the parameters, taken from the store at the start of an unroll and kept throughout it."""
 
   def __init__(self, agent: networks.Agent, suite: suites.Suite, store: parameters.ParameterStore, seed: int):
-    self._store, self._version = store, None
     self.initial_state = agent.initial_state
     self._decide = traced_decide(agent, suite, seed)
-    self._assign = tf.function(lambda values: parameters.assign(agent.trainable_variables, values))
-    self.refresh()  # Also runs `_assign` once, for the reason given in `impala.run.Run.start`.
+    self._copy = parameters.ParameterCopy(agent.trainable_variables, store)
 
   def refresh(self) -> int:
-    snapshot = self._store.latest()
-    if snapshot.version != self._version:
-      self._assign(snapshot.values)
-      self._version = snapshot.version
-    return self._version
+    return self._copy.refresh()
 
   def __call__(self, inputs: networks.AgentInput, core_state: Any) -> Decision:
     with tf.device('/cpu:0'):

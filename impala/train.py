@@ -6,8 +6,8 @@ them into parameters, which it publishes after each update. Ctrl-C saves a check
 
 from typing import Sequence
 
-from common import command_line, environments, janitor
-from impala import config as configs
+from common import command_line, environments, evaluation_command, janitor
+from impala import config as configs, evaluate
 
 _DESCRIPTION = __doc__ + '\nEnvironments (--env):\n{environments}\n'
 
@@ -15,14 +15,13 @@ _DESCRIPTION = __doc__ + '\nEnvironments (--env):\n{environments}\n'
 def main(argv: Sequence[str]) -> int:
   """Runs one training from its command line; returns the exit status."""
   config, options = command_line.parse(
-      argv, _DESCRIPTION.format(environments=environments.describe()), configs.preset, list(configs.PRESETS),
-      configs.preset_for, configs.from_json)
+      argv, _DESCRIPTION.format(environments=environments.describe()), configs.PRESETS)
   with janitor.attend():
     command_line.import_tensorflow()  # Only now: --help and mistaken flags need not wait for it.
-    from impala import evaluate, run
+    from impala import run
     finished = run.Run(config, options).train()
     if finished and config.evaluation_episodes:
-      evaluate.evaluate(options.run_dir, config.evaluation_episodes)
+      evaluation_command.evaluate(options.run_dir, configs.PRESETS, evaluate.players, config.evaluation_episodes)
   return 0 if finished else 130
 
 

@@ -66,7 +66,7 @@ def agent_observation(suite: suites.Suite, environment_observation: Mapping[str,
   """What the network gets of an environment's observation `[N, ...]`: stacks `[N, 4, H, W]` become channels."""
   observation = dict(environment_observation)
   if suite.frame_stack > 1:
-    observation['observation'] = frames.interleave(tf.unstack(observation['observation'], axis=1))
+    observation['observation'] = frames.channels(observation['observation'])
   return observation
 
 

@@ -29,7 +29,7 @@ class TransitionBlock(NamedTuple):
   n_step_return: Any  # float32 [B]: rewards of up to n steps, discounted, to the episode's end at most.
   discount: Any  # float32 [B]: of the bootstrap value; 0 where the episode ended.
   end: Any  # int32 [B].
-  valid: Any  # bool [B]: the place holds a transition; it does not where a time limit's last observation stands.
+  valid: Any  # bool [B]: the place holds a transition; not so, for example, where a time limit's last observation is.
   priority: Any  # float32 [B]: the absolute TD error.
 
 
@@ -86,7 +86,7 @@ class PrioritizedReplay(tf.Module):
       self._frame_start = empty(self.slots * self._entries, spec.frame_start)
       self._per_transition = {
           name: empty(self.slots * self._length, getattr(spec, name))
-          for name in ('action', 'n_step_return', 'discount', 'end')}
+          for name in ('action', 'n_step_return', 'discount', 'end', 'valid')}
       self._tree = sum_tree.SumTree(self.slots * self._length)
       counter = lambda: tf.Variable(0, dtype=tf.int64, trainable=False)
       # Blocks are numbered as they come; those from `_oldest` up to `_newest`, without it, are held.
@@ -149,6 +149,23 @@ class PrioritizedReplay(tf.Module):
     with self._lock:
       return int(self._call(self._remove_to_fit))
 
+  def stamps(self) -> np.ndarray:
+    """The number of the block in every slot, int64 `[slots]`; -1 where none is held."""
+    with self._lock:
+      return self._call(self._read_stamps).numpy()
+
+  def read(self, slots: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The stamps of the blocks in slots int `[M]`, and by name all that a `TransitionBlock` has but its priorities."""
+    with self._lock:
+      stamps, parts = self._call(self._read, tf.constant(slots, tf.int64))
+    return stamps.numpy(), {name: values.numpy() for name, values in parts.items()}
+
+  def priorities(self) -> tuple[np.ndarray, np.ndarray]:
+    """The stamps as from `stamps`, and all priorities float32 `[slots, B]`; those where alpha is 0 are 1."""
+    with self._lock:
+      stamps, priorities = self._call(self._read_priorities)
+    return stamps.numpy(), priorities.numpy()
+
   def sample_spec(self, count: int) -> Sample:
     """The `tf.TensorSpec`s of a sample of so many transitions."""
     return tf.nest.map_structure(lambda x: tf.TensorSpec([count, *x.shape[1:]], x.dtype), self.sample(0))
@@ -167,11 +184,16 @@ class PrioritizedReplay(tf.Module):
           lambda x: tf.TensorSpec([None, *x.shape[1:]] if x.shape.rank else [], x.dtype),
           tf.nest.map_structure(tf.convert_to_tensor, arguments))
       self._graphs[function.__name__] = tf.function(function, input_signature=signature)
-    return self._graphs[function.__name__](*arguments)
+    with tf.device('/cpu:0'):
+      return self._graphs[function.__name__](*arguments)
 
   def _values(self, priority: tf.Tensor) -> tf.Tensor:
     """p^alpha, float64."""
     return tf.clip_by_value(tf.cast(priority, tf.float64), MIN_PRIORITY, MAX_PRIORITY)**self._alpha
+
+  def _priorities(self, values: tf.Tensor) -> tf.Tensor:
+    """The inverse of `_values`, float32."""
+    return tf.cast(values**(1 / self._alpha) if self._alpha else values, tf.float32)
 
   def _rows(self, slots: tf.Tensor, length: int) -> tf.Tensor:
     """The rows of blocks `[M]`, each of `length`; `[M * length]`."""
@@ -236,10 +258,25 @@ class PrioritizedReplay(tf.Module):
         next_observation=tf.gather(self._observation, later), next_frame_start=tf.gather(self._frame_start, later),
         **{name: tf.gather(self._per_transition[name], leaf) for name in ('action', 'n_step_return', 'discount')},
         weight=tf.cast(weight / tf.reduce_max(weight), tf.float32),
-        priority=tf.cast(value**(1 / self._alpha) if self._alpha else value, tf.float32),
+        priority=self._priorities(value),
         age=(self._newest - 1 - stamp) * self._length)
 
   def _update_priorities(self, leaf: tf.Tensor, stamp: tf.Tensor, priority: tf.Tensor) -> tf.Tensor:
     there = tf.gather(self._stamps, leaf // self._length) == stamp
     self._tree.set(tf.boolean_mask(leaf, there), tf.boolean_mask(self._values(priority), there))
     return tf.reduce_sum(tf.cast(tf.logical_not(there), tf.int32))
+
+  def _read_stamps(self) -> tf.Tensor:
+    return tf.identity(self._stamps)
+
+  def _read(self, slots: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    blocks = lambda variable, length: tf.reshape(
+        tf.gather(variable, self._rows(slots, length)), [-1, length, *variable.shape[1:]])
+    parts = {'observation': blocks(self._observation, self._entries),
+             'frame_start': blocks(self._frame_start, self._entries)}
+    parts |= {name: blocks(variable, self._length) for name, variable in self._per_transition.items()}
+    return tf.gather(self._stamps, slots), parts
+
+  def _read_priorities(self) -> tuple[tf.Tensor, tf.Tensor]:
+    leaves = tf.range(self.slots * self._length, dtype=tf.int64)
+    return tf.identity(self._stamps), tf.reshape(self._priorities(self._tree.get(leaves)), [self.slots, self._length])

@@ -1,24 +1,8 @@
 """Uniform replay of structures of tensors, first in, first out (IMPALA, section 5.2.2)."""
 
-import os
 from typing import Any
 
 import tensorflow as tf
-
-from common import errors
-
-
-def check_memory(needed: int, capacity: int) -> None:
-  """Refuses early what the machine cannot hold.
-
-  Raises:
-    UserError: if `needed` bytes are more than the machine has free.
-  """
-  free = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-  if needed > free:
-    raise errors.UserError(
-        f'a replay of {capacity:,} trajectories takes {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free: '
-        f'lower --config.replay_capacity to {int(capacity * 0.8 * free / needed):,} or less')
 
 
 class UniformReplay(tf.Module):

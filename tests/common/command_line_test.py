@@ -15,35 +15,34 @@ DESCRIPTION = 'Trains something.'
 
 
 def parse(*arguments):
-  return command_line.parse(['train.py', *arguments], DESCRIPTION, configs.preset, list(configs.PRESETS),
-                            configs.preset_for, configs.from_json)
+  return command_line.parse(['train.py', *arguments], DESCRIPTION, configs.PRESETS)
 
 
 @pytest.fixture
 def run_dir(tmp_path):
   """A run's folder, whose config differs from its preset."""
   path = tmp_path / 'run'
-  run_folder.create(path, dataclasses.replace(configs.preset('gym'), batch_size=3, seed=11))
+  run_folder.create(path, dataclasses.replace(configs.PRESETS.preset('gym'), batch_size=3, seed=11))
   return path
 
 
 def test_without_arguments_the_main_preset():
   config, options = parse()
-  assert config == configs.preset('doom')
+  assert config == configs.PRESETS.preset('doom')
   assert not options.resume
   assert options.run_dir.parent == pathlib.Path('runs') and options.run_dir.name.startswith('doom-')
 
 
-@pytest.mark.parametrize('name', configs.PRESETS)
+@pytest.mark.parametrize('name', configs.PRESETS.rows)
 def test_presets(name):
-  assert parse(f'--preset={name}')[0] == configs.preset(name)
+  assert parse(f'--preset={name}')[0] == configs.PRESETS.preset(name)
 
 
 @pytest.mark.parametrize('env, preset', [
     ('doom:basic', 'doom'), ('atari:breakout', 'atari_shallow'), ('gym:Acrobot-v1', 'gym')])
 def test_an_environment_alone_chooses_its_preset(env, preset):
   config, options = parse(f'--env={env}')
-  assert config == dataclasses.replace(configs.preset(preset), env=env)
+  assert config == dataclasses.replace(configs.PRESETS.preset(preset), env=env)
   assert options.run_dir.name.startswith(env.replace(':', '-'))
 
 
@@ -51,7 +50,7 @@ def test_flags_go_on_top_of_the_preset():
   config, _ = parse('--preset=gym', '--env=gym:Acrobot-v1', '--total_frames=1234', '--seed=7', '--config.lstm=false',
                     '--config.learning_rate=1e-3', '--config.batch_size', '5', '--config.correction=one_step')
   assert config == dataclasses.replace(
-      configs.preset('gym'), env='gym:Acrobot-v1', total_frames=1234, seed=7, lstm=False, learning_rate=1e-3,
+      configs.PRESETS.preset('gym'), env='gym:Acrobot-v1', total_frames=1234, seed=7, lstm=False, learning_rate=1e-3,
       batch_size=5, correction='one_step')
 
 
@@ -68,9 +67,9 @@ def test_a_short_flag_goes_before_the_long_one(field, value):
 
 
 def test_presets_are_not_changed_by_flags():
-  before = configs.preset('doom')
+  before = configs.PRESETS.preset('doom')
   parse('--config.batch_size=999')
-  assert configs.preset('doom') == before
+  assert configs.PRESETS.preset('doom') == before
 
 
 def test_a_folder_may_be_chosen():
@@ -79,14 +78,14 @@ def test_a_folder_may_be_chosen():
 
 def test_resume_goes_on_with_the_runs_own_config(run_dir):
   config, options = parse('--resume', f'--run_dir={run_dir}')
-  assert config == dataclasses.replace(configs.preset('gym'), batch_size=3, seed=11)
+  assert config == dataclasses.replace(configs.PRESETS.preset('gym'), batch_size=3, seed=11)
   assert options == command_line.Options(run_dir, True)
 
 
 def test_resume_with_flags_on_top(run_dir):
   config, _ = parse('--resume', f'--run_dir={run_dir}', '--total_frames=77', '--config.learning_rate=0.5')
   assert config == dataclasses.replace(
-      configs.preset('gym'), batch_size=3, seed=11, total_frames=77, learning_rate=0.5)
+      configs.PRESETS.preset('gym'), batch_size=3, seed=11, total_frames=77, learning_rate=0.5)
 
 
 def test_resume_of_a_run_of_an_older_version(run_dir):
@@ -95,7 +94,7 @@ def test_resume_of_a_run_of_an_older_version(run_dir):
   del values['log_epsilon']
   (run_dir / 'config.json').write_text(json.dumps({**values, 'gone': 3}))
   assert parse('--resume', f'--run_dir={run_dir}')[0] == dataclasses.replace(
-      configs.preset('gym'), batch_size=3, seed=11)
+      configs.PRESETS.preset('gym'), batch_size=3, seed=11)
 
 
 @pytest.mark.parametrize('argument, words', [
@@ -123,7 +122,7 @@ def test_resume_of_a_run_of_an_older_version(run_dir):
     ('--config.discount=1.5', 'discount is 1.5, expected between 0 and 1'),
     ('--config.learning_rate=nan', 'learning_rate is nan'),
     ('--config.correction=vtrac', "correction is 'vtrac', expected one of vtrace, one_step, epsilon, none"),
-    ('--config.torso=resnet', "torso is 'resnet', expected one of shallow, deep, vector")])
+    ('--config.torso=resnet', "torso is 'resnet', expected one of shallow, deep, nature, vector")])
 def test_mistakes_are_told(argument, words):
   with pytest.raises(errors.UserError, match=words):
     parse(argument)
@@ -163,7 +162,7 @@ def test_help(capsys, flag):
   for name in ('--preset', '--env', '--run_dir', '--total_frames', '--seed', '--[no]resume', '--config.FIELD',
                'batch_size='):
     assert name in shown
-  assert ', '.join(configs.PRESETS) in ' '.join(shown.split())
+  assert ', '.join(configs.PRESETS.rows) in ' '.join(shown.split())
 
 
 def run_script(body, reader=''):

@@ -14,7 +14,7 @@ T, N = 20, 3
 
 
 def make_actor(env: str, preset: str, **settings):
-  config = configs.preset(preset)
+  config = configs.PRESETS.preset(preset)
   for name, value in settings.items():
     setattr(config, name, value)
   suite = environments.load(env)
@@ -116,7 +116,7 @@ def test_an_unroll_keeps_the_parameters_it_started_with():
 
 def test_actors_explore_differently():
   suite = environments.load('gym:CartPole-v1')
-  agent = networks.make_agent(configs.preset('gym'), suite)
+  agent = networks.make_agent(configs.PRESETS.preset('gym'), suite)
   store = parameters.ParameterStore(parameters.Snapshot(0, parameters.flatten(agent.trainable_variables)))
   inputs = networks.AgentInput({'observation': np.zeros((64, 4), np.float32)}, np.zeros(64, np.int32),
                                np.zeros(64, np.float32), np.zeros(64, bool))
@@ -132,10 +132,10 @@ def test_a_crashed_game_is_started_again_and_its_unroll_dropped():
   def put(unroll):
     collected.append(unroll)
     if len(collected) == 2:
-      actor._environment.envs[1]._game.close()  # What a dead engine looks like: the game does not run any more.
+      actor.games._environment.envs[1]._game.close()  # What a dead engine looks like: the game does not run any more.
 
   actor.run(put, lambda: len(collected) >= 4)
-  assert actor.crashes == 1 and len(collected) == 4
+  assert actor.games.crashes == 1 and len(collected) == 4
   assert collected[2].done[:, 0].all()  # All environments of the actor start anew.
 
 
@@ -152,7 +152,7 @@ def test_a_game_that_crashes_for_ever_ends_the_run_with_its_name():
 
 def test_dynamic_batching_decides_as_the_network_does():
   suite = environments.load('gym:CartPole-v1')
-  agent = networks.make_agent(configs.preset('gym'), suite)
+  agent = networks.make_agent(configs.PRESETS.preset('gym'), suite)
   example = policy.example_inputs(suite, N), agent.initial_state(N)
   shared = policy.DynamicBatchingPolicy(agent, suite, lambda: 3, example, max_batch_size=2 * N, timeout_ms=5, seed=1)
   collected = {i: [] for i in range(4)}

@@ -8,9 +8,9 @@ from common import environments, errors, networks
 from impala import config as configs, rewards
 
 
-@pytest.mark.parametrize('name', configs.PRESETS)
+@pytest.mark.parametrize('name', configs.PRESETS.rows)
 def test_every_preset_is_a_valid_config(name):
-  configs.preset(name).check()
+  configs.PRESETS.preset(name).check()
 
 
 def test_names_are_those_of_the_code():
@@ -18,13 +18,13 @@ def test_names_are_those_of_the_code():
 
 
 def test_presets_hold_the_papers_numbers():
-  atari = configs.preset('atari_shallow')  # Table G.1.
+  atari = configs.PRESETS.preset('atari_shallow')  # Table G.1.
   assert (atari.unroll_length, atari.batch_size, atari.discount, atari.entropy_cost, atari.learning_rate,
           atari.rmsprop_epsilon, atari.max_gradient_norm, atari.lstm) == (20, 32, 0.99, 0.01, 0.0006, 0.01, 40.0, False)
-  dmlab = configs.preset('dmlab')  # Tables D.1 to D.3.
+  dmlab = configs.PRESETS.preset('dmlab')  # Tables D.1 to D.3.
   assert (dmlab.unroll_length, dmlab.batch_size, dmlab.discount, dmlab.baseline_cost, dmlab.rmsprop_momentum,
           dmlab.max_gradient_norm, dmlab.lstm) == (100, 32, 0.99, 0.5, 0.0, 0.0, True)
-  replay = configs.preset('table_2_vtrace_replay')  # Section 5.2.2.
+  replay = configs.PRESETS.preset('table_2_vtrace_replay')  # Section 5.2.2.
   assert (replay.replayed_per_batch, replay.replay_capacity) == (16, 10_000)
 
 
@@ -44,9 +44,9 @@ def test_a_torso_that_cannot_read_the_environment_is_refused(env, torso):
 
 def test_an_unknown_preset_suggests_the_nearest():
   with pytest.raises(errors.UserError, match="unknown preset 'atari_shalow'. Did you mean atari_shallow"):
-    configs.preset('atari_shalow')
+    configs.PRESETS.preset('atari_shalow')
 
 
 @pytest.mark.parametrize('env, preset', [('doom:basic', 'doom'), ('atari:pong', 'atari_shallow'), ('gym:X-v0', 'gym')])
 def test_an_environment_has_a_preset_of_its_family(env, preset):
-  assert configs.preset_for(env) == preset
+  assert configs.PRESETS.preset_for(env) == preset

@@ -16,7 +16,7 @@ SUITE = environments.load('gym:CartPole-v1')
 
 
 def make_config(**settings) -> configs.Config:
-  return dataclasses.replace(configs.preset('gym'), unroll_length=T, batch_size=B, total_frames=1000, **settings)
+  return dataclasses.replace(configs.PRESETS.preset('gym'), unroll_length=T, batch_size=B, total_frames=1000, **settings)
 
 
 def make_learner(config: configs.Config) -> learners.Learner:

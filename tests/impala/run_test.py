@@ -163,7 +163,7 @@ def test_an_error_in_an_actor_ends_the_run_with_its_cause(tmp_path):
 def test_a_silent_run_says_who_is_silent(tmp_path):
   process = train('--env=gym:run_test:Stuck-v0', f'--run_dir={tmp_path}/run', '--config.stall_seconds=1')
   line = ''
-  while 'No batch for' not in line or 'choosing' in line:  # Tracing the networks takes a while too.
+  while 'Nothing to learn from for' not in line or 'choosing' in line:  # Tracing the networks takes a while too.
     line = process.stdout.readline()
     assert line, 'the run ended'
   process.send_signal(signal.SIGINT)

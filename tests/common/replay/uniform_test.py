@@ -1,15 +1,10 @@
-"""Uniform replay: what is kept, what is drawn, and what memory it may take."""
-
-import os
-import pathlib
-import re
+"""Uniform replay: what is kept, what is drawn, and what memory it takes."""
 
 import numpy as np
 import pytest
 import scipy.stats
 import tensorflow as tf
 
-from common import errors
 from common.replay import uniform
 
 SPEC = {'number': tf.TensorSpec([], tf.int64), 'picture': (tf.TensorSpec([2, 3], tf.uint8),)}
@@ -104,23 +99,3 @@ def test_an_empty_replay_has_size_zero():
 def test_size_in_bytes_is_that_of_the_arrays():
   arrays = [np.zeros((7,), np.int64), np.zeros((7, 2, 3), np.uint8)]
   assert uniform.UniformReplay.size_in_bytes(SPEC, 7) == sum(array.nbytes for array in arrays)
-
-
-def test_what_fits_is_not_refused():
-  uniform.check_memory(2**20, 10)
-
-
-def test_what_does_not_fit_is_refused_with_a_capacity_that_does():
-  machine = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-  capacity = 1000
-  with pytest.raises(errors.UserError, match='a replay of 1,000 trajectories') as caught:
-    uniform.check_memory(2 * machine, capacity)
-  advised = int(re.search(r'replay_capacity to ([\d,]+)', str(caught.value)).group(1).replace(',', ''))
-  assert 0 < advised < capacity / 2
-  uniform.check_memory(2 * machine * advised // capacity, advised)
-
-
-def test_memory_that_only_caches_files_counts_as_free():
-  """On a machine that has been up for a while most memory caches files, and is given up when it is asked for."""
-  available = re.search(r'MemAvailable: +(\d+) kB', pathlib.Path('/proc/meminfo').read_text())
-  uniform.check_memory(int(available.group(1)) * 1024 // 2, 1000)

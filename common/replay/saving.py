@@ -1,0 +1,106 @@
+"""Saves a prioritized replay beside a run's checkpoints, and restores it.
+
+Every process that saves has a folder of its own, `replay/NUMBER`. In it, a chunk file holds the blocks of some slots; of
+later saves it is written again only if one of these blocks has been replaced. `priorities.npz` is written last, whole:
+it says which blocks are held and their priorities. Blocks that were replaced while a save went on are not in it together
+with their contents: they are lost, as those in flight are.
+"""
+
+import logging
+import pathlib
+import shutil
+import zipfile
+
+import numpy as np
+
+from common import errors, files
+from common.replay import prioritized
+
+_BLOCKS = 128  # To a chunk: 50 MB of Atari's.
+_PRIORITIES = 'priorities.npz'
+
+
+class Saver:
+  """Saves one replay again and again. The replay may be used meanwhile: it is held up for a chunk at a time."""
+
+  def __init__(self, replay: prioritized.PrioritizedReplay, folder: pathlib.Path):
+    """`folder`: of the run's replay, for example `RUN/replay`."""
+    self._replay, self._root = replay, folder
+    self._folder = folder / f'{max(_numbers(folder), default=0) + 1:06}'
+    self._written = np.full(replay.slots, -1)
+
+  def save(self) -> None:
+    """Writes what has changed, then removes what earlier processes have saved."""
+    self._folder.mkdir(parents=True, exist_ok=True)
+    stamps = self._replay.stamps()
+    for first in range(0, self._replay.slots, _BLOCKS):
+      chunk = slice(first, min(first + _BLOCKS, self._replay.slots))
+      if np.any((stamps[chunk] >= 0) & (stamps[chunk] != self._written[chunk])):
+        self._written[chunk], blocks = self._replay.read(np.arange(chunk.start, chunk.stop))
+        _write(self._folder / f'chunk-{first // _BLOCKS:06}.npz', stamp=self._written[chunk], **blocks)
+    stamps, priorities = self._replay.priorities()
+    _write(self._folder / _PRIORITIES, stamp=stamps, priority=priorities)
+    for number in _numbers(self._root):
+      if self._root / f'{number:06}' != self._folder:
+        shutil.rmtree(self._root / f'{number:06}')
+
+
+def restore(replay: prioritized.PrioritizedReplay, folder: pathlib.Path) -> bool:
+  """Fills an empty replay with what was saved last, oldest first.
+
+  Returns:
+    Whether anything was saved.
+
+  Raises:
+    UserError: if it cannot be read, or its transitions are of another form.
+  """
+  saved = [folder / f'{number:06}' for number in _numbers(folder)]
+  saved = [path for path in saved if (path / _PRIORITIES).exists()]
+  if not saved:
+    return False
+  try:
+    _restore(replay, saved[-1])
+  except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    raise errors.UserError(
+        f'the replay saved in {saved[-1]} does not fit or is damaged ({error}). Go on without it, filling the replay '
+        'anew: --config.checkpoint_replay=false') from error
+  return True
+
+
+def _restore(replay: prioritized.PrioritizedReplay, folder: pathlib.Path) -> None:
+  with np.load(folder / _PRIORITIES) as saved:
+    held = {int(stamp): slot for slot, stamp in enumerate(saved['stamp']) if stamp >= 0}
+    priorities = saved['priority']
+  places = []  # Of every block: its stamp, its file, its place there.
+  for path in sorted(folder.glob('chunk-*.npz')):
+    with np.load(path) as chunk:
+      places += [(int(stamp), path, i) for i, stamp in enumerate(chunk['stamp']) if int(stamp) in held]
+  places.sort(key=lambda place: place[0])
+  while places:
+    path = places[0][1]
+    count = next((i for i, place in enumerate(places) if place[1] != path), len(places))
+    count = min(count, replay.slots)  # This replay may be smaller than the one that was saved.
+    stamps, rows = [p[0] for p in places[:count]], [p[2] for p in places[:count]]
+    with np.load(path) as chunk:
+      fields = {name: chunk[name][rows] for name in prioritized.TransitionBlock._fields if name != 'priority'}
+    block = prioritized.TransitionBlock(**fields, priority=priorities[[held[stamp] for stamp in stamps]])
+    _check_form(block, replay.spec)
+    replay.add(block)
+    places = places[count:]
+  logging.info('Restored a replay of %s transitions.', f'{replay.size():,}')
+
+
+def _check_form(block: prioritized.TransitionBlock, spec: prioritized.TransitionBlock) -> None:
+  for name, values, expected in zip(spec._fields, block, spec):
+    if values.shape[1:] != tuple(expected.shape) or values.dtype != expected.dtype.as_numpy_dtype:
+      raise ValueError(f'{name} is {values.dtype} {list(values.shape[1:])} in a block, '
+                       f'expected {expected.dtype.name} {expected.shape.as_list()}')
+
+
+def _write(path: pathlib.Path, **arrays: np.ndarray) -> None:
+  with files.replacing(path, 'wb') as file:
+    np.savez(file, **arrays)
+
+
+def _numbers(folder: pathlib.Path) -> list[int]:
+  return sorted(int(path.name) for path in folder.glob('[0-9]' * 6))

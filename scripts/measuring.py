@@ -1,0 +1,70 @@
+"""Measuring of speed and CPU time, for the benchmarks beside this file."""
+
+import os
+import pathlib
+import threading
+import time
+from typing import Any, Callable
+
+import numpy as np
+
+from common import environments
+
+WARM_UP_SECONDS = 5.0
+
+
+def cores() -> int:
+  """Those that this process may use."""
+  return len(os.sched_getaffinity(0))
+
+
+def environments_alone(suite: environments.Suite, num_actors: int, envs_per_actor: int,
+                       seconds: float) -> tuple[float, float]:
+  """As many threads as actors, random actions. Returns as `measure`."""
+  made = [suite.make(environments.assign(suite.tasks, i * envs_per_actor, envs_per_actor), True)
+          for i in range(num_actors)]
+  for i, environment in enumerate(made):
+    environment.reset(seed=i)
+  try:
+    rngs = [np.random.default_rng(i) for i in range(len(made))]
+    step = lambda i: made[i].step(rngs[i].integers(suite.num_actions, size=envs_per_actor))
+    return measure(step, num_actors, envs_per_actor, seconds)
+  finally:
+    for environment in made:
+      environment.close()
+
+
+def measure(step: Callable[[int], Any], num_threads: int, steps_per_call: int, seconds: float) -> tuple[float, float]:
+  """Calls `step(thread)` in threads for so long; returns agent steps/s and CPU microseconds per agent step."""
+  for i in range(num_threads):
+    step(i)
+    step(i)
+  calls, end = [0] * num_threads, time.monotonic() + seconds
+
+  def work(i: int) -> None:
+    while time.monotonic() < end:
+      step(i)
+      calls[i] += 1
+
+  workers = [threading.Thread(target=work, args=(i,)) for i in range(num_threads)]
+  cpu, started = cpu_seconds(), time.monotonic()
+  for worker in workers:
+    worker.start()
+  for worker in workers:
+    worker.join()
+  steps = sum(calls) * steps_per_call
+  return steps / (time.monotonic() - started), 1e6 * (cpu_seconds() - cpu) / steps
+
+
+def cpu_seconds() -> float:
+  """CPU time so far of this process and of its living children: the games' engines."""
+  ticks = 0
+  for stat in pathlib.Path('/proc').glob('[0-9]*/stat'):
+    try:
+      text = stat.read_text()
+    except OSError:  # It ended meanwhile.
+      continue
+    columns = text.rpartition(')')[2].split()
+    if os.getpid() in (int(stat.parent.name), int(columns[1])):
+      ticks += int(columns[11]) + int(columns[12])
+  return ticks / os.sysconf('SC_CLK_TCK')

@@ -1,0 +1,357 @@
+"""Double Q-learning and the dueling network against plain NumPy in float64, and gradients against finite differences."""
+
+import gymnasium
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from apex import dqn
+from common.environments import suite as suites
+from common.replay import prioritized
+
+INPUT, HIDDEN, ACTIONS, BATCH = 3, 8, 4, 6
+# Float32 sums of up to 64 terms of order one, in three layers, beside float64.
+FORWARD = dict(rtol=1e-5, atol=2e-6)
+
+
+def make_network(seed=0, observation=INPUT):
+  """A network for vectors, whose parameters, biases too, are random numbers of a fixed seed."""
+  space = gymnasium.spaces.Box(-np.inf, np.inf, (observation,), np.float32)
+  network = dqn.DuelingNetwork(space, ACTIONS, 'vector', HIDDEN)
+  rng = np.random.default_rng(seed)
+  for variable in network.trainable_variables:
+    scale = 1.0 / np.sqrt(variable.shape[0] if variable.shape.rank == 2 else 4.0)
+    variable.assign(rng.normal(size=variable.shape, scale=scale))
+  return network
+
+
+def is_of_torso(variable):
+  return 'torso' in variable.name
+
+
+class Replica:
+  """The network in float64 and by its formulas: two layers of tanh, two streams of a relu layer, eq. 9 of dueling."""
+
+  def __init__(self, network):
+    parts = network._torso, network._value, network._advantage
+    self._parts = [[self._weights(part, layer) for layer in range(2)] for part in parts]
+
+  @staticmethod
+  def _weights(part, layer):
+    variables = {v.name.split(':')[0].split('/')[-2][-1] + v.name.split(':')[0][-1]: v
+                 for v in part.trainable_variables}
+    return [variables[f'{layer}{kind}'].numpy().astype(np.float64) for kind in 'wb']
+
+  @property
+  def weights(self):
+    """All arrays, to be changed in place; in the order of torso, value and advantage, layers, weights and biases."""
+    return [array for part in self._parts for layer in part for array in layer]
+
+  def streams(self, x):
+    torso, value, advantage = self._parts
+    for w, b in torso:
+      x = np.tanh(x @ w + b)
+    outputs = []
+    for (w0, b0), (w1, b1) in (value, advantage):
+      outputs.append(np.maximum(x @ w0 + b0, 0.0) @ w1 + b1)
+    return outputs
+
+  def __call__(self, x):
+    value, advantage = self.streams(x)
+    q = np.zeros_like(advantage)
+    for k, a in np.ndindex(*q.shape):
+      q[k, a] = value[k, 0] + advantage[k, a] - sum(advantage[k]) / ACTIONS
+    return q
+
+
+def in_order(network):
+  """The network's variables in the order of `Replica.weights`."""
+  ordered = []
+  for part in (network._torso, network._value, network._advantage):
+    key = lambda v: (v.name.split('/')[-2], 'wb'.index(v.name.split(':')[0][-1]))
+    ordered += sorted(part.trainable_variables, key=key)
+  return ordered
+
+
+def vectors(count=BATCH, seed=1):
+  return np.random.default_rng(seed).normal(size=(count, INPUT)).astype(np.float32)
+
+
+def make_sample(seed=2, discount=None):
+  """A sample of vectors, of which two are of an episode's end."""
+  rng = np.random.default_rng(seed)
+  number = lambda *shape: tf.constant(rng.normal(size=shape), tf.float32)
+  indices, starts = tf.range(BATCH, dtype=tf.int64), tf.zeros([BATCH, 1], tf.bool)
+  return prioritized.Sample(
+      leaf=indices, stamp=indices, observation=number(BATCH, 1, INPUT), frame_start=starts,
+      action=tf.constant(rng.integers(ACTIONS, size=BATCH), tf.int32), n_step_return=number(BATCH),
+      discount=tf.constant([0.97, 0.0, 0.9, 0.97, 0.0, 0.5] if discount is None else [discount] * BATCH),
+      next_observation=number(BATCH, 1, INPUT), next_frame_start=starts,
+      weight=tf.constant(rng.uniform(0.1, 1.0, BATCH), tf.float32), priority=tf.ones([BATCH]), age=indices)
+
+
+def targets_by_hand(sample, next_q, next_target_q):
+  """G_t = R + gamma^n q(S_{t+n}, argmax_a q(S_{t+n}, a, theta), theta^-), sample by sample."""
+  targets = np.zeros(len(next_q))
+  for k, (mine, older) in enumerate(zip(next_q, next_target_q)):
+    best = max(range(len(mine)), key=mine.__getitem__)
+    targets[k] = float(sample.n_step_return[k]) + float(sample.discount[k]) * float(older[best])
+  return targets
+
+
+class TestDoubleQTargets:
+
+  def test_the_network_chooses_and_the_target_network_values(self):
+    target = dqn.double_q_targets(
+        tf.constant([1.0, 1.0]), tf.constant([0.5, 0.0]), tf.constant([[3.0, 5.0, 4.0]] * 2),
+        tf.constant([[70.0, 20.0, 90.0]] * 2))
+    np.testing.assert_array_equal(target, [11.0, 1.0])
+
+  def test_equal_the_formula_sample_by_sample(self):
+    sample, rng = make_sample(), np.random.default_rng(3)
+    next_q, next_target_q = rng.normal(size=(2, BATCH, ACTIONS)).astype(np.float32)
+    targets = dqn.double_q_targets(sample.n_step_return, sample.discount, next_q, next_target_q)
+    assert targets.dtype == tf.float32 and targets.shape == [BATCH]
+    np.testing.assert_allclose(targets, targets_by_hand(sample, next_q, next_target_q), rtol=1e-6, atol=1e-6)
+    # Neither the target network's own best action nor the network's own value would do.
+    alone = [targets_by_hand(sample, q, q) for q in (next_q, next_target_q)]
+    assert all(np.any(np.abs(targets - other) > 0.1) for other in alone)
+
+  def test_carry_no_gradient(self):
+    sample = make_sample()
+    inputs = [sample.n_step_return, sample.discount, *tf.random.stateless_normal([2, BATCH, ACTIONS], [1, 2])]
+    with tf.GradientTape() as tape:
+      tape.watch(inputs)
+      total = tf.reduce_sum(dqn.double_q_targets(*inputs))
+    assert tape.gradient(total, inputs) == [None] * 4
+
+  def test_without_discount_the_next_q_values_do_not_matter(self):
+    returns = tf.constant([0.25, -3.0])
+    garbage = tf.constant([[1e30, -1e30, 0.0], [-1e30, 1e30, 1e-30]])
+    np.testing.assert_array_equal(dqn.double_q_targets(returns, tf.zeros(2), garbage, -garbage), returns)
+
+
+class TestTdLosses:
+
+  def test_are_half_the_squared_error_also_of_large_errors(self):
+    q = tf.constant([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    losses, td_errors, taken = dqn.td_losses(q, tf.constant([1, 0, 1]), tf.constant([3.0, 2.0, 106.0]))
+    np.testing.assert_array_equal(taken, [2.0, 3.0, 6.0])
+    np.testing.assert_array_equal(td_errors, [1.0, -1.0, 100.0])
+    np.testing.assert_array_equal(losses, [0.5, 0.5, 5000.0])
+
+  def test_the_gradient_of_the_weighted_mean_is_of_the_taken_q_values_alone(self):
+    rng, sample = np.random.default_rng(4), make_sample()
+    q = tf.constant(rng.normal(size=(BATCH, ACTIONS)), tf.float32)
+    target = tf.constant(rng.normal(size=BATCH), tf.float32)
+    with tf.GradientTape() as tape:
+      tape.watch(q)
+      loss = tf.reduce_mean(sample.weight * dqn.td_losses(q, sample.action, target).losses)
+    expected = np.zeros((BATCH, ACTIONS))
+    for k, action in enumerate(sample.action.numpy()):
+      expected[k, action] = float(sample.weight[k]) * (float(q[k, action]) - float(target[k])) / BATCH
+    np.testing.assert_allclose(tape.gradient(loss, q), expected, rtol=1e-6, atol=1e-7)
+
+
+class TestDuelingNetwork:
+
+  def test_equals_its_formulas(self):
+    network, x = make_network(), vectors()
+    q = network(x)
+    assert q.dtype == tf.float32 and q.shape == [BATCH, ACTIONS]
+    np.testing.assert_allclose(q, Replica(network)(x.astype(np.float64)), **FORWARD)
+
+  def test_the_mean_over_actions_is_the_value(self):
+    network, x = make_network(), vectors()
+    value, _ = Replica(network).streams(x.astype(np.float64))
+    np.testing.assert_allclose(tf.reduce_mean(network(x), axis=1), value[:, 0], **FORWARD)
+
+  def test_the_best_action_is_the_advantages(self):
+    network, x = make_network(), vectors(200)
+    _, advantage = Replica(network).streams(x.astype(np.float64))
+    np.testing.assert_array_equal(tf.argmax(network(x), axis=1), advantage.argmax(axis=1))
+    assert len(set(advantage.argmax(axis=1))) > 1
+
+  def test_a_constant_added_to_all_advantages_changes_nothing(self):
+    network, x = make_network(), vectors()
+    before, biases = network(x), [v for v in network._advantage.trainable_variables if v.shape == [ACTIONS]]
+    assert len(biases) == 1
+    biases[0].assign_add(tf.fill([ACTIONS], 3.0))
+    np.testing.assert_allclose(network(x), before, **FORWARD)
+    biases[0].assign_add([1.0, 0.0, 0.0, 0.0])  # To one of them: it does.
+    np.testing.assert_allclose(network(x) - before, [[0.75, -0.25, -0.25, -0.25]] * BATCH, rtol=1e-5, atol=4e-6)
+
+  def test_a_constant_added_to_the_value_is_added_to_all_q_values(self):
+    network, x = make_network(), vectors()
+    before, biases = network(x), [v for v in network._value.trainable_variables if v.shape == [1]]
+    biases[0].assign_add([3.0])
+    np.testing.assert_allclose(network(x) - before, np.full((BATCH, ACTIONS), 3.0), rtol=1e-5)
+
+  def test_all_variables_exist_once_it_is_constructed(self):
+    network = make_network()
+    expected = sum(a * b + b for a, b in ((INPUT, 64), (64, 64), (64, HIDDEN), (HIDDEN, 1), (64, HIDDEN),
+                                          (HIDDEN, ACTIONS)))
+    assert sum(v.shape.num_elements() for v in network.trainable_variables) == expected
+    count = len(network.variables)
+    network(vectors())
+    assert len(network.variables) == count
+
+  def test_the_gradient_into_the_torso_is_scaled_and_that_of_the_streams_is_not(self):
+    # By 1 / sqrt(2), as there are two streams: beside the network's own parts, put together without it.
+    network, x = make_network(), vectors()
+    weights = tf.constant(np.random.default_rng(5).normal(size=(BATCH, ACTIONS)), tf.float32)
+    variables, q_values, gradients = network.trainable_variables, [], []
+    for scaled in (True, False):
+      with tf.GradientTape() as tape:
+        if scaled:
+          q = network(x)
+        else:
+          features = network._torso(x)
+          advantage = network._advantage(features)
+          q = network._value(features) + advantage - tf.reduce_mean(advantage, axis=1, keepdims=True)
+        total = tf.reduce_sum(weights * q)
+      gradients.append(tape.gradient(total, variables))
+      q_values.append(q)
+    np.testing.assert_allclose(*q_values, rtol=1e-6, atol=1e-6)
+    scales = {True: np.sqrt(0.5), False: 1.0}
+    for variable, gradient, unscaled in zip(variables, *gradients, strict=True):
+      assert np.any(unscaled.numpy() != 0.0)
+      np.testing.assert_allclose(gradient, scales[is_of_torso(variable)] * unscaled, rtol=1e-5, atol=1e-6)
+    assert sum(map(is_of_torso, variables)) == 4 and len(variables) == 12
+
+
+class TestEvaluateSample:
+
+  def test_targets_and_errors_are_the_formulas(self):
+    network, target_network, sample = make_network(0), make_network(1), make_sample()
+    replica, older = Replica(network), Replica(target_network)
+    next_x = sample.next_observation[:, 0].numpy().astype(np.float64)
+    targets = targets_by_hand(sample, replica(next_x), older(next_x))
+    q = replica(sample.observation[:, 0].numpy().astype(np.float64))
+    taken = np.array([q[k, action] for k, action in enumerate(sample.action.numpy())])
+    evaluated = dqn.evaluate_sample(network, target_network, sample)
+    np.testing.assert_allclose(evaluated.q_values, taken, **FORWARD)
+    np.testing.assert_allclose(evaluated.td_errors, targets - taken, **FORWARD)
+    np.testing.assert_allclose(evaluated.losses, 0.5 * (targets - taken)**2, rtol=2e-5, atol=2e-6)
+
+  @pytest.mark.parametrize('same', [False, True], ids=['another_target', 'itself_as_target'])
+  def test_the_gradient_is_that_of_finite_differences(self, same):
+    # Of the weighted mean, with the targets held fixed: they carry no gradient even where the network is its own
+    # target. What reaches the torso is 1 / sqrt(2) of the loss's gradient.
+    network, sample = make_network(0), make_sample()
+    target_network = network if same else make_network(1)
+    variables = in_order(network)
+    with tf.GradientTape() as tape:
+      loss = tf.reduce_mean(sample.weight * dqn.evaluate_sample(network, target_network, sample).losses)
+    gradients = tape.gradient(loss, variables)
+
+    replica = Replica(network)
+    next_x = sample.next_observation[:, 0].numpy().astype(np.float64)
+    targets = targets_by_hand(sample, replica(next_x), Replica(target_network)(next_x))
+    x, action = sample.observation[:, 0].numpy().astype(np.float64), sample.action.numpy()
+    weight = sample.weight.numpy().astype(np.float64)
+
+    def loss_by_hand():
+      return np.mean(weight * 0.5 * (targets - replica(x)[np.arange(BATCH), action])**2)
+
+    np.testing.assert_allclose(loss, loss_by_hand(), rtol=1e-5)
+    step, rng, checked = 1e-5, np.random.default_rng(6), 0
+    for variable, gradient, array in zip(variables, gradients, replica.weights, strict=True):
+      scale = np.sqrt(0.5) if is_of_torso(variable) else 1.0
+      for index in rng.permutation(list(np.ndindex(*array.shape)))[:40]:
+        at, kept = tuple(index), array[tuple(index)]
+        array[at] = kept + step
+        above = loss_by_hand()
+        array[at] = kept - step
+        difference = (above - loss_by_hand()) / (2 * step)
+        array[at] = kept
+        np.testing.assert_allclose(gradient.numpy()[at], scale * difference, rtol=1e-4, atol=2e-6)
+        checked += abs(difference) > 1e-3
+    assert checked > 100
+
+  def test_the_target_network_gets_no_gradient(self):
+    network, target_network, sample = make_network(0), make_network(1), make_sample()
+    with tf.GradientTape() as tape:
+      loss = tf.reduce_mean(dqn.evaluate_sample(network, target_network, sample).losses)
+    assert all(gradient is None for gradient in tape.gradient(loss, target_network.trainable_variables))
+
+  def test_after_an_episodes_end_next_observations_do_not_matter(self):
+    network, target_network = make_network(0), make_network(1)
+    outputs = []
+    for scale in (1.0, -1e6):
+      sample = make_sample(discount=0.0)
+      sample = sample._replace(next_observation=scale * sample.next_observation,
+                               next_frame_start=tf.fill([BATCH, 1], scale < 0.0))
+      variables = network.trainable_variables
+      with tf.GradientTape() as tape:
+        evaluated = dqn.evaluate_sample(network, target_network, sample)
+        loss = tf.reduce_mean(evaluated.losses)
+      outputs.append([*evaluated, *tape.gradient(loss, variables)])
+    for one, other in zip(*outputs, strict=True):
+      np.testing.assert_array_equal(one, other)
+    taken = tf.gather(network(sample.observation[:, 0]), sample.action, batch_dims=1)
+    np.testing.assert_allclose(outputs[0][1], sample.n_step_return - taken, **FORWARD)
+
+  def test_stacks_of_both_ends_are_rebuilt_and_read(self):
+    # The same as of stacks that were put together by hand.
+    suite = image_suite()
+    network, target_network = (dqn.make_network(suite, 'shallow', HIDDEN) for _ in range(2))
+    sample, rng = make_sample(), np.random.default_rng(7)
+    frames, later = rng.integers(256, size=(2, BATCH, 4, 36, 36), dtype=np.uint8)
+    starts, later_starts = rng.random((2, BATCH, 4)) < 0.3
+    sample = sample._replace(observation=tf.constant(frames), frame_start=tf.constant(starts),
+                             next_observation=tf.constant(later), next_frame_start=tf.constant(later_starts))
+    evaluated = dqn.evaluate_sample(network, target_network, sample)
+    now, after = stacks_by_hand(frames, starts), stacks_by_hand(later, later_starts)
+    targets = targets_by_hand(sample, network(after).numpy(), target_network(after).numpy())
+    taken = network(now).numpy()[np.arange(BATCH), sample.action]
+    np.testing.assert_allclose(evaluated.q_values, taken, **FORWARD)
+    np.testing.assert_allclose(evaluated.td_errors, targets - taken, **FORWARD)
+
+
+def image_suite():
+  space = gymnasium.spaces.Dict({'observation': gymnasium.spaces.Box(0, 255, (4, 36, 36), np.uint8)})
+  return suites.Suite('tiny', ('tiny',), space, ACTIONS, 4, make=None, frame_stack=4)
+
+
+def stacks_by_hand(frames, starts):
+  """Frames `[K, 4, H, W]`, the newest last, as channels; those from before a game's start are zero."""
+  result = np.zeros((*frames.shape[:1], *frames.shape[2:], 4), np.uint8)
+  for k in range(len(frames)):
+    for slot in reversed(range(4)):
+      result[k, ..., slot] = frames[k, slot]
+      if starts[k, slot]:
+        break
+  return result
+
+
+def test_observations_of_single_entries_are_taken_as_they_are():
+  x = vectors()
+  observation = dqn.agent_observation(tf.constant(x[:, np.newaxis]), tf.constant([[True], [False]] * 3))
+  np.testing.assert_array_equal(observation, x)
+
+
+def test_observations_of_frames_are_stacks_that_begin_with_their_game():
+  # All 16 patterns of starts.
+  starts = np.array(list(np.ndindex(2, 2, 2, 2)), bool)
+  frames = np.random.default_rng(8).integers(1, 256, size=(16, 4, 5, 3), dtype=np.uint8)
+  observation = dqn.agent_observation(tf.constant(frames), tf.constant(starts))
+  assert observation.dtype == tf.uint8
+  np.testing.assert_array_equal(observation, stacks_by_hand(frames, starts))
+
+
+def test_networks_of_stacked_frames_read_them_as_channels():
+  network = dqn.make_network(image_suite(), 'shallow', HIDDEN)
+  assert network(tf.zeros([2, 36, 36, 4], tf.uint8)).shape == [2, ACTIONS]
+  kernels = [v.shape for v in network.trainable_variables if v.shape.rank == 4]
+  assert kernels == [[8, 8, 4, 16], [4, 4, 16, 32]]
+
+
+def test_the_papers_network_has_the_papers_size():
+  # Three convolutions on 84x84x4, and two streams of 512 (Wang et al. 2016, whose network Ape-X takes).
+  space = gymnasium.spaces.Dict({'observation': gymnasium.spaces.Box(0, 255, (4, 84, 84), np.uint8)})
+  suite = suites.Suite('game', ('game',), space, 18, 4, make=None, frame_stack=4)
+  convolutions = (8 * 8 * 4 + 1) * 32 + (4 * 4 * 32 + 1) * 64 + (3 * 3 * 64 + 1) * 64
+  streams = 2 * (7 * 7 * 64 + 1) * 512 + (512 + 1) * (1 + 18)
+  network = dqn.make_network(suite, 'nature', 512)
+  assert sum(v.shape.num_elements() for v in network.trainable_variables) == convolutions + streams

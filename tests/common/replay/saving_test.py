@@ -1,0 +1,196 @@
+"""A replay comes back from disk as it was: the same transitions, in the same order, with the same priorities."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from common import errors
+from common.replay import prioritized, saving
+
+B, E, STACK = 5, 9, 2
+SPEC = prioritized.TransitionBlock(
+    observation=tf.TensorSpec([E, 3], tf.uint8), frame_start=tf.TensorSpec([E], tf.bool),
+    action=tf.TensorSpec([B], tf.int32), n_step_return=tf.TensorSpec([B], tf.float32),
+    discount=tf.TensorSpec([B], tf.float32), end=tf.TensorSpec([B], tf.int32), valid=tf.TensorSpec([B], tf.bool),
+    priority=tf.TensorSpec([B], tf.float32))
+
+
+def make(capacity=300, spec=SPEC, alpha=0.6):
+  return prioritized.PrioritizedReplay(spec, capacity, STACK, alpha, 0.4, stratified=False)
+
+
+def block(number: int) -> prioritized.TransitionBlock:
+  """One block whose every part is random but for the returns, which tell its number."""
+  rng = np.random.default_rng(number)
+  valid = rng.random(B) < 0.8
+  return tf.nest.map_structure(lambda x: x[np.newaxis], prioritized.TransitionBlock(
+      rng.integers(256, size=(E, 3), dtype=np.uint8), rng.random(E) < 0.2, rng.integers(9, size=B, dtype=np.int32),
+      np.arange(number * B, number * B + B, dtype=np.float32), rng.random(B).astype(np.float32),
+      np.arange(1, B + 1, dtype=np.int32), valid, np.where(valid, 1 + 10 * rng.random(B), 0).astype(np.float32)))
+
+
+def fill(replay, numbers):
+  for number in numbers:
+    replay.add(block(number))
+
+
+def held(replay) -> list[dict[str, np.ndarray]]:
+  """The blocks, oldest first, with their priorities."""
+  stamps, priorities = replay.priorities()
+  _, parts = replay.read(np.arange(replay.slots))
+  return [{name: values[slot] for name, values in (parts | {'priority': priorities}).items()}
+          for slot in np.argsort(stamps) if stamps[slot] >= 0]
+
+
+def assert_same(first, second, rtol=1e-6):
+  assert len(first) == len(second) > 0
+  for one, other in zip(first, second):
+    for name in one:
+      np.testing.assert_allclose(one[name], other[name], rtol=rtol if name == 'priority' else 0, err_msg=name)
+
+
+def restored(folder, **settings):
+  replay = make(**settings)
+  assert saving.restore(replay, folder)
+  return replay
+
+
+@pytest.mark.parametrize('count', [1, 7, 60, 200], ids=lambda n: f'{n} blocks')
+def test_all_comes_back_in_order(tmp_path, count):
+  replay = make()
+  fill(replay, range(count))  # 200 blocks of 5 wrap around a ring for 330 transitions.
+  saving.Saver(replay, tmp_path).save()
+  again = restored(tmp_path)
+  assert_same(held(replay), held(again))
+  assert again.size() == replay.size()
+
+
+def test_changed_priorities_come_back_too(tmp_path):
+  replay = make()
+  fill(replay, range(10))
+  saver = saving.Saver(replay, tmp_path)
+  saver.save()
+  sample = replay.sample(20)
+  replay.update_priorities(sample.leaf, sample.stamp, 100 + tf.range(20.0))
+  saver.save()
+  assert_same(held(replay), held(restored(tmp_path)))
+  assert max(entry['priority'].max() for entry in held(replay)) > 99
+
+
+def test_what_was_removed_stays_away(tmp_path):
+  replay = make(capacity=100)
+  fill(replay, range(21))
+  saver = saving.Saver(replay, tmp_path)
+  saver.save()
+  assert replay.remove_to_fit() > 0 or replay.size() <= 100
+  fill(replay, range(21, 45))
+  replay.remove_to_fit()
+  saver.save()
+  assert_same(held(replay), held(restored(tmp_path, capacity=100)))
+
+
+def test_only_what_is_new_is_written_again(tmp_path):
+  replay = make(capacity=2000)
+  fill(replay, range(300))
+  saver = saving.Saver(replay, tmp_path)
+  saver.save()
+  written = lambda: {path.name: path.stat().st_mtime_ns for path in tmp_path.glob('*/chunk-*')}
+  before = written()
+  fill(replay, range(300, 310))
+  saver.save()
+  after = written()
+  assert len(before) == 3 and [name for name in after if after[name] != before.get(name)] == ['chunk-000002.npz']
+  assert_same(held(replay), held(restored(tmp_path, capacity=2000)))
+
+
+def test_a_smaller_replay_takes_the_newest(tmp_path):
+  replay = make()
+  fill(replay, range(60))
+  saving.Saver(replay, tmp_path).save()
+  smaller = restored(tmp_path, capacity=100)
+  count = len(held(smaller))
+  assert 100 <= 5 * count <= 120
+  assert_same(held(replay)[-count:], held(smaller))
+
+
+def test_another_process_goes_on_and_clears_up(tmp_path):
+  replay = make()
+  fill(replay, range(30))
+  saving.Saver(replay, tmp_path).save()
+  again = restored(tmp_path)
+  fill(again, range(30, 40))
+  saving.Saver(again, tmp_path).save()
+  assert [path.name for path in tmp_path.iterdir()] == ['000002']
+  fill(replay, range(30, 40))
+  assert_same(held(replay), held(restored(tmp_path)))
+
+
+def test_a_save_that_was_cut_short_leaves_the_one_before(tmp_path):
+  replay = make()
+  fill(replay, range(30))
+  saving.Saver(replay, tmp_path).save()
+  expected = held(replay)
+
+  class Dying:
+    """A replay whose process ends when all but the last file is written."""
+    slots, stamps, read = replay.slots, replay.stamps, replay.read
+
+    def priorities(self):
+      raise KeyboardInterrupt
+
+  fill(replay, range(30, 40))
+  with pytest.raises(KeyboardInterrupt):
+    saving.Saver(Dying(), tmp_path).save()
+  assert sorted(path.name for path in tmp_path.iterdir()) == ['000001', '000002']
+  assert_same(expected, held(restored(tmp_path)))
+
+
+def test_uniform_replay_comes_back(tmp_path):
+  replay = make(alpha=0.0)
+  fill(replay, range(12))
+  saving.Saver(replay, tmp_path).save()
+  assert_same(held(replay), held(restored(tmp_path, alpha=0.0)))
+
+
+def test_nothing_saved_is_no_error(tmp_path):
+  assert not saving.restore(make(), tmp_path)
+
+
+def test_a_damaged_file_is_told(tmp_path):
+  replay = make()
+  fill(replay, range(10))
+  saving.Saver(replay, tmp_path).save()
+  chunk = next(tmp_path.glob('*/chunk-*'))
+  chunk.write_bytes(chunk.read_bytes()[:1000])
+  with pytest.raises(errors.UserError, match='does not fit or is damaged.*--config.checkpoint_replay=false'):
+    saving.restore(make(), tmp_path)
+
+
+def test_transitions_of_another_form_are_refused(tmp_path):
+  replay = make()
+  fill(replay, range(10))
+  saving.Saver(replay, tmp_path).save()
+  other = SPEC._replace(observation=tf.TensorSpec([E, 4], tf.uint8))
+  with pytest.raises(errors.UserError, match=r'observation is uint8 \[9, 3\] in a block, expected uint8 \[9, 4\]'):
+    saving.restore(make(spec=other), tmp_path)
+
+
+def test_saving_while_others_add_loses_only_what_was_replaced_meanwhile(tmp_path):
+  replay = make()
+  fill(replay, range(60))
+
+  class Adding:
+    """A replay to which somebody adds between any two reads."""
+    slots, numbers = replay.slots, iter(range(60, 1000))
+
+    def read(self, slots):
+      fill(replay, [next(self.numbers)])
+      return replay.read(slots)
+
+    stamps, priorities = replay.stamps, replay.priorities
+
+  saving.Saver(Adding(), tmp_path).save()
+  now, again = held(replay), held(restored(tmp_path))
+  assert len(again) >= len(now) - 1
+  keyed = {float(entry['n_step_return'][0]): entry for entry in now}
+  assert_same([keyed[float(entry['n_step_return'][0])] for entry in again], again)

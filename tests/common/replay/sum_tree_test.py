@@ -1,0 +1,227 @@
+"""The sum tree: which leaves it finds, and that its sums stay those of its leaves, however often they change."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from common.replay import sum_tree
+
+SIZES = [1, 2, 3, 7, 8, 9, 100, 128, 1000]
+TINIEST = np.nextafter(0.0, 1.0)
+# What rounding may do its worst with: sums that swallow an addend, that lie between two numbers, or that underflow.
+ADVERSARIES = {
+    'a huge one among tiny ones': [1e-30, 1e-30, 1e30, 1e-30, 1e-30],
+    'huge ones among tiny ones and zeros': [0.0, 1e30, 0.0, 1e-30, 1e30, 0.0, 0.0, 1e-30, 0.0],
+    'zeros on the right': [0.3, 0.1, 0.2, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+    'zeros on the left': [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.3, 0.1],
+    'each other one zero': [0.1, 0.0] * 50,
+    'sums that round up': [1.0, 2.0**-53, 2.0**-53, 1.0 - 2.0**-53, 0.0, 2.0**-52, 3.0, 0.0],
+    'sums that swallow': [2.0**53, 1.0, 1.0, 0.0, 2.0**53, 1.0, 0.0, 1.0],
+    'next to nothing': [TINIEST, 0.0, TINIEST, 1e-300, 0.0],
+    'a single one': [0.0, 0.0, 1.0, 0.0, 0.0],
+    'a tree of one': [0.7]}
+
+
+class Tree:
+  """A sum tree and its operations as graphs, on arrays."""
+
+  def __init__(self, size):
+    self.tree = sum_tree.SumTree(size)
+    self._set, self._get, self._find, self._total = (
+        tf.function(f, reduce_retracing=True)
+        for f in (self.tree.set, self.tree.get, self.tree.find, self.tree.total))
+
+  def set(self, leaves, values):
+    self._set(tf.constant(leaves, tf.int64), tf.constant(values, tf.float64))
+
+  def get(self, leaves):
+    return self._get(tf.constant(leaves, tf.int64)).numpy()
+
+  def find(self, points):
+    return self._find(tf.constant(points, tf.float64)).numpy()
+
+  def total(self):
+    return float(self._total())
+
+  def nodes(self):
+    return self.tree.variables[0].numpy()
+
+
+def filled(values):
+  tree = Tree(len(values))
+  tree.set(np.arange(len(values)), values)
+  return tree
+
+
+def searched(values, points):
+  """The leaf at each point by the definition: the first whose stretch of the line ends beyond it."""
+  ends = np.cumsum(values)
+  return [next(leaf for leaf, end in enumerate(ends) if point < end) for point in points]
+
+
+def whole_numbers(size, seed, zeros=0.3):
+  """Values whose sums are exact in float64; some are zero, but not all."""
+  rng = np.random.default_rng(seed)
+  values = rng.integers(1, 20, size) * (rng.random(size) >= zeros)
+  values[rng.integers(size)] = 7
+  return values.astype(np.float64)
+
+
+def orders_of_magnitude(rng, *shape):
+  """Values between 1e-150 and 1e150, and some zeros."""
+  return 10.0**rng.uniform(-150, 150, shape) * (rng.random(shape) >= 0.2)
+
+
+def assert_each_node_is_the_sum_of_its_two(nodes):
+  half = len(nodes) // 2
+  np.testing.assert_array_equal(nodes[1:half], nodes[2:2 * half:2] + nodes[3:2 * half:2])
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_a_new_tree_is_all_zero(size):
+  tree = Tree(size)
+  assert tree.total() == 0.0
+  np.testing.assert_array_equal(tree.get(np.arange(size)), np.zeros(size))
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_leaves_hold_what_they_were_set_to_last(size):
+  tree, expected, rng = Tree(size), np.zeros(size), np.random.default_rng(size)
+  for _ in range(20):
+    leaves = rng.permutation(size)[:rng.integers(0, size + 1)]
+    expected[leaves] = rng.integers(0, 100, len(leaves))
+    tree.set(leaves, expected[leaves])
+    np.testing.assert_array_equal(tree.get(np.arange(size)), expected)
+    assert tree.total() == expected.sum()
+  asked = rng.integers(size, size=50)
+  np.testing.assert_array_equal(tree.get(asked), expected[asked])
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_it_finds_what_a_search_of_the_prefix_sums_finds(size):
+  for seed in range(3):
+    values = whole_numbers(size, seed)
+    points = np.arange(0.0, values.sum(), 0.5)  # Both ends of each stretch, and points within.
+    points = points[np.random.default_rng(0).permutation(len(points))[:250]]
+    np.testing.assert_array_equal(filled(values).find(points), searched(values, points))
+
+
+@pytest.mark.parametrize('size', [1, 2, 3, 8, 9])
+def test_it_finds_the_same_after_changes(size):
+  tree, values, rng = Tree(size), np.zeros(size), np.random.default_rng(1)
+  for seed in range(10):
+    leaves = rng.permutation(size)[:rng.integers(1, size + 1)]
+    values[leaves] = whole_numbers(size, seed)[leaves]
+    tree.set(leaves, values[leaves])
+    points = np.arange(0.0, values.sum(), 0.5)
+    np.testing.assert_array_equal(tree.find(points), searched(values, points))
+
+
+def test_the_ends_of_each_stretch():
+  tree = filled([4.0, 3.0, 1.0, 2.0])
+  before = lambda x: np.nextafter(x, 0.0)
+  assert tree.find([0.0, before(4.0), 4.0, before(7.0), 7.0, before(8.0), 8.0, before(10.0)]).tolist() == [
+      0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_nothing_to_set_and_nothing_to_find():
+  tree = filled([4.0, 3.0, 1.0])
+  tree.set([], [])
+  assert tree.get(np.arange(3)).tolist() == [4.0, 3.0, 1.0]
+  assert tree.find([]).tolist() == [] and tree.get([]).tolist() == []
+
+
+@pytest.mark.parametrize('size', [1, 2, 5, 64])
+def test_of_a_leaf_that_is_named_more_than_once_one_value_stays(size):
+  rng = np.random.default_rng(0)
+  tree, before = Tree(size), rng.uniform(1.0, 2.0, size)
+  tree.set(np.arange(size), before)
+  for count in [2, 30, 5000]:
+    leaves, values = rng.integers(size, size=count), rng.uniform(3.0, 4.0, count)
+    tree.set(leaves, values)
+    after = tree.get(np.arange(size))
+    for leaf in range(size):
+      named = values[leaves == leaf]
+      assert after[leaf] in (named if len(named) else before[[leaf]])
+    assert_each_node_is_the_sum_of_its_two(tree.nodes())
+    before = after
+
+
+def test_the_same_value_for_a_leaf_named_twice():
+  tree = Tree(3)
+  tree.set([1, 1, 0, 1], [5.0, 5.0, 2.0, 5.0])
+  assert tree.get([0, 1, 2]).tolist() == [2.0, 5.0, 0.0]
+  assert tree.total() == 7.0
+
+
+@pytest.mark.parametrize('values', ADVERSARIES.values(), ids=ADVERSARIES.keys())
+def test_a_leaf_of_zero_is_never_found(values):
+  """Also at the total itself, to which a product of it with a number below 1 can be rounded."""
+  tree, values = filled(values), np.array(values)
+  total, nodes = tree.total(), tree.nodes()
+  # Around every sum that a point is compared with on its way, and around what may be left of the point after that.
+  edges = np.concatenate([nodes, np.cumsum(values), np.cumsum(values[::-1]), total - np.cumsum(values), [total]])
+  around = np.concatenate([edges, np.nextafter(edges, 0.0), np.nextafter(edges, np.inf), edges * (1 - 2.0**-50)])
+  spread = np.concatenate([np.linspace(0.0, total, 1000), total * 2.0**-np.arange(1100)])
+  points = np.concatenate([around, spread])
+  points = points[(points >= 0.0) & (points <= total)]
+  assert total in points and 0.0 in points and np.nextafter(total, 0.0) in points
+  found = tree.find(points)
+  assert found.min() >= 0 and found.max() < len(values)
+  assert values[found].min() > 0.0
+
+
+def test_a_leaf_of_zero_is_never_found_among_random_ones():
+  rng = np.random.default_rng(0)
+  for size in [3, 10, 64, 100]:
+    tree = Tree(size)
+    for _ in range(20):
+      values = orders_of_magnitude(rng, size) if rng.random() < 0.5 else rng.random(size) * rng.integers(2, size=size)
+      values[rng.integers(size)] = 0.1
+      tree.set(np.arange(size), values)
+      total = tree.total()
+      points = np.concatenate([rng.random(300) * total, 10.0**-rng.uniform(0, 300, 100) * total, np.cumsum(values),
+                               [0.0, np.nextafter(total, 0.0), total]])
+      assert values[tree.find(np.clip(points, 0.0, total))].min() > 0.0
+
+
+def test_a_tiny_value_counts_beside_a_large_sum():
+  """A million of 1e9, the most that one can be, and 1e-6, the least: a float32 would not hold the least one."""
+  values = np.full(1_000_001, 1e9)
+  values[0] = 1e-6
+  tree = filled(values)
+  assert tree.find([0.0, 0.9e-6, 1.1e-6]).tolist() == [0, 0, 1]
+
+
+def test_errors_do_not_accumulate_in_a_million_changes():
+  """Each node is, to the last bit, the sum of the two below it; and so it is for any number of changes.
+
+  Values of 300 orders of magnitude come and go: of a sum that were corrected by differences, nothing would be right.
+  """
+  size, batches, batch = 300, 5000, 200
+  rng = np.random.default_rng(0)
+  leaves = rng.permuted(np.tile(np.arange(size), (batches, 1)), axis=1)[:, :batch]
+  values = orders_of_magnitude(rng, batches, batch)
+  tree, expected = Tree(size), np.zeros(size)
+
+  @tf.function
+  def set_all(leaves, values):
+    for i in tf.range(batches):
+      tree.tree.set(leaves[i], values[i])
+
+  set_all(tf.constant(leaves, tf.int64), tf.constant(values))
+  for i in range(batches):
+    expected[leaves[i]] = values[i]
+  np.testing.assert_array_equal(tree.get(np.arange(size)), expected)
+  nodes = tree.nodes()
+  assert_each_node_is_the_sum_of_its_two(nodes)
+  np.testing.assert_array_equal(nodes, filled(expected).nodes())
+  exact, depth = math.fsum(expected), int(np.ceil(np.log2(size)))
+  assert abs(tree.total() - exact) <= depth * 2.0**-53 * exact
+
+  small = rng.random(size)  # After the largest have gone, nothing of them stays.
+  tree.set(np.arange(size), small)
+  np.testing.assert_array_equal(tree.nodes(), filled(small).nodes())
+  assert abs(tree.total() - math.fsum(small)) <= depth * 2.0**-53 * math.fsum(small)
