@@ -118,9 +118,9 @@ _ROWS: dict[str, dict[str, Any]] = {
     'paper': {},
     # Made to learn on 2 cores: not in the paper. The README says what it reaches.
     'atari': dict(
-        num_actors=2, envs_per_actor=16, total_frames=4_000_000, replay_capacity=200_000, min_replay=10_000,
-        replay_ratio=8.0, torso='shallow', hidden_size=256, batch_size=64, prefetch=2, target_period=1000,
-        learning_rate=0.0001),
+        num_actors=2, envs_per_actor=16, total_frames=6_000_000, parameter_pull_frames=80, replay_capacity=200_000,
+        min_replay=10_000, replay_ratio=4.0, torso='shallow', hidden_size=256, batch_size=64, prefetch=2,
+        target_period=500, learning_rate=0.00025),
     # Vectors, for one's own environments and for tests: not in the paper.
     'gym': dict(
         env='gym:CartPole-v1', torso='vector', hidden_size=64, num_actors=2, envs_per_actor=4, block_length=10,

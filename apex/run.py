@@ -109,9 +109,9 @@ class Run:
         return sum(self._add(tf.nest.map_structure(lambda x, i=i: x[i:i + 1], arrived))
                    for i in range(len(arrived.environment)))
       number = int(arrived.environment[0])
+      self._recorder.record_refusal()
       logging.warning('A block of environment %d, of actor %d, is refused: one of its priorities is not finite.',
                       number, number // self._config.envs_per_actor)
-      self._recorder.record_refusal()
       return 0
 
   def _draw(self) -> None:

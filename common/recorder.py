@@ -83,7 +83,7 @@ class Recorder:
 
   def close(self) -> None:
     """Reports what is left, if anything, and closes the files."""
-    if self._clock is not None and (self._means or int(self._learner.frames) > self._interval_frames):
+    if self._clock is not None and (self._means or self._totals):
       self._report()
     self._writer.close()
 

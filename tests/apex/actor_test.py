@@ -1,7 +1,7 @@
 """What actors send, on real environments, against a trace of what these environments really answered.
 
-The trace is written by a wrapper around the vector environment, in the same run. Returns, discounts and bootstrap states
-are taken from it by the formula of section 3.1 of the Ape-X paper (arXiv 1803.00933), step by step.
+The trace is written by a wrapper around the vector environment, in the same run. Returns, discounts and bootstrap
+states are taken from it by the formula of section 3.1 of the Ape-X paper (arXiv 1803.00933), step by step.
 """
 
 import dataclasses
@@ -60,7 +60,7 @@ class Trace:
         [] for _ in range(6))
     self.last = {}  # By step and environment: the observation that a time limit ended.
 
-  def start_and_end(self, t, environment, n, discount, reward):
+  def transition(self, t, environment, n, discount, reward):
     """n-step return, its discount, and the state that it bootstraps from; None after an episode's end."""
     total = 0.0
     for k in range(n):
@@ -135,7 +135,7 @@ class Case(NamedTuple):
 
 CASES = {
     **{f'cartpole_{n}_step': Case(
-        f'gym:{SHORT}', 'gym', 300, dict(n_step=n, block_length=length, local_buffer=20), reward_scale=0.25,
+        f'gym:{SHORT}', 'gym', 300, dict(n_step=n, block_length=length, local_buffer=20), reward_scale=2.5,
         terminations=5, limits=20) for n, length in ((1, 10), (3, 10), (5, 4))},
     'pong_limits': Case('atari:pong', 'atari', 250, dict(block_length=10), 240, reward_scale=2.0, limits=9),
     # Up to the end of a game.
@@ -236,7 +236,7 @@ def test_a_transition_read_from_the_replay_is_what_the_environment_emitted(run, 
   owners, bootstrapped = [environment for environment, _ in blocks_in_order(run)], 0
   for i, leaf in enumerate(sample.leaf):
     environment, step = owners[leaf // config.block_length], steps.ravel()[leaf]
-    total, discount, end = run.trace.start_and_end(step, environment, config.n_step, config.discount, paid(run))
+    total, discount, end = run.trace.transition(step, environment, config.n_step, config.discount, paid(run))
     assert np.array_equal(sample.observation[i], seen(run, run.trace.observations[step][environment]))
     assert sample.action[i] == run.trace.actions[step][environment]
     assert sample.n_step_return[i] == pytest.approx(total, rel=1e-6, abs=1e-6)
@@ -266,7 +266,7 @@ def test_initial_priorities_are_the_td_errors_by_the_actors_q_values(run):
 
 def td_error(run, t, environment, q, last):
   """R + gamma^n max q(S_{t+n}) - q(S_t, A_t); the q-values by step, and those of observations at a time limit."""
-  total, discount, _ = run.trace.start_and_end(t, environment, run.config.n_step, run.config.discount, paid(run))
+  total, discount, _ = run.trace.transition(t, environment, run.config.n_step, run.config.discount, paid(run))
   taken = float(q[t][environment, run.trace.actions[t][environment]])
   if not discount:
     return total - taken

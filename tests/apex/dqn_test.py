@@ -1,4 +1,4 @@
-"""Double Q-learning and the dueling network against plain NumPy in float64, and gradients against finite differences."""
+"""Double Q-learning and the dueling network against plain NumPy in float64, gradients against finite differences."""
 
 import gymnasium
 import numpy as np

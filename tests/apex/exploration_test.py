@@ -1,4 +1,4 @@
-"""The ladder of epsilons against the numbers of section 4.1 of the Ape-X paper (arXiv 1803.00933), and what is drawn."""
+"""The ladder of epsilons against section 4.1 of the Ape-X paper (arXiv 1803.00933), and what is drawn by it."""
 
 import numpy as np
 import pytest

@@ -1,75 +1,18 @@
 """Whole runs in processes of their own: files, refusals, interruption, killing, resuming, failing."""
 
 import json
-import os
-import pathlib
 import signal
-import subprocess
-import sys
 import time
 
-import gymnasium
 import numpy as np
 import pytest
 
-from common import metrics
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-_DEADLINE = 120.0
+from tests.common import runs
+from tests.common.runs import finish, rows, saved_updates, wait_for
 
 
-class Stuck(gymnasium.Env):
-  """An environment that stops answering: for the word on who is silent."""
-  observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
-  action_space = gymnasium.spaces.Discrete(2)
-
-  def reset(self, *, seed=None, options=None):
-    return np.zeros(2, np.float32), {}
-
-  def step(self, action):
-    time.sleep(30.0)
-    return np.zeros(2, np.float32), 0.0, False, False, {}
-
-
-class Faulty(Stuck):
-  """An environment with a mistake in it."""
-
-  def step(self, action):
-    return np.zeros(2, np.float32), 1.0 / int(action * 0), False, False, {}
-
-
-gymnasium.register('Stuck-v0', Stuck)
-gymnasium.register('Faulty-v0', Faulty)
-
-
-def train(*flags: str) -> subprocess.Popen:
-  return subprocess.Popen(
-      [sys.executable, '-u', '-m', 'impala.train', '--env=gym:CartPole-v1', '--config.evaluation_episodes=2',
-       '--config.log_every_seconds=0.5', *flags], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-      env={**os.environ, 'PYTHONPATH': f'{ROOT}:{ROOT}/tests/impala'})
-
-
-def finish(process: subprocess.Popen, status: int = 0) -> str:
-  output, _ = process.communicate(timeout=_DEADLINE)
-  assert process.returncode == status, output
-  assert status == 1 or 'Traceback' not in output
-  return output
-
-
-def wait_for(folder: pathlib.Path, pattern: str, process: subprocess.Popen) -> None:
-  end = time.monotonic() + _DEADLINE
-  while not list(folder.glob(pattern)):
-    assert process.poll() is None, process.stdout.read()
-    assert time.monotonic() < end
-    time.sleep(0.05)
-
-
-def rows(folder: pathlib.Path) -> list[dict[str, float]]:
-  return metrics.read(folder / 'metrics.csv')
-
-
-def saved_updates(folder: pathlib.Path) -> int:
-  return max(int(path.stem.removeprefix('ckpt-')) for path in folder.glob('checkpoints/latest/ckpt-*.index'))
+def train(*flags: str):
+  return runs.start('impala', *flags)
 
 
 @pytest.fixture(scope='module')
@@ -119,9 +62,7 @@ def test_resuming_with_another_network_is_refused(finished):
 def test_an_interrupted_run_saves_and_says_how_to_go_on(tmp_path, number):
   folder = tmp_path / 'run'
   process = train(f'--run_dir={folder}', '--total_frames=100000000')
-  wait_for(folder, 'metrics.csv', process)
-  while not rows(folder):
-    time.sleep(0.05)
+  runs.wait_for_rows(folder, 1, process)
   process.send_signal(number)
   sent = time.monotonic()
   output = finish(process, 130)
@@ -134,9 +75,7 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(tmp_path):
   folder = tmp_path / 'run'
   process = train(f'--run_dir={folder}', '--total_frames=100000000', '--config.checkpoint_every_seconds=1')
   wait_for(folder, 'checkpoints/latest/ckpt-*.index', process)
-  reported = len(rows(folder))
-  while len(rows(folder)) < reported + 2:  # Rows that the checkpoint knows nothing of.
-    time.sleep(0.05)
+  runs.wait_for_rows(folder, len(rows(folder)) + 2, process)  # Rows that the checkpoint knows nothing of.
   process.kill()
   process.communicate()
   saved = saved_updates(folder)
@@ -156,19 +95,19 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(tmp_path):
 
 
 def test_an_error_in_an_actor_ends_the_run_with_its_cause(tmp_path):
-  output = finish(train('--env=gym:run_test:Faulty-v0', f'--run_dir={tmp_path}/run'), 1)
+  output = finish(train('--env=gym:environments:Faulty-v0', f'--run_dir={tmp_path}/run'), 1)
   assert 'ZeroDivisionError' in output
 
 
 def test_a_silent_run_says_who_is_silent(tmp_path):
-  process = train('--env=gym:run_test:Stuck-v0', f'--run_dir={tmp_path}/run', '--config.stall_seconds=1')
+  process = train('--env=gym:environments:Stuck-v0', f'--run_dir={tmp_path}/run', '--config.stall_seconds=1')
   line = ''
   while 'Nothing to learn from for' not in line or 'choosing' in line:  # Tracing the networks takes a while too.
     line = process.stdout.readline()
     assert line, 'the run ended'
   process.send_signal(signal.SIGINT)
   assert 'actor-0 has not ended' in finish(process, 130)  # It sleeps: the run does not wait for it for ever.
-  assert 'actor 0 (run_test:Stuck-v0): stepping environments for' in line
+  assert 'actor 0 (environments:Stuck-v0): stepping environments for' in line
 
 
 def test_dynamic_batching_and_replay_train(tmp_path):

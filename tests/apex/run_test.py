@@ -1,0 +1,163 @@
+"""Whole runs in processes of their own: files, interruption, killing, resuming with and without the replay, failing."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+
+from tests.common import runs
+from tests.common.runs import finish, rows, saved_updates, wait_for
+
+
+def train(*flags: str):
+  return runs.start('apex', '--config.min_replay=500', *flags)
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('runs') / 'finished'
+  return folder, finish(train(f'--run_dir={folder}', '--total_frames=4000', '--seed=4', '--checkpoint_replay'))
+
+
+def test_a_run_leaves_config_metrics_curves_checkpoints_and_an_evaluation(finished):
+  folder, output = finished
+  config = json.loads((folder / 'config.json').read_text())
+  assert config['seed'] == 4 and config['checkpoint_replay']
+  last = rows(folder)[-1]
+  assert 4000 <= last['frames'] < 4200 and saved_updates(folder) >= last['updates'] > 0
+  assert list(folder.glob('checkpoints/best/*.index')) and list(folder.glob('tensorboard/events*'))
+  assert (folder / 'curves.png').stat().st_size > 1000
+  evaluation = json.loads((folder / 'evaluation.json').read_text())
+  assert len(evaluation['agent']['CartPole-v1']['returns']) == len(evaluation['random']['CartPole-v1']['returns']) == 2
+  assert 'updates/s' in output and 'ratio' in output and 'random' in output
+
+
+def test_the_metrics_tell_the_replays_state(finished):
+  last = rows(finished[0])[-1]
+  assert last['replay_size'] == last['frames']  # CartPole has one frame to a step, and nothing has left yet.
+  assert 0 < last['sample_age_mean'] < last['sample_age_max'] < last['frames']
+  assert 0 < last['sampled_priority_mean'] <= last['sampled_priority_max']
+  assert last['parameter_age_mean'] >= 0
+  learning = [row for row in rows(finished[0]) if row['updates'] > 20]
+  assert np.isfinite([[row[name] for name in ('loss', 'q_value', 'td_error', 'weight')] for row in learning]).all()
+
+
+def test_the_replay_ratio_is_held(finished):
+  last = rows(finished[0])[-1]
+  samples, inserted = 64 * last['updates'], last['frames'] - 500
+  assert samples == pytest.approx(8.0 * inserted, rel=0.05)
+
+
+def test_resuming_with_the_replay_goes_on_at_once(finished):
+  folder, _ = finished
+  before = rows(folder)
+  output = finish(train(f'--run_dir={folder}', '--resume', '--total_frames=6000'))
+  after = rows(folder)
+  assert f'Restored a replay of {int(before[-1]["frames"]):,} transitions' in output and 'filling' not in output
+  assert after[:len(before)] == before
+  assert after[-1]['frames'] >= 6000 and after[-1]['updates'] > before[-1]['updates']
+  assert after[-1]['seconds'] > before[-1]['seconds']
+
+
+def test_resuming_without_the_replay_fills_it_anew(tmp_path):
+  folder = tmp_path / 'run'
+  finish(train(f'--run_dir={folder}', '--total_frames=2000'))
+  updates = saved_updates(folder)
+  output = finish(train(f'--run_dir={folder}', '--resume', '--total_frames=2300', '--config.min_replay=1000'))
+  assert 'filling the replay' in output and 'Restored a replay' not in output
+  assert saved_updates(folder) == updates > 0  # 300 transitions are less than the minimum: nothing was learned.
+
+
+def test_resuming_with_another_network_is_refused(finished):
+  output = finish(train(f'--run_dir={finished[0]}', '--resume', '--config.hidden_size=32'), 2)
+  assert 'does not fit' in output and 'another network' in output
+
+
+def test_a_replay_of_other_blocks_is_refused(finished):
+  output = finish(train(f'--run_dir={finished[0]}', '--resume', '--config.block_length=9'), 2)
+  assert 'the replay saved in' in output and '--config.checkpoint_replay=false' in output
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_saves_and_says_how_to_go_on(tmp_path, number):
+  folder = tmp_path / 'run'
+  process = train(f'--run_dir={folder}', '--total_frames=100000000')
+  runs.wait_for_rows(folder, 4, process)
+  process.send_signal(number)
+  output = finish(process, 130)
+  assert f'python -m apex.train --run_dir={folder} --resume' in output
+  assert saved_updates(folder) >= rows(folder)[-1]['updates'] > 0
+
+
+def test_a_killed_run_resumes_from_its_last_checkpoint_and_replay(tmp_path):
+  folder = tmp_path / 'run'
+  process = train(f'--run_dir={folder}', '--total_frames=100000000', '--checkpoint_replay',
+                  '--config.checkpoint_every_seconds=1')
+  wait_for(folder, 'replay/*/priorities.npz', process)
+  runs.wait_for_rows(folder, len(rows(folder)) + 3, process)
+  process.kill()
+  process.communicate()
+  saved = saved_updates(folder)
+  process = train(f'--run_dir={folder}', '--resume', '--config.evaluation_episodes=0')
+  runs.wait_for_rows(folder, len(rows(folder)) + 1, process)
+  process.send_signal(signal.SIGINT)
+  output = finish(process, 130)
+  assert f'ckpt-{saved} at' in output and 'Restored a replay of' in output
+  frames = [row['frames'] for row in rows(folder)]
+  assert frames == sorted(set(frames)) and saved_updates(folder) > saved
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_sample(tmp_path):
+  folder = tmp_path / 'run'
+  output = finish(train(f'--run_dir={folder}', '--config.learning_rate=1e30'), 2)
+  assert 'the loss is not finite at update' in output
+  sample = np.load(folder / 'non_finite_batch.npz')
+  assert sample['n_step_return'].shape == (64,) and np.isfinite(sample['n_step_return']).all()
+
+
+def test_priorities_that_are_no_numbers_are_refused_with_their_actor(tmp_path):
+  process = train('--env=gym:environments:Undefined-v0', f'--run_dir={tmp_path}/run', '--config.num_actors=1')
+  line = ''
+  while 'is refused' not in line:
+    line = process.stdout.readline()
+    assert line, 'the run ended'
+  assert 'of actor 0, is refused: one of its priorities is not finite' in line
+  process.send_signal(signal.SIGINT)
+  finish(process, 130)
+  last = rows(tmp_path / 'run')[-1]
+  assert last['replay_size'] == last['frames'] == 0 and last['refused_blocks_per_second'] > 0
+
+
+def test_an_error_in_an_actor_ends_the_run_with_its_cause(tmp_path):
+  output = finish(train('--env=gym:environments:Faulty-v0', f'--run_dir={tmp_path}/run'), 1)
+  assert 'ZeroDivisionError' in output
+
+
+def test_a_silent_run_says_who_is_silent(tmp_path):
+  process = train('--env=gym:environments:Stuck-v0', f'--run_dir={tmp_path}/run', '--config.stall_seconds=1')
+  line = ''
+  while 'Nothing to learn from for' not in line or 'choosing' in line:
+    line = process.stdout.readline()
+    assert line, 'the run ended'
+  process.send_signal(signal.SIGINT)
+  assert 'actor-0 has not ended' in finish(process, 130)
+  assert 'actor 0 (environments:Stuck-v0): stepping environments for' in line
+
+
+def test_copies_uniform_sampling_and_six_epsilons_train(tmp_path):
+  folder = tmp_path / 'run'
+  finish(train(f'--run_dir={folder}', '--total_frames=2000', '--config.replicas=3', '--config.alpha=0',
+               '--config.distinct_epsilons=6', '--config.stratified=false', '--config.replay_ratio=0'))
+  last = rows(folder)[-1]
+  assert last['replay_size'] == 3 * last['frames'] and last['updates'] > 0 and last['weight'] == 1.0
+
+
+@pytest.mark.parametrize('flags, message', [
+    (['--env=doom'], 'doom has 10 tasks and Ape-X learns one'),
+    (['--config.torso=nature'], "torso is 'nature', expected 'vector' for vectors"),
+    (['--config.replay_capacity=100000000000'], 'lower --config.replay_capacity'),
+    (['--config.replay_capacit=5'], "unknown config field 'replay_capacit'. Did you mean replay_capacity"),
+    (['--preset=figure_4'], "unknown preset 'figure_4'. Did you mean")])
+def test_mistakes_of_the_user_are_one_sentence(flags, message):
+  assert message in finish(train(*flags), 2)

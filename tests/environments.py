@@ -1,0 +1,69 @@
+"""Small environments for tests of whole runs: `gym:environments:NAME`, with tests/ on the path."""
+
+import time
+
+import gymnasium
+import numpy as np
+
+_ROWS, _COLUMNS, _SCALE = 10, 5, 4
+
+
+class Catch(gymnasium.Env):
+  """A ball falls through ten rows, and the paddle below has to be where it lands; seen as pixels.
+
+  Nine steps an episode; 1 at its end if the ball is caught, else -1. A paddle that never moves catches one in
+  five.
+  """
+
+  observation_space = gymnasium.spaces.Box(0, 255, (_ROWS * _SCALE, 2 * _COLUMNS * _SCALE, 1), np.uint8)
+  action_space = gymnasium.spaces.Discrete(3)  # Left, stay, right.
+
+  def reset(self, *, seed=None, options=None):
+    super().reset(seed=seed)
+    self._row, self._ball, self._paddle = 0, int(self.np_random.integers(_COLUMNS)), _COLUMNS // 2
+    return self._pixels(), {}
+
+  def step(self, action):
+    self._paddle = int(np.clip(self._paddle + action - 1, 0, _COLUMNS - 1))
+    self._row += 1
+    landed = self._row == _ROWS - 1
+    reward = (1.0 if self._ball == self._paddle else -1.0) if landed else 0.0
+    return self._pixels(), reward, landed, False, {}
+
+  def _pixels(self) -> np.ndarray:
+    board = np.zeros((_ROWS, _COLUMNS), np.uint8)
+    board[self._row, self._ball] = board[-1, self._paddle] = 255
+    return board.repeat(_SCALE, 0).repeat(2 * _SCALE, 1)[:, :, np.newaxis]
+
+
+class Stuck(gymnasium.Env):
+  """An environment that stops answering: for the word on who is silent."""
+  observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+  action_space = gymnasium.spaces.Discrete(2)
+
+  def reset(self, *, seed=None, options=None):
+    return np.zeros(2, np.float32), {}
+
+  def step(self, action):
+    time.sleep(30.0)
+    return np.zeros(2, np.float32), 0.0, False, False, {}
+
+
+class Faulty(Stuck):
+  """An environment with a mistake in it."""
+
+  def step(self, action):
+    return np.zeros(2, np.float32), 1.0 / int(action * 0), False, False, {}
+
+
+class Undefined(Stuck):
+  """An environment whose rewards are no numbers."""
+
+  def step(self, action):
+    return np.zeros(2, np.float32), float('nan'), False, False, {}
+
+
+gymnasium.register('Catch-v0', Catch)
+gymnasium.register('Stuck-v0', Stuck)
+gymnasium.register('Faulty-v0', Faulty)
+gymnasium.register('Undefined-v0', Undefined)
