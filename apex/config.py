@@ -87,6 +87,8 @@ class Config(settings.Settings):
     self.expect_one_of('torso', TORSOS)
     self.expect('local_buffer', self.local_buffer >= 2 * self.block_length, f'at least two blocks of '
                 f'{self.block_length} transitions (block_length): one that is filled, one on its way')
+    self.expect('distinct_epsilons', self.distinct_epsilons <= self.num_environments,
+                f'at most one for each of the {self.num_environments} environments')
     self.expect('min_replay', self.min_replay <= self.replay_capacity,
                 f'at most replay_capacity, {self.replay_capacity}')
     self.expect('replay_capacity', self.replay_capacity >= 20 * self.block_length,

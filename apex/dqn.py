@@ -95,4 +95,5 @@ def make_network(suite: suites.Suite, torso: str, hidden_size: int) -> DuelingNe
 
 
 def _scale_gradient(x: tf.Tensor, scale: float) -> tf.Tensor:
-  return scale * x + (1.0 - scale) * tf.stop_gradient(x)
+  """x itself, whose gradient is scaled."""
+  return x + (scale - 1.0) * (x - tf.stop_gradient(x))

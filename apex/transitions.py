@@ -104,7 +104,7 @@ class Accumulator:
     self._filled[:] = np.arange(count) * self._length // count
     self._records.final[:] = np.arange(self._length + self._n) < self._filled[:, np.newaxis]
     self._records.start[:] = False
-    self._records.episode_length[:] = 0
+    self._records.episode_return[:], self._records.episode_length[:] = 0.0, 0
 
   def add(self, which: np.ndarray, records: Records, parameter_version: int) -> Shipment | None:
     """Adds a record to some environments.

@@ -52,19 +52,20 @@ class Games:
     self.pulse.enter('making environments')
     self._environment = self._suite.make(self._tasks, True)
     try:
-      begin()
-      in_a_row = 0
+      begun, in_a_row = False, 0
       while not stopped():
         try:
+          if not begun:
+            begin()
+            begun = True
           collected = collect()
           in_a_row = 0
         except suites.EnvironmentCrashed as crash:
-          self.crashes, in_a_row = self.crashes + 1, in_a_row + 1
+          self.crashes, in_a_row, begun = self.crashes + 1, in_a_row + 1, False
           if in_a_row == _MAX_CRASHES:
             raise errors.UserError(f'{self.pulse.name}: environments crashed {in_a_row} times in a row: {crash}'
                                    ) from crash
           logging.warning('actor %d: %s; it is started again, what it was collecting is dropped', self._index, crash)
-          begin()
           continue
         except queues.QueueClosed:
           break

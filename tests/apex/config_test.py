@@ -48,7 +48,7 @@ def test_an_environment_holds_no_more_than_its_local_buffer():
 @pytest.mark.parametrize('field, value', [
     ('batch_size', 0), ('alpha', -0.1), ('beta', 1.5), ('torso', 'huge'), ('local_buffer', 60), ('min_replay', 10**9),
     ('replay_ratio', -1.0), ('n_step', 0), ('evaluation_epsilon', 2.0), ('learning_rate', float('inf')),
-    ('replay_capacity', 100), ('replicas', 0)])
+    ('replay_capacity', 100), ('replicas', 0), ('distinct_epsilons', 400)])
 def test_impossible_values_are_refused_by_name(field, value):
   with pytest.raises(errors.UserError, match=r'(is .*, expected .*--config\.)'):
     dataclasses.replace(configs.Config(), **{field: value}).check()

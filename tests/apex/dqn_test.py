@@ -212,7 +212,7 @@ class TestDuelingNetwork:
         total = tf.reduce_sum(weights * q)
       gradients.append(tape.gradient(total, variables))
       q_values.append(q)
-    np.testing.assert_allclose(*q_values, rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(*q_values)
     scales = {True: np.sqrt(0.5), False: 1.0}
     for variable, gradient, unscaled in zip(variables, *gradients, strict=True):
       assert np.any(unscaled.numpy() != 0.0)

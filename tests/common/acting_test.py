@@ -193,6 +193,26 @@ def test_the_fifth_crash_in_a_row_ends_the_run_and_names_the_actor():
   assert made[0].closed
 
 
+@pytest.mark.parametrize('calls, expected', [([1], 1), ([2, 3], 2)])
+def test_a_crash_while_starting_is_one_too(calls, expected):
+  games, _ = make_games()
+  starting = Failing(calls)
+
+  def begin():
+    starting()
+    games.reset()
+
+  assert run_until(games, 2, Failing([1] if calls[0] > 1 else []), begin=begin) == ([2, 3] if calls[0] > 1 else [1, 2])
+  assert games.crashes == expected + (calls[0] > 1)
+
+
+def test_an_environment_that_never_starts_ends_the_run():
+  games, made = make_games()
+  with pytest.raises(errors.UserError, match='environments crashed 5 times in a row: the game ended in call 5'):
+    run_until(games, 1, games.step, begin=Failing(range(100)))
+  assert made[0].closed
+
+
 def test_an_engine_that_always_dies_ends_the_run():
   games, made = make_games('doom:basic', ['basic'])
 
