@@ -14,10 +14,9 @@ class Actor:
   """Steps N environments, each with an epsilon of its own, and sends a block for each B transitions of one."""
 
   def __init__(self, index: int, suite: suites.Suite, tasks: Sequence[str], policy: policies.Policy,
-               config: configs.Config, epsilons: np.ndarray):
+               config: configs.Config, epsilons: np.ndarray, seed: int):
     """`tasks`: one environment is made for each. `epsilons`: of all environments of all actors, float32."""
     count, first = len(tasks), index * config.envs_per_actor
-    seed = config.seed + 1000 * (index + 1)
     self.games = acting.Games(index, suite, tasks, seed)
     self._suite, self._policy, self._config = suite, policy, config
     self._epsilon, self._rng = epsilons[first:first + count], np.random.default_rng(seed)

@@ -6,9 +6,6 @@ from typing import Any
 from common import errors, settings
 from common.environments import suite as suites
 
-# Names of `common.networks.TORSOS`, said again here: a mistaken flag is not to wait seconds for TensorFlow's import.
-TORSOS = ('shallow', 'deep', 'nature', 'vector')
-
 
 @dataclasses.dataclass
 class Config(settings.Settings):
@@ -56,7 +53,7 @@ class Config(settings.Settings):
 
   # Learner.
   batch_size: int = 512
-  # Batches drawn ahead.
+  # Batches drawn ahead; one more is in the hands of the thread that draws.
   prefetch: int = 16
   target_period: int = 2_500
   learning_rate: float = 0.00025 / 4
@@ -84,7 +81,7 @@ class Config(settings.Settings):
         'target_period', 'learning_rate', 'rmsprop_epsilon')
     self.expect_at_least_zero('distinct_epsilons', 'alpha', 'replay_ratio', 'max_gradient_norm')
     self.expect_fraction('discount', 'beta', 'rmsprop_decay', 'evaluation_epsilon')
-    self.expect_one_of('torso', TORSOS)
+    self.expect_one_of('torso', settings.TORSOS)
     self.expect('local_buffer', self.local_buffer >= 2 * self.block_length, f'at least two blocks of '
                 f'{self.block_length} transitions (block_length): one that is filled, one on its way')
     self.expect('distinct_epsilons', self.distinct_epsilons <= self.num_environments,
@@ -103,9 +100,7 @@ class Config(settings.Settings):
     if len(suite.tasks) > 1:
       raise errors.UserError(f'{suite.name} has {len(suite.tasks)} tasks and Ape-X learns one: name it, for example '
                              f'--env={suite.name}:{suite.tasks[0]}')
-    shape = suite.observation_space['observation'].shape
-    self.expect('torso', (self.torso == 'vector') == (len(shape) == 1),
-                f"'vector' for vectors, another for images; {suite.name} shows {shape}")
+    self.check_torso(suite)
 
 
 _STUDY = dict(total_frames=4_700_000_000)  # 35 hours at 37,000 frames/s (Figures 4 and 5).

@@ -5,7 +5,7 @@ from typing import Callable
 import numpy as np
 import tensorflow as tf
 
-from apex import dqn
+from apex import config as configs, dqn
 from common import frames
 from common.distributed import parameters
 from common.environments import suite as suites
@@ -24,6 +24,12 @@ def traced_q_values(network: dqn.DuelingNetwork, suite: suites.Suite) -> Callabl
   return traced
 
 
+def make(config: configs.Config, suite: suites.Suite, store: parameters.ParameterStore) -> 'Policy':
+  """An actor's policy, on the CPU, as in the paper."""
+  with tf.device('/cpu:0'):
+    return Policy(dqn.make_network(suite, config.torso, config.hidden_size), suite, store)
+
+
 class Policy:
   """Q-values by the actor's own copy of the parameters."""
 
@@ -33,7 +39,8 @@ class Policy:
 
   def refresh(self) -> int:
     """Takes the latest parameters; returns their version."""
-    return self._copy.refresh()
+    with tf.device('/cpu:0'):
+      return self._copy.refresh()
 
   def __call__(self, observation: np.ndarray) -> np.ndarray:
     """q-values float32 `[N, A]` for observations `[N, ...]` as the environment gives them."""

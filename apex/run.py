@@ -5,12 +5,13 @@ import time
 
 import tensorflow as tf
 
-from apex import actor as actors, config as configs, dqn, exploration, learner as learners, policy, recorder, transitions
-from common import command_line, environments, supervisor
+from apex import actor as actors, config as configs, exploration, learner as learners, policy, recorder, transitions
+from common import acting, command_line, environments, errors, supervisor
 from common.distributed import parameters, queues, threads
 from common.replay import memory, pacing, prioritized, saving
 
 _BLOCKS_AT_ONCE = 16  # At most so many are added to the replay together.
+_MAX_REFUSED = 200  # In a row.
 
 
 class Run:
@@ -27,12 +28,15 @@ class Run:
     config.check_environment(self._suite)
     tf.random.set_seed(config.seed)
     spec = transitions.specification(self._suite, config.block_length, config.n_step)
-    memory.check(prioritized.PrioritizedReplay.size_in_bytes(spec.block, config.replay_capacity),
+    memory.check(lambda capacity: prioritized.PrioritizedReplay.size_in_bytes(spec.block, capacity),
                  config.replay_capacity, 'transitions')
     self.learner = learners.Learner(config, self._suite)
     self._supervisor = supervisor.Supervisor(config, options, self.learner)
     self.replay = prioritized.PrioritizedReplay(
         spec.block, config.replay_capacity, self._suite.frame_stack, config.alpha, config.beta, config.stratified)
+    if config.total_frames < config.min_replay * self._suite.action_repeat:
+      logging.warning('Nothing will be learned: the run ends at %s frames, before the replay holds the %s transitions '
+                      'at which learning starts.', f'{config.total_frames:,}', f'{config.min_replay:,}')
     self.ratio = pacing.ReplayRatio(config.replay_ratio, config.min_replay, config.batch_size)
     self._saver = saving.Saver(self.replay, self._supervisor.folder / 'replay') if config.checkpoint_replay else None
     if options.resume and config.checkpoint_replay:
@@ -44,6 +48,7 @@ class Run:
     self._actors = self._make_actors()
     self._recorder = recorder.Recorder(config, self._suite, self._supervisor.folder, self.learner, self.replay,
                                        self.ratio, self._arrivals, self._actors, self._epsilons)
+    self._refused_in_a_row = 0
     self._pulses = {name: threads.Pulse(name) for name in ('writer', 'sampler', 'learner')}
 
   def train(self) -> bool:
@@ -63,7 +68,7 @@ class Run:
         self._supervisor.folder)
     return self._supervisor.watch(
         self.start, self._recorder.base, self._save, self._pulses['writer'],
-        [actor.games.pulse for actor in self._actors], 'python -m apex.train')
+        [*(actor.games.pulse for actor in self._actors), *self._pulses.values()], 'python -m apex.train')
 
   def start(self) -> threads.Crew:
     """Starts all threads; the caller ends the crew. The end of training stops it.
@@ -94,25 +99,30 @@ class Run:
       pulse.enter('waiting for transitions')
       arrived = self._arrivals.take_many(min(max(1, self._arrivals.size()), _BLOCKS_AT_ONCE))
       pulse.enter('adding transitions')
-      inserted = sum(self._add(arrived) for _ in range(config.replicas))
+      arrived = self._without_refused(arrived)
+      inserted = sum(self.replay.add(arrived.block) for _ in range(config.replicas))
       self.ratio.add_inserted(inserted, self.replay.size())
       self.learner.frames.assign_add(inserted // config.replicas * self._suite.action_repeat)
       self._recorder.record_arrival(arrived, inserted)
     crew.stop.set()
 
-  def _add(self, arrived: transitions.Shipment) -> int:
-    """Adds blocks; those with a priority that is not a number are left out, and their environments named."""
-    try:
-      return self.replay.add(arrived.block)
-    except prioritized.RefusedPriority:
-      if len(arrived.environment) > 1:
-        return sum(self._add(tf.nest.map_structure(lambda x, i=i: x[i:i + 1], arrived))
-                   for i in range(len(arrived.environment)))
-      number = int(arrived.environment[0])
+  def _without_refused(self, arrived: transitions.Shipment) -> transitions.Shipment:
+    """Leaves out blocks with a priority that is no number, and names their environments.
+
+    Raises:
+      UserError: if nothing else has come for long.
+    """
+    bad = prioritized.refused(arrived.block.priority)
+    self._refused_in_a_row = 0 if not bad.all() else self._refused_in_a_row + len(bad)
+    for number in arrived.environment.numpy()[bad]:
+      name = f'environment {number}, of actor {number // self._config.envs_per_actor}'
+      logging.warning('A block of %s, is refused: one of its priorities is not finite.', name)
       self._recorder.record_refusal()
-      logging.warning('A block of environment %d, of actor %d, is refused: one of its priorities is not finite.',
-                      number, number // self._config.envs_per_actor)
-      return 0
+      if self._refused_in_a_row > _MAX_REFUSED:
+        raise errors.UserError(
+            f'the last {self._refused_in_a_row} blocks were all refused, at last one of {name}: their priorities are '
+            f'not finite. Do rewards or observations of {self._config.env} hold NaN?')
+    return tf.nest.map_structure(lambda x: x[~bad], arrived) if bad.any() else arrived
 
   def _draw(self) -> None:
     """The sampler's thread: draws batches ahead of the learner."""
@@ -130,9 +140,9 @@ class Run:
     config, learner, pulse = self._config, self.learner, self._pulses['learner']
     while not crew.stop.is_set():
       pulse.enter('waiting for samples')
-      started = time.monotonic()
+      started, filled = time.monotonic(), self.ratio.is_filled()
       sample = self._samples.take()
-      waited = time.monotonic() - started
+      waited = time.monotonic() - started if filled else 0.0
       pulse.enter('updating')
       update = learner.update(sample)
       if not update.statistics['finite']:
@@ -148,13 +158,14 @@ class Run:
         self._save()
 
   def _save(self) -> None:
-    self._supervisor.save(self._recorder.base)
-    if self._saver:
-      self._saver.save()
+    self._supervisor.save(self._recorder.base, *([self._saver.save] if self._saver else []))
 
   def _restore_replay(self) -> None:
-    if not saving.restore(self.replay, self._supervisor.folder / 'replay'):
+    updates = saving.restore(self.replay, self._supervisor.folder / 'replay')
+    if updates is None:
       logging.warning('No replay was saved with this run: it is filled anew.')
+    elif updates != int(self.learner.updates):
+      logging.warning('The replay was saved at update %d, the checkpoint at update %d.', updates, self.learner.updates)
     self.ratio.add_inserted(0, self.replay.size())
 
   def _close(self) -> None:
@@ -163,8 +174,7 @@ class Run:
 
   def _make_actors(self) -> list[actors.Actor]:
     config, suite = self._config, self._suite
-    with tf.device('/cpu:0'):  # As in the paper, actors run on the CPU.
-      policies = [policy.Policy(dqn.make_network(suite, config.torso, config.hidden_size), suite, self._store)
-                  for _ in range(config.num_actors)]
+    policies = [policy.make(config, suite, self._store) for _ in range(config.num_actors)]
     tasks = [suite.tasks[0]] * config.envs_per_actor
-    return [actors.Actor(i, suite, tasks, policies[i], config, self._epsilons) for i in range(config.num_actors)]
+    return [actors.Actor(i, suite, tasks, policies[i], config, self._epsilons, acting.seed_of(config.seed, i, self.frames()))
+            for i in range(config.num_actors)]

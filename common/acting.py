@@ -13,6 +13,11 @@ from common.environments import suite as suites
 _MAX_CRASHES = 5  # In a row, without anything collected between them.
 
 
+def seed_of(run_seed: int, actor: int, frames: int) -> int:
+  """An actor's seed, below 10^9; a run that is resumed after some frames has others than at its start."""
+  return int(np.random.SeedSequence([run_seed, actor, frames]).generate_state(1)[0]) % 1_000_000_000
+
+
 class Step(NamedTuple):
   """What N environments answered; arrays `[N]`, observations as the environment gives them."""
   observation: Any  # By name, `[N, ...]`; where an episode ended, the first of the next. Overwritten by the next step.
@@ -79,7 +84,7 @@ class Games:
     self.pulse.enter('resetting environments')
     count = len(self._tasks)
     # A crash restarts games under other seeds: the same ones would replay the same episodes.
-    observation, _ = self._environment.reset(seed=self._seed + 1_000_003 * self.crashes)
+    observation, _ = self._environment.reset(seed=self._seed + 1_000_003 * (self.crashes % 900))
     self._running_return, self._running_length = np.zeros(count, np.float64), np.zeros(count, np.int32)
     return observation
 

@@ -1,6 +1,7 @@
 """Checkpoints of a run: the last few, and the best one."""
 
 import json
+import logging
 import pathlib
 from typing import Mapping
 
@@ -40,20 +41,34 @@ class Checkpoints:
   def restore(self, which: str = 'latest') -> str:
     """Restores `latest`, `best`, or the checkpoint at a path; of all that is trackable, or of what a model has of it.
 
+    Where the latest cannot be read, the one before it is taken, with a warning.
+
+    Returns:
+      The path.
+
     Raises:
       UserError: if there is none, it cannot be read, or it is of another network.
     """
-    path = {'latest': self._latest.latest_checkpoint, 'best': self._best.latest_checkpoint}.get(which, which)
-    if not path or not tf.io.gfile.glob(f'{path}.index'):
+    paths = {'latest': self._latest.checkpoints[::-1], 'best': self._best.checkpoints[::-1]}.get(which, [which])
+    paths = [path for path in paths if tf.io.gfile.glob(f'{path}.index')]
+    if not paths:
       raise errors.UserError(f'there is no checkpoint {which!r} in {self._folder}: expected latest, best or a path '
                              f'such as {self._folder}/latest/ckpt-100')
+    for path in paths[:-1]:
+      try:
+        return self._restore(path)
+      except errors.UserError as error:
+        logging.warning('%s The one before it is tried.', error)
+    return self._restore(paths[-1])
+
+  def _restore(self, path: str) -> str:
     try:
       self._checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
     except (ValueError, IndexError, AssertionError, tf.errors.OpError) as error:
       reason = str(error).strip().splitlines()[0]
       raise errors.UserError(
           f'the checkpoint {path} does not fit: it is damaged, or of another network or optimizer than the config '
-          f'says. An earlier one may do: --checkpoint=PATH. ({reason})') from error
+          f'says. ({reason})') from error
     return path
 
 

@@ -9,7 +9,7 @@ from absl import flags
 
 from common import command_line, environments, errors, files, janitor, run_folder, settings
 
-_SEED = 10_000  # Away from the seeds of training.
+_SEED = 2_000_000_000  # Beyond the seeds of training.
 
 # From a run's folder, its config, its suite, which checkpoint and a seed, to the checkpoint's path and what makes a
 # player for a task and a number of environments.

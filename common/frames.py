@@ -57,5 +57,6 @@ def stacks(frames: tf.Tensor, starts: tf.Tensor) -> tf.Tensor:
   Returns:
     uint8 `[K, H, W, size]`.
   """
-  visible = tf.math.cumprod(1 - tf.cast(starts, tf.uint8), axis=1, exclusive=True, reverse=True)
-  return channels(frames * visible[:, :, tf.newaxis, tf.newaxis])
+  # A frame is seen if no game began at any of the frames after it: a product, from the newest on.
+  visible = tf.math.cumprod(1.0 - tf.cast(starts, tf.float32), axis=1, exclusive=True, reverse=True)
+  return channels(frames * tf.cast(visible, tf.uint8)[:, :, tf.newaxis, tf.newaxis])

@@ -23,9 +23,9 @@ class EpisodeWindow:
     self._new[task].append((episode_return, length))
     self._recent[task].append(episode_return)
 
-  def recent_returns(self) -> dict[str, float]:
-    """Mean return over the last episodes of each task that has ended one."""
-    return {task: float(np.mean(returns)) for task, returns in self._recent.items() if returns}
+  def recent_returns(self, episodes: int = 1) -> dict[str, float]:
+    """Mean return over the last episodes of each task that has ended so many."""
+    return {task: float(np.mean(returns)) for task, returns in self._recent.items() if len(returns) >= episodes}
 
   def report(self) -> dict[str, float]:
     """Means since the last call, as columns; tasks without a finished episode are left out."""

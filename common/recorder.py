@@ -13,6 +13,7 @@ import tensorflow as tf
 from common import metrics, progress, settings
 
 _COLUMNS = ('frames', 'updates', 'seconds', 'frames_per_second')
+_SETTLED = 10  # Episodes.
 _NOTHING = types.MappingProxyType({})
 
 
@@ -38,7 +39,7 @@ class Recorder:
     self._writer = metrics.MetricsWriter(folder, columns, int(learner.frames))
     self._episodes, self._lock = metrics.EpisodeWindow(tasks), threading.Lock()
     self._clock = None
-    self._restart_interval()
+    self._restart_interval(time.monotonic())
 
   def start_clock(self) -> None:
     """Called when the first data are there: time before that is set-up (tracing, engines starting)."""
@@ -71,10 +72,15 @@ class Recorder:
     with self._lock:
       return self._episodes.recent_returns()
 
+  def settled_returns(self) -> dict[str, float]:
+    """As `recent_returns`, of tasks that have ended enough episodes to compare them."""
+    with self._lock:
+      return self._episodes.recent_returns(_SETTLED)
+
   def update_clock(self) -> None:
     """Brings the learner's count of seconds, which is in its checkpoint, up to date."""
     with self._lock:
-      self._update_clock()
+      self._update_clock(time.monotonic())
 
   def report_if_due(self) -> None:
     """Reports if it is time to, once the clock runs. Called by one thread only, as `close` is."""
@@ -89,8 +95,9 @@ class Recorder:
 
   def _report(self) -> None:
     with self._lock:
-      self._update_clock()
-      elapsed, frames = time.monotonic() - self._interval_start, int(self._learner.frames)
+      now, frames = time.monotonic(), int(self._learner.frames)
+      self._update_clock(now)
+      elapsed = now - self._interval_start
       row = {'frames': frames, 'updates': int(self._learner.updates), 'seconds': float(self._learner.seconds),
              'frames_per_second': (frames - self._interval_frames) / elapsed}
       row |= {name: float(np.mean(values)) for name, values in self._means.items()}
@@ -99,18 +106,17 @@ class Recorder:
       row |= {name: total / elapsed for name, total in self._totals.items()}
       row |= self._episodes.report()
       distributions, returns = self._distributions, self._episodes.recent_returns()
-      self._restart_interval()
+      self._restart_interval(now)
     row |= self._gauges(row)
     self._writer.write(row, distributions)
     logging.info('%s', progress.line(
         frames, self._config.total_frames, row['frames_per_second'], self._note(row), returns))
 
-  def _update_clock(self) -> None:
+  def _update_clock(self, now: float) -> None:
     if self._clock is not None:
-      now = time.monotonic()
       self._learner.seconds.assign_add(now - self._clock)
       self._clock = now
 
-  def _restart_interval(self) -> None:
-    self._interval_start, self._interval_frames = time.monotonic(), int(self._learner.frames)
+  def _restart_interval(self, now: float) -> None:
+    self._interval_start, self._interval_frames = now, int(self._learner.frames)
     self._means, self._distributions, self._totals = {}, {}, {}

@@ -4,6 +4,11 @@ import dataclasses
 from typing import Any, Generic, Mapping, TypeVar
 
 from common import errors
+from common.environments import suite as suites
+
+# Names of `common.networks.TORSOS`, said again here: a mistaken flag is not to wait seconds for TensorFlow's import. With
+# the smallest height and width of an image that each can read; None for those that read vectors.
+TORSOS = {'shallow': 20, 'deep': 1, 'nature': 36, 'vector': None}
 
 
 @dataclasses.dataclass
@@ -30,6 +35,20 @@ class Settings:
     """
     self.expect_positive('total_frames', 'log_every_seconds', 'checkpoint_every_seconds', 'stall_seconds')
     self.expect_at_least_zero('seed', 'evaluation_episodes')
+
+  def check_torso(self, suite: suites.Suite) -> None:
+    """Refuses a `torso` that cannot read what the environment shows.
+
+    Raises:
+      UserError: naming both.
+    """
+    shape = suite.observation_space['observation'].shape
+    smallest = TORSOS[self.torso]
+    self.expect('torso', (smallest is None) == (len(shape) == 1),
+                f"'vector' for vectors, another for images; {suite.name} shows {shape}")
+    size = shape[1:] if suite.frame_stack > 1 else shape[:2]
+    self.expect('torso', smallest is None or min(size) >= smallest,
+                f'one for images as small as those of {suite.name}, {size}; {self.torso} needs {smallest} pixels each way')
 
   def expect(self, name: str, holds: bool, expected: str) -> None:
     if not holds:

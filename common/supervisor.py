@@ -1,5 +1,6 @@
 """A run from outside: its folder, its checkpoints, and the main thread that watches over its crew."""
 
+import contextlib
 import logging
 import pathlib
 import threading
@@ -39,30 +40,36 @@ class Supervisor:
       logging.info('Resuming %s at %s frames.', restored, f'{int(learner.frames):,}')
     else:
       run_folder.create(self.folder, config)
-    self._last_save = time.monotonic()
+      self._checkpoints.save(0)  # So that a run that is killed early can be resumed too.
+    self._saving, self._last_save = threading.Lock(), time.monotonic()
 
-  def save(self, recorder: recorders.Recorder) -> None:
-    """Saves a checkpoint, and the best one if it is."""
-    recorder.update_clock()
-    updates, returns = int(self._learner.updates), recorder.recent_returns()
-    self._checkpoints.save(updates)
-    if returns:
-      self._checkpoints.save_if_best(updates, returns)
-    self._last_save = time.monotonic()
+  def save(self, recorder: recorders.Recorder, more: Callable[[int], None] = lambda updates: None) -> None:
+    """Saves a checkpoint, the best one if it is, and more, which is given the number of updates.
+
+    One thread after the other: the end of a run waits for a save that is under way.
+    """
+    with self._saving:
+      recorder.update_clock()
+      updates, returns = int(self._learner.updates), recorder.settled_returns()
+      self._checkpoints.save(updates)
+      if returns:
+        self._checkpoints.save_if_best(updates, returns)
+      more(updates)
+      self._last_save = time.monotonic()
 
   def is_save_due(self) -> bool:
     return time.monotonic() - self._last_save > self._config.checkpoint_every_seconds
 
   def watch(self, start: Callable[[], threads.Crew], recorder: recorders.Recorder, save: Callable[[], None],
-            taker: threads.Pulse, givers: Sequence[threads.Pulse], program: str) -> bool:
+            taker: threads.Pulse, others: Sequence[threads.Pulse], program: str) -> bool:
     """Runs a crew until it stops by itself, or until Ctrl-C or SIGTERM; saves at the end in any case.
 
     Args:
       start: starts the crew's threads.
       recorder: reports while they work.
       save: saves everything.
-      taker: of who takes what the givers give; while its activity is `waiting for ...`, nothing arrives.
-      givers: whose silence is told, if the taker waits for long.
+      taker: of who takes what actors give; while its activity is `waiting for ...`, nothing arrives.
+      others: of those who are told of, if the taker waits for long.
       program: what the command line begins with, to say how to go on.
 
     Returns:
@@ -75,12 +82,13 @@ class Supervisor:
     with signals.setting(interrupted):
       crew = start()
       try:
-        self._watch(crew, interrupted, recorder, taker, givers)
-      finally:
-        for name in crew.end():
-          logging.warning('%s has not ended and is left behind.', name)
-        recorder.close()
-    save()
+        with contextlib.ExitStack() as at_the_end:  # Each is done, whatever the one before it raises.
+          at_the_end.callback(recorder.close)
+          at_the_end.callback(save)
+          at_the_end.callback(self._end, crew)
+          self._watch(crew, interrupted, recorder, taker, others)
+      except Exception as error:
+        raise crew.error or error  # What ended the threads comes first: the other may be its consequence.
     if crew.error:
       raise crew.error
     plots.learning_curves(self.folder)
@@ -101,11 +109,15 @@ class Supervisor:
         f'is in {path}. A smaller --config.learning_rate, a larger --config.rmsprop_epsilon or a --config.'
         'max_gradient_norm may help; so may clipping rewards if they are large.')
 
-  def _watch(self, crew, interrupted, recorder, taker, givers) -> None:
+  def _end(self, crew: threads.Crew) -> None:
+    for name in crew.end():
+      logging.warning('%s has not ended and is left behind.', name)
+
+  def _watch(self, crew, interrupted, recorder, taker, others) -> None:
     said = 0.0
     while not crew.stop.wait(timeout=0.2) and not interrupted.is_set():
       recorder.report_if_due()
       silent = time.monotonic() - taker.since if taker.activity.startswith('waiting for') else 0.0
       if silent > self._config.stall_seconds and time.monotonic() - said > self._config.stall_seconds:
         said = time.monotonic()
-        logging.warning('Nothing to learn from for %.0f s. %s', silent, '; '.join(g.describe() for g in givers))
+        logging.warning('Nothing to learn from for %.0f s. %s', silent, '; '.join(pulse.describe() for pulse in others))

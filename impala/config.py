@@ -4,11 +4,8 @@ import dataclasses
 from typing import Any, Mapping
 
 from common import settings
-from common.environments import suite as suites
 
-# Names of `common.networks.TORSOS` and `impala.rewards.FORMS`, said again here: a mistaken flag is not to wait seconds
-# for TensorFlow's import before it is refused.
-TORSOS = ('shallow', 'deep', 'nature', 'vector')
+# Names of `impala.rewards.FORMS`, said again here: see `common.settings.TORSOS`.
 REWARD_CLIPPINGS = ('none', 'abs_one', 'asymmetric', 'soft_asymmetric')
 CORRECTIONS = ('vtrace', 'one_step', 'epsilon', 'none')
 
@@ -79,23 +76,13 @@ class Config(settings.Settings):
         'learning_rate', 'rmsprop_epsilon', 'dynamic_batch_size')
     self.expect_fraction('discount', 'rmsprop_decay', 'rmsprop_momentum', 'lambda_')
     self.expect_at_least_zero('max_gradient_norm', 'entropy_cost', 'baseline_cost')
-    self.expect_one_of('torso', TORSOS)
+    self.expect_one_of('torso', settings.TORSOS)
     self.expect_one_of('correction', CORRECTIONS)
     self.expect_one_of('reward_clipping', REWARD_CLIPPINGS)
     self.expect_one_of('pg_bootstrap', ('vs', 'values'))
     self.expect('replay_fraction', 0.0 <= self.replay_fraction < 1.0, 'at least 0 and less than 1')
     self.expect('clip_c_threshold', self.clip_c_threshold <= self.clip_rho_threshold,
                 f'at most clip_rho_threshold, {self.clip_rho_threshold} (section 4.1)')
-
-  def check_environment(self, suite: suites.Suite) -> None:
-    """Refuses a torso that cannot read what the environment shows.
-
-    Raises:
-      UserError: naming both.
-    """
-    shape = suite.observation_space['observation'].shape
-    self.expect('torso', (self.torso == 'vector') == (len(shape) == 1),
-                f"'vector' for vectors, 'shallow' or 'deep' for images; {suite.name} shows {shape}")
 
 
 def _rows(base: Mapping[str, Any], **rows: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

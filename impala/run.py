@@ -7,7 +7,7 @@ from typing import Iterator
 
 import tensorflow as tf
 
-from common import command_line, environments, supervisor
+from common import acting, command_line, environments, supervisor
 from common.distributed import parameters, queues, threads
 from common.replay import memory, uniform
 from impala import actor as actors, config as configs, learner as learners, networks, policy, recorder, trajectory
@@ -24,7 +24,7 @@ class Run:
     """
     self._config = config
     self._suite = environments.load(config.env)
-    config.check_environment(self._suite)
+    config.check_torso(self._suite)
     tf.random.set_seed(config.seed)
     self._learner = learners.Learner(config, self._suite, networks.make_agent(config, self._suite))
     self._supervisor = supervisor.Supervisor(config, options, self._learner)
@@ -79,7 +79,7 @@ class Run:
     return [
         actors.Actor(
             i, suite, environments.assign(suite.tasks, i * config.envs_per_actor, config.envs_per_actor), policies[i],
-            config.unroll_length, seed=config.seed + 1000 * (i + 1))
+            config.unroll_length, acting.seed_of(config.seed, i, self.frames()))
         for i in range(config.num_actors)]
 
   def _make_policies(self) -> list[policy.Policy]:
@@ -98,8 +98,8 @@ class Run:
     config = self._config
     if not config.replayed_per_batch:
       return None
-    needed = uniform.UniformReplay.size_in_bytes(self._spec, config.replay_capacity)
-    memory.check(needed, config.replay_capacity, 'trajectories')
+    memory.check(lambda capacity: uniform.UniformReplay.size_in_bytes(self._spec, capacity), config.replay_capacity,
+                 'trajectories')
     return uniform.UniformReplay(self._spec, config.replay_capacity)
 
   def _learn(self, batches: Iterator[trajectory.Trajectory], stop: threading.Event) -> None:

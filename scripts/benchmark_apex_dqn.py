@@ -36,7 +36,7 @@ def measure(config: configs.Config, seconds: float) -> dict[str, float]:
   return {f'{name}_alone': speed for name, (speed, _) in result.items()} | {
       f'{name}_cost': value for name, value in cost.items()} | together | {
           'limit': limit, 'ratio': together['transitions_in'] / limit, 'replay_share': replay / cost['learner'],
-          'frames_per_second': together['transitions_in'] * suite.action_repeat}
+          'frames_per_second': together['transitions_in'] / config.replicas * suite.action_repeat}
 
 
 def table(config: configs.Config, result: dict) -> str:
@@ -57,15 +57,11 @@ def table(config: configs.Config, result: dict) -> str:
 
 def _policy(config: configs.Config, suite: environments.Suite, seconds: float) -> tuple[float, float]:
   """As many threads as actors, each with a network of its own, on observations that an environment gave."""
-  from apex import dqn, policy
-  from common.distributed import parameters
+  from apex import policy
   environment = suite.make([suite.tasks[0]] * config.envs_per_actor, True)
   observation = environment.reset(seed=0)[0]['observation'].copy()
   environment.close()
-  networks = [dqn.make_network(suite, config.torso, config.hidden_size) for _ in range(config.num_actors)]
-  store = parameters.ParameterStore(
-      parameters.Snapshot(0, parameters.flatten(networks[0].trainable_variables)))
-  policies = [policy.Policy(network, suite, store) for network in networks]
+  policies = [policy.make(config, suite, _store(config, suite)) for _ in range(config.num_actors)]
   return measuring.measure(lambda i: policies[i](observation), config.num_actors, config.envs_per_actor, seconds)
 
 
@@ -84,28 +80,35 @@ def _replay_and_learner(config: configs.Config, suite: environments.Suite,
   blocks = [tf.nest.map_structure(tf.constant, shipment.block) for shipment in shipments]
   count = iter(range(10**12))
   add = lambda i: replay.add(blocks[next(count) % len(blocks)])
-  sample = replay.sample(config.batch_size)
+  samples = [replay.sample(config.batch_size) for _ in range(20)]
+  priorities = [(s.leaf, s.stamp, s.priority) for s in samples]
   trained = learner.Learner(config, suite)
   parts = {
-      'add': (add, np.mean([shipment.block.valid.sum() for shipment in shipments])),
       'sample': (lambda i: replay.sample(config.batch_size), config.batch_size),
       'update_priorities': (
-          lambda i: replay.update_priorities(sample.leaf, sample.stamp, sample.priority), config.batch_size),
-      'learner': (lambda i: trained.update(sample).statistics['finite'].numpy(), config.batch_size)}
+          lambda i: replay.update_priorities(*priorities[next(count) % len(priorities)]), config.batch_size),
+      'learner': (lambda i: trained.update(samples[0]).statistics['finite'].numpy(), config.batch_size),
+      # At the end, as it writes over what was sampled.
+      'add': (add, np.mean([shipment.block.valid.sum() for shipment in shipments]))}
   return {name: measuring.measure(step, 1, transitions, seconds) for name, (step, transitions) in parts.items()}
 
 
 def _collect(config: configs.Config, suite: environments.Suite) -> list:
   """An actor's shipments, as they come, of a replay's worth of transitions."""
-  from apex import actor, dqn, exploration, policy
-  from common.distributed import parameters
-  network = dqn.make_network(suite, config.torso, config.hidden_size)
-  store = parameters.ParameterStore(parameters.Snapshot(0, parameters.flatten(network.trainable_variables)))
-  collector = actor.Actor(0, suite, [suite.tasks[0]] * config.envs_per_actor, policy.Policy(network, suite, store),
-                          config, exploration.epsilons(config.num_environments))
+  from apex import actor, exploration, policy
+  collector = actor.Actor(
+      0, suite, [suite.tasks[0]] * config.envs_per_actor, policy.make(config, suite, _store(config, suite)), config,
+      exploration.epsilons(config.num_environments), seed=0)
   shipments = []
   collector.run(shipments.append, lambda: sum(s.block.valid.sum() for s in shipments) >= _REPLAYED)
   return shipments
+
+
+def _store(config: configs.Config, suite: environments.Suite):
+  from apex import dqn
+  from common.distributed import parameters
+  network = dqn.make_network(suite, config.torso, config.hidden_size)
+  return parameters.ParameterStore(parameters.Snapshot(0, parameters.flatten(network.trainable_variables)))
 
 
 def _together(config: configs.Config, seconds: float) -> dict[str, float]:

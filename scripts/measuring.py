@@ -1,8 +1,8 @@
 """Measuring of speed and CPU time, for the benchmarks beside this file."""
 
+from concurrent import futures
 import os
 import pathlib
-import threading
 import time
 from typing import Any, Callable
 
@@ -46,12 +46,9 @@ def measure(step: Callable[[int], Any], num_threads: int, steps_per_call: int, s
       step(i)
       calls[i] += 1
 
-  workers = [threading.Thread(target=work, args=(i,)) for i in range(num_threads)]
   cpu, started = cpu_seconds(), time.monotonic()
-  for worker in workers:
-    worker.start()
-  for worker in workers:
-    worker.join()
+  with futures.ThreadPoolExecutor(num_threads) as pool:
+    list(pool.map(work, range(num_threads)))  # Raises what a thread has raised.
   steps = sum(calls) * steps_per_call
   return steps / (time.monotonic() - started), 1e6 * (cpu_seconds() - cpu) / steps
 

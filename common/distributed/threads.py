@@ -16,7 +16,8 @@ class Pulse:
   since: float = dataclasses.field(default_factory=time.monotonic)
 
   def enter(self, activity: str) -> None:
-    self.activity, self.since = activity, time.monotonic()
+    self.since = time.monotonic()  # First: else who reads now takes the new activity for an old one.
+    self.activity = activity
 
   def describe(self) -> str:
     return f'{self.name}: {self.activity} for {time.monotonic() - self.since:.0f} s'
@@ -53,9 +54,9 @@ class Crew:
   def _run(self, function: Callable[[], None]) -> None:
     try:
       function()
-    except queues.QueueClosed:
-      return  # The crew is ending.
     except BaseException as error:  # Whatever it is, the owner of the crew gets it.
+      if isinstance(error, queues.QueueClosed) and self.stop.is_set():
+        return  # The crew is ending.
       with self._lock:
         self.error = self.error or error
       self.stop.set()

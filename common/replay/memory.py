@@ -2,28 +2,33 @@
 
 import pathlib
 import re
+from typing import Callable
 
 from common import errors
 
 _CGROUP = pathlib.Path('/sys/fs/cgroup')
 
 
-def check(needed: int, capacity: int, elements: str) -> None:
+def check(size_in_bytes: Callable[[int], int], capacity: int, elements: str) -> None:
   """Refuses a replay that is too large.
 
   Args:
-    needed: bytes.
-    capacity: in elements.
+    size_in_bytes: from a capacity to what it takes.
+    capacity: that is asked for, in elements.
     elements: what they are, e.g. `transitions`.
 
   Raises:
-    UserError: if `needed` is more than the machine, or the container that this runs in, has free.
+    UserError: if it is more than the machine, or the container that this runs in, has free.
   """
-  free = available()
-  if needed > free:
-    raise errors.UserError(
-        f'a replay of {capacity:,} {elements} takes {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free: '
-        f'lower --config.replay_capacity to {int(capacity * 0.8 * free / needed):,} or less')
+  needed, free = size_in_bytes(capacity), available()
+  if needed <= free:
+    return
+  fitting = capacity
+  while fitting and size_in_bytes(fitting) > 0.9 * free:
+    fitting = fitting * 19 // 20
+  raise errors.UserError(
+      f'a replay of {capacity:,} {elements} takes {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free: '
+      f'lower --config.replay_capacity to {fitting:,} or less')
 
 
 def available() -> int:

@@ -18,7 +18,7 @@ class ReplayRatio:
     Args:
       target: samples per inserted transition; 0 lets both sides run freely.
       minimum: transitions that must be held before any is drawn.
-      batch_size: samples drawn at once; either side may be ahead by as many.
+      batch_size: samples drawn at once. Sampling is ahead by so many at most; inserting waits once it is.
     """
     self._target, self._minimum, self._slack = target, minimum, batch_size
     self._condition, self._closed = threading.Condition(), False
@@ -33,7 +33,7 @@ class ReplayRatio:
       QueueClosed: if this is closed.
     """
     with self._condition:
-      self._condition.wait_for(lambda: self._closed or not self._target
+      self._condition.wait_for(lambda: self._closed or not self._target or self._held < self._minimum
                                or self.inserted * self._target <= self.sampled + self._slack)
       self._check()
 

@@ -46,11 +46,17 @@ class Sample(NamedTuple):
   next_frame_start: tf.Tensor
   weight: tf.Tensor  # float32 [K]: importance weights, at most 1.
   priority: tf.Tensor  # float32 [K]: the priority it was drawn by; 1 where alpha is 0.
-  age: tf.Tensor  # int64 [K]: transitions that were added since.
+  age: tf.Tensor  # int64 [K]: transitions that were added since, counted in whole blocks.
 
 
 class RefusedPriority(ValueError):
   """A priority that is not a finite number of at least 0."""
+
+
+def refused(priority: tf.Tensor) -> np.ndarray:
+  """Which blocks have a priority that is not finite or negative: bool `[M]` for `[M, B]`."""
+  priority = np.asarray(priority)
+  return (~np.isfinite(priority) | (priority < 0)).any(axis=1)
 
 
 class PrioritizedReplay(tf.Module):
@@ -102,7 +108,8 @@ class PrioritizedReplay(tf.Module):
   @classmethod
   def size_in_bytes(cls, spec: TransitionBlock, capacity: int) -> int:
     """What it takes when it is full."""
-    block = sum(s.shape.num_elements() * s.dtype.size for s in spec)
+    kept = (getattr(spec, name) for name in spec._fields if name != 'priority')  # Priorities are in the tree.
+    block = 16 + sum(s.shape.num_elements() * s.dtype.size for s in kept)  # A slot has a stamp and a count, too.
     slots = cls.num_slots(spec, capacity)
     tree = 16 * 2**int(np.ceil(np.log2(slots * spec.priority.shape[0])))
     return slots * block + tree
@@ -121,12 +128,11 @@ class PrioritizedReplay(tf.Module):
       RefusedPriority: if a priority is NaN, infinite or negative; nothing is added then.
       ValueError: if there are more blocks than there is room for at all.
     """
-    priority = np.asarray(blocks.priority)
-    if len(priority) > self.slots:
-      raise ValueError(f'{len(priority)} blocks at once, expected at most {self.slots}')
-    bad = ~np.isfinite(priority) | (priority < 0)
+    if len(blocks.priority) > self.slots:
+      raise ValueError(f'{len(blocks.priority)} blocks at once, expected at most {self.slots}')
+    bad = refused(blocks.priority)
     if bad.any():
-      raise RefusedPriority(f'priority {priority[bad][0]}, expected a finite number of at least 0')
+      raise RefusedPriority(f'priorities {np.asarray(blocks.priority)[bad][0]}, expected finite numbers of at least 0')
     with self._lock:
       return int(self._call(self._add, blocks))
 
@@ -171,7 +177,7 @@ class PrioritizedReplay(tf.Module):
     return tf.nest.map_structure(lambda x: tf.TensorSpec([count, *x.shape[1:]], x.dtype), self.sample(0))
 
   def warm_up(self) -> None:
-    """Traces and optimises all graphs on a replay that is still empty, and leaves it so."""
+    """Traces and optimises all graphs; changes nothing but that it removes to fit."""
     self.add(tf.nest.map_structure(lambda s: tf.zeros([0, *s.shape], s.dtype), self.spec))
     sample = self.sample(0)
     self.update_priorities(sample.leaf, sample.stamp, sample.weight)

@@ -29,27 +29,28 @@ class Saver:
     self._folder = folder / f'{max(_numbers(folder), default=0) + 1:06}'
     self._written = np.full(replay.slots, -1)
 
-  def save(self) -> None:
-    """Writes what has changed, then removes what earlier processes have saved."""
+  def save(self, updates: int) -> None:
+    """Writes what has changed, then removes what earlier processes have saved. `updates`: of the learner so far."""
     self._folder.mkdir(parents=True, exist_ok=True)
     stamps = self._replay.stamps()
     for first in range(0, self._replay.slots, _BLOCKS):
       chunk = slice(first, min(first + _BLOCKS, self._replay.slots))
       if np.any((stamps[chunk] >= 0) & (stamps[chunk] != self._written[chunk])):
-        self._written[chunk], blocks = self._replay.read(np.arange(chunk.start, chunk.stop))
-        _write(self._folder / f'chunk-{first // _BLOCKS:06}.npz', stamp=self._written[chunk], **blocks)
+        now, blocks = self._replay.read(np.arange(chunk.start, chunk.stop))
+        _write(self._folder / f'chunk-{first // _BLOCKS:06}.npz', stamp=now, **blocks)
+        self._written[chunk] = now
     stamps, priorities = self._replay.priorities()
-    _write(self._folder / _PRIORITIES, stamp=stamps, priority=priorities)
+    _write(self._folder / _PRIORITIES, stamp=stamps, priority=priorities, updates=updates)
     for number in _numbers(self._root):
       if self._root / f'{number:06}' != self._folder:
         shutil.rmtree(self._root / f'{number:06}')
 
 
-def restore(replay: prioritized.PrioritizedReplay, folder: pathlib.Path) -> bool:
+def restore(replay: prioritized.PrioritizedReplay, folder: pathlib.Path) -> int | None:
   """Fills an empty replay with what was saved last, oldest first.
 
   Returns:
-    Whether anything was saved.
+    At how many updates of the learner it was saved; None if it was not.
 
   Raises:
     UserError: if it cannot be read, or its transitions are of another form.
@@ -57,25 +58,27 @@ def restore(replay: prioritized.PrioritizedReplay, folder: pathlib.Path) -> bool
   saved = [folder / f'{number:06}' for number in _numbers(folder)]
   saved = [path for path in saved if (path / _PRIORITIES).exists()]
   if not saved:
-    return False
+    return None
   try:
-    _restore(replay, saved[-1])
-  except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    return _restore(replay, saved[-1])
+  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
     raise errors.UserError(
         f'the replay saved in {saved[-1]} does not fit or is damaged ({error}). Go on without it, filling the replay '
         'anew: --config.checkpoint_replay=false') from error
-  return True
 
 
-def _restore(replay: prioritized.PrioritizedReplay, folder: pathlib.Path) -> None:
+def _restore(replay: prioritized.PrioritizedReplay, folder: pathlib.Path) -> int:
   with np.load(folder / _PRIORITIES) as saved:
     held = {int(stamp): slot for slot, stamp in enumerate(saved['stamp']) if stamp >= 0}
-    priorities = saved['priority']
+    priorities, updates = saved['priority'], int(saved['updates'])
   places = []  # Of every block: its stamp, its file, its place there.
   for path in sorted(folder.glob('chunk-*.npz')):
     with np.load(path) as chunk:
       places += [(int(stamp), path, i) for i, stamp in enumerate(chunk['stamp']) if int(stamp) in held]
   places.sort(key=lambda place: place[0])
+  if len(places) < len(held):
+    logging.warning('%d of %d blocks of the replay were replaced while they were saved, and are lost.',
+                    len(held) - len(places), len(held))
   while places:
     path = places[0][1]
     count = next((i for i, place in enumerate(places) if place[1] != path), len(places))
@@ -88,6 +91,7 @@ def _restore(replay: prioritized.PrioritizedReplay, folder: pathlib.Path) -> Non
     replay.add(block)
     places = places[count:]
   logging.info('Restored a replay of %s transitions.', f'{replay.size():,}')
+  return updates
 
 
 def _check_form(block: prioritized.TransitionBlock, spec: prioritized.TransitionBlock) -> None:

@@ -105,7 +105,7 @@ def run_actor(suite, config, steps, epsilons, index=0, publish=None) -> Run:
   trace = Trace(lambda done: publish and publish(store, first, done))
   recorded = dataclasses.replace(suite, make=lambda *arguments: Recorder(suite.make(*arguments), trace))
   actor = actors.Actor(
-      index, recorded, [suite.tasks[0]] * config.envs_per_actor, actors_policy, config, np.float32(epsilons))
+      index, recorded, [suite.tasks[0]] * config.envs_per_actor, actors_policy, config, np.float32(epsilons), seed=config.seed + 1000 * (index + 1))
   shipments, put_after = [], []
 
   def put(shipment):
@@ -348,7 +348,7 @@ def test_a_crashed_game_starts_again_and_its_open_blocks_are_dropped():
   suite = environments.load('doom:basic')
   config = settings('atari', env='doom:basic', block_length=6, local_buffer=12, envs_per_actor=2)
   actors_policy, _, _ = make_policy(suite, config)
-  actor = actors.Actor(0, suite, suite.tasks * 2, actors_policy, config, np.ones(2, np.float32))
+  actor = actors.Actor(0, suite, suite.tasks * 2, actors_policy, config, np.ones(2, np.float32), seed=1)
   shipments = []
 
   def put(shipment):

@@ -5,16 +5,12 @@ import dataclasses
 import pytest
 
 from apex import config as configs
-from common import environments, errors, networks
+from common import environments, errors
 
 
 @pytest.mark.parametrize('name', configs.PRESETS.rows)
 def test_every_preset_is_a_valid_config(name):
   configs.PRESETS.preset(name).check()
-
-
-def test_names_are_those_of_the_code():
-  assert set(configs.TORSOS) == set(networks.TORSOS)
 
 
 def test_the_paper_preset_holds_the_papers_numbers():

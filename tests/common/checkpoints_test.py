@@ -165,14 +165,15 @@ def test_no_checkpoint(tmp_path, which):
 
 @pytest.mark.parametrize('part', ['data-00000-of-00001', 'index'])
 @pytest.mark.parametrize('keep', [0.0, 0.5, 0.99])
-def test_a_checkpoint_cut_short(tmp_path, part, keep):
+def test_where_the_latest_is_cut_short_the_one_before_is_taken_loudly(tmp_path, part, keep, caplog):
   values = saved(tmp_path, [1, 2])
   path = tmp_path / 'latest' / f'ckpt-2.{part}'
   content = path.read_bytes()
   path.write_bytes(content[:int(keep * len(content))])
+  assert_same(restored(tmp_path), values[1])
+  assert 'ckpt-2 does not fit: it is damaged' in caplog.text and 'The one before it is tried' in caplog.text
   with pytest.raises(errors.UserError, match='ckpt-2 does not fit: it is damaged'):
-    restored(tmp_path)
-  assert_same(restored(tmp_path, str(tmp_path / 'latest' / 'ckpt-1')), values[1])
+    restored(tmp_path, str(tmp_path / 'latest' / 'ckpt-2'))
 
 
 def test_a_checkpoint_with_a_wrong_byte(tmp_path):

@@ -67,6 +67,18 @@ def test_stack_with_starts_at_all_positions(steps):
   np.testing.assert_array_equal(stacks, stacked_by_hand(single, starts))
 
 
+def test_stacks_drawn_one_by_one():
+  starts = start_patterns(STACK).T  # A row for each.
+  single = random_frames(len(starts), STACK, 3, 5)
+  expected = [stacked_by_hand(frame[:, None], start[:, None])[0, 0] for frame, start in zip(single, starts)]
+  np.testing.assert_array_equal(frames.stacks(tf.constant(single), tf.constant(starts)), expected)
+
+
+def test_channels_are_the_frames_of_a_stack():
+  stacks = random_frames(3, STACK, 5, 7)
+  np.testing.assert_array_equal(frames.channels(tf.constant(stacks)), np.moveaxis(stacks, 1, -1))
+
+
 def test_stack_in_a_graph_of_unknown_shapes():
   @tf.function(input_signature=[tf.TensorSpec([None, None, 3, 5], tf.uint8), tf.TensorSpec([None, None], tf.bool)])
   def stack(single, starts):

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from common import environments, errors, networks
+from common import environments, errors, networks, settings
 from impala import config as configs, rewards
 
 
@@ -14,7 +14,7 @@ def test_every_preset_is_a_valid_config(name):
 
 
 def test_names_are_those_of_the_code():
-  assert configs.TORSOS == tuple(networks.TORSOS) and configs.REWARD_CLIPPINGS == tuple(rewards.FORMS)
+  assert set(settings.TORSOS) == set(networks.TORSOS) and configs.REWARD_CLIPPINGS == tuple(rewards.FORMS)
 
 
 def test_presets_hold_the_papers_numbers():
@@ -39,7 +39,7 @@ def test_impossible_values_are_refused_by_name(field, value):
 @pytest.mark.parametrize('env, torso', [('gym:CartPole-v1', 'shallow'), ('doom', 'vector')])
 def test_a_torso_that_cannot_read_the_environment_is_refused(env, torso):
   with pytest.raises(errors.UserError, match=f'torso is {torso!r}.*{env}'):
-    dataclasses.replace(configs.Config(), torso=torso).check_environment(environments.load(env))
+    dataclasses.replace(configs.Config(), torso=torso).check_torso(environments.load(env))
 
 
 def test_an_unknown_preset_suggests_the_nearest():

@@ -74,13 +74,20 @@ def test_errors_of_every_kind_reach_the_owner(crew, error):
   assert crew.stop.is_set()
 
 
-def test_a_closed_queue_is_no_error(crew, closing):
-  thread = crew.start('ends', lambda: fail(queues.QueueClosed()))
-  thread.join(DEADLINE)
-  assert not thread.is_alive()
-  assert crew.error is None
-  assert not crew.stop.is_set()
-  assert closing.calls == 0
+def test_a_closed_queue_is_no_error_where_the_crew_ends(crew):
+  def work():
+    crew.stop.wait(DEADLINE)
+    raise queues.QueueClosed
+
+  thread = crew.start('ends', work)
+  assert crew.end() == []
+  assert not thread.is_alive() and crew.error is None
+
+
+def test_a_queue_that_nobody_of_the_crew_has_closed_is_an_error(crew):
+  error = queues.QueueClosed()
+  crew.start('fails', lambda: fail(error)).join(DEADLINE)
+  assert crew.error is error and crew.stop.is_set()
 
 
 def test_who_returns_does_not_stop_the_others(crew, closing):

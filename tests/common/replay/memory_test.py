@@ -1,5 +1,6 @@
 """Whether a replay fits into memory, and what is advised where it does not."""
 
+import functools
 import math
 import pathlib
 import re
@@ -19,10 +20,15 @@ def meminfo(name):
   return int(re.search(rf'^{name}: +(\d+) kB$', text, re.MULTILINE).group(1)) * 1024
 
 
-def advice(needed, capacity):
+def linear(needed, capacity):
+  """From a capacity to its size, where all elements have the same."""
+  return lambda other: math.ceil(needed * other / capacity)
+
+
+def advice(size_in_bytes, capacity):
   """The capacity that a refusal names."""
   with pytest.raises(errors.UserError) as caught:
-    memory.check(needed, capacity, 'transitions')
+    memory.check(size_in_bytes, capacity, 'transitions')
   return int(re.search(r'replay_capacity to ([\d,]+) or less$', str(caught.value)).group(1).replace(',', ''))
 
 
@@ -49,32 +55,33 @@ def container(tmp_path, monkeypatch):
 
 
 def test_what_fits_is_not_refused():
-  memory.check(MIB, 10, 'transitions')
-  memory.check(0, 10, 'transitions')
+  memory.check(linear(MIB, 10), 10, 'transitions')
+  memory.check(linear(0, 10), 10, 'transitions')
 
 
 @pytest.mark.parametrize('share', [1.1, 2.0, 30.0])
 def test_what_does_not_fit_is_refused_with_a_capacity_that_does(share):
-  needed, capacity = int(share * meminfo('MemTotal')), 2_000_000
-  advised = advice(needed, capacity)
+  capacity = 2_000_000
+  size_in_bytes = linear(int(share * meminfo('MemTotal')), capacity)
+  advised = advice(size_in_bytes, capacity)
   assert 0 < advised < capacity / share
-  memory.check(math.ceil(needed * advised / capacity), advised, 'transitions')
+  memory.check(size_in_bytes, advised, 'transitions')
 
 
 def test_the_refusal_tells_what_is_needed_and_what_is_free(container):
   container(512 * MIB, 128 * MIB)
   message = 'a replay of 1,000 trajectories takes 1.5 GiB and 0.4 GiB are free: lower --config.replay_capacity to '
   with pytest.raises(errors.UserError, match=f'^{re.escape(message)}[0-9]+ or less$'):
-    memory.check(1536 * MIB, 1000, 'trajectories')
-  assert 0 < advice(1536 * MIB, 1000) <= 1000 * 384 // 1536
+    memory.check(linear(1536 * MIB, 1000), 1000, 'trajectories')
+  assert 0 < advice(linear(1536 * MIB, 1000), 1000) <= 1000 * 384 // 1536
 
 
 @pytest.mark.parametrize('free', [384 * MIB, 100])
 def test_it_is_refused_from_the_first_byte_that_is_too_much(container, free):
   container(free)
-  memory.check(free, 1000, 'transitions')
+  memory.check(linear(free, 1000), 1000, 'transitions')
   with pytest.raises(errors.UserError):
-    memory.check(free + 1, 1000, 'transitions')
+    memory.check(linear(free + 1, 1000), 1000, 'transitions')
 
 
 @pytest.mark.parametrize('spec', [
@@ -85,10 +92,10 @@ def test_the_advised_capacity_of_a_prioritized_replay_fits(container, spec):
   for free in np.geomspace(20 * MIB, 400 * MIB, 100).astype(int).tolist():
     container(free)
     for capacity in (2**20, 2**21, 2_000_000, 10**8):
-      needed = prioritized.PrioritizedReplay.size_in_bytes(spec, capacity)
-      if needed > free:
-        advised = advice(needed, capacity)
-        assert prioritized.PrioritizedReplay.size_in_bytes(spec, advised) <= free, (free, capacity, advised)
+      size_in_bytes = functools.partial(prioritized.PrioritizedReplay.size_in_bytes, spec)
+      if size_in_bytes(capacity) > free:
+        advised = advice(size_in_bytes, capacity)
+        assert size_in_bytes(advised) <= free, (free, capacity, advised)
 
 
 def test_memory_that_only_caches_files_counts_as_free():
@@ -102,7 +109,7 @@ def test_memory_that_only_caches_files_counts_as_free():
   limited = pathlib.Path('/sys/fs/cgroup/memory.max').exists()
   assert available <= max(before, after) + 64 * MIB
   assert limited or available >= min(before, after) - 64 * MIB
-  memory.check(available // 2, 1000, 'transitions')
+  memory.check(linear(available // 2, 1000), 1000, 'transitions')
 
 
 def test_a_containers_limit_counts_and_what_only_caches_files_in_it_is_free(container):

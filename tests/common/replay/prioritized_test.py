@@ -4,6 +4,7 @@ import collections
 import itertools
 import os
 import pathlib
+import sys
 import threading
 
 import numpy as np
@@ -256,7 +257,7 @@ def test_a_priority_that_is_none_is_refused_and_changes_nothing():
   for bad, place in itertools.product([np.nan, np.inf, -np.inf, -1.0, -1e-30], [(0, 0), (1, 3)]):
     priority = np.ones((2, B), np.float32)
     priority[place] = bad
-    with pytest.raises(prioritized.RefusedPriority, match='expected a finite number of at least 0'):
+    with pytest.raises(prioritized.RefusedPriority, match='expected finite numbers of at least 0'):
       replay.add(blocks(SPEC, [7, 8], priority=priority))
     assert replay.size() == size
     assert_state(replay, before)
@@ -480,23 +481,34 @@ class Worker(threading.Thread):
       self.error = error
 
 
-def test_threads_do_not_disturb_each_other():
-  """Three add, one samples, one gives new priorities and one takes out the excess; the ring comes round many times."""
+@pytest.fixture
+def restless():
+  """Python goes from thread to thread as often as it can: without a lock, some calls then meet each other half done."""
+  interval = sys.getswitchinterval()
+  sys.setswitchinterval(1e-6)
+  yield
+  sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures('restless')
+@pytest.mark.parametrize('capacity', [200, 6000], ids=['the ring comes round many times', 'nothing leaves'])
+def test_threads_do_not_disturb_each_other(capacity):
+  """Three add, one samples, one gives new priorities and one takes out the excess."""
   stack, spec = KINDS['images']
-  writers, each, rounds, rng = 3, 240, 50, np.random.default_rng(0)
+  writers, each, rounds, rng = 3, 360, 50, np.random.default_rng(0)
   total = 1 + writers * each
   kept = blocks(spec, range(total), valid=rng.random((total, B)) < 0.9,
                 priority=rng.uniform(0.5, 2.0, (total, B)).astype(np.float32))
-  replay = prioritized.PrioritizedReplay(spec, 200, stack, 0.6, 0.4, True)
+  replay = prioritized.PrioritizedReplay(spec, capacity, stack, 0.6, 0.4, True)
   replay.add(taken(kept, 0, 1))
   samples, late, sizes = [replay.sample(32)], [], []
 
-  def write(first):
-    for number in range(first, first + each, 3):
-      assert replay.add(taken(kept, number, number + 1)) == kept.valid[number].sum()
-      assert replay.add(taken(kept, number + 1, number + 3)) == kept.valid[number + 1:number + 3].sum()
+  def write(parts):
+    for part in parts:
+      assert replay.add(part) == np.sum(part.valid)
 
-  writing = [Worker(write, 1 + writer * each) for writer in range(writers)]
+  parts = [taken(kept, first, first + count) for k in range(1, total, 3) for first, count in ((k, 1), (k + 1, 2))]
+  writing = [Worker(write, parts[len(parts) * i // writers:len(parts) * (i + 1) // writers]) for i in range(writers)]
   goes_on = lambda results: len(results) < rounds or any(worker.is_alive() for worker in writing)
 
   def draw():
@@ -521,9 +533,10 @@ def test_threads_do_not_disturb_each_other():
   assert [worker.error for worker in workers] == [None] * len(workers)
 
   # All is there that was added last, and nothing else.
-  everything = replay.sample(20_000)  # Of some two hundred: each is in it but for a chance of 1e-17.
+  everything = replay.sample(80 * replay.size())  # Each is in it but for a chance of 1e-15.
   remaining = set(everything.stamp.numpy().tolist())
   assert remaining == set(range(total - len(remaining), total))
+  assert min(capacity, total * B) / B * 0.9 < len(remaining) <= replay.slots
   samples.append(everything)
   block_of, valid = {}, []
   for sample in samples:

@@ -51,7 +51,7 @@ def assert_same(first, second, rtol=1e-6):
 
 def restored(folder, **settings):
   replay = make(**settings)
-  assert saving.restore(replay, folder)
+  assert saving.restore(replay, folder) == 7
   return replay
 
 
@@ -59,7 +59,7 @@ def restored(folder, **settings):
 def test_all_comes_back_in_order(tmp_path, count):
   replay = make()
   fill(replay, range(count))  # 200 blocks of 5 wrap around a ring for 330 transitions.
-  saving.Saver(replay, tmp_path).save()
+  saving.Saver(replay, tmp_path).save(7)
   again = restored(tmp_path)
   assert_same(held(replay), held(again))
   assert again.size() == replay.size()
@@ -69,10 +69,10 @@ def test_changed_priorities_come_back_too(tmp_path):
   replay = make()
   fill(replay, range(10))
   saver = saving.Saver(replay, tmp_path)
-  saver.save()
+  saver.save(7)
   sample = replay.sample(20)
   replay.update_priorities(sample.leaf, sample.stamp, 100 + tf.range(20.0))
-  saver.save()
+  saver.save(7)
   assert_same(held(replay), held(restored(tmp_path)))
   assert max(entry['priority'].max() for entry in held(replay)) > 99
 
@@ -81,11 +81,11 @@ def test_what_was_removed_stays_away(tmp_path):
   replay = make(capacity=100)
   fill(replay, range(21))
   saver = saving.Saver(replay, tmp_path)
-  saver.save()
+  saver.save(7)
   assert replay.remove_to_fit() > 0 or replay.size() <= 100
   fill(replay, range(21, 45))
   replay.remove_to_fit()
-  saver.save()
+  saver.save(7)
   assert_same(held(replay), held(restored(tmp_path, capacity=100)))
 
 
@@ -93,11 +93,11 @@ def test_only_what_is_new_is_written_again(tmp_path):
   replay = make(capacity=2000)
   fill(replay, range(300))
   saver = saving.Saver(replay, tmp_path)
-  saver.save()
+  saver.save(7)
   written = lambda: {path.name: path.stat().st_mtime_ns for path in tmp_path.glob('*/chunk-*')}
   before = written()
   fill(replay, range(300, 310))
-  saver.save()
+  saver.save(7)
   after = written()
   assert len(before) == 3 and [name for name in after if after[name] != before.get(name)] == ['chunk-000002.npz']
   assert_same(held(replay), held(restored(tmp_path, capacity=2000)))
@@ -106,7 +106,7 @@ def test_only_what_is_new_is_written_again(tmp_path):
 def test_a_smaller_replay_takes_the_newest(tmp_path):
   replay = make()
   fill(replay, range(60))
-  saving.Saver(replay, tmp_path).save()
+  saving.Saver(replay, tmp_path).save(7)
   smaller = restored(tmp_path, capacity=100)
   count = len(held(smaller))
   assert 100 <= 5 * count <= 120
@@ -116,10 +116,10 @@ def test_a_smaller_replay_takes_the_newest(tmp_path):
 def test_another_process_goes_on_and_clears_up(tmp_path):
   replay = make()
   fill(replay, range(30))
-  saving.Saver(replay, tmp_path).save()
+  saving.Saver(replay, tmp_path).save(7)
   again = restored(tmp_path)
   fill(again, range(30, 40))
-  saving.Saver(again, tmp_path).save()
+  saving.Saver(again, tmp_path).save(7)
   assert [path.name for path in tmp_path.iterdir()] == ['000002']
   fill(replay, range(30, 40))
   assert_same(held(replay), held(restored(tmp_path)))
@@ -128,7 +128,7 @@ def test_another_process_goes_on_and_clears_up(tmp_path):
 def test_a_save_that_was_cut_short_leaves_the_one_before(tmp_path):
   replay = make()
   fill(replay, range(30))
-  saving.Saver(replay, tmp_path).save()
+  saving.Saver(replay, tmp_path).save(7)
   expected = held(replay)
 
   class Dying:
@@ -140,7 +140,7 @@ def test_a_save_that_was_cut_short_leaves_the_one_before(tmp_path):
 
   fill(replay, range(30, 40))
   with pytest.raises(KeyboardInterrupt):
-    saving.Saver(Dying(), tmp_path).save()
+    saving.Saver(Dying(), tmp_path).save(7)
   assert sorted(path.name for path in tmp_path.iterdir()) == ['000001', '000002']
   assert_same(expected, held(restored(tmp_path)))
 
@@ -148,18 +148,18 @@ def test_a_save_that_was_cut_short_leaves_the_one_before(tmp_path):
 def test_uniform_replay_comes_back(tmp_path):
   replay = make(alpha=0.0)
   fill(replay, range(12))
-  saving.Saver(replay, tmp_path).save()
+  saving.Saver(replay, tmp_path).save(7)
   assert_same(held(replay), held(restored(tmp_path, alpha=0.0)))
 
 
 def test_nothing_saved_is_no_error(tmp_path):
-  assert not saving.restore(make(), tmp_path)
+  assert saving.restore(make(), tmp_path) is None
 
 
 def test_a_damaged_file_is_told(tmp_path):
   replay = make()
   fill(replay, range(10))
-  saving.Saver(replay, tmp_path).save()
+  saving.Saver(replay, tmp_path).save(7)
   chunk = next(tmp_path.glob('*/chunk-*'))
   chunk.write_bytes(chunk.read_bytes()[:1000])
   with pytest.raises(errors.UserError, match='does not fit or is damaged.*--config.checkpoint_replay=false'):
@@ -169,7 +169,7 @@ def test_a_damaged_file_is_told(tmp_path):
 def test_transitions_of_another_form_are_refused(tmp_path):
   replay = make()
   fill(replay, range(10))
-  saving.Saver(replay, tmp_path).save()
+  saving.Saver(replay, tmp_path).save(7)
   other = SPEC._replace(observation=tf.TensorSpec([E, 4], tf.uint8))
   with pytest.raises(errors.UserError, match=r'observation is uint8 \[9, 3\] in a block, expected uint8 \[9, 4\]'):
     saving.restore(make(spec=other), tmp_path)
@@ -189,7 +189,7 @@ def test_saving_while_others_add_loses_only_what_was_replaced_meanwhile(tmp_path
 
     stamps, priorities = replay.stamps, replay.priorities
 
-  saving.Saver(Adding(), tmp_path).save()
+  saving.Saver(Adding(), tmp_path).save(7)
   now, again = held(replay), held(restored(tmp_path))
   assert len(again) >= len(now) - 1
   keyed = {float(entry['n_step_return'][0]): entry for entry in now}
