@@ -1,6 +1,7 @@
 """A training run: actors, replay, learner and everything that watches them, put together, and taken apart again."""
 
 import logging
+import threading
 import time
 
 import tensorflow as tf
@@ -49,6 +50,7 @@ class Run:
     self._recorder = recorder.Recorder(config, self._suite, self._supervisor.folder, self.learner, self.replay,
                                        self.ratio, self._arrivals, self._actors, self._epsilons)
     self._refused_in_a_row = 0
+    self._save_replay_now, self._saved_updates = threading.Event(), int(self.learner.updates)
     self._pulses = {name: threads.Pulse(name) for name in ('writer', 'sampler', 'learner')}
 
   def train(self) -> bool:
@@ -82,6 +84,8 @@ class Run:
     crew.start('learner', lambda: self._learn(crew))
     crew.start('sampler', self._draw)
     crew.start('writer', lambda: self._write(crew))
+    if self._saver:
+      crew.start('saver', lambda: self._save_replay(crew))
     for i, actor in enumerate(self._actors):
       crew.start(f'actor-{i}', lambda actor=actor: actor.run(self._arrivals.put_many, crew.stop.is_set))
     return crew
@@ -155,7 +159,17 @@ class Run:
       self._recorder.record_update(sample, update, waited, late)
       if self._supervisor.is_save_due():
         pulse.enter('saving a checkpoint')
-        self._save()
+        self._saved_updates = self._supervisor.save(self._recorder.base)
+        self._save_replay_now.set()
+
+  def _save_replay(self, crew: threads.Crew) -> None:
+    """The saver's thread: the replay, after each checkpoint, while the learner goes on."""
+    while True:
+      self._save_replay_now.wait()
+      self._save_replay_now.clear()
+      if crew.stop.is_set():
+        return
+      self._saver.save(self._saved_updates, given_up=crew.stop.is_set)
 
   def _save(self) -> None:
     self._supervisor.save(self._recorder.base, *([self._saver.save] if self._saver else []))
@@ -171,6 +185,7 @@ class Run:
   def _close(self) -> None:
     for part in (self._arrivals, self._samples, self.ratio):
       part.close()
+    self._save_replay_now.set()
 
   def _make_actors(self) -> list[actors.Actor]:
     config, suite = self._config, self._suite

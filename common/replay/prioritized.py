@@ -66,7 +66,7 @@ class PrioritizedReplay(tf.Module):
   first in, first out; only at `_SLACK` beyond the capacity do adds write over the oldest.
   """
 
-  _SLACK = 0.1
+  _SLACK = 0.03  # In the paper the median size was 1.8% beyond the capacity.
 
   def __init__(self, spec: TransitionBlock, capacity: int, stack: int, alpha: float, beta: float, stratified: bool):
     """Makes an empty replay.

@@ -145,6 +145,17 @@ def test_a_save_that_was_cut_short_leaves_the_one_before(tmp_path):
   assert_same(expected, held(restored(tmp_path)))
 
 
+def test_a_save_that_is_given_up_leaves_the_one_before(tmp_path):
+  replay = make()
+  fill(replay, range(30))
+  saving.Saver(replay, tmp_path).save(3)
+  fill(replay, range(30, 40))
+  saving.Saver(replay, tmp_path).save(9, given_up=lambda: True)
+  again = make()
+  assert saving.restore(again, tmp_path) == 3
+  assert len(held(again)) == 30
+
+
 def test_uniform_replay_comes_back(tmp_path):
   replay = make(alpha=0.0)
   fill(replay, range(12))
