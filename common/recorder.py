@@ -60,7 +60,8 @@ class Recorder:
       for name, value in means.items():
         self._means.setdefault(name, []).append(float(value))
       for name, values in distributions.items():
-        self._distributions.setdefault(name, []).extend(values)
+        if len(values):
+          self._distributions.setdefault(name, []).extend(values)
       for name, value in totals.items():
         self._totals[name] = self._totals.get(name, 0.0) + float(value)
 

@@ -51,6 +51,14 @@ def test_a_row_has_means_distributions_totals_gauges_and_episodes(tmp_path, lear
   assert 'loss 1.5' in caplog.text and 'task 6' in caplog.text
 
 
+def test_a_distribution_of_nothing_has_no_columns(tmp_path, recorder):
+  recorder.start_clock()
+  recorder.record({'loss': 1.0}, {'lag': []})
+  recorder.close()
+  row, = rows(tmp_path)
+  assert row['lag_mean'] != row['lag_mean']  # Empty.
+
+
 def test_nothing_is_reported_before_there_are_data(tmp_path, recorder):
   time.sleep(0.06)
   recorder.report_if_due()
