@@ -140,7 +140,7 @@ class Run:
       self._samples.put(sample)
 
   def _learn(self, crew: threads.Crew) -> None:
-    """The learner's thread: updates, priorities, publication, removals, records and checkpoints, one after the other."""
+    """The learner's thread: updates, priorities, publication, removals, records, checkpoints, one after the other."""
     config, learner, pulse = self._config, self.learner, self._pulses['learner']
     while not crew.stop.is_set():
       pulse.enter('waiting for samples')
@@ -191,5 +191,7 @@ class Run:
     config, suite = self._config, self._suite
     policies = [policy.make(config, suite, self._store) for _ in range(config.num_actors)]
     tasks = [suite.tasks[0]] * config.envs_per_actor
-    return [actors.Actor(i, suite, tasks, policies[i], config, self._epsilons, acting.seed_of(config.seed, i, self.frames()))
-            for i in range(config.num_actors)]
+    return [
+        actors.Actor(i, suite, tasks, policies[i], config, self._epsilons,
+                     acting.seed_of(config.seed, i, self.frames()))
+        for i in range(config.num_actors)]

@@ -48,7 +48,7 @@ class Settings:
                 f"'vector' for vectors, another for images; {suite.name} shows {shape}")
     size = shape[1:] if suite.frame_stack > 1 else shape[:2]
     self.expect('torso', smallest is None or min(size) >= smallest,
-                f'one for images as small as those of {suite.name}, {size}; {self.torso} needs {smallest} pixels each way')
+                f'one for images as small as those of {suite.name}, {size}; {self.torso} needs {smallest} pixels')
 
   def expect(self, name: str, holds: bool, expected: str) -> None:
     if not holds:

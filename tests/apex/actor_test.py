@@ -105,7 +105,8 @@ def run_actor(suite, config, steps, epsilons, index=0, publish=None) -> Run:
   trace = Trace(lambda done: publish and publish(store, first, done))
   recorded = dataclasses.replace(suite, make=lambda *arguments: Recorder(suite.make(*arguments), trace))
   actor = actors.Actor(
-      index, recorded, [suite.tasks[0]] * config.envs_per_actor, actors_policy, config, np.float32(epsilons), seed=config.seed + 1000 * (index + 1))
+      index, recorded, [suite.tasks[0]] * config.envs_per_actor, actors_policy, config, np.float32(epsilons),
+      seed=config.seed + index)
   shipments, put_after = [], []
 
   def put(shipment):
