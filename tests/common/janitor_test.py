@@ -20,7 +20,8 @@ SECONDS = 10.0
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 _RUN = '''
-import os, sys, tempfile
+import os, signal, sys, tempfile
+signal.signal(signal.SIGINT, signal.default_int_handler)  # Where the tests run in the background, it is ignored.
 from common import environments, janitor
 with janitor.attend() as folder:
   environment = environments.load('doom:basic').make(['basic', 'basic'], True)

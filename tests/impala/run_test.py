@@ -74,7 +74,8 @@ def test_an_interrupted_run_saves_and_says_how_to_go_on(tmp_path, number):
 def test_a_killed_run_resumes_from_its_last_checkpoint(tmp_path):
   folder = tmp_path / 'run'
   process = train(f'--run_dir={folder}', '--total_frames=100000000', '--config.checkpoint_every_seconds=1')
-  wait_for(folder, 'checkpoints/latest/ckpt-*.index', process)
+  wait_for(folder, 'checkpoints/latest/ckpt-[1-9]*.index', process)  # One is saved before the first update, too.
+  runs.wait_for_rows(folder, 1, process)
   runs.wait_for_rows(folder, len(rows(folder)) + 2, process)  # Rows that the checkpoint knows nothing of.
   process.kill()
   process.communicate()
