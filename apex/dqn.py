@@ -86,12 +86,8 @@ def agent_observation(observation: tf.Tensor, frame_start: tf.Tensor) -> tf.Tens
 
 
 def make_network(suite: suites.Suite, torso: str, hidden_size: int) -> DuelingNetwork:
-  """The network for a suite: stacked frames are the channels of one image."""
-  space = suite.observation_space['observation']
-  if suite.frame_stack > 1:
-    stack, height, width = space.shape
-    space = gymnasium.spaces.Box(0, 255, (height, width, stack), space.dtype)
-  return DuelingNetwork(space, suite.num_actions, torso, hidden_size)
+  """The network for a suite."""
+  return DuelingNetwork(suites.network_space(suite), suite.num_actions, torso, hidden_size)
 
 
 def _scale_gradient(x: tf.Tensor, scale: float) -> tf.Tensor:

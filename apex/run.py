@@ -172,7 +172,9 @@ class Run:
       self._saver.save(self._saved_updates, given_up=crew.stop.is_set)
 
   def _save(self) -> None:
-    self._supervisor.save(self._recorder.base, *([self._saver.save] if self._saver else []))
+    updates = self._supervisor.save(self._recorder.base)
+    if self._saver:
+      self._saver.save(updates)
 
   def _restore_replay(self) -> None:
     updates = saving.restore(self.replay, self._supervisor.folder / 'replay')

@@ -46,7 +46,7 @@ class Settings:
     smallest = TORSOS[self.torso]
     self.expect('torso', (smallest is None) == (len(shape) == 1),
                 f"'vector' for vectors, another for images; {suite.name} shows {shape}")
-    size = shape[1:] if suite.frame_stack > 1 else shape[:2]
+    size = suites.network_space(suite).shape[:2]
     self.expect('torso', smallest is None or min(size) >= smallest,
                 f'one for images as small as those of {suite.name}, {size}; {self.torso} needs {smallest} pixels')
 

@@ -43,8 +43,8 @@ class Supervisor:
       self._checkpoints.save(0)  # So that a run that is killed early can be resumed too.
     self._saving, self._last_save = threading.Lock(), time.monotonic()
 
-  def save(self, recorder: recorders.Recorder, more: Callable[[int], None] = lambda updates: None) -> int:
-    """Saves a checkpoint, the best one if it is, and more, which is given the number of updates; returns that.
+  def save(self, recorder: recorders.Recorder) -> int:
+    """Saves a checkpoint, and the best one if it is; returns the number of updates.
 
     One thread after the other: the end of a run waits for a save that is under way.
     """
@@ -54,7 +54,6 @@ class Supervisor:
       self._checkpoints.save(updates)
       if returns:
         self._checkpoints.save_if_best(updates, returns)
-      more(updates)
       self._last_save = time.monotonic()
     return updates
 

@@ -3,7 +3,6 @@
 from typing import Any, Mapping, NamedTuple
 
 import gymnasium
-import numpy as np
 import sonnet as snt
 import tensorflow as tf
 
@@ -91,12 +90,9 @@ class Agent(snt.Module):
 
 
 def make_agent(config: configs.Config, suite: suites.Suite) -> Agent:
-  """The network that a config says, for a suite: stacked frames are the channels of one image."""
-  spaces = dict(suite.observation_space.spaces)
-  if suite.frame_stack > 1:
-    stack, height, width = spaces['observation'].shape
-    spaces['observation'] = gymnasium.spaces.Box(0, 255, (height, width, stack), np.uint8)
-  return Agent(gymnasium.spaces.Dict(spaces), suite.num_actions, config.torso, config.lstm, config.feedback)
+  """The network that a config says, for a suite."""
+  spaces = gymnasium.spaces.Dict(suite.observation_space.spaces | {'observation': suites.network_space(suite)})
+  return Agent(spaces, suite.num_actions, config.torso, config.lstm, config.feedback)
 
 
 def _zeros(observation_space: gymnasium.spaces.Dict) -> AgentInput:

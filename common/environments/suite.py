@@ -46,6 +46,15 @@ class Suite:
   frame_stack: int = 1
 
 
+def network_space(suite: Suite) -> gymnasium.spaces.Box:
+  """The `observation` as networks read it: stacked frames are the channels of one image."""
+  space = suite.observation_space['observation']
+  if suite.frame_stack == 1:
+    return space
+  stack, height, width = space.shape
+  return gymnasium.spaces.Box(0, 255, (height, width, stack), space.dtype)
+
+
 def final_observations(info: Mapping, which: np.ndarray) -> np.ndarray:
   """The last `observation`s of episodes that a step ended, `[M, ...]`, for environments int `[M]`."""
   return np.stack([info['final_obs'][i]['observation'] for i in which])
