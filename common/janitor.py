@@ -3,7 +3,7 @@
 A process killed with SIGKILL cannot tidy up, and the engines it started (a Doom game is a process of its own) would
 wait for it for ever. So a run starts a janitor: a small process outside its terminal's process group, that holds one
 end of a pipe and sleeps until the other end, which only the run holds, is closed by the kernel. Then it ends every
-process that carries the run's mark in its environment, removes the shared memory those had mapped, and the run's
+process that carries the run's mark in its environment, removes the shared memory of all engines it had, and the run's
 temporary folder. Needs Linux's /proc; on other systems only the folder is removed.
 """
 
@@ -58,9 +58,19 @@ def _shared_memory_of(pid: int) -> set[str]:
   process, names = pathlib.Path('/proc', str(pid)), set()
   with contextlib.suppress(OSError):  # It ended meanwhile.
     names = {line.split()[5] for line in (process / 'maps').read_text().splitlines() if len(line.split()) == 6}
-    arguments = tuple(word for word in (process / 'cmdline').read_text().split('\0') if len(word) >= _MIN_ID_LENGTH)
-    names |= {str(path) for path in pathlib.Path('/dev/shm').iterdir() if path.name.endswith(arguments)}
+    names |= _shared_memory_named_after((process / 'cmdline').read_text().split('\0'))
   return {name for name in names if name.startswith('/dev/shm/')}
+
+
+def _shared_memory_named_after(arguments: list[str]) -> set[str]:
+  ends = tuple(word for word in arguments if len(word) >= _MIN_ID_LENGTH)
+  return {str(path) for path in pathlib.Path('/dev/shm').iterdir() if path.name.endswith(ends)}
+
+
+def _remove(segments: set[str]) -> None:
+  for segment in segments:
+    with contextlib.suppress(FileNotFoundError):
+      os.unlink(segment)
 
 
 def _clean(mark: str, folder: str, run: int) -> None:
@@ -71,9 +81,9 @@ def _clean(mark: str, folder: str, run: int) -> None:
     segments = _shared_memory_of(pid)
     with contextlib.suppress(ProcessLookupError):
       os.kill(pid, signal.SIGKILL)
-    for segment in segments:
-      with contextlib.suppress(FileNotFoundError):
-        os.unlink(segment)
+    _remove(segments)
+  with contextlib.suppress(OSError):  # No engine was started, or this is not Linux.
+    _remove(_shared_memory_named_after(pathlib.Path(folder, 'engines').read_text().split()))
   shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -106,6 +106,18 @@ def test_everything_is_gone_when_the_block_ends():
   assert ended.is_gone()
 
 
+def test_what_an_engine_leaves_that_dies_while_it_starts_is_removed(tmp_path):
+  launcher = pathlib.Path(environments.__file__).parent / 'doom_engine.sh'
+  name = tmp_path.name + 'AbCdEfGhIjKl'
+  own, other = pathlib.Path('/dev/shm', f'ViZDoomMQCtr{name}'), pathlib.Path('/dev/shm', f'ViZDoomMQCtr{name}Z')
+  with janitor.attend():
+    subprocess.run([launcher, '+viz_instance_id', name], check=True, env={**os.environ, 'VIZDOOM_ENGINE': '/bin/true'})
+    own.touch()
+    other.touch()
+  assert not own.exists() and other.exists()
+  other.unlink()
+
+
 def test_another_run_is_left_alone(run):
   other = start()
   other.process.kill()
