@@ -4,22 +4,21 @@ from typing import Callable, Sequence
 
 import numpy as np
 
-from apex import config as configs, exploration, policy as policies, transitions
+from apex import agent as agents, config as configs, transitions
 from common import acting
 from common.distributed import queues
 from common.environments import suite as suites
 
 
 class Actor:
-  """Steps N environments, each with an epsilon of its own, and sends a block for each B transitions of one."""
+  """Steps N environments together, and sends a block for each B transitions of one."""
 
-  def __init__(self, index: int, suite: suites.Suite, tasks: Sequence[str], policy: policies.Policy,
-               config: configs.Config, epsilons: np.ndarray, seed: int):
-    """`tasks`: one environment is made for each. `epsilons`: of all environments of all actors, float32."""
+  def __init__(self, index: int, suite: suites.Suite, tasks: Sequence[str], policy: agents.Policy,
+               config: configs.Config, seed: int):
+    """`tasks`: one environment is made for each."""
     count, first = len(tasks), index * config.envs_per_actor
     self.games = acting.Games(index, suite, tasks, seed)
     self._suite, self._policy, self._config = suite, policy, config
-    self._epsilon, self._rng = epsilons[first:first + count], np.random.default_rng(seed)
     self._accumulator = transitions.Accumulator(suite, first, count, config.block_length, config.n_step)
     self._everyone = np.arange(count)
 
@@ -60,13 +59,12 @@ class Actor:
       self._version = self._policy.refresh()
     self._steps += 1
     self.games.pulse.enter('choosing actions')
-    q_values = self._policy(self._observation)
-    actions = exploration.epsilon_greedy(q_values, self._epsilon, self._rng)
+    decision = self._policy(self._observation)
     newest, start = self._newest(self._observation).copy(), self._start
-    step = self.games.step(actions)
+    step = self.games.step(decision.actions)
     self._observation, self._start = step.observation['observation'], step.start
     records = transitions.Records(
-        newest, start, actions, q_values[self._everyone, actions], q_values.max(axis=1),
+        newest, start, *decision,
         np.clip(step.reward, -1.0, 1.0) if self._config.clip_rewards else step.reward,
         np.where(step.terminated, 0.0, self._config.discount), False, step.episode_return, step.episode_length)
     shipments = [self._accumulator.add(self._everyone, records, self._version)]
@@ -77,9 +75,9 @@ class Actor:
 
   def _add_final(self, which: np.ndarray, observation: np.ndarray) -> transitions.Shipment | None:
     """A time limit is no end: what was seen last is what transitions before it bootstrap from."""
-    q_max = self._policy(observation).max(axis=1)
+    value = self._policy.bootstrap_value(observation)
     return self._accumulator.add(which, transitions.Records(
-        self._newest(observation), False, 0, 0.0, q_max, 0.0, 0.0, True, 0.0, 0), self._version)
+        self._newest(observation), False, 0, 0.0, value, 0.0, 0.0, True, 0.0, 0), self._version)
 
   def _newest(self, observation: np.ndarray) -> np.ndarray:
     return observation[:, -1] if self._suite.frame_stack > 1 else observation

@@ -1,23 +1,27 @@
-"""Every setting of an Ape-X run, and the presets: the paper's, and those of its studies."""
+"""Every setting of an Ape-X run, and the presets: the paper's, those of its studies, and small ones."""
 
 import dataclasses
 from typing import Any
 
-from common import errors, settings
+from common import environments, errors, settings
 from common.environments import suite as suites
 
 
 @dataclasses.dataclass
 class Config(settings.Settings):
-  """Settings of Ape-X DQN; the defaults are the paper's (section 4.1 and appendix C)."""
+  """Settings of Ape-X; the defaults are the paper's for Ape-X DQN (section 4.1 and appendix C)."""
+  # dqn, for discrete actions, or dpg, for continuous ones.
+  algorithm: str = 'dqn'
   env: str = 'atari:pong'
   total_frames: int = 22_800_000_000
 
   # Actors: threads, and environments that each steps together. The paper has 360 environments, each a process.
   num_actors: int = 12
   envs_per_actor: int = 30
-  # Rungs of the ladder of epsilons; 0 for one for each environment (Figure 7 compares with 6).
+  # Of dqn: rungs of the ladder of epsilons; 0 for one for each environment (Figure 7 compares with 6).
   distinct_epsilons: int = 0
+  # Of dpg: standard deviation of the noise on each action, whose bounds are -1 and 1.
+  noise_sigma: float = 0.3
   n_step: int = 3
   discount: float = 0.99
   # To [-1, 1].
@@ -43,11 +47,15 @@ class Config(settings.Settings):
   replicas: int = 1
   # Samples learned from per inserted transition, held by letting actors or learner wait; 0 lets them run freely.
   replay_ratio: float = 0.0
-  # Updates between two removals of what exceeds the capacity.
+  # Who leaves a full replay: `oldest`, with a soft capacity; or `by_priority`, drawn in proportion to priority^alpha_evict,
+  # with a fixed one.
+  eviction: str = 'oldest'
+  alpha_evict: float = -0.4
+  # Updates between two removals of what exceeds a soft capacity.
   remove_period: int = 100
   checkpoint_replay: bool = False
 
-  # Network.
+  # Network of dqn; those of dpg have the paper's sizes.
   torso: str = 'nature'
   hidden_size: int = 512
 
@@ -57,11 +65,13 @@ class Config(settings.Settings):
   prefetch: int = 16
   target_period: int = 2_500
   learning_rate: float = 0.00025 / 4
+  # Of dqn's optimizer; dpg's is Adam.
   rmsprop_decay: float = 0.95
   rmsprop_epsilon: float = 1.5e-7
+  # Of dqn's network, of dpg's critic.
   max_gradient_norm: float = 40.0
 
-  # Of the evaluator (van Hasselt et al. 2016); training's curves are of the greediest eighth of the environments.
+  # Of dqn's evaluator (van Hasselt et al. 2016), dpg's has no noise; training's curves are of the greediest eighth of the environments.
   evaluation_epsilon: float = 0.001
 
   @property
@@ -73,15 +83,22 @@ class Config(settings.Settings):
     """Blocks on their way, such that no environment holds more than `local_buffer` transitions by and large."""
     return self.num_environments * (self.local_buffer // self.block_length - 1)
 
+  @property
+  def evicts_by_priority(self) -> bool:
+    return self.eviction == 'by_priority'
+
   def check(self) -> None:
     super().check()
     self.expect_positive(
         'num_actors', 'envs_per_actor', 'n_step', 'max_episode_frames', 'block_length', 'parameter_pull_frames',
         'replay_capacity', 'min_replay', 'replicas', 'remove_period', 'hidden_size', 'batch_size', 'prefetch',
         'target_period', 'learning_rate', 'rmsprop_epsilon')
-    self.expect_at_least_zero('distinct_epsilons', 'alpha', 'replay_ratio', 'max_gradient_norm')
+    self.expect_at_least_zero('distinct_epsilons', 'noise_sigma', 'alpha', 'replay_ratio', 'max_gradient_norm')
     self.expect_fraction('discount', 'beta', 'rmsprop_decay', 'evaluation_epsilon')
+    self.expect_one_of('algorithm', ('dqn', 'dpg'))
     self.expect_one_of('torso', settings.TORSOS)
+    self.expect_one_of('eviction', ('oldest', 'by_priority'))
+    self.expect('alpha_evict', -float('inf') < self.alpha_evict <= 0, '0 or less: what matters least leaves first')
     self.expect('local_buffer', self.local_buffer >= 2 * self.block_length, f'at least two blocks of '
                 f'{self.block_length} transitions (block_length): one that is filled, one on its way')
     self.expect('distinct_epsilons', self.distinct_epsilons <= self.num_environments,
@@ -92,7 +109,7 @@ class Config(settings.Settings):
                 f'at least 20 blocks of {self.block_length} transitions (block_length)')
 
   def check_environment(self, suite: suites.Suite) -> None:
-    """Refuses an environment of several tasks, and a torso that cannot read what the environment shows.
+    """Refuses an environment of several tasks, and what cannot act in it, read what it shows, or keep that.
 
     Raises:
       UserError: naming both.
@@ -100,7 +117,17 @@ class Config(settings.Settings):
     if len(suite.tasks) > 1:
       raise errors.UserError(f'{suite.name} has {len(suite.tasks)} tasks and Ape-X learns one: name it, for example '
                              f'--env={suite.name}:{suite.tasks[0]}')
-    self.check_torso(suite)
+    discrete, vectors = suite.is_discrete, len(suite.observation_space['observation'].shape) == 1
+    self.expect('algorithm', discrete == (self.algorithm == 'dqn'),
+                f'{"dqn" if discrete else "dpg"}, as {suite.name} has {"discrete" if discrete else "continuous"} actions; '
+                f'--preset={PRESETS.preset_for(suite.name)} is made for it')
+    self.expect('eviction', vectors or not self.evicts_by_priority,
+                f"'oldest', as {suite.name} shows images, which blocks of many transitions share")
+    if discrete:
+      self.check_torso(suite)
+    elif not vectors:
+      raise errors.UserError(f"{suite.name} shows {suite.observation_space['observation'].shape} and has continuous "
+                             'actions: dpg reads vectors only')
 
 
 _STUDY = dict(total_frames=4_700_000_000)  # 35 hours at 37,000 frames/s (Figures 4 and 5).
@@ -110,6 +137,16 @@ def _actors(count: int) -> dict[str, int]:
   """As many environments, in threads of up to 32."""
   return dict(num_actors=max(1, count // 32), envs_per_actor=min(32, count))
 
+
+_DPG = dict(  # Appendix D; what it does not say is as for Ape-X DQN.
+    algorithm='dpg', clip_rewards=False, replay_capacity=1_000_000, eviction='by_priority', batch_size=256,
+    target_period=100, learning_rate=0.0001)
+# 64 actors. In 12 hours at the paper's 14,000 frames/s it was better than DDPG after 5 days (section 4.2).
+_FIGURE_3 = dict(_DPG, num_actors=2, envs_per_actor=32, total_frames=600_000_000)
+# Made to learn on 2 cores: not in the paper. The README says what it reaches.
+_SMALL_DPG = dict(
+    _DPG, num_actors=2, envs_per_actor=4, parameter_pull_frames=20, block_length=10, local_buffer=20,
+    replay_capacity=200_000, min_replay=1_000, replay_ratio=16.0, batch_size=128, prefetch=2, learning_rate=0.001)
 
 _ROWS: dict[str, dict[str, Any]] = {
     'paper': {},
@@ -123,6 +160,12 @@ _ROWS: dict[str, dict[str, Any]] = {
         env='gym:CartPole-v1', torso='vector', hidden_size=64, num_actors=2, envs_per_actor=4, block_length=10,
         local_buffer=20, parameter_pull_frames=20, replay_capacity=20_000, min_replay=1_000, replay_ratio=8.0,
         batch_size=64, prefetch=2, target_period=100, learning_rate=0.0005, clip_rewards=False, total_frames=60_000),
+    'control': dict(_SMALL_DPG, env='control:cartpole-swingup', total_frames=300_000),
+    'gym_continuous': dict(_SMALL_DPG, env='gym:Pendulum-v1', total_frames=60_000),
+    # Figure 3: Ape-X DPG.
+    **{f'figure_3_{name}': dict(_FIGURE_3, env=f'control:{env}')
+       for name, env in (('humanoid_stand', 'humanoid-stand'), ('humanoid_walk', 'humanoid-walk'),
+                         ('humanoid_run', 'humanoid-run'), ('manipulator_bring_ball', 'manipulator-bring_ball'))},
     # Figure 4: the number of actors, with a replay of one million.
     **{f'figure_4_{count}_actors': dict(_actors(count), replay_capacity=1_000_000, **_STUDY)
        for count in (8, 16, 32, 64, 128, 256)},
@@ -141,4 +184,11 @@ _ROWS: dict[str, dict[str, Any]] = {
     'figure_12_prioritized': dict(_actors(256), **_STUDY),
 }
 
-PRESETS = settings.Presets(Config, _ROWS, {'atari': 'atari', 'gym': 'gym'}, default='atari')
+
+
+def _gym_preset(env: str) -> str:
+  return 'gym' if environments.load(env).is_discrete else 'gym_continuous'
+
+
+PRESETS = settings.Presets(
+    Config, _ROWS, {'atari': 'atari', 'control': 'control', 'gym': _gym_preset}, default='atari')

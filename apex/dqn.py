@@ -1,14 +1,19 @@
 """Ape-X DQN: dueling double Q-learning with n-step targets (Ape-X, section 3.1)."""
 
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import gymnasium
+import numpy as np
 import sonnet as snt
 import tensorflow as tf
 
-from common import frames, networks
+from apex import agent as agents, config as configs, exploration
+from common import evaluation, frames, networks, optimizers
+from common.distributed import parameters
 from common.environments import suite as suites
 from common.replay import prioritized
+
+STATISTICS = ('loss', 'gradient_norm', 'q_value')
 
 
 class DuelingNetwork(snt.Module):
@@ -85,9 +90,99 @@ def agent_observation(observation: tf.Tensor, frame_start: tf.Tensor) -> tf.Tens
   return observation[:, 0] if observation.shape[1] == 1 else frames.stacks(observation, frame_start)
 
 
-def make_network(suite: suites.Suite, torso: str, hidden_size: int) -> DuelingNetwork:
+class Agent(tf.Module):
+  """The network, its older copy and the optimizer."""
+
+  def __init__(self, config: configs.Config, suite: suites.Suite):
+    super().__init__(name='dqn')
+    self._config = config
+    self.networks, self._target_network = (make_networks(config, suite) for _ in range(2))
+    self._optimizer = optimizers.RMSProp(config.rmsprop_decay, config.rmsprop_epsilon, centered=True)
+    self._optimizer.create_slots(self.networks.trainable_variables)
+    self.copy_to_target()
+
+  def step(self, sample: prioritized.Sample) -> agents.Step:
+    """The gradients of the mean loss over the sample, importance weighted."""
+    variables = self.networks.trainable_variables
+    with tf.GradientTape() as tape:
+      targets = evaluate_sample(self.networks, self._target_network, sample)
+      loss = tf.reduce_mean(sample.weight * targets.losses)
+    gradients, norm = optimizers.clip_by_global_norm(tape.gradient(loss, variables), self._config.max_gradient_norm)
+    statistics = (loss, norm, tf.reduce_mean(targets.q_values))
+    return agents.Step(dict(zip(STATISTICS, statistics, strict=True)), targets.td_errors, gradients)
+
+  def apply(self, gradients: list[tf.Tensor]) -> None:
+    self._optimizer.apply(gradients, self.networks.trainable_variables, self._config.learning_rate)
+
+  def copy_to_target(self) -> None:
+    """theta^- <- theta."""
+    agents.copy(self.networks, self._target_network)
+
+
+class Policy:
+  """Epsilon-greedy by the actor's own copy of the network; each environment has an epsilon of its own."""
+
+  def __init__(self, network: DuelingNetwork, suite: suites.Suite, store: parameters.ParameterStore,
+               epsilon: np.ndarray, seed: int):
+    """`epsilon`: of this actor's environments, float32 `[N]`."""
+    self._q_values = traced_q_values(network, suite)
+    self._copy = parameters.ParameterCopy(network.trainable_variables, store)
+    self._epsilon, self._rng = epsilon, np.random.default_rng(seed)
+
+  def refresh(self) -> int:
+    with tf.device('/cpu:0'):
+      return self._copy.refresh()
+
+  def __call__(self, observation: np.ndarray) -> agents.Decision:
+    q_values = self.q_values(observation)
+    actions = exploration.epsilon_greedy(q_values, self._epsilon, self._rng)
+    return agents.Decision(actions, q_values[np.arange(len(actions)), actions], q_values.max(axis=1))
+
+  def bootstrap_value(self, observation: np.ndarray) -> np.ndarray:
+    return self.q_values(observation).max(axis=1)
+
+  def q_values(self, observation: np.ndarray) -> np.ndarray:
+    """float32 `[N, A]` for observations `[N, ...]` as the environment gives them."""
+    with tf.device('/cpu:0'):
+      return self._q_values(observation).numpy()
+
+
+def make_networks(config: configs.Config, suite: suites.Suite) -> DuelingNetwork:
   """The network for a suite."""
-  return DuelingNetwork(suites.network_space(suite), suite.num_actions, torso, hidden_size)
+  return DuelingNetwork(suites.network_space(suite), suite.num_actions, config.torso, config.hidden_size)
+
+
+def make_policy(config: configs.Config, suite: suites.Suite, store: parameters.ParameterStore, actor: int,
+                seed: int) -> Policy:
+  """An actor's policy, on the CPU, as in the paper, with its share of the ladder of epsilons."""
+  epsilons = exploration.epsilons(config.num_environments, config.distinct_epsilons)
+  own = epsilons[actor * config.envs_per_actor:][:config.envs_per_actor]
+  with tf.device('/cpu:0'):
+    return Policy(make_networks(config, suite), suite, store, own, seed)
+
+
+def shown_environments(config: configs.Config) -> np.ndarray:
+  """Whose episodes make the learning curves: bool `[N]`."""
+  return exploration.greediest(exploration.epsilons(config.num_environments, config.distinct_epsilons))
+
+
+def make_player(network: DuelingNetwork, config: configs.Config, suite: suites.Suite,
+                seed: int) -> Callable[[str, int], evaluation.Player]:
+  """What makes players for evaluation: greedy but for `evaluation_epsilon`."""
+  q_values = traced_q_values(network, suite)
+
+  def make(task: str, count: int) -> evaluation.Player:
+    del task
+    epsilon, rng = np.full(count, config.evaluation_epsilon), np.random.default_rng(seed)
+    return lambda observations, rewards, done: exploration.epsilon_greedy(
+        q_values(observations['observation']).numpy(), epsilon, rng)
+
+  return make
+
+
+def traced_q_values(network: DuelingNetwork, suite: suites.Suite) -> Callable[[np.ndarray], tf.Tensor]:
+  """The network as one graph for observations `[N, ...]` as environments give them, already run once."""
+  return agents.traced(lambda x: network(frames.channels(x) if suite.frame_stack > 1 else x), suite)
 
 
 def _scale_gradient(x: tf.Tensor, scale: float) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""How the actors explore, each in its own way (Ape-X, section 4.1)."""
+"""How the actors explore (Ape-X, sections 4.1 and 4.2)."""
 
 import numpy as np
 
@@ -30,3 +30,8 @@ def epsilon_greedy(q_values: np.ndarray, epsilon: np.ndarray, rng: np.random.Gen
   explores = rng.random(len(q_values)) < epsilon
   anything = rng.integers(q_values.shape[1], size=len(q_values))
   return np.where(explores, anything, q_values.argmax(axis=1)).astype(np.int32)
+
+
+def gaussian_noise(count: int, size: int, sigma: float, rng: np.random.Generator) -> np.ndarray:
+  """What is added to actions, float32 `[N, A]`: each number independent of all others, also of those before it."""
+  return rng.normal(scale=sigma, size=(count, size)).astype(np.float32)

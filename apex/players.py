@@ -3,32 +3,25 @@
 import pathlib
 from typing import Callable
 
-import numpy as np
 import tensorflow as tf
 
-from apex import config as configs, dqn, exploration, policy
+from apex import algorithms, config as configs
 from common import checkpoints, environments, evaluation
 
 
 def from_checkpoint(run: pathlib.Path, config: configs.Config, suite: environments.Suite, checkpoint: str,
                     seed: int) -> tuple[str, Callable[[str, int], evaluation.Player]]:
-  """Restores the network of a run.
+  """Restores the networks of a run.
 
   Returns:
     The checkpoint's path, and what makes a player for a task and a number of environments.
 
   Raises:
-    UserError: if the checkpoint cannot be read or is of another network.
+    UserError: if the checkpoint cannot be read or is of other networks.
   """
-  model = tf.Module()
-  model.network = dqn.make_network(suite, config.torso, config.hidden_size)
+  algorithm = algorithms.module(config)
+  model = tf.Module()  # The part of a learner that plays.
+  model.agent = tf.Module()
+  model.agent.networks = algorithm.make_networks(config, suite)
   path = checkpoints.Checkpoints(run / 'checkpoints', model).restore(checkpoint)
-  q_values = policy.traced_q_values(model.network, suite)
-
-  def make_player(task: str, count: int) -> evaluation.Player:
-    del task
-    epsilon, rng = np.full(count, config.evaluation_epsilon), np.random.default_rng(seed)
-    return lambda observations, rewards, done: exploration.epsilon_greedy(
-        q_values(observations['observation']).numpy(), epsilon, rng)
-
-  return path, make_player
+  return path, algorithm.make_player(model.agent.networks, config, suite, seed)

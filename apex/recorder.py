@@ -1,11 +1,11 @@
-"""What an Ape-X run tells: the replay's state, the ages of what is used, the greediest environments' episodes."""
+"""What an Ape-X run tells: the replay's state, the ages of what is used, the episodes of those that explore least."""
 
 import pathlib
 from typing import Mapping, Sequence
 
 import numpy as np
 
-from apex import actor as actors, config as configs, exploration, learner as learners, transitions
+from apex import actor as actors, algorithms, config as configs, learner as learners, transitions
 from common import environments, recorder as recorders
 from common.distributed import queues
 from common.replay import pacing, prioritized
@@ -14,8 +14,8 @@ _COLUMNS = (
     'transitions_in_per_second', 'transitions_out_per_second', 'updates_per_second', 'replay_ratio',
     'updates_per_inserted_transition', 'replay_size', 'sample_age_mean', 'sample_age_max', 'sampled_priority_mean',
     'sampled_priority_max', 'parameter_age_mean', 'parameter_age_max', 'learner_wait_share',
-    'late_priorities_per_second', 'refused_blocks_per_second', 'queue_length', 'crashes', 'loss', 'gradient_norm',
-    'q_value', 'td_error', 'weight', 'return_of_all')
+    'late_priorities_per_second', 'refused_blocks_per_second', 'queue_length', 'crashes', 'td_error',
+    'weight', 'return_of_all')
 
 
 class Recorder:
@@ -26,11 +26,13 @@ class Recorder:
 
   def __init__(self, config: configs.Config, suite: environments.Suite, folder: pathlib.Path,
                learner: learners.Learner, replay: prioritized.PrioritizedReplay, ratio: pacing.ReplayRatio,
-               queue: queues.StructureQueue, actors_: Sequence[actors.Actor], epsilons: np.ndarray):
+               queue: queues.StructureQueue, actors_: Sequence[actors.Actor]):
     self._config, self._task, self._learner, self._replay = config, suite.tasks[0], learner, replay
     self._ratio, self._queue, self._actors = ratio, queue, actors_
-    self._greediest = exploration.greediest(epsilons)
-    self.base = recorders.Recorder(config, suite.tasks, folder, learner, _COLUMNS, self._gauges, self._note)
+    algorithm = algorithms.module(config)
+    self._shown = algorithm.shown_environments(config)
+    self.base = recorders.Recorder(
+        config, suite.tasks, folder, learner, [*_COLUMNS, *algorithm.STATISTICS], self._gauges, self._note)
 
   def record_arrival(self, shipment: transitions.Shipment, inserted: int) -> None:
     """Takes in shipments `[M, ...]`, of which so many transitions were inserted, copies among them."""
@@ -41,7 +43,7 @@ class Recorder:
     environment = np.asarray(shipment.environment)
     for block, step in np.argwhere(lengths > 0):
       self.base.record({'return_of_all': returns[block, step]})
-      if self._greediest[environment[block]]:
+      if self._shown[environment[block]]:
         self.base.add_episode(self._task, float(returns[block, step]), int(lengths[block, step]))
 
   def record_update(self, sample: prioritized.Sample, update: learners.Update, waited: float, late: int) -> None:

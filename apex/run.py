@@ -6,7 +6,7 @@ import time
 
 import tensorflow as tf
 
-from apex import actor as actors, config as configs, exploration, learner as learners, policy, recorder, transitions
+from apex import actor as actors, algorithms, config as configs, learner as learners, recorder, transitions
 from common import acting, command_line, environments, errors, supervisor
 from common.distributed import parameters, queues, threads
 from common.replay import memory, pacing, prioritized, saving
@@ -28,13 +28,9 @@ class Run:
     self._suite = environments.load(config.env, config.max_episode_frames)
     config.check_environment(self._suite)
     tf.random.set_seed(config.seed)
-    spec = transitions.specification(self._suite, config.block_length, config.n_step)
-    memory.check(lambda capacity: prioritized.PrioritizedReplay.size_in_bytes(spec.block, capacity),
-                 config.replay_capacity, 'transitions')
+    self.replay = make_replay(config, self._suite)
     self.learner = learners.Learner(config, self._suite)
     self._supervisor = supervisor.Supervisor(config, options, self.learner)
-    self.replay = prioritized.PrioritizedReplay(
-        spec.block, config.replay_capacity, self._suite.frame_stack, config.alpha, config.beta, config.stratified)
     if config.total_frames < config.min_replay * self._suite.action_repeat:
       logging.warning('Nothing will be learned: the run ends at %s frames, before the replay holds the %s transitions '
                       'at which learning starts.', f'{config.total_frames:,}', f'{config.min_replay:,}')
@@ -43,12 +39,12 @@ class Run:
     if options.resume and config.checkpoint_replay:
       self._restore_replay()
     self._store = parameters.ParameterStore(self.learner.snapshot())
-    self._arrivals = queues.StructureQueue(spec, config.queue_capacity)
+    self._arrivals = queues.StructureQueue(
+        transitions.specification(self._suite, config.block_length, config.n_step), config.queue_capacity)
     self._samples = queues.StructureQueue(self.replay.sample_spec(config.batch_size), config.prefetch)
-    self._epsilons = exploration.epsilons(config.num_environments, config.distinct_epsilons)
     self._actors = self._make_actors()
     self._recorder = recorder.Recorder(config, self._suite, self._supervisor.folder, self.learner, self.replay,
-                                       self.ratio, self._arrivals, self._actors, self._epsilons)
+                                       self.ratio, self._arrivals, self._actors)
     self._refused_in_a_row = 0
     self._save_replay_now, self._saved_updates = threading.Event(), int(self.learner.updates)
     self._pulses = {name: threads.Pulse(name) for name in ('writer', 'sampler', 'learner')}
@@ -104,7 +100,7 @@ class Run:
       arrived = self._arrivals.take_many(min(max(1, self._arrivals.size()), _BLOCKS_AT_ONCE))
       pulse.enter('adding transitions')
       arrived = self._without_refused(arrived)
-      inserted = sum(self.replay.add(arrived.block) for _ in range(config.replicas))
+      inserted = sum(insert(config, self.replay, arrived.block) for _ in range(config.replicas))
       self.ratio.add_inserted(inserted, self.replay.size())
       self.learner.frames.assign_add(inserted // config.replicas * self._suite.action_repeat)
       self._recorder.record_arrival(arrived, inserted)
@@ -190,10 +186,28 @@ class Run:
     self._save_replay_now.set()
 
   def _make_actors(self) -> list[actors.Actor]:
-    config, suite = self._config, self._suite
-    policies = [policy.make(config, suite, self._store) for _ in range(config.num_actors)]
-    tasks = [suite.tasks[0]] * config.envs_per_actor
-    return [
-        actors.Actor(i, suite, tasks, policies[i], config, self._epsilons,
-                     acting.seed_of(config.seed, i, self.frames()))
-        for i in range(config.num_actors)]
+    config, suite, tasks = self._config, self._suite, [self._suite.tasks[0]] * self._config.envs_per_actor
+    seeds = [acting.seed_of(config.seed, i, self.frames()) for i in range(config.num_actors)]
+    make_policy = algorithms.module(config).make_policy
+    return [actors.Actor(i, suite, tasks, make_policy(config, suite, self._store, i, seed), config, seed)
+            for i, seed in enumerate(seeds)]
+
+
+def make_replay(config: configs.Config, suite: environments.Suite) -> prioritized.PrioritizedReplay:
+  """An empty replay.
+
+  Raises:
+    UserError: if the machine's memory cannot hold it when it is full.
+  """
+  spec, alpha_evict = transitions.specification(suite, config.block_length, config.n_step).block, None
+  if config.evicts_by_priority:
+    spec, alpha_evict = transitions.single_specification(suite), config.alpha_evict
+  memory.check(lambda capacity: prioritized.PrioritizedReplay.size_in_bytes(spec, capacity, alpha_evict),
+               config.replay_capacity, 'transitions')
+  return prioritized.PrioritizedReplay(spec, config.replay_capacity, suite.frame_stack, config.alpha, config.beta,
+                                       config.stratified, alpha_evict)
+
+
+def insert(config: configs.Config, replay: prioritized.PrioritizedReplay, blocks: prioritized.TransitionBlock) -> int:
+  """Adds an actor's blocks `[M, ...]`, as the replay keeps them; returns the number of transitions."""
+  return replay.add(transitions.separate(blocks) if config.evicts_by_priority else blocks)

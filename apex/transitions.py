@@ -24,7 +24,7 @@ class Records(NamedTuple):
   start: Any  # bool: the observation is the first of a game.
   action: Any
   q_taken: Any  # float32: q of the action.
-  q_max: Any  # float32: q of the best action.
+  bootstrap_value: Any  # float32: what transitions that end here bootstrap from.
   reward: Any  # float32, clipped if rewards are.
   discount: Any  # float32: gamma, or 0 where the episode ended.
   final: Any  # bool: the last observation of an episode that a time limit ended; nothing was done there.
@@ -40,11 +40,37 @@ def specification(suite: suites.Suite, length: int, n: int) -> Shipment:
   per_transition = lambda dtype: tf.TensorSpec([length], dtype)
   block = prioritized.TransitionBlock(
       observation=tf.TensorSpec([entries, *shape], tf.as_dtype(space.dtype)),
-      frame_start=tf.TensorSpec([entries], tf.bool), action=per_transition(tf.int32),
+      frame_start=tf.TensorSpec([entries], tf.bool), action=_action(suite, length),
       n_step_return=per_transition(tf.float32), discount=per_transition(tf.float32), end=per_transition(tf.int32),
       valid=per_transition(tf.bool), priority=per_transition(tf.float32))
   return Shipment(block, tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.int64), per_transition(tf.float32),
                   per_transition(tf.int32))
+
+
+def _action(suite: suites.Suite, length: int) -> tf.TensorSpec:
+  if suite.is_discrete:
+    return tf.TensorSpec([length], tf.int32)
+  return tf.TensorSpec([length, *suite.action_space.shape], tf.float32)
+
+
+def single_specification(suite: suites.Suite) -> prioritized.TransitionBlock:
+  """The `tf.TensorSpec`s of what `separate` makes of a suite's blocks."""
+  return specification(suite, length=1, n=1).block
+
+
+def separate(blocks: prioritized.TransitionBlock) -> prioritized.TransitionBlock:
+  """Transitions of blocks `[M, ...]` each by itself, as blocks `[K, ...]` of one and its two observations.
+
+  So any of them can leave the replay alone. Observations, which must be vectors, are then kept twice.
+  """
+  blocks = prioritized.TransitionBlock(*(np.asarray(part) for part in blocks))
+  block, start = np.nonzero(blocks.valid)
+  entries = np.stack([start, blocks.end[block, start]], axis=1)
+  per_transition = {name: getattr(blocks, name)[block, start][:, np.newaxis]
+                    for name in ('action', 'n_step_return', 'discount', 'valid', 'priority')}
+  return prioritized.TransitionBlock(
+      blocks.observation[block[:, np.newaxis], entries], blocks.frame_start[block[:, np.newaxis], entries],
+      end=np.ones([len(block), 1], np.int32), **per_transition)
 
 
 def n_step(reward: np.ndarray, discount: np.ndarray, final: np.ndarray, n: int):
@@ -88,7 +114,7 @@ class Accumulator:
     self._older, self._length, self._n = suite.frame_stack - 1, length, n
     self._environment = first_environment + np.arange(count, dtype=np.int32)
     records = Records(
-        self._spec.block.observation, self._spec.block.frame_start, tf.TensorSpec([length + n], tf.int32),
+        self._spec.block.observation, self._spec.block.frame_start, _action(suite, length + n),
         *[tf.TensorSpec([length + n], tf.float32)] * 4, tf.TensorSpec([length + n], tf.bool),
         tf.TensorSpec([length + n], tf.float32), tf.TensorSpec([length + n], tf.int32))
     self._records = Records(*(np.zeros((count, *s.shape), s.dtype.as_numpy_dtype) for s in records))
@@ -128,9 +154,9 @@ class Accumulator:
     window = Records(*(kept[full] for kept in self._records))
     own = slice(0, self._length)
     n_step_return, discount, end = n_step(window.reward, window.discount, window.final, self._n)
-    bootstrap = np.take_along_axis(window.q_max, end, axis=1)
+    bootstrap = np.take_along_axis(window.bootstrap_value, end, axis=1)
     valid = ~window.final[:, own]
-    # Actors have one network: it both chooses and values the last action (appendix F).
+    # Actors have no target networks: theirs both chooses and values what comes after (appendix F).
     td_error = n_step_return + discount * bootstrap - window.q_taken[:, own]
     block = prioritized.TransitionBlock(
         window.observation, window.start, window.action[:, own], n_step_return, discount, end, valid,

@@ -6,6 +6,7 @@ import os
 import threading
 from typing import Any, Callable, Mapping, Sequence
 
+import gymnasium
 import numpy as np
 import scipy.stats
 
@@ -40,10 +41,17 @@ def bootstrap_interval(values: Sequence[float], confidence: float = 0.95) -> tup
   return float(interval.low), float(interval.high)
 
 
-def random_player(num_actions: int, seed: int) -> Player:
+def random_player(action_space: gymnasium.Space, seed: int) -> Player:
   """Draws actions uniformly."""
   rng = np.random.default_rng(seed)
-  return lambda observations, rewards, done: rng.integers(num_actions, size=len(done))
+  return lambda observations, rewards, done: random_actions(action_space, len(done), rng)
+
+
+def random_actions(action_space: gymnasium.Space, count: int, rng: np.random.Generator) -> np.ndarray:
+  """Uniform actions for `count` environments: int64 `[count]`, or float32 `[count, A]` in [-1, 1]."""
+  if isinstance(action_space, gymnasium.spaces.Discrete):
+    return rng.integers(action_space.n, size=count)
+  return rng.uniform(-1.0, 1.0, (count, *action_space.shape)).astype(np.float32)
 
 
 def play_all(suite: environments.Suite, make_player: Callable[[str, int], Player], episodes: int, seed: int,

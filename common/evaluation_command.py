@@ -70,7 +70,7 @@ def evaluate(run: pathlib.Path, presets: settings.Presets, players: Callable[[],
   done = lambda task: logging.info('  %s', task)
   agent = evaluation.play_all(suite, make_player, episodes, seed, pictures=video, progress=done)
   chance = evaluation.play_all(
-      suite, lambda task, count: evaluation.random_player(suite.num_actions, seed), episodes, seed)
+      suite, lambda task, count: evaluation.random_player(suite.action_space, seed), episodes, seed)
   results = {name: {task: played.summary() for task, played in column.items()}
              for name, column in (('random', chance), ('agent', agent))}
   with files.replacing(run / 'evaluation.json') as file:

@@ -1,4 +1,4 @@
-"""RMSProp as TensorFlow 1 had it, which both papers used; the learning rate's schedule; gradient clipping."""
+"""RMSProp as TensorFlow 1 had it, which both papers used; Adam; the learning rate's schedule; gradient clipping."""
 
 from typing import Sequence
 
@@ -47,6 +47,28 @@ class RMSProp(snt.Module):
         tf.raw_ops.ResourceApplyCenteredRMSProp(mg=self._mean_gradients[i].handle, **slots, **rates)
       else:
         tf.raw_ops.ResourceApplyRMSProp(**slots, **rates)
+
+
+class Adam(snt.Module):
+  """Adam (Kingma and Ba 2015) by TensorFlow's own kernel, its moments made before the first step, for checkpoints."""
+
+  def __init__(self, variables: Sequence[tf.Variable], learning_rate: float, beta_1: float = 0.9, beta_2: float = 0.999,
+               epsilon: float = 1e-8):
+    super().__init__(name='adam')
+    self._learning_rate, self._beta_1, self._beta_2, self._epsilon = learning_rate, beta_1, beta_2, epsilon
+    zeros = lambda: [tf.Variable(tf.zeros_like(variable), trainable=False) for variable in variables]
+    self._first_moments, self._second_moments = zeros(), zeros()
+    self._steps = tf.Variable(0.0, trainable=False)
+
+  def apply(self, gradients: Sequence[tf.Tensor], variables: Sequence[tf.Variable]) -> None:
+    """Takes one step; gradients of the variables that it was made for, in their order."""
+    self._steps.assign_add(1.0)
+    slots = zip(gradients, variables, self._first_moments, self._second_moments, strict=True)
+    for gradient, variable, first, second in slots:
+      tf.raw_ops.ResourceApplyAdam(
+          var=variable.handle, m=first.handle, v=second.handle, beta1_power=self._beta_1**self._steps,
+          beta2_power=self._beta_2**self._steps, lr=self._learning_rate, beta1=self._beta_1, beta2=self._beta_2,
+          epsilon=self._epsilon, grad=gradient)
 
 
 def clip_by_global_norm(gradients: Sequence[tf.Tensor], max_norm: float | None) -> tuple[list[tf.Tensor], tf.Tensor]:

@@ -1,7 +1,7 @@
 """What the configs of both systems share: the fields of every run, presets by name, and refusal of what cannot work."""
 
 import dataclasses
-from typing import Any, Generic, Mapping, TypeVar
+from typing import Any, Callable, Generic, Mapping, TypeVar
 
 from common import errors
 from common.environments import suite as suites
@@ -81,12 +81,13 @@ class Presets(Generic[_Config]):
   Attributes:
     config: the system's dataclass.
     rows: by name, the values that differ from its defaults.
-    families: by environment family, the preset for an environment that is asked for by --env alone.
+    families: by environment family, the preset for an environment that is asked for by --env alone, or a function that
+      tells it from the environment's name.
     default: the preset where nothing is asked for.
   """
   config: type[_Config]
   rows: Mapping[str, Mapping[str, Any]]
-  families: Mapping[str, str]
+  families: Mapping[str, str | Callable[[str], str]]
   default: str
 
   def preset(self, name: str) -> _Config:
@@ -100,8 +101,13 @@ class Presets(Generic[_Config]):
     return self.config(**self.rows[name])
 
   def preset_for(self, env: str) -> str:
-    """The preset that suits an environment."""
-    return self.families.get(env.partition(':')[0], self.default)
+    """The preset that suits an environment.
+
+    Raises:
+      UserError: if that depends on what the environment is, and there is no such environment.
+    """
+    suited = self.families.get(env.partition(':')[0], self.default)
+    return suited(env) if callable(suited) else suited
 
   def from_json(self, values: Mapping[str, Any]) -> _Config:
     """The config of a run's `config.json`; settings it lacks, of an older version, have their defaults.

@@ -3,7 +3,8 @@
 import dataclasses
 from typing import Any, Mapping
 
-from common import settings
+from common import errors, settings
+from common.environments import suite as suites
 
 # Names of `impala.rewards.FORMS`, said again here: see `common.settings.TORSOS`.
 REWARD_CLIPPINGS = ('none', 'abs_one', 'asymmetric', 'soft_asymmetric')
@@ -83,6 +84,17 @@ class Config(settings.Settings):
     self.expect('replay_fraction', 0.0 <= self.replay_fraction < 1.0, 'at least 0 and less than 1')
     self.expect('clip_c_threshold', self.clip_c_threshold <= self.clip_rho_threshold,
                 f'at most clip_rho_threshold, {self.clip_rho_threshold} (section 4.1)')
+
+  def check_environment(self, suite: suites.Suite) -> None:
+    """Refuses continuous actions, and a torso that cannot read what the environment shows.
+
+    Raises:
+      UserError: naming both.
+    """
+    if not suite.is_discrete:
+      raise errors.UserError(f'{suite.name} has continuous actions, IMPALA chooses among discrete ones. Ape-X DPG is made '
+                             f'for them: python -m apex.train --env={suite.name}')
+    self.check_torso(suite)
 
 
 def _rows(base: Mapping[str, Any], **rows: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

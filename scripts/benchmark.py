@@ -1,10 +1,11 @@
-"""Measures speed as a ratio to what the machine can give: `scripts/benchmark.py impala|apex_dqn --env=NAME --seconds=S`.
+"""Measures speed as a ratio to what the machine can give: `scripts/benchmark.py SYSTEM --env=NAME --seconds=S`.
 
-Every part of the system runs alone first (environments, policy, replay, learner), which gives its cost in CPU time per
+SYSTEM is impala, apex_dqn or apex_dpg. Every part of the system runs alone first (environments, policy, replay, learner), which gives its cost in CPU time per
 agent step; the sum of these costs and the number of cores give the limit. Then all parts run together, as in training.
 Each is measured in the same process, one after the other, `--rounds` times, and medians are shown.
 """
 
+import dataclasses
 import importlib
 import json
 import pathlib
@@ -19,7 +20,9 @@ from absl import flags
 from common import command_line, errors, files, janitor
 from scripts import measuring
 
-_SYSTEMS = {'impala': 'scripts.benchmark_impala', 'apex_dqn': 'scripts.benchmark_apex_dqn'}
+# Where each is measured, and the preset where neither it nor the environment is given.
+_SYSTEMS = {'impala': ('scripts.benchmark_impala', 'doom'), 'apex_dqn': ('scripts.benchmark_apex', 'atari'),
+            'apex_dpg': ('scripts.benchmark_apex', 'control')}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -27,13 +30,14 @@ def main(argv: Sequence[str]) -> int:
   if len(argv) < 2 or argv[1] not in _SYSTEMS:
     raise errors.UserError(
         f'expected what to measure: {argv[0]} {"|".join(_SYSTEMS)} --env=NAME --seconds=S')
-  system, rest = importlib.import_module(_SYSTEMS[argv[1]]), argv[:1] + argv[2:]
+  module, default = _SYSTEMS[argv[1]]
+  system, rest = importlib.import_module(module), argv[:1] + argv[2:]
   values = flags.FlagValues()
   flags.DEFINE_float('seconds', 20.0, 'Length of each measurement.', lower_bound=1.0, flag_values=values)
   flags.DEFINE_integer('rounds', 3, 'How often to measure all.', lower_bound=1, flag_values=values)
   flags.DEFINE_string('json', None, 'Write the results to this file.', flag_values=values)
   rest = [rest[0], *values(list(rest), known_only=True)[1:]]
-  config, _ = command_line.parse(rest, __doc__, system.PRESETS)
+  config, _ = command_line.parse(rest, __doc__, dataclasses.replace(system.PRESETS, default=default))
   with janitor.attend():
     command_line.import_tensorflow()
     rounds = [system.measure(config, values.seconds) for _ in range(values.rounds)]

@@ -8,7 +8,7 @@ from typing import Any, Callable
 
 import numpy as np
 
-from common import environments
+from common import environments, evaluation
 
 WARM_UP_SECONDS = 5.0
 
@@ -27,7 +27,7 @@ def environments_alone(suite: environments.Suite, num_actors: int, envs_per_acto
     environment.reset(seed=i)
   try:
     rngs = [np.random.default_rng(i) for i in range(len(made))]
-    step = lambda i: made[i].step(rngs[i].integers(suite.num_actions, size=envs_per_actor))
+    step = lambda i: made[i].step(evaluation.random_actions(suite.action_space, envs_per_actor, rngs[i]))
     return measure(step, num_actors, envs_per_actor, seconds)
   finally:
     for environment in made:

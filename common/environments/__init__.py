@@ -10,7 +10,8 @@ HELP = """\
   doom                  ten VizDoom scenarios at once, seen and played like DeepMind Lab (multi-task)
   doom:SCENARIO         one of them: {scenarios}
   atari:GAME            one Atari game: pong, breakout, space_invaders, ... (any ROM that comes with ale-py)
-  gym:ID                any registered gymnasium environment with discrete actions, e.g. gym:CartPole-v1,
+  control:TASK          one task of the DeepMind Control Suite, e.g. control:humanoid-walk (continuous actions)
+  gym:ID                any registered gymnasium environment, e.g. gym:CartPole-v1 or gym:Pendulum-v1,
                         or gym:MODULE:ID for one that importing MODULE registers"""
 
 
@@ -32,7 +33,8 @@ def load(name: str, max_training_frames: int | None = None) -> Suite:
     UserError: if there is no such environment (with the nearest names) or its package cannot be imported.
   """
   family, _, member = name.partition(':')
-  loaders = {'doom': _doom, 'atari': functools.partial(_atari, max_training_frames=max_training_frames), 'gym': _gym}
+  loaders = {'doom': _doom, 'atari': functools.partial(_atari, max_training_frames=max_training_frames), 'gym': _gym,
+             'control': _control}
   if family not in loaders:
     raise errors.unknown('environment', name, _names(), 'See --help for the list of environments.')
   try:
@@ -47,7 +49,7 @@ def _names() -> list[str]:
   doom = importlib.import_module('common.environments.doom')
   atari = importlib.import_module('common.environments.atari')
   return ['doom', *(f'doom:{task}' for task in doom.INSTRUCTIONS), *(f'atari:{game}' for game in atari.games()),
-          'gym:CartPole-v1']
+          'control:cartpole-swingup', 'gym:CartPole-v1']
 
 
 # The families are imported when asked for: each brings a package that the others' users may not have.
@@ -65,6 +67,13 @@ def _atari(name: str, game: str, max_training_frames: int | None) -> Suite:
   if game not in atari.games():
     raise errors.unknown('Atari game', game, atari.games(), 'Write it as in atari:pong.')
   return atari.load(name, game, max_training_frames)
+
+
+def _control(name: str, task: str) -> Suite:
+  from common.environments import control
+  if task not in control.tasks():
+    raise errors.unknown('Control Suite task', task, control.tasks(), 'Write it as in control:humanoid-walk.')
+  return control.load(name, task)
 
 
 def _gym(name: str, env_id: str) -> Suite:

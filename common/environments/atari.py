@@ -62,10 +62,10 @@ def _named(space: gymnasium.Space) -> gymnasium.spaces.Dict:
 def load(name: str, game: str, max_training_frames: int | None) -> suite.Suite:
   """One game, with its own set of actions (the experts of IMPALA's Table 4)."""
   probe = AtariVectorEnv(game, 1, training=True)
-  space, num_actions = probe.single_observation_space, int(probe.single_action_space.n)
+  space, action_space = probe.single_observation_space, probe.single_action_space
   probe.close()
 
   def make(tasks: Sequence[str], training: bool) -> gymnasium.vector.VectorEnv:
     return AtariVectorEnv(game, len(tasks), training, training and max_training_frames or MAX_FRAMES)
 
-  return suite.Suite(name, (game,), space, num_actions, ACTION_REPEAT, make, frame_stack=STACK)
+  return suite.Suite(name, (game,), space, action_space, ACTION_REPEAT, make, frame_stack=STACK)

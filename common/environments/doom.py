@@ -128,7 +128,7 @@ class DoomEnv(gymnasium.Env):
 
 def load(name: str, tasks: Sequence[str]) -> suite.Suite:
   """The suite over the named scenarios (all ten by default, see `INSTRUCTIONS`)."""
-  return suite.Suite(name, tuple(tasks), DoomEnv.observation_space, len(_ACTIONS), ACTION_REPEAT, _make,
+  return suite.Suite(name, tuple(tasks), DoomEnv.observation_space, DoomEnv.action_space, ACTION_REPEAT, _make,
                      steps_per_second=vizdoom.DEFAULT_TICRATE / ACTION_REPEAT, reward_scales=_REWARD_SCALES)
 
 

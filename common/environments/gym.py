@@ -1,4 +1,6 @@
-"""Any registered gymnasium environment with discrete actions and a Box of vectors or images to observe."""
+"""Any registered gymnasium environment with discrete or bounded continuous actions, and a Box of vectors or images to
+observe.
+"""
 
 from typing import Sequence
 
@@ -7,6 +9,13 @@ import numpy as np
 
 from common import errors
 from common.environments import suite
+
+
+def rescaled(env: gymnasium.Env) -> gymnasium.Env:
+  """The environment, with continuous actions float32 in [-1, 1]; what lies outside is clipped."""
+  if isinstance(env.action_space, gymnasium.spaces.Discrete):
+    return env
+  return gymnasium.wrappers.ClipAction(gymnasium.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0)))
 
 
 class NamedObservation(gymnasium.ObservationWrapper):
@@ -37,8 +46,10 @@ def load(name: str, env_id: str) -> suite.Suite:
     raise errors.UserError(f'gymnasium cannot make {env_id!r}: {error}') from error
   action_space, observation_space = probe.action_space, probe.observation_space
   probe.close()
-  if not isinstance(action_space, gymnasium.spaces.Discrete) or action_space.start != 0:
-    raise errors.UserError(f'{name} has the action space {action_space}: expected discrete actions, numbered from 0.')
+  discrete = isinstance(action_space, gymnasium.spaces.Discrete) and action_space.start == 0
+  if not discrete and not _is_bounded_vector(action_space):
+    raise errors.UserError(f'{name} has the action space {action_space}: expected discrete actions, numbered from 0, '
+                           'or a bounded vector.')
   image = observation_space.dtype == np.uint8 and len(observation_space.shape or ()) == 3
   if not isinstance(observation_space, gymnasium.spaces.Box) or not (image or len(observation_space.shape) == 1):
     raise errors.UserError(
@@ -48,9 +59,16 @@ def load(name: str, env_id: str) -> suite.Suite:
   def make(tasks: Sequence[str], training: bool) -> gymnasium.vector.VectorEnv:
     del training
     return gymnasium.vector.SyncVectorEnv(
-        [lambda: NamedObservation(gymnasium.make(env_id)) for _ in tasks], copy=False,
+        [lambda: NamedObservation(rescaled(gymnasium.make(env_id))) for _ in tasks], copy=False,
         autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP)
 
   space = gymnasium.spaces.Dict({'observation': gymnasium.spaces.Box(
       0 if image else -np.inf, 255 if image else np.inf, observation_space.shape, np.uint8 if image else np.float32)})
-  return suite.Suite(name, (env_id,), space, int(action_space.n), action_repeat=1, make=make)
+  if not discrete:
+    action_space = suite.continuous_actions(action_space.shape[0])
+  return suite.Suite(name, (env_id,), space, action_space, action_repeat=1, make=make)
+
+
+def _is_bounded_vector(space: gymnasium.Space) -> bool:
+  return (isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1
+          and bool(np.all(np.isfinite(space.low)) and np.all(np.isfinite(space.high))))

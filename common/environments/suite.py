@@ -25,7 +25,7 @@ class Suite:
     tasks: task names; environments are assigned to them in turn.
     observation_space: of one environment, without a batch axis: `observation` (pixels uint8 or float32 vectors), and
       `instruction` (int32 `[MAX_WORDS]`) in suites that give one. With `frame_stack` > 1 it is `[stack, height, width]`.
-    num_actions: number of discrete actions.
+    action_space: of one environment: `Discrete`, numbered from 0, or a `Box` of vectors in [-1, 1].
     action_repeat: environment frames per agent step.
     make: `make(tasks, training)` builds one gymnasium vector environment, `SAME_STEP` autoreset, an environment per
       name in `tasks`. Its observations may be views that the next step overwrites. Besides gymnasium's own, `info`
@@ -38,12 +38,26 @@ class Suite:
   name: str
   tasks: tuple[str, ...]
   observation_space: gymnasium.spaces.Dict
-  num_actions: int
+  action_space: gymnasium.spaces.Discrete | gymnasium.spaces.Box
   action_repeat: int
   make: Callable[[Sequence[str], bool], gymnasium.vector.VectorEnv]
   steps_per_second: float = 15.0
   reward_scales: Mapping[str, float] = dataclasses.field(default_factory=dict)
   frame_stack: int = 1
+
+  @property
+  def is_discrete(self) -> bool:
+    return isinstance(self.action_space, gymnasium.spaces.Discrete)
+
+  @property
+  def num_actions(self) -> int:
+    """How many discrete actions there are."""
+    return int(self.action_space.n)
+
+
+def continuous_actions(size: int) -> gymnasium.spaces.Box:
+  """The action space of a suite with `size` continuous actions."""
+  return gymnasium.spaces.Box(-1.0, 1.0, (size,), np.float32)
 
 
 def network_space(suite: Suite) -> gymnasium.spaces.Box:

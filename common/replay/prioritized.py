@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from common.replay import sum_tree
+from common.replay import eviction, sum_tree
 
 # Priorities are brought into this range. A TD error of zero must not keep a transition from ever being drawn again;
 # and beside one of 1e30 no other would be, nor would its sum with theirs be exact.
@@ -59,16 +59,20 @@ def refused(priority: tf.Tensor) -> np.ndarray:
   return (~np.isfinite(priority) | (priority < 0)).any(axis=1)
 
 
-class PrioritizedReplay(tf.Module):
-  """A ring of blocks on the CPU, and a sum tree over their transitions. May be used by several threads at once.
+def block_bytes(spec: TransitionBlock) -> int:
+  """What is kept of one block, but for its priorities, which are in the tree."""
+  kept = (getattr(spec, name) for name in spec._fields if name != 'priority')
+  return sum(s.shape.num_elements() * s.dtype.size for s in kept)
 
-  Memory is taken as it fills. The capacity is soft: adds are always accepted, and `remove_to_fit` takes out the excess,
-  first in, first out; only at `_SLACK` beyond the capacity do adds write over the oldest.
+
+class PrioritizedReplay(tf.Module):
+  """Slots of blocks on the CPU, and a sum tree over their transitions. May be used by several threads at once.
+
+  Memory is taken as it fills. Adds are always accepted; who leaves for them is up to the eviction.
   """
 
-  _SLACK = 0.03  # In the paper the median size was 1.8% beyond the capacity.
-
-  def __init__(self, spec: TransitionBlock, capacity: int, stack: int, alpha: float, beta: float, stratified: bool):
+  def __init__(self, spec: TransitionBlock, capacity: int, stack: int, alpha: float, beta: float, stratified: bool,
+               alpha_evict: float | None = None):
     """Makes an empty replay.
 
     Args:
@@ -78,12 +82,19 @@ class PrioritizedReplay(tf.Module):
       alpha: P(k) = p_k^alpha / sum p^alpha; 0 draws uniformly.
       beta: importance weights are (N P(k))^-beta, over the largest of the batch: they only ever scale down.
       stratified: whether the K draws come from K equal parts of the total, or are independent.
+      alpha_evict: the exponent by which transitions leave a full replay; blocks then hold one each. None: the oldest leave
+        first.
     """
     super().__init__(name='prioritized_replay')
     self.spec, self.capacity, self._stack = spec, capacity, stack
     self._alpha, self._beta, self._stratified = alpha, beta, stratified
     self._length, self._entries = spec.priority.shape[0], spec.frame_start.shape[0]
-    self.slots = self.num_slots(spec, capacity)
+    if alpha_evict is not None and self._length != 1:
+      raise ValueError(f'blocks of {self._length} transitions, expected 1: each is to leave alone')
+    self._eviction = (eviction.OldestFirst(capacity, self._length) if alpha_evict is None
+                      else eviction.ByPriority(capacity, alpha_evict))
+    self.keeps_order = alpha_evict is None  # Of slots: blocks that come one after the other lie so.
+    self.slots = self._eviction.slots
     self._lock, self._graphs = threading.Lock(), {}
     with tf.device('/cpu:0'):
       empty = lambda count, s: tf.Variable(
@@ -95,31 +106,25 @@ class PrioritizedReplay(tf.Module):
           for name in ('action', 'n_step_return', 'discount', 'end', 'valid')}
       self._tree = sum_tree.SumTree(self.slots * self._length)
       counter = lambda: tf.Variable(0, dtype=tf.int64, trainable=False)
-      # Blocks are numbered as they come; those from `_oldest` up to `_newest`, without it, are held.
-      self._oldest, self._newest, self._size = counter(), counter(), counter()
+      self._added, self._size = counter(), counter()  # Blocks so far, transitions now.
+      # The number of each slot's block, counted as they come, or -1; and how many transitions it has.
       self._stamps = tf.Variable(tf.fill([self.slots], tf.constant(-1, tf.int64)), trainable=False)
-      self._counts = tf.Variable(tf.zeros([self.slots], tf.int64), trainable=False)  # Transitions of a block.
+      self._counts = tf.Variable(tf.zeros([self.slots], tf.int64), trainable=False)
 
-  @classmethod
-  def num_slots(cls, spec: TransitionBlock, capacity: int) -> int:
-    """Blocks that there is room for."""
-    return int(np.ceil(capacity * (1 + cls._SLACK) / spec.priority.shape[0])) + 1
-
-  @classmethod
-  def size_in_bytes(cls, spec: TransitionBlock, capacity: int) -> int:
+  @staticmethod
+  def size_in_bytes(spec: TransitionBlock, capacity: int, alpha_evict: float | None = None) -> int:
     """What it takes when it is full."""
-    kept = (getattr(spec, name) for name in spec._fields if name != 'priority')  # Priorities are in the tree.
-    block = 16 + sum(s.shape.num_elements() * s.dtype.size for s in kept)  # A slot has a stamp and a count, too.
-    slots = cls.num_slots(spec, capacity)
-    tree = 16 * 2**int(np.ceil(np.log2(slots * spec.priority.shape[0])))
-    return slots * block + tree
+    way, length = eviction.OldestFirst if alpha_evict is None else eviction.ByPriority, spec.priority.shape[0]
+    slots = way.num_slots(capacity, length)
+    return (slots * (16 + block_bytes(spec)) + way.size_in_bytes(slots)  # A slot has a stamp and a count, too.
+            + sum_tree.SumTree.size_in_bytes(slots * length))
 
   def size(self) -> int:
     """Transitions that can be drawn."""
     return int(self._size)
 
   def add(self, blocks: TransitionBlock) -> int:
-    """Adds blocks `[M, ...]`, and writes over the oldest if there is no room left.
+    """Adds blocks `[M, ...]`, over others if there is no room left.
 
     Returns:
       The number of transitions.
@@ -151,7 +156,7 @@ class PrioritizedReplay(tf.Module):
       return int(self._call(self._update_priorities, leaf, stamp, priority))
 
   def remove_to_fit(self) -> int:
-    """Takes out the oldest blocks until no more than `capacity` transitions are held; returns how many transitions."""
+    """Takes out blocks until no more than `capacity` transitions are held; returns how many transitions."""
     with self._lock:
       return int(self._call(self._remove_to_fit))
 
@@ -193,12 +198,14 @@ class PrioritizedReplay(tf.Module):
     with tf.device('/cpu:0'):
       return self._graphs[function.__name__](*arguments)
 
-  def _values(self, priority: tf.Tensor) -> tf.Tensor:
-    """p^alpha, float64."""
-    return tf.clip_by_value(tf.cast(priority, tf.float64), MIN_PRIORITY, MAX_PRIORITY)**self._alpha
+  def _weigh(self, leaves: tf.Tensor, priority: tf.Tensor, valid: tf.Tensor) -> None:
+    """Brings both distributions up to date for leaves `[K]`; where not `valid`, there is no transition."""
+    priority = tf.clip_by_value(tf.cast(priority, tf.float64), MIN_PRIORITY, MAX_PRIORITY)
+    self._tree.set(leaves, tf.where(valid, priority**self._alpha, tf.zeros([], tf.float64)))
+    self._eviction.weigh(leaves // self._length, priority)
 
   def _priorities(self, values: tf.Tensor) -> tf.Tensor:
-    """The inverse of `_values`, float32."""
+    """Those that values in the tree were made from, float32."""
     return tf.cast(values**(1 / self._alpha) if self._alpha else values, tf.float32)
 
   def _rows(self, slots: tf.Tensor, length: int) -> tf.Tensor:
@@ -207,9 +214,8 @@ class PrioritizedReplay(tf.Module):
 
   def _add(self, blocks: TransitionBlock) -> tf.Tensor:
     count = tf.shape(blocks.priority, out_type=tf.int64)[0]
-    self._remove(tf.maximum(self._newest + count - self.slots - self._oldest, 0))
-    stamps = self._newest + tf.range(count)
-    slots = stamps % self.slots
+    leaving, slots = self._eviction.make_room(count)
+    self._forget(leaving)
     flat = lambda x: tf.reshape(x, tf.concat([[-1], tf.shape(x)[2:]], axis=0))
     scatter = lambda variable, rows, x: variable.scatter_update(tf.IndexedSlices(x, rows))
     entries, leaves = self._rows(slots, self._entries), self._rows(slots, self._length)
@@ -217,30 +223,26 @@ class PrioritizedReplay(tf.Module):
     scatter(self._frame_start, entries, flat(blocks.frame_start))
     for name, variable in self._per_transition.items():
       scatter(variable, leaves, flat(getattr(blocks, name)))
-    self._tree.set(leaves, flat(tf.where(blocks.valid, self._values(blocks.priority), tf.zeros([], tf.float64))))
+    self._weigh(leaves, flat(blocks.priority), flat(blocks.valid))
     counts = tf.reduce_sum(tf.cast(blocks.valid, tf.int64), axis=1)
     scatter(self._counts, slots, counts)
-    scatter(self._stamps, slots, stamps)
+    scatter(self._stamps, slots, self._added + tf.range(count))
     added = tf.reduce_sum(counts)
-    self._newest.assign_add(count)
+    self._added.assign_add(count)
     self._size.assign_add(added)
     return added
 
-  def _remove(self, count: tf.Tensor) -> tf.Tensor:
-    """Takes out the `count` oldest blocks; returns the number of their transitions."""
-    slots = (self._oldest + tf.range(count)) % self.slots
+  def _forget(self, slots: tf.Tensor) -> tf.Tensor:
+    """Takes out the blocks in slots `[L]`; returns the number of their transitions."""
     leaves = self._rows(slots, self._length)
     self._tree.set(leaves, tf.zeros_like(leaves, tf.float64))
-    self._stamps.scatter_update(tf.IndexedSlices(tf.fill([count], tf.constant(-1, tf.int64)), slots))
+    self._stamps.scatter_update(tf.IndexedSlices(tf.fill(tf.shape(slots), tf.constant(-1, tf.int64)), slots))
     removed = tf.reduce_sum(tf.gather(self._counts, slots))
-    self._oldest.assign_add(count)
     self._size.assign_sub(removed)
     return removed
 
   def _remove_to_fit(self) -> tf.Tensor:
-    held = self._oldest + tf.range(self._newest - self._oldest)
-    left = self._size - tf.cumsum(tf.gather(self._counts, held % self.slots), exclusive=True)
-    return self._remove(tf.reduce_sum(tf.cast(left > self.capacity, tf.int64)))
+    return self._forget(self._eviction.excess(self._counts, self._size))
 
   def _sample(self, count: tf.Tensor) -> Sample:
     total = self._tree.total()
@@ -265,11 +267,12 @@ class PrioritizedReplay(tf.Module):
         **{name: tf.gather(self._per_transition[name], leaf) for name in ('action', 'n_step_return', 'discount')},
         weight=tf.cast(weight / tf.reduce_max(weight), tf.float32),
         priority=self._priorities(value),
-        age=(self._newest - 1 - stamp) * self._length)
+        age=(self._added - 1 - stamp) * self._length)
 
   def _update_priorities(self, leaf: tf.Tensor, stamp: tf.Tensor, priority: tf.Tensor) -> tf.Tensor:
     there = tf.gather(self._stamps, leaf // self._length) == stamp
-    self._tree.set(tf.boolean_mask(leaf, there), tf.boolean_mask(self._values(priority), there))
+    held = tf.boolean_mask(leaf, there)
+    self._weigh(held, tf.boolean_mask(priority, there), tf.ones_like(held, tf.bool))
     return tf.reduce_sum(tf.cast(tf.logical_not(there), tf.int32))
 
   def _read_stamps(self) -> tf.Tensor:

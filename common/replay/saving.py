@@ -19,7 +19,7 @@ import numpy as np
 from common import errors, files
 from common.replay import prioritized
 
-_BLOCKS = 128  # To a chunk: 50 MB of Atari's.
+_CHUNK_BYTES = 50_000_000
 _PRIORITIES = 'priorities.npz'
 
 
@@ -32,6 +32,7 @@ class Saver:
     self._replay, self._root = replay, folder
     self._folder = folder / f'{max(_numbers(folder), default=0) + 1:06}'
     self._written = np.full(replay.slots, -1)
+    self._blocks = max(1, _CHUNK_BYTES // prioritized.block_bytes(replay.spec))  # To a chunk.
 
   def save(self, updates: int, given_up: Callable[[], bool] = lambda: False) -> None:
     """Writes what has changed, then removes what earlier processes have saved. One thread does it after the other.
@@ -46,13 +47,13 @@ class Saver:
   def _save(self, updates: int, given_up: Callable[[], bool]) -> None:
     self._folder.mkdir(parents=True, exist_ok=True)
     stamps, written, started = self._replay.stamps(), 0, time.monotonic()
-    for first in range(0, self._replay.slots, _BLOCKS):
+    for first in range(0, self._replay.slots, self._blocks):
       if given_up():
         return
-      chunk = slice(first, min(first + _BLOCKS, self._replay.slots))
+      chunk = slice(first, min(first + self._blocks, self._replay.slots))
       if np.any((stamps[chunk] >= 0) & (stamps[chunk] != self._written[chunk])):
         now, blocks = self._replay.read(np.arange(chunk.start, chunk.stop))
-        path = self._folder / f'chunk-{first // _BLOCKS:06}.npz'
+        path = self._folder / f'chunk-{first // self._blocks:06}.npz'
         _write(path, stamp=now, **blocks)
         self._written[chunk], written = now, written + path.stat().st_size
     stamps, priorities = self._replay.priorities()
@@ -64,7 +65,7 @@ class Saver:
 
 
 def restore(replay: prioritized.PrioritizedReplay, folder: pathlib.Path) -> int | None:
-  """Fills an empty replay with what was saved last, oldest first.
+  """Fills an empty replay with what was saved last: oldest first, if that is who leaves first.
 
   Returns:
     At how many updates of the learner it was saved; None if it was not.
@@ -92,7 +93,8 @@ def _restore(replay: prioritized.PrioritizedReplay, folder: pathlib.Path) -> int
   for path in sorted(folder.glob('chunk-*.npz')):
     with np.load(path) as chunk:
       places += [(int(stamp), path, i) for i, stamp in enumerate(chunk['stamp']) if int(stamp) in held]
-  places.sort(key=lambda place: place[0])
+  if replay.keeps_order:
+    places.sort(key=lambda place: place[0])
   if len(places) < len(held):
     logging.warning('%d of %d blocks of the replay were replaced while they were saved, and are lost.',
                     len(held) - len(places), len(held))

@@ -24,6 +24,11 @@ class SumTree(tf.Module):
     with tf.device('/cpu:0'):  # Of float64, so that a small value counts beside a large sum.
       self._nodes = tf.Variable(tf.zeros([2 * self._first_leaf], tf.float64), trainable=False)
 
+  @staticmethod
+  def size_in_bytes(size: int) -> int:
+    """What a tree of so many leaves takes."""
+    return 16 * 2**max(1, (size - 1).bit_length())
+
   def total(self) -> tf.Tensor:
     """The sum of all leaves, float64 `[]`."""
     return tf.gather(self._nodes, 1)  # Not `[1]`, which would copy all nodes first.

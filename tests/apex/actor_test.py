@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 import tensorflow as tf
 
-from apex import actor as actors, config as configs, dqn, policy, transitions
+from apex import actor as actors, config as configs, dqn, exploration, transitions
 from common import environments
 from common.distributed import parameters
 from common.environments import suite as suites
@@ -82,30 +82,30 @@ class Run(NamedTuple):
   suite: suites.Suite
   config: configs.Config
   actor: actors.Actor
-  policy: policy.Policy
+  policy: dqn.Policy
   network: dqn.DuelingNetwork  # The policy's.
   trace: Trace
   shipments: list[transitions.Shipment]
   put_after: list[int]  # Steps, for each shipment.
 
 
-def make_policy(suite, config):
+def make_policy(suite, config, epsilon=np.zeros(N, np.float32), seed=0):
   tf.random.set_seed(3)
   with tf.device('/cpu:0'):
-    network = dqn.make_network(suite, config.torso, config.hidden_size)
+    network = dqn.make_networks(config, suite)
   store = parameters.ParameterStore(parameters.Snapshot(0, parameters.flatten(network.trainable_variables)))
-  return policy.Policy(network, suite, store), network, store
+  return dqn.Policy(network, suite, store, epsilon, seed), network, store
 
 
-def run_actor(suite, config, steps, epsilons, index=0, publish=None) -> Run:
+def run_actor(suite, config, steps, epsilon, index=0, publish=None) -> Run:
   """Runs an actor for so many steps; `publish(store, values, steps)` after each of them."""
   config.check()
-  actors_policy, network, store = make_policy(suite, config)
+  actors_policy, network, store = make_policy(suite, config, np.float32(epsilon), config.seed + index)
   first = store.latest().values
   trace = Trace(lambda done: publish and publish(store, first, done))
   recorded = dataclasses.replace(suite, make=lambda *arguments: Recorder(suite.make(*arguments), trace))
   actor = actors.Actor(
-      index, recorded, [suite.tasks[0]] * config.envs_per_actor, actors_policy, config, np.float32(epsilons),
+      index, recorded, [suite.tasks[0]] * config.envs_per_actor, actors_policy, config,
       seed=config.seed + index)
   shipments, put_after = [], []
 
@@ -156,7 +156,7 @@ def case(request):
 def run(case) -> Run:
   suite = environments.load(case.env, case.max_training_frames)
   suite = dataclasses.replace(suite, reward_scales={suite.tasks[0]: case.reward_scale})
-  return run_actor(suite, settings(case.preset, **case.values), case.steps, np.ones(2 * N))
+  return run_actor(suite, settings(case.preset, **case.values), case.steps, np.ones(case.values.get('envs_per_actor', N)))
 
 
 def blocks_in_order(run):
@@ -252,9 +252,9 @@ def test_initial_priorities_are_the_td_errors_by_the_actors_q_values(run):
   # The parameters were never published anew: the policy says the same at the end as when it acted.
   steps = steps_of_transitions(run)
   observations = run.trace.observations
-  q = np.concatenate([run.policy(np.concatenate(observations[t:t + 100])) for t in range(0, len(observations), 100)])
+  q = np.concatenate([run.policy.q_values(np.concatenate(observations[t:t + 100])) for t in range(0, len(observations), 100)])
   q = q.reshape(len(observations), -1, run.suite.num_actions)
-  last = {key: run.policy(observation[np.newaxis])[0] for key, observation in run.trace.last.items()}
+  last = {key: run.policy.q_values(observation[np.newaxis])[0] for key, observation in run.trace.last.items()}
   for (environment, shipment), block_steps in zip(blocks_in_order(run), steps):
     for b, step in enumerate(block_steps):
       priority = shipment.block.priority[b]
@@ -315,7 +315,7 @@ def test_parameters_are_pulled_after_so_many_environment_frames(env, preset, fra
     greedy = {}
     for version in {step // period * period, step}:
       parameters.assign(run.network.trainable_variables, other_values(first, version))
-      greedy[version] = run.policy(run.trace.observations[step]).argmax(axis=1)
+      greedy[version] = run.policy.q_values(run.trace.observations[step]).argmax(axis=1)
     np.testing.assert_array_equal(actions, greedy[step // period * period])
     newest_would_differ += np.any(actions != greedy[step])
   assert newest_would_differ > 0 or period == 1
@@ -325,21 +325,27 @@ def test_parameters_are_pulled_after_so_many_environment_frames(env, preset, fra
 
 
 def test_environments_of_an_actor_have_their_own_epsilons_and_numbers():
-  # The second actor's are those in the middle; the first's and the third's would not do.
   suite, steps = environments.load('gym:CartPole-v1'), 1500
   epsilons = [0.0, 0.5, 1.0]
-  run = run_actor(suite, settings('gym'), steps, [1.0, 0.0, 0.0, *epsilons, 1.0, 0.0, 0.5], index=1)
+  run = run_actor(suite, settings('gym'), steps, epsilons, index=1)
   assert {environment for environment, _ in blocks_in_order(run)} == {N, N + 1, N + 2}
-  greedy = np.stack([run.policy(observation).argmax(axis=1) for observation in run.trace.observations[:-1]])
+  greedy = np.stack([run.policy.q_values(observation).argmax(axis=1) for observation in run.trace.observations[:-1]])
   others = np.sum(np.array(run.trace.actions) != greedy, axis=0)
   assert others[0] == 0
   for count, epsilon in zip(others[1:], epsilons[1:]):
     assert stats.binomtest(int(count), len(greedy), epsilon / suite.num_actions).pvalue > SIGNIFICANCE
 
 
+def test_an_actors_share_of_the_ladder_is_that_of_its_number():
+  suite, config = environments.load('gym:CartPole-v1'), settings('gym', num_actors=3)
+  _, _, store = make_policy(suite, config)
+  made = dqn.make_policy(config, suite, store, actor=1, seed=0)
+  np.testing.assert_array_equal(made._epsilon, exploration.epsilons(3 * N)[N:2 * N])
+
+
 def test_actors_of_other_numbers_play_other_games():
   suite = environments.load('gym:CartPole-v1')
-  firsts = [run_actor(suite, settings('gym'), 1, np.ones(2 * N), index=index).trace.observations[0]
+  firsts = [run_actor(suite, settings('gym'), 1, np.ones(N), index=index).trace.observations[0]
             for index in (0, 0, 1)]
   np.testing.assert_array_equal(firsts[0], firsts[1])
   assert np.all(np.any(firsts[0] != firsts[2], axis=1))
@@ -348,8 +354,8 @@ def test_actors_of_other_numbers_play_other_games():
 def test_a_crashed_game_starts_again_and_its_open_blocks_are_dropped():
   suite = environments.load('doom:basic')
   config = settings('atari', env='doom:basic', block_length=6, local_buffer=12, envs_per_actor=2)
-  actors_policy, _, _ = make_policy(suite, config)
-  actor = actors.Actor(0, suite, suite.tasks * 2, actors_policy, config, np.ones(2, np.float32), seed=1)
+  actors_policy, _, _ = make_policy(suite, config, np.ones(2, np.float32), seed=1)
+  actor = actors.Actor(0, suite, suite.tasks * 2, actors_policy, config, seed=1)
   shipments = []
 
   def put(shipment):
@@ -375,7 +381,7 @@ class TestPolicy:
     suite = environments.load('atari:pong')
     actors_policy, network, _ = make_policy(suite, settings('atari'))
     stacks = np.random.default_rng(0).integers(256, size=(5, 4, 84, 84), dtype=np.uint8)
-    q_values = actors_policy(stacks)
+    q_values = actors_policy.q_values(stacks)
     assert isinstance(q_values, np.ndarray) and q_values.dtype == np.float32 and q_values.shape == (5, 6)
     np.testing.assert_allclose(q_values, network(tf.constant(np.moveaxis(stacks, 1, -1))), rtol=1e-5, atol=1e-6)
 
@@ -383,27 +389,27 @@ class TestPolicy:
     suite = environments.load('gym:CartPole-v1')
     actors_policy, network, _ = make_policy(suite, settings('gym'))
     observations = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
-    np.testing.assert_allclose(actors_policy(observations), network(observations), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(actors_policy.q_values(observations), network(observations), rtol=1e-5, atol=1e-6)
 
   def test_parameters_change_only_when_it_refreshes(self):
     suite = environments.load('gym:CartPole-v1')
     actors_policy, network, store = make_policy(suite, settings('gym'))
     observations = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
-    before, values = actors_policy(observations), other_values(store.latest().values, 7)
+    before, values = actors_policy.q_values(observations), other_values(store.latest().values, 7)
     store.publish(parameters.Snapshot(7, values))
-    np.testing.assert_array_equal(actors_policy(observations), before)
+    np.testing.assert_array_equal(actors_policy.q_values(observations), before)
     assert actors_policy.refresh() == 7
     np.testing.assert_array_equal(parameters.flatten(network.trainable_variables), values)
-    assert np.all(actors_policy(observations) != before)
+    assert np.all(actors_policy.q_values(observations) != before)
 
   def test_policies_of_one_store_have_parameters_of_their_own(self):
     suite, config = environments.load('gym:CartPole-v1'), settings('gym')
     one, _, store = make_policy(suite, config)
-    other = policy.Policy(dqn.make_network(suite, config.torso, config.hidden_size), suite, store)
+    other = dqn.Policy(dqn.make_networks(config, suite), suite, store, np.zeros(N, np.float32), 0)
     observations = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
-    before = one(observations)
-    np.testing.assert_array_equal(other(observations), before)
+    before = one.q_values(observations)
+    np.testing.assert_array_equal(other.q_values(observations), before)
     store.publish(parameters.Snapshot(1, other_values(store.latest().values, 1)))
     other.refresh()
-    np.testing.assert_array_equal(one(observations), before)
-    assert np.all(other(observations) != before)
+    np.testing.assert_array_equal(one.q_values(observations), before)
+    assert np.all(other.q_values(observations) != before)

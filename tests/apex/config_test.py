@@ -61,6 +61,7 @@ def test_an_environment_of_several_tasks_is_refused():
     configs.Config().check_environment(environments.load('doom'))
 
 
-@pytest.mark.parametrize('env, preset', [('atari:breakout', 'atari'), ('gym:X-v0', 'gym'), ('', 'atari')])
+@pytest.mark.parametrize('env, preset', [('atari:breakout', 'atari'), ('gym:CartPole-v1', 'gym'),
+    ('gym:Pendulum-v1', 'gym_continuous'), ('control:walker-run', 'control'), ('', 'atari')])
 def test_an_environment_has_a_preset_of_its_family(env, preset):
   assert configs.PRESETS.preset_for(env) == preset

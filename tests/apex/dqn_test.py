@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from apex import dqn
+from apex import config as configs, dqn
 from common.environments import suite as suites
 from common.replay import prioritized
 
@@ -295,7 +295,7 @@ class TestEvaluateSample:
   def test_stacks_of_both_ends_are_rebuilt_and_read(self):
     # The same as of stacks that were put together by hand.
     suite = image_suite()
-    network, target_network = (dqn.make_network(suite, 'shallow', HIDDEN) for _ in range(2))
+    network, target_network = (dqn.make_networks(configs.Config(torso='shallow', hidden_size=HIDDEN), suite) for _ in range(2))
     sample, rng = make_sample(), np.random.default_rng(7)
     frames, later = rng.integers(256, size=(2, BATCH, 4, 36, 36), dtype=np.uint8)
     starts, later_starts = rng.random((2, BATCH, 4)) < 0.3
@@ -311,7 +311,7 @@ class TestEvaluateSample:
 
 def image_suite():
   space = gymnasium.spaces.Dict({'observation': gymnasium.spaces.Box(0, 255, (4, 36, 36), np.uint8)})
-  return suites.Suite('tiny', ('tiny',), space, ACTIONS, 4, make=None, frame_stack=4)
+  return suites.Suite('tiny', ('tiny',), space, gymnasium.spaces.Discrete(ACTIONS), 4, make=None, frame_stack=4)
 
 
 def stacks_by_hand(frames, starts):
@@ -341,7 +341,7 @@ def test_observations_of_frames_are_stacks_that_begin_with_their_game():
 
 
 def test_networks_of_stacked_frames_read_them_as_channels():
-  network = dqn.make_network(image_suite(), 'shallow', HIDDEN)
+  network = dqn.make_networks(configs.Config(torso='shallow', hidden_size=HIDDEN), image_suite())
   assert network(tf.zeros([2, 36, 36, 4], tf.uint8)).shape == [2, ACTIONS]
   kernels = [v.shape for v in network.trainable_variables if v.shape.rank == 4]
   assert kernels == [[8, 8, 4, 16], [4, 4, 16, 32]]
@@ -350,8 +350,8 @@ def test_networks_of_stacked_frames_read_them_as_channels():
 def test_the_papers_network_has_the_papers_size():
   # Three convolutions on 84x84x4, and two streams of 512 (Wang et al. 2016, whose network Ape-X takes).
   space = gymnasium.spaces.Dict({'observation': gymnasium.spaces.Box(0, 255, (4, 84, 84), np.uint8)})
-  suite = suites.Suite('game', ('game',), space, 18, 4, make=None, frame_stack=4)
+  suite = suites.Suite('game', ('game',), space, gymnasium.spaces.Discrete(18), 4, make=None, frame_stack=4)
   convolutions = (8 * 8 * 4 + 1) * 32 + (4 * 4 * 32 + 1) * 64 + (3 * 3 * 64 + 1) * 64
   streams = 2 * (7 * 7 * 64 + 1) * 512 + (512 + 1) * (1 + 18)
-  network = dqn.make_network(suite, 'nature', 512)
+  network = dqn.make_networks(configs.Config(), suite)
   assert sum(v.shape.num_elements() for v in network.trainable_variables) == convolutions + streams

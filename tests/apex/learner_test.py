@@ -44,7 +44,7 @@ def td_errors(network, target_network, sample) -> np.ndarray:
 
 
 def copy_of(network: dqn.DuelingNetwork) -> dqn.DuelingNetwork:
-  copied = dqn.make_network(SUITE, 'vector', 64)
+  copied = dqn.make_networks(configs.PRESETS.preset('gym'), SUITE)
   for variable, value in zip(copied.trainable_variables, network.trainable_variables, strict=True):
     variable.assign(value)
   return copied
@@ -52,10 +52,10 @@ def copy_of(network: dqn.DuelingNetwork) -> dqn.DuelingNetwork:
 
 def test_loss_and_priorities_are_the_papers_while_the_target_network_lags():
   learner = make_learner(target_period=1000)
-  first = copy_of(learner.network)  # The target network is never copied to here.
+  first = copy_of(learner.agent.networks)  # The target network is never copied to here.
   for seed in range(5):
     sample = random_sample(seed)
-    expected = td_errors(copy_of(learner.network), first, sample)
+    expected = td_errors(copy_of(learner.agent.networks), first, sample)
     update = learner.update(sample)
     np.testing.assert_allclose(update.priorities, np.abs(expected), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(
@@ -64,18 +64,18 @@ def test_loss_and_priorities_are_the_papers_while_the_target_network_lags():
 
 def test_the_target_network_is_copied_to_every_so_many_updates():
   learner = make_learner(target_period=3)
-  older = copy_of(learner.network)
+  older = copy_of(learner.agent.networks)
   for number in range(1, 8):
     sample = random_sample(number)
-    expected = td_errors(copy_of(learner.network), older, sample)
+    expected = td_errors(copy_of(learner.agent.networks), older, sample)
     np.testing.assert_allclose(learner.update(sample).priorities, np.abs(expected), rtol=1e-4, atol=1e-5)
     if number % 3 == 0:
-      older = copy_of(learner.network)
+      older = copy_of(learner.agent.networks)
 
 
 def test_the_step_is_centered_rmsprops_on_the_weighted_mean_clipped_by_norm():
   learner = make_learner(max_gradient_norm=0.1, learning_rate=0.01)
-  network, sample = copy_of(learner.network), random_sample(0)
+  network, sample = copy_of(learner.agent.networks), random_sample(0)
   with tf.GradientTape() as tape:
     targets = dqn.evaluate_sample(network, network, sample)
     loss = tf.reduce_mean(sample.weight * 0.5 * targets.td_errors**2)
@@ -83,7 +83,7 @@ def test_the_step_is_centered_rmsprops_on_the_weighted_mean_clipped_by_norm():
   norm = np.sqrt(sum(np.sum(g**2) for g in gradients))
   assert norm > 0.1
   learner.update(sample)
-  for before, after, gradient in zip(network.trainable_variables, learner.network.trainable_variables, gradients):
+  for before, after, gradient in zip(network.trainable_variables, learner.agent.networks.trainable_variables, gradients):
     g = gradient * 0.1 / norm
     variance = (0.95 + 0.05 * g**2) - (0.05 * g)**2  # The mean square starts at one, the mean at zero.
     np.testing.assert_allclose(after, before - 0.01 * g / np.sqrt(variance + 1.5e-7), rtol=1e-4, atol=1e-7)

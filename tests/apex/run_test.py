@@ -152,8 +152,27 @@ def test_copies_uniform_sampling_and_six_epsilons_train(tmp_path):
   assert last['replay_size'] == 3 * last['frames'] and last['updates'] > 0 and last['weight'] == 1.0
 
 
+def test_ape_x_dpg_trains_evicts_by_priority_and_resumes_with_its_replay(tmp_path):
+  folder = tmp_path / 'run'
+  dpg = ['--env=gym:Pendulum-v1', f'--run_dir={folder}', '--config.replay_capacity=1500', '--config.replay_ratio=4']
+  finish(train(*dpg, '--total_frames=2500', '--checkpoint_replay'))
+  before = rows(folder)
+  assert before[-1]['replay_size'] == 1500 and before[-1]['updates'] > 0
+  assert np.isfinite([before[-1][name] for name in ('loss', 'q_value', 'policy_gradient_norm', 'td_error')]).all()
+  assert json.loads((folder / 'config.json').read_text())['algorithm'] == 'dpg'
+  returns = json.loads((folder / 'evaluation.json').read_text())['agent']['Pendulum-v1']['returns']
+  assert len(returns) == 2 and max(returns) < 0
+  output = finish(train(f'--run_dir={folder}', '--env=gym:Pendulum-v1', '--resume', '--total_frames=3500'))
+  assert 'Restored a replay of 1,500 transitions' in output and 'filling' not in output
+  assert rows(folder)[-1]['updates'] > before[-1]['updates']
+
+
 @pytest.mark.parametrize('flags, message', [
     (['--env=doom'], 'doom has 10 tasks and Ape-X learns one'),
+    (['--env=gym:Pendulum-v1', '--preset=gym'], "algorithm is 'dqn', expected dpg, as gym:Pendulum-v1 has continuous "
+     'actions; --preset=gym_continuous is made for it'),
+    (['--env=control:walker-wlk'], "unknown Control Suite task 'walker-wlk'. Did you mean walker-walk"),
+    (['--env=atari:pong', '--preset=gym', '--config.eviction=by_priority'], "eviction is 'by_priority', expected 'oldest'"),
     (['--config.torso=nature'], "torso is 'nature', expected 'vector' for vectors"),
     (['--config.replay_capacity=100000000000'], 'lower --config.replay_capacity'),
     (['--config.replay_capacit=5'], "unknown config field 'replay_capacit'. Did you mean replay_capacity"),

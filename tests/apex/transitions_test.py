@@ -21,7 +21,7 @@ FIRST, N, STACK = 100, 4, 4  # The environments' first number, how many there ar
 def tiny_suite(stacked):
   shape, dtype, low, high = ((STACK, 2, 3), np.uint8, 0, 255) if stacked else ((5,), np.float32, -np.inf, np.inf)
   space = gymnasium.spaces.Dict({'observation': gymnasium.spaces.Box(low, high, shape, dtype)})
-  return suites.Suite('tiny', ('tiny',), space, 3, 1, make=None, frame_stack=STACK if stacked else 1)
+  return suites.Suite('tiny', ('tiny',), space, gymnasium.spaces.Discrete(3), 1, make=None, frame_stack=STACK if stacked else 1)
 
 
 def n_step_by_hand(rewards, ended, final, t, n):
@@ -143,7 +143,7 @@ class Player:
     number = lambda: self.rng.normal(size=count).astype(np.float32)
     values = dict(
         observation=self._random(count, *shape), start=np.zeros(count, bool),
-        action=np.full(count, self.number, np.int32), q_taken=number(), q_max=number(), reward=number(),
+        action=np.full(count, self.number, np.int32), q_taken=number(), bootstrap_value=number(), reward=number(),
         discount=np.full(count, GAMMA, np.float32), final=np.zeros(count, bool),
         episode_return=np.zeros(count, np.float32), episode_length=np.zeros(count, np.int32))
     return transitions.Records(**(values | fixed))
@@ -207,7 +207,7 @@ class Player:
       assert end is None or block.end[t] == end
       np.testing.assert_allclose([block.n_step_return[t], block.discount[t]], [total, discount], **ROUNDING)
       # The q-values were random numbers of order one: they are added to the return.
-      bootstrap = 0.0 if end is None else discount * float(window.q_max[end])
+      bootstrap = 0.0 if end is None else discount * float(window.bootstrap_value[end])
       np.testing.assert_allclose(
           block.priority[t], abs(total + bootstrap - float(window.q_taken[t])), rtol=1e-5, atol=2e-6)
 

@@ -127,7 +127,7 @@ def test_a_lost_life_does_not_end_an_episode():
   """Environments as for training, which call it an end for the learner, give the same episodes."""
   suite = environments.load('atari:breakout')
   as_in_training = dataclasses.replace(suite, make=lambda tasks, training: suite.make(tasks, True))
-  player = lambda task, count: evaluation.random_player(suite.num_actions, seed=1)
+  player = lambda task, count: evaluation.random_player(suite.action_space, seed=1)
   played, again = (evaluation.play_all(s, player, 3, SEED)['breakout'] for s in (suite, as_in_training))
   assert played == again
   assert len(played.returns) == 3

@@ -39,7 +39,7 @@ def test_impossible_values_are_refused_by_name(field, value):
 @pytest.mark.parametrize('env, torso', [('gym:CartPole-v1', 'shallow'), ('doom', 'vector')])
 def test_a_torso_that_cannot_read_the_environment_is_refused(env, torso):
   with pytest.raises(errors.UserError, match=f'torso is {torso!r}.*{env}'):
-    dataclasses.replace(configs.Config(), torso=torso).check_torso(environments.load(env))
+    dataclasses.replace(configs.Config(), torso=torso).check_environment(environments.load(env))
 
 
 def test_an_unknown_preset_suggests_the_nearest():
@@ -50,3 +50,9 @@ def test_an_unknown_preset_suggests_the_nearest():
 @pytest.mark.parametrize('env, preset', [('doom:basic', 'doom'), ('atari:pong', 'atari_shallow'), ('gym:X-v0', 'gym')])
 def test_an_environment_has_a_preset_of_its_family(env, preset):
   assert configs.PRESETS.preset_for(env) == preset
+
+
+@pytest.mark.parametrize('env', ['gym:Pendulum-v1', 'control:cartpole-swingup'])
+def test_continuous_actions_are_refused_and_ape_x_dpg_is_named(env):
+  with pytest.raises(errors.UserError, match=f'{env} has continuous actions.*python -m apex.train --env={env}'):
+    dataclasses.replace(configs.Config(), torso='vector').check_environment(environments.load(env))

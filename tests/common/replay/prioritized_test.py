@@ -12,7 +12,7 @@ import pytest
 import scipy.stats
 import tensorflow as tf
 
-from common.replay import prioritized
+from common.replay import eviction, prioritized
 
 B, N = 5, 3  # Transitions to a block, and steps to a transition.
 DEADLINE = 60.0
@@ -297,7 +297,7 @@ def test_adds_beyond_that_take_the_place_of_the_oldest():
   replay, capacity = uniform(100), 100
   for number in range(80):
     replay.add(blocks(SPEC, [number]))
-    most = (1 + prioritized.PrioritizedReplay._SLACK) * capacity
+    most = (1 + eviction.OldestFirst._SLACK) * capacity
     assert min((number + 1) * B, most) <= replay.size() <= most + 2 * B
     assert held(replay) == list(range((number + 1) * B - replay.size(), (number + 1) * B))
 

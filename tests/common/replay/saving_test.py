@@ -89,7 +89,8 @@ def test_what_was_removed_stays_away(tmp_path):
   assert_same(held(replay), held(restored(tmp_path, capacity=100)))
 
 
-def test_only_what_is_new_is_written_again(tmp_path):
+def test_only_what_is_new_is_written_again(tmp_path, monkeypatch):
+  monkeypatch.setattr(saving, '_CHUNK_BYTES', 128 * prioritized.block_bytes(SPEC))
   replay = make(capacity=2000)
   fill(replay, range(300))
   saver = saving.Saver(replay, tmp_path)
@@ -133,7 +134,7 @@ def test_a_save_that_was_cut_short_leaves_the_one_before(tmp_path):
 
   class Dying:
     """A replay whose process ends when all but the last file is written."""
-    slots, stamps, read = replay.slots, replay.stamps, replay.read
+    spec, slots, stamps, read = replay.spec, replay.slots, replay.stamps, replay.read
 
     def priorities(self):
       raise KeyboardInterrupt
@@ -192,7 +193,7 @@ def test_saving_while_others_add_loses_only_what_was_replaced_meanwhile(tmp_path
 
   class Adding:
     """A replay to which somebody adds between any two reads."""
-    slots, numbers = replay.slots, iter(range(60, 1000))
+    spec, slots, numbers = replay.spec, replay.slots, iter(range(60, 1000))
 
     def read(self, slots):
       fill(replay, [next(self.numbers)])

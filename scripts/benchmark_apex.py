@@ -1,4 +1,4 @@
-"""The parts of Ape-X DQN, alone and together: CPU time per inserted or sampled transition.
+"""The parts of Ape-X, DQN or DPG, alone and together: CPU time per inserted or sampled transition.
 
 The replay ratio, samples per inserted transition, weighs the learner's part against the actors': it must be held at a
 target (--config.replay_ratio) for the limit to mean anything.
@@ -42,7 +42,7 @@ def measure(config: configs.Config, seconds: float) -> dict[str, float]:
 def table(config: configs.Config, result: dict) -> str:
   """The medians as text."""
   lines = [f'{config.env}: batch {config.batch_size}, {config.num_actors} actors of {config.envs_per_actor} '
-           f'environments, {config.torso} network, replay ratio {config.replay_ratio}, {result["cores"]} cores; medians '
+           f'environments, {config.torso if config.algorithm == "dqn" else config.algorithm} network, replay ratio {config.replay_ratio}, {result["cores"]} cores; medians '
            f'of {len(result["rounds"])}',
            f'{"part":<20}{"transitions/s alone":>20}{"CPU us/transition":>20}']
   for name in ('environment', 'policy', 'add', 'sample', 'learner', 'update_priorities'):
@@ -57,11 +57,12 @@ def table(config: configs.Config, result: dict) -> str:
 
 def _policy(config: configs.Config, suite: environments.Suite, seconds: float) -> tuple[float, float]:
   """As many threads as actors, each with a network of its own, on observations that an environment gave."""
-  from apex import policy
+  from apex import algorithms
   environment = suite.make([suite.tasks[0]] * config.envs_per_actor, True)
   observation = environment.reset(seed=0)[0]['observation'].copy()
   environment.close()
-  policies = [policy.make(config, suite, _store(config, suite)) for _ in range(config.num_actors)]
+  make_policy, store = algorithms.module(config).make_policy, _store(config, suite)
+  policies = [make_policy(config, suite, store, i, seed=i) for i in range(config.num_actors)]
   return measuring.measure(lambda i: policies[i](observation), config.num_actors, config.envs_per_actor, seconds)
 
 
@@ -69,17 +70,14 @@ def _replay_and_learner(config: configs.Config, suite: environments.Suite,
                         seconds: float) -> dict[str, tuple[float, float]]:
   """Each operation on a replay of an actor's transitions, and updates on a sample of it."""
   import tensorflow as tf
-  from apex import learner
-  from common.replay import prioritized
-  shipments = _collect(config, suite)
-  spec = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape[1:], x.dtype), shipments[0].block)
-  replay = prioritized.PrioritizedReplay(
-      spec, _REPLAYED, suite.frame_stack, config.alpha, config.beta, config.stratified)
-  for shipment in shipments:
-    replay.add(shipment.block)
-  blocks = [tf.nest.map_structure(tf.constant, shipment.block) for shipment in shipments]
+  from apex import learner, run
+  config = dataclasses.replace(config, replay_capacity=_REPLAYED)
+  replay = run.make_replay(config, suite)
+  blocks = [tf.nest.map_structure(tf.constant, shipment.block) for shipment in _collect(config, suite)]
+  for block in blocks:
+    run.insert(config, replay, block)
   count = iter(range(10**12))
-  add = lambda i: replay.add(blocks[next(count) % len(blocks)])
+  add = lambda i: run.insert(config, replay, blocks[next(count) % len(blocks)])
   samples = [replay.sample(config.batch_size) for _ in range(20)]
   priorities = [(s.leaf, s.stamp, s.priority) for s in samples]
   trained = learner.Learner(config, suite)
@@ -89,26 +87,25 @@ def _replay_and_learner(config: configs.Config, suite: environments.Suite,
           lambda i: replay.update_priorities(*priorities[next(count) % len(priorities)]), config.batch_size),
       'learner': (lambda i: trained.update(samples[0]).statistics['finite'].numpy(), config.batch_size),
       # At the end, as it writes over what was sampled.
-      'add': (add, np.mean([shipment.block.valid.sum() for shipment in shipments]))}
+      'add': (add, np.mean([block.valid.numpy().sum() for block in blocks]))}
   return {name: measuring.measure(step, 1, transitions, seconds) for name, (step, transitions) in parts.items()}
 
 
 def _collect(config: configs.Config, suite: environments.Suite) -> list:
   """An actor's shipments, as they come, of a replay's worth of transitions."""
-  from apex import actor, exploration, policy
-  collector = actor.Actor(
-      0, suite, [suite.tasks[0]] * config.envs_per_actor, policy.make(config, suite, _store(config, suite)), config,
-      exploration.epsilons(config.num_environments), seed=0)
+  from apex import actor, algorithms
+  policy = algorithms.module(config).make_policy(config, suite, _store(config, suite), 0, seed=0)
+  collector = actor.Actor(0, suite, [suite.tasks[0]] * config.envs_per_actor, policy, config, seed=0)
   shipments = []
   collector.run(shipments.append, lambda: sum(s.block.valid.sum() for s in shipments) >= _REPLAYED)
   return shipments
 
 
 def _store(config: configs.Config, suite: environments.Suite):
-  from apex import dqn
+  from apex import algorithms
   from common.distributed import parameters
-  network = dqn.make_network(suite, config.torso, config.hidden_size)
-  return parameters.ParameterStore(parameters.Snapshot(0, parameters.flatten(network.trainable_variables)))
+  networks = algorithms.module(config).make_networks(config, suite)
+  return parameters.ParameterStore(parameters.Snapshot(0, parameters.flatten(networks.trainable_variables)))
 
 
 def _together(config: configs.Config, seconds: float) -> dict[str, float]:
