@@ -50,7 +50,10 @@ class RMSProp(snt.Module):
 
 
 class Adam(snt.Module):
-  """Adam (Kingma and Ba 2015) by TensorFlow's own kernel, its moments made before the first step, for checkpoints."""
+  """Adam (Kingma and Ba 2015), its moments made before the first step, so that checkpoints have them from the start.
+
+  By TensorFlow's own kernel, whose epsilon is the paper's epsilon-hat, at the end of its section 2.
+  """
 
   def __init__(self, variables: Sequence[tf.Variable], learning_rate: float, beta_1: float = 0.9, beta_2: float = 0.999,
                epsilon: float = 1e-8):

@@ -15,7 +15,9 @@ def rescaled(env: gymnasium.Env) -> gymnasium.Env:
   """The environment, with continuous actions float32 in [-1, 1]; what lies outside is clipped."""
   if isinstance(env.action_space, gymnasium.spaces.Discrete):
     return env
-  return gymnasium.wrappers.ClipAction(gymnasium.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0)))
+  space = suite.continuous_actions(env.action_space.shape[0])
+  within = gymnasium.wrappers.RescaleAction(env, space.low, space.high)
+  return gymnasium.wrappers.TransformAction(within, lambda action: np.clip(action, space.low, space.high), space)
 
 
 class NamedObservation(gymnasium.ObservationWrapper):

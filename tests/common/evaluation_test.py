@@ -6,6 +6,7 @@ import threading
 import gymnasium
 import numpy as np
 import pytest
+from scipy import stats
 
 from common import environments, errors, evaluation
 
@@ -187,10 +188,17 @@ def test_environments_are_closed(failing):
 
 def test_random_player_draws_all_actions_and_repeats_with_its_seed():
   draws = [[evaluation_player(None, None, np.zeros(50)) for _ in range(20)] for evaluation_player in (
-      evaluation.random_player(4, 1), evaluation.random_player(4, 1), evaluation.random_player(4, 2))]
+      evaluation.random_player(gymnasium.spaces.Discrete(4), seed) for seed in (1, 1, 2))]
   assert set(np.array(draws[0]).flat) == {0, 1, 2, 3}
   np.testing.assert_array_equal(draws[0], draws[1])
   assert not np.array_equal(draws[0], draws[2])
+
+
+def test_random_player_draws_continuous_actions_from_all_of_their_range():
+  player = evaluation.random_player(gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32), 1)
+  draws = np.stack([player(None, None, np.zeros(50)) for _ in range(40)])
+  assert draws.shape == (40, 50, 3) and draws.dtype == np.float32
+  assert stats.kstest(draws.ravel(), stats.uniform(-1.0, 2.0).cdf).pvalue > 1e-3
 
 
 def test_the_interval_holds_the_true_mean_as_often_as_it_says():

@@ -1,4 +1,4 @@
-"""TensorFlow 1's RMSProp against NumPy, and the two helpers around it.
+"""TensorFlow 1's RMSProp and Adam against NumPy, and the two helpers around them.
 
 The IMPALA paper's RMSProp epsilons (arXiv 1802.01561, table D.1) mean what they mean there: inside the square root of a
 mean square that starts at one.
@@ -167,3 +167,48 @@ class TestLinearDecay:
   def test_inside_a_traced_function(self):
     decay = tf.function(lambda frames: optimizers.linear_decay(4e-4, frames, 10_000_000_000))
     np.testing.assert_allclose(decay(tf.constant(7_500_000_000, tf.int64)), 1e-4, rtol=1e-6)
+
+
+class TestAdam:
+
+  @pytest.mark.parametrize('learning_rate, rates', [(0.1, {}), (0.003, dict(beta_1=0.7, beta_2=0.9, epsilon=0.1))])
+  def test_equals_section_2_of_its_paper(self, learning_rate, rates):
+    variables = new_variables()
+    optimizer = optimizers.Adam(variables, learning_rate, **rates)
+    beta_1, beta_2, epsilon = (rates.get(name, value) for name, value in (
+        ('beta_1', 0.9), ('beta_2', 0.999), ('epsilon', 1e-8)))
+    expected = [variable.numpy().astype(np.float64) for variable in variables]
+    first, second = ([np.zeros_like(array) for array in expected] for _ in range(2))
+    for step, gradients in enumerate(random_gradients(), 1):
+      optimizer.apply(as_tensors(gradients), variables)
+      for i, gradient in enumerate(gradients):
+        first[i] = beta_1 * first[i] + (1 - beta_1) * gradient
+        second[i] = beta_2 * second[i] + (1 - beta_2) * gradient**2
+        rate = learning_rate * np.sqrt(1 - beta_2**step) / (1 - beta_1**step)
+        expected[i] -= rate * first[i] / (np.sqrt(second[i]) + epsilon)
+    for variable, values in zip(variables, expected):
+      np.testing.assert_allclose(variable, values, rtol=1e-4, atol=1e-5)
+
+  def test_goes_on_from_a_checkpoint_as_if_nothing_had_happened(self, tmp_path):
+    def make():
+      module = tf.Module()
+      module.variables_of_mine = new_variables()
+      module.optimizer = optimizers.Adam(module.variables_of_mine, 0.1)
+      return module
+
+    once, again = make(), make()
+    steps = random_gradients()
+    for gradients in steps[:3]:
+      once.optimizer.apply(as_tensors(gradients), once.variables_of_mine)
+    path = tf.train.Checkpoint(root=once).write(str(tmp_path / 'saved'))
+    tf.train.Checkpoint(root=again).read(path).assert_consumed()
+    for module in (once, again):
+      for gradients in steps[3:]:
+        module.optimizer.apply(as_tensors(gradients), module.variables_of_mine)
+    for variable, other in zip(once.variables_of_mine, again.variables_of_mine):
+      np.testing.assert_array_equal(variable, other)
+
+  def test_gradients_of_other_variables_are_refused(self):
+    variables = new_variables()
+    with pytest.raises(ValueError, match='shorter'):
+      optimizers.Adam(variables[:2], 0.1).apply(as_tensors(random_gradients()[0]), variables)

@@ -18,7 +18,7 @@ FIRST_SEED = 1
 class Case(NamedTuple):
   name: str
   tasks: tuple[str, ...]  # One environment each.
-  num_actions: int
+  num_actions: int  # Or, where they are continuous, how many numbers make one.
   steps: int  # So many that random actions end an episode in each environment.
 
 
@@ -39,7 +39,9 @@ CASES = [
     Case('doom', ('predict_position', 'deadly_corridor', 'take_cover'), 9, 200),
     Case('atari:pong', ('pong', 'pong'), 6, 1300),
     Case('atari:breakout', ('breakout', 'breakout'), 4, 300),
-    Case('gym:CartPole-v1', ('CartPole-v1', 'CartPole-v1'), 2, 200)]
+    Case('gym:CartPole-v1', ('CartPole-v1', 'CartPole-v1'), 2, 200),
+    Case('gym:Pendulum-v1', ('Pendulum-v1', 'Pendulum-v1'), 1, 210),
+    Case('control:cartpole-swingup', ('cartpole-swingup', 'cartpole-swingup'), 1, 1010)]
 
 
 @functools.cache
@@ -52,7 +54,10 @@ def opened(case):
 
 
 def random_actions(case, seed=0):
-  return np.random.default_rng(seed).integers(case.num_actions, size=(case.steps, len(case.tasks)))
+  rng, steps = np.random.default_rng(seed), (case.steps, len(case.tasks))
+  if suite_of(case.name).is_discrete:
+    return rng.integers(case.num_actions, size=steps)
+  return rng.uniform(-1.0, 1.0, (*steps, case.num_actions)).astype(np.float32)
 
 
 def copied(observations):
@@ -105,12 +110,16 @@ def test_vector_environment_declares_the_same_spaces(case):
     assert environment.single_observation_space == suite.observation_space
     assert environment.observation_space == gymnasium.vector.utils.batch_space(
         suite.observation_space, len(case.tasks))
-    assert environment.single_action_space == gymnasium.spaces.Discrete(case.num_actions)
+    assert environment.single_action_space == suite.action_space
 
 
 def test_number_of_actions(case):
-  assert suite_of(case.name).num_actions == case.num_actions
-  assert set(random_actions(case).flat) == set(range(case.num_actions)), 'not all actions are tried by these tests'
+  suite = suite_of(case.name)
+  if suite.is_discrete:
+    assert suite.num_actions == case.num_actions
+    assert set(random_actions(case).flat) == set(range(case.num_actions)), 'not all actions are tried by these tests'
+  else:
+    assert suite.action_space == gymnasium.spaces.Box(-1.0, 1.0, (case.num_actions,), np.float32)
 
 
 def test_tasks_are_of_the_suite(case):
@@ -176,7 +185,8 @@ def test_close_ends_the_engines_and_may_be_called_again(case):
 
 @pytest.mark.parametrize('name, tasks', [
     ('doom', tuple(doom.INSTRUCTIONS)), ('doom:my_way_home', ('my_way_home',)),
-    ('atari:space_invaders', ('space_invaders',)), ('gym:Acrobot-v1', ('Acrobot-v1',))])
+    ('atari:space_invaders', ('space_invaders',)), ('gym:Acrobot-v1', ('Acrobot-v1',)),
+    ('control:humanoid-walk', ('humanoid-walk',))])
 def test_a_name_gives_its_tasks(name, tasks):
   suite = environments.load(name)
   assert suite.name == name
@@ -188,6 +198,7 @@ def test_a_name_gives_its_tasks(name, tasks):
     ('atary:pong', 'environment', 'atari:pong'),
     ('doom:basik', 'doom scenario', 'basic'),
     ('atari:breakot', 'Atari game', 'breakout'),
+    ('control:walker-wlk', 'Control Suite task', 'walker-walk'),
     ('gym:CartPol-v1', 'gymnasium environment', 'CartPole-v1')])
 def test_unknown_names_are_refused_with_the_nearest(name, kind, suggestion):
   with pytest.raises(errors.UserError, match=f'unknown {kind} .*Did you mean .*{suggestion}'):

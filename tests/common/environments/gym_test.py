@@ -84,11 +84,6 @@ def test_time_limits_are_truncations():
   np.testing.assert_array_equal(np.array([truncated for _, truncated in ends])[:, 0], [False] * 199 + [True])
 
 
-def test_continuous_actions_are_refused():
-  with pytest.raises(errors.UserError, match=r'gym:Pendulum-v1 has the action space Box.*expected discrete actions'):
-    environments.load('gym:Pendulum-v1')
-
-
 @pytest.mark.parametrize('env_id', ['FrozenLake-v1', 'Blackjack-v1'])
 def test_other_observations_are_refused(env_id):
   with pytest.raises(errors.UserError, match=f'gym:{env_id} observes .*expected a Box'):
