@@ -37,7 +37,7 @@ class OldestFirst(tf.Module):
     return 0
 
   def make_room(self, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """For `count` new blocks: the slots of those that leave, int64 `[L]`, and slots to put them in, `[count]`."""
+    """For `count` new blocks: the slots of those that leave, int64 `[L]`, and all slots to put them in, `[count]`."""
     leaving = self._leave(tf.maximum(self._newest + count - self.slots - self._oldest, 0))
     placed = (self._newest + tf.range(count)) % self.slots
     self._newest.assign_add(count)
@@ -105,15 +105,17 @@ class ByPriority(tf.Module):
   def _draw(self, count: tf.Tensor) -> tf.Tensor:
     """Draws `count` different slots, one after the other, without replacement.
 
-    Draws with replacement, of which each slot's first counts, are draws without: so they are made in bulk. Whoever was
-    drawn weighs nothing from then on, and what is still lacking is drawn anew.
+    Draws with replacement, of which each slot's first counts, are draws without: so they are made in bulk. If any is
+    lacking then, those that were drawn weigh nothing from there on (they are about to be weighed anew), and it is drawn
+    from the others.
     """
-    drawn = tf.zeros([0], tf.int64)
+    drawn = self._distinct(count)
     while tf.shape(drawn, out_type=tf.int64)[0] < count:
       tf.autograph.experimental.set_loop_options(shape_invariants=[(drawn, tf.TensorShape([None]))])
-      lacking = count - tf.shape(drawn, out_type=tf.int64)[0]
-      points = tf.random.uniform([lacking], dtype=tf.float64) * self._tree.total()
-      slots, _ = tf.unique(self._tree.find(points))
-      self._tree.set(slots, tf.zeros_like(slots, tf.float64))
-      drawn = tf.concat([drawn, slots], axis=0)
+      self._tree.set(drawn, tf.zeros_like(drawn, tf.float64))
+      drawn = tf.concat([drawn, self._distinct(count - tf.shape(drawn, out_type=tf.int64)[0])], axis=0)
     return drawn
+
+  def _distinct(self, count: tf.Tensor) -> tf.Tensor:
+    """Up to `count` different slots: those of as many draws with replacement."""
+    return tf.unique(self._tree.find(tf.random.uniform([count], dtype=tf.float64) * self._tree.total()))[0]

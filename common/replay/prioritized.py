@@ -215,7 +215,7 @@ class PrioritizedReplay(tf.Module):
   def _add(self, blocks: TransitionBlock) -> tf.Tensor:
     count = tf.shape(blocks.priority, out_type=tf.int64)[0]
     leaving, slots = self._eviction.make_room(count)
-    self._forget(leaving)
+    self._size.assign_sub(tf.reduce_sum(tf.gather(self._counts, leaving)))
     flat = lambda x: tf.reshape(x, tf.concat([[-1], tf.shape(x)[2:]], axis=0))
     scatter = lambda variable, rows, x: variable.scatter_update(tf.IndexedSlices(x, rows))
     entries, leaves = self._rows(slots, self._entries), self._rows(slots, self._length)
@@ -232,17 +232,14 @@ class PrioritizedReplay(tf.Module):
     self._size.assign_add(added)
     return added
 
-  def _forget(self, slots: tf.Tensor) -> tf.Tensor:
-    """Takes out the blocks in slots `[L]`; returns the number of their transitions."""
+  def _remove_to_fit(self) -> tf.Tensor:
+    slots = self._eviction.excess(self._counts, self._size)
     leaves = self._rows(slots, self._length)
     self._tree.set(leaves, tf.zeros_like(leaves, tf.float64))
     self._stamps.scatter_update(tf.IndexedSlices(tf.fill(tf.shape(slots), tf.constant(-1, tf.int64)), slots))
     removed = tf.reduce_sum(tf.gather(self._counts, slots))
     self._size.assign_sub(removed)
     return removed
-
-  def _remove_to_fit(self) -> tf.Tensor:
-    return self._forget(self._eviction.excess(self._counts, self._size))
 
   def _sample(self, count: tf.Tensor) -> Sample:
     total = self._tree.total()

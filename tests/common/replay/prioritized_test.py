@@ -122,9 +122,9 @@ def assert_state(replay, expected):
     np.testing.assert_array_equal(now, before)
 
 
-def tree_nodes(replay):
-  (nodes,) = (variable.numpy() for variable in replay.variables if variable.dtype == tf.float64)
-  return nodes
+def tree_levels(replay):
+  """From the leaves up, `[rows, width]` each."""
+  return [level.numpy() for level in replay._tree.levels]
 
 
 def assert_in_proportion(counts, probability):
@@ -234,8 +234,9 @@ def test_extreme_priorities_are_to_the_last_bit_what_the_clipped_ones_are(alpha)
   for replay, priorities in ((one, EXTREME), (other, np.clip(EXTREME, np.float32(LOWEST), np.float32(HIGHEST)))):
     give_all(replay, priorities)
     replay.add(blocks(SPEC, range(3, 6), priority=priorities.reshape(3, B)))
-  np.testing.assert_array_equal(tree_nodes(one), tree_nodes(other))
-  assert np.isfinite(tree_nodes(one)).all()
+  for level, same in zip(tree_levels(one), tree_levels(other), strict=True):
+    np.testing.assert_array_equal(level, same)
+    assert np.isfinite(level).all()
 
 
 @pytest.mark.parametrize('extreme', [0.0, 1e-30, 1e30])
@@ -554,9 +555,10 @@ def test_threads_do_not_disturb_each_other(capacity):
   assert 0 < min(sizes) and max(sizes) <= replay.slots * B
 
   # The tree is what these are in it.
-  nodes = tree_nodes(replay)
-  half = len(nodes) // 2
-  np.testing.assert_array_equal(nodes[1:half], nodes[2:2 * half:2] + nodes[3:2 * half:2])
+  levels = tree_levels(replay)
+  for level, above in zip(levels, levels[1:]):
+    np.testing.assert_allclose(level.sum(axis=1), above.ravel()[:len(level)], rtol=1e-14)
+    assert not above.ravel()[len(level):].any()
   leaves = set(everything.leaf.numpy().tolist())
-  np.testing.assert_array_equal(nodes[half:] > 0, [leaf in leaves for leaf in range(half)])
-  np.testing.assert_array_equal(nodes[half:] >= 0, True)
+  np.testing.assert_array_equal(levels[0].ravel() > 0, [leaf in leaves for leaf in range(levels[0].size)])
+  np.testing.assert_array_equal(levels[0] >= 0, True)

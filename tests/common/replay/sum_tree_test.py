@@ -45,8 +45,9 @@ class Tree:
   def total(self):
     return float(self._total())
 
-  def nodes(self):
-    return self.tree.variables[0].numpy()
+  def levels(self):
+    """From the leaves up, `[rows, width]` each."""
+    return [level.numpy() for level in self.tree.levels]
 
 
 def filled(values):
@@ -74,9 +75,16 @@ def orders_of_magnitude(rng, *shape):
   return 10.0**rng.uniform(-150, 150, shape) * (rng.random(shape) >= 0.2)
 
 
-def assert_each_node_is_the_sum_of_its_two(nodes):
-  half = len(nodes) // 2
-  np.testing.assert_array_equal(nodes[1:half], nodes[2:2 * half:2] + nodes[3:2 * half:2])
+def assert_each_number_is_the_sum_of_its_row(levels):
+  for level, above in zip(levels, levels[1:]):
+    # Of at most sixteen positive numbers, in whatever order.
+    np.testing.assert_allclose(above.ravel()[:len(level)], level.sum(axis=1), rtol=16 * 2.0**-53)
+    assert not above.ravel()[len(level):].any()
+
+
+def assert_same(tree, other):
+  for level, expected in zip(tree.levels(), other.levels(), strict=True):
+    np.testing.assert_array_equal(level, expected)
 
 
 @pytest.mark.parametrize('size', SIZES)
@@ -145,7 +153,7 @@ def test_of_a_leaf_that_is_named_more_than_once_one_value_stays(size):
     for leaf in range(size):
       named = values[leaves == leaf]
       assert after[leaf] in (named if len(named) else before[[leaf]])
-    assert_each_node_is_the_sum_of_its_two(tree.nodes())
+    assert_each_number_is_the_sum_of_its_row(tree.levels())
     before = after
 
 
@@ -160,7 +168,7 @@ def test_the_same_value_for_a_leaf_named_twice():
 def test_a_leaf_of_zero_is_never_found(values):
   """Also at the total itself, to which a product of it with a number below 1 can be rounded."""
   tree, values = filled(values), np.array(values)
-  total, nodes = tree.total(), tree.nodes()
+  total, nodes = tree.total(), np.concatenate([level.ravel() for level in tree.levels()])
   # Around every sum that a point is compared with on its way, and around what may be left of the point after that.
   edges = np.concatenate([nodes, np.cumsum(values), np.cumsum(values[::-1]), total - np.cumsum(values), [total]])
   around = np.concatenate([edges, np.nextafter(edges, 0.0), np.nextafter(edges, np.inf), edges * (1 - 2.0**-50)])
@@ -196,7 +204,7 @@ def test_a_tiny_value_counts_beside_a_large_sum():
 
 
 def test_errors_do_not_accumulate_in_a_million_changes():
-  """Each node is, to the last bit, the sum of the two below it; and so it is for any number of changes.
+  """Each number is, to the last bit, what the row below it sums to; and so it is for any number of changes.
 
   Values of 300 orders of magnitude come and go: of a sum that were corrected by differences, nothing would be right.
   """
@@ -215,13 +223,12 @@ def test_errors_do_not_accumulate_in_a_million_changes():
   for i in range(batches):
     expected[leaves[i]] = values[i]
   np.testing.assert_array_equal(tree.get(np.arange(size)), expected)
-  nodes = tree.nodes()
-  assert_each_node_is_the_sum_of_its_two(nodes)
-  np.testing.assert_array_equal(nodes, filled(expected).nodes())
-  exact, depth = math.fsum(expected), int(np.ceil(np.log2(size)))
-  assert abs(tree.total() - exact) <= depth * 2.0**-53 * exact
+  assert_each_number_is_the_sum_of_its_row(tree.levels())
+  assert_same(tree, filled(expected))
+  exact, bound = math.fsum(expected), 16 * len(tree.levels()) * 2.0**-53
+  assert abs(tree.total() - exact) <= bound * exact
 
   small = rng.random(size)  # After the largest have gone, nothing of them stays.
   tree.set(np.arange(size), small)
-  np.testing.assert_array_equal(tree.nodes(), filled(small).nodes())
-  assert abs(tree.total() - math.fsum(small)) <= depth * 2.0**-53 * math.fsum(small)
+  assert_same(tree, filled(small))
+  assert abs(tree.total() - math.fsum(small)) <= bound * math.fsum(small)
