@@ -8,3 +8,17 @@ def test_cartpole_is_learned(tmp_path):
   result = learning.train('apex', tmp_path / 'run', '--env=gym:CartPole-v1')
   assert result['random']['mean'] < 40
   assert result['agent']['mean'] > 150
+
+
+def test_pendulum_is_learned(tmp_path):
+  # At most 0; hanging down without a motion is -1,900 or so, and random play reaches -1,200.
+  result = learning.train('apex', tmp_path / 'run', '--env=gym:Pendulum-v1', '--total_frames=40000')
+  assert result['random']['mean'] < -900
+  assert result['agent']['mean'] > -400
+
+
+def test_cartpole_swingup_is_learned(tmp_path):
+  # At most 1,000. A policy that only makes the pole turn round and round, as those of a broken critic do at best, ...
+  result = learning.train('apex', tmp_path / 'run', '--env=control:cartpole-swingup', '--total_frames=150000')
+  assert result['random']['mean'] < 100
+  assert result['agent']['mean'] > 450

@@ -178,4 +178,4 @@ def test_ape_x_dpg_trains_evicts_by_priority_and_resumes_with_its_replay(tmp_pat
     (['--config.replay_capacit=5'], "unknown config field 'replay_capacit'. Did you mean replay_capacity"),
     (['--preset=figure_4'], "unknown preset 'figure_4'. Did you mean")])
 def test_mistakes_of_the_user_are_one_sentence(flags, message):
-  assert message in finish(train(*flags), 2)
+  assert message in runs.refusal('apex', *flags)

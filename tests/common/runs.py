@@ -1,12 +1,15 @@
 """Whole training runs in processes of their own, for the tests of both systems."""
 
+import importlib
 import os
 import pathlib
 import subprocess
 import sys
 import time
 
-from common import metrics
+import pytest
+
+from common import errors, metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 _DEADLINE = 120.0
@@ -26,6 +29,14 @@ def finish(process: subprocess.Popen, status: int = 0) -> str:
   assert process.returncode == status, output
   assert status == 1 or 'Traceback' not in output
   return output
+
+
+def refusal(system: str, *flags: str) -> str:
+  """What the program says, in this process, of a mistake of the user."""
+  program = importlib.import_module(f'{system}.train')
+  with pytest.raises(errors.UserError) as refused:
+    program.main(['train', '--env=gym:CartPole-v1', *flags])
+  return str(refused.value)
 
 
 def wait_for(folder: pathlib.Path, pattern: str, process: subprocess.Popen) -> None:
