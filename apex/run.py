@@ -107,21 +107,21 @@ class Run:
     crew.stop.set()
 
   def _without_refused(self, arrived: transitions.Shipment) -> transitions.Shipment:
-    """Leaves out blocks with a priority that is no number, and names their environments.
+    """Leaves out blocks with numbers that are not finite, and names their environments.
 
     Raises:
       UserError: if nothing else has come for long.
     """
-    bad = prioritized.refused(arrived.block.priority)
+    bad = prioritized.refused(arrived.block)
     self._refused_in_a_row = 0 if not bad.all() else self._refused_in_a_row + len(bad)
     for number in arrived.environment.numpy()[bad]:
       name = f'environment {number}, of actor {number // self._config.envs_per_actor}'
-      logging.warning('A block of %s, is refused: one of its priorities is not finite.', name)
+      logging.warning('A block of %s, is refused: not all of its numbers are finite.', name)
       self._recorder.record_refusal()
       if self._refused_in_a_row > _MAX_REFUSED:
         raise errors.UserError(
-            f'the last {self._refused_in_a_row} blocks were all refused, at last one of {name}: their priorities are '
-            f'not finite. Do rewards or observations of {self._config.env} hold NaN?')
+            f'the last {self._refused_in_a_row} blocks were all refused, at last one of {name}: not all of their numbers '
+            f'are finite. Do rewards or observations of {self._config.env} hold NaN?')
     return tf.nest.map_structure(lambda x: x[~bad], arrived) if bad.any() else arrived
 
   def _draw(self) -> None:

@@ -51,7 +51,7 @@ def load(name: str, env_id: str) -> suite.Suite:
   discrete = isinstance(action_space, gymnasium.spaces.Discrete) and action_space.start == 0
   if not discrete and not _is_bounded_vector(action_space):
     raise errors.UserError(f'{name} has the action space {action_space}: expected discrete actions, numbered from 0, '
-                           'or a bounded vector.')
+                           'or a vector of real numbers, each with a range of its own.')
   image = observation_space.dtype == np.uint8 and len(observation_space.shape or ()) == 3
   if not isinstance(observation_space, gymnasium.spaces.Box) or not (image or len(observation_space.shape) == 1):
     raise errors.UserError(
@@ -72,5 +72,5 @@ def load(name: str, env_id: str) -> suite.Suite:
 
 
 def _is_bounded_vector(space: gymnasium.Space) -> bool:
-  return (isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1
-          and bool(np.all(np.isfinite(space.low)) and np.all(np.isfinite(space.high))))
+  return (isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating)
+          and bool(np.all(np.isfinite(space.low) & np.isfinite(space.high) & (space.low < space.high))))

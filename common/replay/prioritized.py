@@ -49,14 +49,21 @@ class Sample(NamedTuple):
   age: tf.Tensor  # int64 [K]: transitions that were added since, counted in whole blocks.
 
 
-class RefusedPriority(ValueError):
-  """A priority that is not a finite number of at least 0."""
+class RefusedBlock(ValueError):
+  """A block with a number that is not finite, or a negative priority."""
 
 
-def refused(priority: tf.Tensor) -> np.ndarray:
-  """Which blocks have a priority that is not finite or negative: bool `[M]` for `[M, B]`."""
-  priority = np.asarray(priority)
-  return (~np.isfinite(priority) | (priority < 0)).any(axis=1)
+def refused(blocks: TransitionBlock) -> np.ndarray:
+  """Which of blocks `[M, ...]` have a number that is not finite, or a negative priority: bool `[M]`.
+
+  Observations too: TensorFlow's fused ReLU makes 0 of a NaN on a CPU, so that neither priorities nor losses would tell.
+  """
+  parts = [np.asarray(part) for part in blocks]
+  bad = (np.asarray(blocks.priority) < 0).any(axis=1)
+  for part in parts:
+    if np.issubdtype(part.dtype, np.floating):
+      bad |= ~np.isfinite(part).all(axis=tuple(range(1, part.ndim)))
+  return bad
 
 
 def block_bytes(spec: TransitionBlock) -> int:
@@ -130,14 +137,15 @@ class PrioritizedReplay(tf.Module):
       The number of transitions.
 
     Raises:
-      RefusedPriority: if a priority is NaN, infinite or negative; nothing is added then.
+      RefusedBlock: if a number is NaN or infinite, or a priority negative; nothing is added then.
       ValueError: if there are more blocks than there is room for at all.
     """
     if len(blocks.priority) > self.slots:
       raise ValueError(f'{len(blocks.priority)} blocks at once, expected at most {self.slots}')
-    bad = refused(blocks.priority)
+    bad = refused(blocks)
     if bad.any():
-      raise RefusedPriority(f'priorities {np.asarray(blocks.priority)[bad][0]}, expected finite numbers of at least 0')
+      raise RefusedBlock(f'a block with priorities {np.asarray(blocks.priority)[bad][0]}: expected finite numbers, and '
+                         'priorities of at least 0')
     with self._lock:
       return int(self._call(self._add, blocks))
 

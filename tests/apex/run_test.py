@@ -121,7 +121,7 @@ def test_priorities_that_are_no_numbers_are_refused_with_their_actor(tmp_path):
   while 'is refused' not in line:
     line = process.stdout.readline()
     assert line, 'the run ended'
-  assert 'of actor 0, is refused: one of its priorities is not finite' in line
+  assert 'of actor 0, is refused: not all of its numbers are finite' in line
   output = finish(process, 2)
   assert 'blocks were all refused' in output and 'hold NaN?' in output
   last = rows(tmp_path / 'run')[-1]

@@ -252,13 +252,28 @@ def test_a_huge_priority_takes_no_more_than_the_largest_would():
   assert_in_proportion(counts_of(replay, 10_000), np.where(np.arange(15) == 3, 10, 1) / 24)
 
 
+@pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize('part', ['observation', 'action', 'n_step_return', 'discount'])
+def test_a_number_that_is_not_finite_is_refused_with_its_block_alone(part, bad):
+  stack, spec = KINDS['vectors']
+  replay, two = uniform(100, spec), blocks(spec, [7, 8])
+  damaged = getattr(two, part).copy()
+  damaged.reshape(2, -1)[1, 3] = bad
+  two = two._replace(**{part: damaged})
+  assert prioritized.refused(two).tolist() == [False, True]
+  with pytest.raises(prioritized.RefusedBlock):
+    replay.add(two)
+  assert replay.size() == 0
+  assert replay.add(taken(two, 0, 1)) == B
+
+
 def test_a_priority_that_is_none_is_refused_and_changes_nothing():
   replay = with_priorities(PRIORITIES, 0.6)
   before, size = state(replay), replay.size()
   for bad, place in itertools.product([np.nan, np.inf, -np.inf, -1.0, -1e-30], [(0, 0), (1, 3)]):
     priority = np.ones((2, B), np.float32)
     priority[place] = bad
-    with pytest.raises(prioritized.RefusedPriority, match='expected finite numbers of at least 0'):
+    with pytest.raises(prioritized.RefusedBlock, match='expected finite numbers, and priorities of at least 0'):
       replay.add(blocks(SPEC, [7, 8], priority=priority))
     assert replay.size() == size
     assert_state(replay, before)
