@@ -46,6 +46,10 @@ class OldestFirst(tf.Module):
   def weigh(self, slots: tf.Tensor, priorities: tf.Tensor) -> None:
     """Takes note of the priorities float64 `[K]` of transitions in slots `[K]`: they do not matter here."""
 
+  def priorities(self, slots: tf.Tensor) -> tf.Tensor:
+    """What is known here of the priorities in slots `[K]`, float64: nothing, they are 1."""
+    return tf.ones_like(slots, tf.float64)
+
   def excess(self, counts: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     """The slots of the oldest blocks without which no more than the capacity is held.
 
@@ -96,6 +100,10 @@ class ByPriority(tf.Module):
 
   def weigh(self, slots: tf.Tensor, priorities: tf.Tensor) -> None:
     self._tree.set(slots, priorities**self._alpha)
+
+  def priorities(self, slots: tf.Tensor) -> tf.Tensor:
+    values = self._tree.get(slots)
+    return tf.where(values > 0.0, values**(1 / self._alpha), 0.0) if self._alpha else values
 
   def excess(self, counts: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     """None: there never is."""

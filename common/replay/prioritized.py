@@ -180,7 +180,7 @@ class PrioritizedReplay(tf.Module):
     return stamps.numpy(), {name: values.numpy() for name, values in parts.items()}
 
   def priorities(self) -> tuple[np.ndarray, np.ndarray]:
-    """The stamps as from `stamps`, and all priorities float32 `[slots, B]`; those where alpha is 0 are 1."""
+    """The stamps as from `stamps`, and all priorities float32 `[slots, B]`; 1 where nothing depends on them."""
     with self._lock:
       stamps, priorities = self._call(self._read_priorities)
     return stamps.numpy(), priorities.numpy()
@@ -293,4 +293,7 @@ class PrioritizedReplay(tf.Module):
 
   def _read_priorities(self) -> tuple[tf.Tensor, tf.Tensor]:
     leaves = tf.range(self.slots * self._length, dtype=tf.int64)
-    return tf.identity(self._stamps), tf.reshape(self._priorities(self._tree.get(leaves)), [self.slots, self._length])
+    # The sampling tree tells nothing of them where it is uniform, yet the eviction may have them.
+    priorities = (self._priorities(self._tree.get(leaves)) if self._alpha
+                  else tf.cast(self._eviction.priorities(leaves // self._length), tf.float32))
+    return tf.identity(self._stamps), tf.reshape(priorities, [self.slots, self._length])

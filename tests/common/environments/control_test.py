@@ -43,7 +43,7 @@ def suite_of(task):
 
 
 def opened(task, count=2):
-  return contextlib.closing(suite_of(task).make((task,) * count, True))
+  return contextlib.closing(control.together((task,) * count))
 
 
 def random_actions(environment, steps, seed=0, bound=1.0):
@@ -99,6 +99,11 @@ def assert_plays_as(environment, references, actions):
 def test_every_task_of_the_suite_is_offered_by_its_name():
   assert control.tasks() == sorted('-'.join(names) for names in dm_suite.ALL_TASKS)
   assert len(control.tasks()) > 40 and {'humanoid-stand', 'humanoid-walk', 'humanoid-run'} < set(control.tasks())
+
+
+def test_actions_without_bounds_are_refused():
+  with pytest.raises(errors.UserError, match=r'control:lqr-lqr_2_1 has actions up to 1e\+10'):
+    environments.load('control:lqr-lqr_2_1')
 
 
 @pytest.mark.parametrize('task, features, actions', [

@@ -1,0 +1,135 @@
+"""Environments in a process of their own: the same as in this one, and an end that leaves nothing, whoever comes to it."""
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+
+import gymnasium
+import numpy as np
+import pytest
+
+from common.environments import control, process, suite
+from tests.common import processes, runs
+
+TASKS = ('cartpole-swingup',) * 3
+STEPS = 1100  # An episode has 1,000.
+
+
+class Moody(gymnasium.Env):
+  """Does what its action says: 0 goes on, 1 crashes, 2 is a mistake of its author, 3 ends the process."""
+  observation_space = gymnasium.spaces.Dict({'observation': gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)})
+  action_space = gymnasium.spaces.Discrete(4)
+
+  def reset(self, *, seed=None, options=None):
+    self._steps = np.zeros(1, np.float32)
+    return {'observation': self._steps}, {}
+
+  def step(self, action):
+    if action == 1:
+      raise suite.EnvironmentCrashed('an engine has died')
+    if action == 3:
+      os._exit(7)
+    self._steps = self._steps + 1 // (action != 2)
+    return {'observation': self._steps}, 0.0, False, False, {}
+
+
+def moody():
+  return gymnasium.vector.SyncVectorEnv([Moody], autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP)
+
+
+def impossible():
+  raise FileNotFoundError('no such engine')
+
+
+@pytest.fixture
+def environment():
+  made = process.ProcessVectorEnv(moody)
+  yield made
+  made.close()
+
+
+def count(environment) -> float:
+  """Steps since the reset, after one more."""
+  return float(environment.step(np.array([0]))[0]['observation'][0, 0])
+
+
+def test_it_is_the_environment_that_it_runs():
+  apart, here = process.ProcessVectorEnv(functools.partial(control.together, TASKS)), control.together(TASKS)
+  assert (apart.num_envs, apart.metadata) == (here.num_envs, here.metadata)
+  for space in ('observation_space', 'action_space', 'single_observation_space', 'single_action_space'):
+    assert getattr(apart, space) == getattr(here, space)
+  actions = np.random.default_rng(0).uniform(-1.0, 1.0, (STEPS, 3, 1)).astype(np.float32)
+  answers = []
+  for environment in (apart, here):
+    seen, ends = [environment.reset(seed=3)[0]['observation'].copy()], []
+    for action in actions:
+      observation, reward, terminated, truncated, info = environment.step(action)
+      seen.append(np.concatenate(
+          [observation['observation'], reward[:, np.newaxis], terminated[:, np.newaxis], truncated[:, np.newaxis]], 1))
+      ends += [suite.final_observations(info, np.arange(3))] if truncated.any() else []
+    answers.append((*seen, *ends))
+    assert len(ends) == 1
+    environment.close()
+  for one, other in zip(*answers, strict=True):
+    np.testing.assert_array_equal(one, other)
+
+
+def test_a_crash_of_the_engine_is_told_and_a_reset_goes_on(environment):
+  environment.reset(seed=1)
+  assert count(environment) == 1.0
+  with pytest.raises(suite.EnvironmentCrashed, match='an engine has died'):
+    environment.step(np.array([1]))
+  environment.reset(seed=1)
+  assert count(environment) == 1.0
+
+
+def test_a_mistake_is_told_with_its_place(environment):
+  environment.reset(seed=1)
+  with pytest.raises(RuntimeError, match='(?s)in step.*ZeroDivisionError'):
+    environment.step(np.array([2]))
+  with pytest.raises(RuntimeError, match='(?s)in impossible.*no such engine'):
+    process.ProcessVectorEnv(impossible)
+
+
+@pytest.mark.parametrize('end', ['itself', 'killed'])
+def test_a_process_that_ends_is_a_crash_and_a_reset_starts_another(environment, end):
+  environment.reset(seed=1)
+  (first,) = processes.children()
+  if end == 'killed':
+    os.kill(first, signal.SIGKILL)
+  with pytest.raises(suite.EnvironmentCrashed, match=f'has ended, with status {-9 if end == "killed" else 7}'):
+    environment.step(np.array([3]))
+  environment.reset(seed=1)
+  assert count(environment) == 1.0
+  (second,) = processes.children()
+  assert second != first
+
+
+def test_closing_ends_the_process_and_may_be_done_again(environment):
+  environment.reset(seed=1)
+  assert len(processes.children()) == 1
+  environment.close()
+  assert not processes.children()
+  environment.close()
+
+
+def test_it_does_not_hear_ctrl_c(environment):
+  environment.reset(seed=1)
+  (child,) = processes.children()
+  assert os.getsid(child) == child != os.getsid(0)  # A terminal's interrupt goes to the session in its foreground.
+  assert count(environment) == 1.0
+
+
+def test_it_ends_with_a_process_that_is_killed():
+  program = (
+      'from common.environments import process\nfrom tests.common.environments import process_test\n'
+      'environment = process.ProcessVectorEnv(process_test.moody)\nenvironment.reset()\n'
+      'print(environment._process.pid, flush=True)\nenvironment.step([0])\ninput()')
+  with subprocess.Popen([sys.executable, '-c', program], cwd=runs.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                        text=True) as parent:
+    child = int(parent.stdout.readline())
+    assert processes.is_alive(child)
+    parent.kill()
+  assert processes.becomes_true(lambda: not processes.is_alive(child))
