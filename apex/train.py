@@ -1,6 +1,6 @@
-"""Trains Ape-X DQN on one machine: `python -m apex.train [--env=NAME] [--run_dir=DIR] [--config.FIELD=VALUE ...]`.
+"""Trains Ape-X DQN or DPG on one machine: `python -m apex.train [--env=NAME] [--run_dir=DIR] [--config.FIELD=VALUE ...]`.
 
-Actor threads step batches of environments, each with an epsilon of its own, and send transitions with initial priorities;
+Actor threads step batches of environments and send transitions with initial priorities;
 one learner draws from the prioritized replay. Ctrl-C saves a checkpoint and ends; --resume goes on.
 """
 
@@ -18,7 +18,7 @@ def main(argv: Sequence[str]) -> int:
   config, options = command_line.parse(
       argv, _DESCRIPTION.format(environments=environments.describe()), configs.PRESETS, _SWITCHES)
   with janitor.attend():
-    command_line.import_tensorflow()  # Only now: --help and mistaken flags need not wait for it.
+    command_line.import_tensorflow(config.intra_op_threads)  # Only now: --help and mistaken flags need not wait for it.
     from apex import run
     finished = run.Run(config, options).train()
     if finished and config.evaluation_episodes:

@@ -90,12 +90,14 @@ class _Terminal(logging.StreamHandler):
     super().handleError(record)
 
 
-def import_tensorflow() -> None:
+def import_tensorflow(intra_op_threads: int = 0) -> None:
   """Imports TensorFlow without its notes on CPU and GPU, which no setting keeps off the terminal.
 
-  They go straight to file descriptor 2, so that is a file meanwhile; its text is shown if the import fails.
+  At most so many threads, where that is not 0, then share one operation. The notes go straight to file descriptor 2, so that is a file meanwhile; its text is shown if the import fails.
   """
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  if intra_op_threads:
+    os.environ.setdefault('TF_NUM_INTRAOP_THREADS', str(intra_op_threads))
   logging.getLogger('tensorflow').setLevel(logging.ERROR)  # Else it warns that several actors trace several graphs.
   terminal = os.dup(2)
   with tempfile.TemporaryFile() as notes:

@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
   rest = [rest[0], *values(list(rest), known_only=True)[1:]]
   config, _ = command_line.parse(rest, __doc__, dataclasses.replace(system.PRESETS, default=default))
   with janitor.attend():
-    command_line.import_tensorflow()
+    command_line.import_tensorflow(getattr(config, 'intra_op_threads', 0))
     rounds = [system.measure(config, values.seconds) for _ in range(values.rounds)]
   result = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
   result |= {'env': config.env, 'cores': measuring.cores(), 'rounds': rounds}

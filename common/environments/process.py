@@ -62,8 +62,12 @@ class ProcessVectorEnv(gymnasium.vector.VectorEnv):
         [sys.executable, '-c', program], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True)
     theirs.close()
     self.closed = False
-    self._connection.send(self._make)
-    return self._receive()
+    try:
+      self._connection.send(self._make)
+      return self._receive()
+    except BaseException:
+      self.close()
+      raise
 
   def _ask(self, method: str, **arguments: Any) -> Any:
     try:

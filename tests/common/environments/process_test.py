@@ -31,7 +31,7 @@ class Moody(gymnasium.Env):
       raise suite.EnvironmentCrashed('an engine has died')
     if action == 3:
       os._exit(7)
-    self._steps = self._steps + 1 // (action != 2)
+    self._steps = self._steps + 1 // int(action != 2)
     return {'observation': self._steps}, 0.0, False, False, {}
 
 
@@ -48,6 +48,11 @@ def environment():
   made = process.ProcessVectorEnv(moody)
   yield made
   made.close()
+
+
+def pids(environment) -> set[int]:
+  """Of the processes that this one has started, and that run this environment."""
+  return processes.children() & {environment._process.pid}
 
 
 def count(environment) -> float:
@@ -89,35 +94,37 @@ def test_a_mistake_is_told_with_its_place(environment):
   environment.reset(seed=1)
   with pytest.raises(RuntimeError, match='(?s)in step.*ZeroDivisionError'):
     environment.step(np.array([2]))
+  before = processes.children()
   with pytest.raises(RuntimeError, match='(?s)in impossible.*no such engine'):
     process.ProcessVectorEnv(impossible)
+  assert processes.children() == before
 
 
 @pytest.mark.parametrize('end', ['itself', 'killed'])
 def test_a_process_that_ends_is_a_crash_and_a_reset_starts_another(environment, end):
   environment.reset(seed=1)
-  (first,) = processes.children()
+  (first,) = pids(environment)
   if end == 'killed':
     os.kill(first, signal.SIGKILL)
   with pytest.raises(suite.EnvironmentCrashed, match=f'has ended, with status {-9 if end == "killed" else 7}'):
     environment.step(np.array([3]))
   environment.reset(seed=1)
   assert count(environment) == 1.0
-  (second,) = processes.children()
+  (second,) = pids(environment)
   assert second != first
 
 
 def test_closing_ends_the_process_and_may_be_done_again(environment):
   environment.reset(seed=1)
-  assert len(processes.children()) == 1
+  assert len(pids(environment)) == 1
   environment.close()
-  assert not processes.children()
+  assert not pids(environment)
   environment.close()
 
 
 def test_it_does_not_hear_ctrl_c(environment):
   environment.reset(seed=1)
-  (child,) = processes.children()
+  (child,) = pids(environment)
   assert os.getsid(child) == child != os.getsid(0)  # A terminal's interrupt goes to the session in its foreground.
   assert count(environment) == 1.0
 
