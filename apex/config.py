@@ -148,7 +148,7 @@ _DPG = dict(  # Appendix D; what it does not say is as for Ape-X DQN.
 _FIGURE_3 = dict(_DPG, num_actors=4, envs_per_actor=16, total_frames=600_000_000)
 # Made to learn on 2 cores: not in the paper. The README says what it reaches.
 _SMALL_DPG = dict(
-    _DPG, num_actors=2, envs_per_actor=4, parameter_pull_frames=20, block_length=10, local_buffer=20,
+    _DPG, num_actors=1, envs_per_actor=8, parameter_pull_frames=20, block_length=20, local_buffer=40,
     replay_capacity=200_000, min_replay=1_000, replay_ratio=16.0, batch_size=128, prefetch=2, learning_rate=0.001)
 
 _ROWS: dict[str, dict[str, Any]] = {
