@@ -24,6 +24,16 @@ def test_the_paper_preset_holds_the_papers_numbers():
   assert (paper.discount, paper.torso, paper.hidden_size, paper.replay_ratio) == (0.99, 'nature', 512, 0.0)
 
 
+@pytest.mark.parametrize('task', ['humanoid-stand', 'humanoid-walk', 'humanoid-run', 'manipulator-bring_ball'])
+def test_the_presets_of_ape_x_dpg_hold_the_papers_numbers(task):
+  dpg = configs.PRESETS.preset(f'figure_3_{task.replace("-", "_")}')  # Appendix D; the rest is as for DQN.
+  assert (dpg.env, dpg.algorithm, dpg.num_environments) == (f'control:{task}', 'dpg', 64)
+  assert (dpg.noise_sigma, dpg.batch_size, dpg.target_period, dpg.learning_rate) == (0.3, 256, 100, 0.0001)
+  assert (dpg.replay_capacity, dpg.eviction, dpg.alpha, dpg.alpha_evict) == (1_000_000, 'by_priority', 0.6, -0.4)
+  assert (dpg.n_step, dpg.discount, dpg.beta, dpg.min_replay) == (3, 0.99, 0.4, 50_000)
+  assert (dpg.block_length, dpg.local_buffer, dpg.parameter_pull_frames, dpg.replay_ratio) == (50, 100, 400, 0.0)
+
+
 @pytest.mark.parametrize('name, differences', [
     ('figure_4_64_actors', {'num_environments': 64, 'replay_capacity': 1_000_000}),
     ('figure_5_250k', {'num_environments': 256, 'replay_capacity': 250_000}),
@@ -44,7 +54,8 @@ def test_an_environment_holds_no_more_than_its_local_buffer():
 @pytest.mark.parametrize('field, value', [
     ('batch_size', 0), ('alpha', -0.1), ('beta', 1.5), ('torso', 'huge'), ('local_buffer', 60), ('min_replay', 10**9),
     ('replay_ratio', -1.0), ('n_step', 0), ('evaluation_epsilon', 2.0), ('learning_rate', float('inf')),
-    ('replay_capacity', 100), ('replicas', 0), ('distinct_epsilons', 400)])
+    ('replay_capacity', 100), ('replicas', 0), ('distinct_epsilons', 400), ('algorithm', 'ddpg'), ('noise_sigma', -0.1),
+    ('eviction', 'newest'), ('alpha_evict', 0.4)])
 def test_impossible_values_are_refused_by_name(field, value):
   with pytest.raises(errors.UserError, match=r'(is .*, expected .*--config\.)'):
     dataclasses.replace(configs.Config(), **{field: value}).check()
