@@ -47,8 +47,8 @@ class Config(settings.Settings):
   replicas: int = 1
   # Samples learned from per inserted transition, held by letting actors or learner wait; 0 lets them run freely.
   replay_ratio: float = 0.0
-  # Who leaves a full replay: `oldest`, with a soft capacity; or `by_priority`, drawn in proportion to priority^alpha_evict,
-  # with a fixed one.
+  # Who leaves a full replay: `oldest`, with a soft capacity; or `by_priority`, drawn in proportion to
+  # priority^alpha_evict, with a fixed one.
   eviction: str = 'oldest'
   alpha_evict: float = -0.4
   # Updates between two removals of what exceeds a soft capacity.
@@ -74,7 +74,8 @@ class Config(settings.Settings):
   # Of dqn's network, of dpg's critic.
   max_gradient_norm: float = 40.0
 
-  # Of dqn's evaluator (van Hasselt et al. 2016), dpg's has no noise; training's curves are of the greediest eighth of the environments.
+  # Of dqn's evaluator (van Hasselt et al. 2016), dpg's has no noise; training's curves are of the greediest eighth of
+  # the environments, of dpg of all.
   evaluation_epsilon: float = 0.001
 
   @property
@@ -96,7 +97,8 @@ class Config(settings.Settings):
         'num_actors', 'envs_per_actor', 'n_step', 'max_episode_frames', 'block_length', 'parameter_pull_frames',
         'replay_capacity', 'min_replay', 'replicas', 'remove_period', 'hidden_size', 'batch_size', 'prefetch',
         'target_period', 'learning_rate', 'rmsprop_epsilon')
-    self.expect_at_least_zero('distinct_epsilons', 'noise_sigma', 'intra_op_threads', 'alpha', 'replay_ratio', 'max_gradient_norm')
+    self.expect_at_least_zero(
+        'distinct_epsilons', 'noise_sigma', 'intra_op_threads', 'alpha', 'replay_ratio', 'max_gradient_norm')
     self.expect_fraction('discount', 'beta', 'rmsprop_decay', 'evaluation_epsilon')
     self.expect_one_of('algorithm', ('dqn', 'dpg'))
     self.expect_one_of('torso', settings.TORSOS)
@@ -122,8 +124,8 @@ class Config(settings.Settings):
                              f'--env={suite.name}:{suite.tasks[0]}')
     discrete, vectors = suite.is_discrete, len(suite.observation_space['observation'].shape) == 1
     self.expect('algorithm', discrete == (self.algorithm == 'dqn'),
-                f'{"dqn" if discrete else "dpg"}, as {suite.name} has {"discrete" if discrete else "continuous"} actions; '
-                f'--preset={PRESETS.preset_for(suite.name)} is made for it')
+                f'{"dqn" if discrete else "dpg"}, as {suite.name} has {"discrete" if discrete else "continuous"} '
+                f'actions; --preset={PRESETS.preset_for(suite.name)} is made for it')
     self.expect('eviction', vectors or not self.evicts_by_priority,
                 f"'oldest', as {suite.name} shows images, which blocks of many transitions share")
     if discrete:

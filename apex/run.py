@@ -120,8 +120,8 @@ class Run:
       self._recorder.record_refusal()
       if self._refused_in_a_row > _MAX_REFUSED:
         raise errors.UserError(
-            f'the last {self._refused_in_a_row} blocks were all refused, at last one of {name}: not all of their numbers '
-            f'are finite. Do rewards or observations of {self._config.env} hold NaN?')
+            f'the last {self._refused_in_a_row} blocks were all refused, at last one of {name}: not all of their '
+            f'numbers are finite. Do rewards or observations of {self._config.env} hold NaN?')
     return tf.nest.map_structure(lambda x: x[~bad], arrived) if bad.any() else arrived
 
   def _draw(self) -> None:
