@@ -93,7 +93,10 @@ class _Terminal(logging.StreamHandler):
 def import_tensorflow(intra_op_threads: int = 0) -> None:
   """Imports TensorFlow without its notes on CPU and GPU, which no setting keeps off the terminal.
 
-  At most so many threads, where that is not 0, then share one operation. The notes go straight to file descriptor 2, so that is a file meanwhile; its text is shown if the import fails.
+  They go straight to file descriptor 2, so that is a file meanwhile; its text is shown if the import fails.
+
+  Args:
+    intra_op_threads: at most so many threads share one operation; 0 for TensorFlow's choice.
   """
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   if intra_op_threads:
@@ -104,7 +107,6 @@ def import_tensorflow(intra_op_threads: int = 0) -> None:
     os.dup2(notes.fileno(), 2)
     try:
       importlib.import_module('tensorflow')
-      importlib.import_module('tensorflow_probability')
     except BaseException:
       notes.seek(0)
       os.write(terminal, notes.read())

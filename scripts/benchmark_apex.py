@@ -41,9 +41,10 @@ def measure(config: configs.Config, seconds: float) -> dict[str, float]:
 
 def table(config: configs.Config, result: dict) -> str:
   """The medians as text."""
+  network = config.torso if config.algorithm == 'dqn' else config.algorithm
   lines = [f'{config.env}: batch {config.batch_size}, {config.num_actors} actors of {config.envs_per_actor} '
-           f'environments, {config.torso if config.algorithm == "dqn" else config.algorithm} network, replay ratio {config.replay_ratio}, {result["cores"]} cores; medians '
-           f'of {len(result["rounds"])}',
+           f'environments, {network} network, replay ratio {config.replay_ratio}, {result["cores"]} cores; medians of '
+           f'{len(result["rounds"])}',
            f'{"part":<20}{"transitions/s alone":>20}{"CPU us/transition":>20}']
   for name in ('environment', 'policy', 'add', 'sample', 'learner', 'update_priorities'):
     lines.append(f'{name:<20}{result[f"{name}_alone"]:>20,.0f}{result[f"{name}_cost"]:>20.1f}')

@@ -58,9 +58,8 @@ def refused(blocks: TransitionBlock) -> np.ndarray:
 
   Observations too: TensorFlow's fused ReLU makes 0 of a NaN on a CPU, so that neither priorities nor losses would tell.
   """
-  parts = [np.asarray(part) for part in blocks]
   bad = (np.asarray(blocks.priority) < 0).any(axis=1)
-  for part in parts:
+  for part in map(np.asarray, blocks):
     if np.issubdtype(part.dtype, np.floating):
       bad |= ~np.isfinite(part).all(axis=tuple(range(1, part.ndim)))
   return bad

@@ -1,5 +1,7 @@
 """Learning that neither a random nor a broken agent shows, through the command that users run."""
 
+import pytest
+
 from tests.common import learning
 
 
@@ -17,6 +19,7 @@ def test_pendulum_is_learned(tmp_path):
   assert result['agent']['mean'] > -400
 
 
+@pytest.mark.long
 def test_cartpole_swingup_is_learned(tmp_path):
   # At most 1,000. With critics that were broken on purpose, 150,000 frames came to 98 (without bootstrap values), and
   # 118,000 to 73 (without steps of the critic).
