@@ -63,10 +63,12 @@ class Actor:
     newest, start = self._newest(self._observation).copy(), self._start
     step = self.games.step(decision.actions)
     self._observation, self._start = step.observation['observation'], step.start
+    # An engine that died gave no answer: what was seen before is the last that transitions can bootstrap from.
     records = transitions.Records(
         newest, start, *decision,
         np.clip(step.reward, -1.0, 1.0) if self._config.clip_rewards else step.reward,
-        np.where(step.terminated, 0.0, self._config.discount), False, step.episode_return, step.episode_length)
+        np.where(step.terminated | step.crashed, 0.0, self._config.discount), step.crashed, step.episode_return,
+        step.episode_length)
     shipments = [self._accumulator.add(self._everyone, records, self._version)]
     at_limit = np.flatnonzero(step.truncated & ~step.terminated)
     if len(at_limit):

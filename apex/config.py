@@ -121,7 +121,8 @@ class Config(settings.Settings):
     """
     if len(suite.tasks) > 1:
       raise errors.UserError(f'{suite.name} has {len(suite.tasks)} tasks and Ape-X learns one: name it, for example '
-                             f'--env={suite.name}:{suite.tasks[0]}')
+                             f'--env={suite.name} --tasks={suite.tasks[0]}')
+    self.check_shares(suite)
     discrete, vectors = suite.is_discrete, len(suite.observation_space['observation'].shape) == 1
     self.expect('algorithm', discrete == (self.algorithm == 'dqn'),
                 f'{"dqn" if discrete else "dpg"}, as {suite.name} has {"discrete" if discrete else "continuous"} '
@@ -188,7 +189,6 @@ _ROWS: dict[str, dict[str, Any]] = {
     'figure_12_uniform': dict(_actors(256), alpha=0.0, learning_rate=0.00025, **_STUDY),
     'figure_12_prioritized': dict(_actors(256), **_STUDY),
 }
-
 
 
 def _gym_preset(env: str) -> str:

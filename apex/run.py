@@ -25,7 +25,7 @@ class Run:
       UserError: if the settings do not fit the environment, the machine or the folder.
     """
     self._config = config
-    self._suite = environments.load(config.env, config.max_episode_frames)
+    self._suite = environments.load(config.env, config.environment_options())
     config.check_environment(self._suite)
     tf.random.set_seed(config.seed)
     self.replay = make_replay(config, self._suite)

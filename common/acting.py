@@ -27,6 +27,7 @@ class Step(NamedTuple):
   start: np.ndarray  # bool: the observation is the first of a game. A lost life terminates, yet starts none.
   episode_return: np.ndarray  # float32, where a game ended: the sum of its rewards as the environment gave them.
   episode_length: np.ndarray  # int32, likewise: its agent steps; 0 elsewhere.
+  crashed: np.ndarray  # bool: the engine died and was started again. What was being collected there has no end.
   info: Any
 
 
@@ -43,7 +44,8 @@ class Games:
           stopped: Callable[[], bool]) -> None:
     """Makes the environments, collects and puts, until `stopped()` or until somebody says the queue is closed.
 
-    An environment that crashes is started again, and what was being collected is dropped.
+    When all environments crash together they are started again, and what was being collected is dropped. One that
+    crashes alone is in `Step.crashed`.
 
     Args:
       begin: resets, at first and after a crash.
@@ -84,7 +86,8 @@ class Games:
     self.pulse.enter('resetting environments')
     count = len(self._tasks)
     # A crash restarts games under other seeds: the same ones would replay the same episodes.
-    observation, _ = self._environment.reset(seed=self._seed + 1_000_003 * (self.crashes % 900))
+    observation, info = self._environment.reset(seed=self._seed + 1_000_003 * (self.crashes % 900))
+    self._count_crashes(info)
     self._running_return, self._running_length = np.zeros(count, np.float64), np.zeros(count, np.int32)
     return observation
 
@@ -92,11 +95,23 @@ class Games:
     """One agent step in every environment."""
     self.pulse.enter('stepping environments')
     observation, rewards, terminated, truncated, info = self._environment.step(actions)
-    start = info.get('game_over', terminated | truncated)
+    crashed = self._count_crashes(info)
+    over = info.get('game_over', terminated | truncated)
     self._running_return += rewards
     self._running_length += 1
-    finished_return = np.where(start, self._running_return, 0.0).astype(np.float32)
-    finished_length = np.where(start, self._running_length, 0).astype(np.int32)
+    finished_return = np.where(over, self._running_return, 0.0).astype(np.float32)
+    finished_length = np.where(over, self._running_length, 0).astype(np.int32)
+    start = over | crashed
     self._running_return[start], self._running_length[start] = 0.0, 0
     return Step(observation, rewards.astype(np.float32) * self._reward_scales, terminated, truncated, start,
-                finished_return, finished_length, info)
+                finished_return, finished_length, crashed, info)
+
+  def _count_crashes(self, info: Any) -> np.ndarray:
+    """Says which environments died, each alone; bool `[N]`."""
+    crashed = np.zeros(len(self._tasks), bool)
+    for i, reason in info.get('crashes', {}).items():
+      crashed[i] = True
+      self.crashes += 1
+      logging.warning('actor %d: %s: %s; it is started again, what it was collecting is dropped', self._index,
+                      self._tasks[i], reason)
+    return crashed

@@ -1,4 +1,4 @@
-"""The command line that all systems share: --preset, --env, --run_dir, --total_frames, --seed, --resume, --config.X."""
+"""The command line that all systems share: --preset, --env, --tasks, --run_dir, --total_frames, --seed, --resume, --config.X."""
 
 import dataclasses
 import difflib
@@ -58,7 +58,7 @@ def parse(argv: Sequence[str], description: str, presets: settings.Presets,
   if rest:
     raise errors.UserError(f'unexpected argument {rest[0]!r}: flags are written --NAME=VALUE. See --help.')
   config = values.config
-  for name in ('env', 'total_frames', 'seed', *switches):
+  for name in ('env', 'tasks', 'total_frames', 'seed', *switches):
     if getattr(values, name) is not None:
       setattr(config, name, getattr(values, name))
   config.check()
@@ -126,6 +126,7 @@ def _common_flags(presets: settings.Presets, switches: Mapping[str, str]) -> fla
   flags.DEFINE_string('preset', None, f'Settings to start from: {", ".join(presets.rows)}. '
                       'Without it, those for the environment.', flag_values=values)
   flags.DEFINE_string('env', None, 'The environment, see above.', flag_values=values)
+  flags.DEFINE_string('tasks', None, 'Of an environment with many tasks those to take: A,B,C.', flag_values=values)
   flags.DEFINE_string('run_dir', None, 'Folder of the run; runs/ENV-DATE-TIME by default.', flag_values=values)
   flags.DEFINE_integer('total_frames', None, 'Environment frames to train for (agent steps x action repeat).',
                        flag_values=values)

@@ -4,7 +4,8 @@ import dataclasses
 from typing import Any, Callable, Generic, Mapping, TypeVar
 
 from common import errors
-from common.environments import suite as suites
+from common.environments import options, suite as suites
+from common.replay import memory
 
 # Names of `common.networks.TORSOS`, said again here: a mistaken flag is not to wait seconds for TensorFlow's import. With
 # the smallest height and width of an image that each can read; None for those that read vectors.
@@ -16,6 +17,8 @@ class Settings:
   """Settings of any run; a system's config adds its own."""
   # The environment, see --help.
   env: str = ''
+  # Tasks to take of an environment with many, separated by commas; all of them if empty.
+  tasks: str = ''
   seed: int = 1
   # Environment frames to train for: agent steps x action repeat.
   total_frames: int = 1_000_000_000
@@ -27,14 +30,48 @@ class Settings:
   # Episodes for each task in the table at the end; 0 for no table.
   evaluation_episodes: int = 10
 
+  # DeepMind Lab. The folder of the images that two psychlab levels show, or 'dummy' for dummy images.
+  dmlab_dataset_path: str = ''
+  # Where compiled maps are kept, for all runs; empty for nowhere. And how much, at most.
+  dmlab_level_cache: str = '~/.cache/dmlab_levels'
+  dmlab_level_cache_gb: float = 5.0
+  # software or hardware.
+  dmlab_renderer: str = 'software'
+  # Further settings of the engine or level, KEY=VALUE,KEY=VALUE, e.g. minimalUI=true.
+  dmlab_engine: str = ''
+  # Different episodes of a level in training, whose maps can be compiled in advance; 0 for as many as there are.
+  dmlab_episode_seeds: int = 0
+
   def check(self) -> None:
     """Refuses values that cannot work.
 
     Raises:
       UserError: naming the field, its value and what is expected.
     """
-    self.expect_positive('total_frames', 'log_every_seconds', 'checkpoint_every_seconds', 'stall_seconds')
-    self.expect_at_least_zero('seed', 'evaluation_episodes')
+    self.expect_positive('total_frames', 'log_every_seconds', 'checkpoint_every_seconds', 'stall_seconds',
+                         'dmlab_level_cache_gb')
+    self.expect_at_least_zero('seed', 'evaluation_episodes', 'dmlab_episode_seeds')
+    self.expect_one_of('dmlab_renderer', ('software', 'hardware'))
+
+  def environment_options(self) -> options.Options:
+    """What is asked of the environment, beside its name."""
+    return options.Options(
+        tasks=self.tasks, max_training_frames=getattr(self, 'max_episode_frames', None),
+        **{field.name: getattr(self, field.name) for field in dataclasses.fields(self)
+           if field.name.startswith('dmlab_')})
+
+  def check_shares(self, suite: suites.Suite) -> None:
+    """Refuses numbers of environments that tasks cannot share equally, or that the machine cannot hold.
+
+    Raises:
+      UserError: naming them.
+    """
+    count, tasks = self.num_actors * self.envs_per_actor, len(suite.tasks)
+    self.expect('envs_per_actor', count % tasks == 0, f'that num_actors x envs_per_actor, which is {count} with '
+                f'{self.num_actors} actors, is a multiple of the {tasks} tasks: each task has as many environments as any')
+    needed, free = count * suite.bytes_per_environment, memory.available()
+    self.expect('envs_per_actor', needed <= free, f'fewer: {count} environments of {suite.name} take about '
+                f'{needed / 1e9:.0f} GB, {suite.bytes_per_environment / 1e6:.0f} MB each, and {free / 1e9:.0f} GB are free')
 
   def check_torso(self, suite: suites.Suite) -> None:
     """Refuses a `torso` that cannot read what the environment shows.

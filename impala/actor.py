@@ -34,7 +34,7 @@ class Actor:
     """Takes the latest parameters and makes T steps with them, in all environments.
 
     Returns:
-      Arrays `[N, ...]`.
+      Arrays `[M, ...]`, of all environments but those whose engine died meanwhile.
 
     Raises:
       QueueClosed: if `stopped()` between two steps: nobody would take the trajectories.
@@ -44,7 +44,7 @@ class Actor:
     result = trajectory.empty(self._spec, len(self._task_ids))
     result.actor[:], result.parameter_version[:], result.task[:] = self._index, version, self._task_ids
     tf.nest.map_structure(np.copyto, result.core_state, tf.nest.map_structure(np.asarray, self._core_state))
-    steps = result.behaviour_logits.shape[1]
+    steps, whole = result.behaviour_logits.shape[1], np.ones(len(self._task_ids), bool)
     self._record_first(result)
     for t in range(steps):
       if stopped():
@@ -53,9 +53,9 @@ class Actor:
       decision = self._policy(self._inputs, self._core_state)
       self._core_state, actions = decision.core_state, decision.actions.numpy()
       result.behaviour_logits[:, t] = decision.logits.numpy()
-      self._step(actions)
+      whole &= ~self._step(actions)
       self._record(result, t + 1)
-    return result
+    return result if whole.all() else tf.nest.map_structure(lambda x: x[whole], result)
 
   def _begin(self) -> None:
     count = len(self._task_ids)
@@ -66,10 +66,13 @@ class Actor:
     self._start = np.ones(count, bool)
     self._episode_return, self._episode_length = np.zeros(count, np.float32), np.zeros(count, np.int32)
 
-  def _step(self, actions: np.ndarray) -> None:
+  def _step(self, actions: np.ndarray) -> np.ndarray:
+    """Steps all environments; returns whose engine died, bool `[N]`."""
     step = self.games.step(actions)
-    self._inputs = networks.AgentInput(step.observation, actions, step.reward, step.terminated | step.truncated)
+    self._inputs = networks.AgentInput(
+        step.observation, actions, step.reward, step.terminated | step.truncated | step.crashed)
     self._start, self._episode_return, self._episode_length = step.start, step.episode_return, step.episode_length
+    return step.crashed
 
   def _record_first(self, result: trajectory.Trajectory) -> None:
     """Entry 0, with the older frames of its stacks where frames are stacked."""

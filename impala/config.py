@@ -86,7 +86,7 @@ class Config(settings.Settings):
                 f'at most clip_rho_threshold, {self.clip_rho_threshold} (section 4.1)')
 
   def check_environment(self, suite: suites.Suite) -> None:
-    """Refuses continuous actions, and a torso that cannot read what the environment shows.
+    """Refuses continuous actions, a torso that cannot read what the environment shows, and what `check_shares` does.
 
     Raises:
       UserError: naming both.
@@ -95,6 +95,7 @@ class Config(settings.Settings):
       raise errors.UserError(f'{suite.name} has continuous actions, IMPALA chooses among discrete ones. Ape-X DPG is made '
                              f'for them: python -m apex.train --env={suite.name}')
     self.check_torso(suite)
+    self.check_shares(suite)
 
 
 def _rows(base: Mapping[str, Any], **rows: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -23,7 +23,7 @@ class Run:
       UserError: if the settings do not fit the environment, the machine or the folder.
     """
     self._config = config
-    self._suite = environments.load(config.env)
+    self._suite = environments.load(config.env, config.environment_options())
     config.check_environment(self._suite)
     tf.random.set_seed(config.seed)
     self._learner = learners.Learner(config, self._suite, networks.make_agent(config, self._suite))
@@ -78,7 +78,7 @@ class Run:
     policies = self._make_policies()
     return [
         actors.Actor(
-            i, suite, environments.assign(suite.tasks, i * config.envs_per_actor, config.envs_per_actor), policies[i],
+            i, suite, environments.assign(suite.tasks, i, config.num_actors, config.envs_per_actor), policies[i],
             config.unroll_length, acting.seed_of(config.seed, i, self.frames()))
         for i in range(config.num_actors)]
 

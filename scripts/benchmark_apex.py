@@ -24,7 +24,7 @@ def measure(config: configs.Config, seconds: float) -> dict[str, float]:
   if not config.replay_ratio:
     raise errors.UserError('replay_ratio is 0.0, expected more than 0: parts can only be added up at a fixed ratio. '
                            'Set it with --config.replay_ratio=VALUE')
-  suite = environments.load(config.env, config.max_episode_frames)
+  suite = environments.load(config.env, config.environment_options())
   result = {'environment': measuring.environments_alone(suite, config.num_actors, config.envs_per_actor, seconds),
             'policy': _policy(config, suite, seconds), **_replay_and_learner(config, suite, seconds)}
   cost = {name: cost for name, (_, cost) in result.items()}

@@ -15,7 +15,7 @@ PRESETS = configs.PRESETS
 
 def measure(config: configs.Config, seconds: float) -> dict[str, float]:
   """One round. Speeds in agent steps/s, costs in CPU microseconds per agent step."""
-  suite = environments.load(config.env)
+  suite = environments.load(config.env, config.environment_options())
   parts = {
       'environment': measuring.environments_alone(suite, config.num_actors, config.envs_per_actor, seconds),
       'policy': _policy(config, suite, seconds), 'learner': _learner(config, suite, seconds)}
@@ -34,7 +34,7 @@ def _policy(config: configs.Config, suite: environments.Suite, seconds: float) -
   """As many threads as actors, each with a network of its own, on observations that an environment gave."""
   from common.distributed import parameters
   from impala import networks, policy
-  environment = suite.make(environments.assign(suite.tasks, 0, config.envs_per_actor), True)
+  environment = suite.make(environments.assign(suite.tasks, 0, config.num_actors, config.envs_per_actor), True)
   observation, _ = environment.reset(seed=0)
   inputs = networks.AgentInput(
       {name: np.array(values) for name, values in observation.items()}, np.zeros(config.envs_per_actor, np.int32),
@@ -59,7 +59,7 @@ def _learner(config: configs.Config, suite: environments.Suite, seconds: float) 
   from impala import actor, learner, networks, policy
   agent = networks.make_agent(config, suite)
   store = parameters.ParameterStore(parameters.Snapshot(0, parameters.flatten(agent.trainable_variables)))
-  collector = actor.Actor(0, suite, environments.assign(suite.tasks, 0, config.envs_per_actor),
+  collector = actor.Actor(0, suite, environments.assign(suite.tasks, 0, config.num_actors, config.envs_per_actor),
                           policy.LocalPolicy(agent, suite, store, 0), config.unroll_length, seed=0)
   collected = []
 
@@ -88,7 +88,7 @@ def _together(config: configs.Config, seconds: float) -> tuple[float, float]:
       last_frames, last_cpu, ended = _wait_for_update(training, crew)
     finally:
       crew.end()
-  steps = (last_frames - frames) / environments.load(config.env).action_repeat
+  steps = (last_frames - frames) / environments.load(config.env, config.environment_options()).action_repeat
   return steps / (ended - started), 1e6 * (last_cpu - cpu) / steps
 
 

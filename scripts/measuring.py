@@ -21,7 +21,7 @@ def cores() -> int:
 def environments_alone(suite: environments.Suite, num_actors: int, envs_per_actor: int,
                        seconds: float) -> tuple[float, float]:
   """As many threads as actors, random actions. Returns as `measure`."""
-  made = [suite.make(environments.assign(suite.tasks, i * envs_per_actor, envs_per_actor), True)
+  made = [suite.make(environments.assign(suite.tasks, i, num_actors, envs_per_actor), True)
           for i in range(num_actors)]
   for i, environment in enumerate(made):
     environment.reset(seed=i)
@@ -54,14 +54,16 @@ def measure(step: Callable[[int], Any], num_threads: int, steps_per_call: int, s
 
 
 def cpu_seconds() -> float:
-  """CPU time so far of this process and of its living children: the games' engines."""
-  ticks = 0
+  """CPU time so far of this process and of its living descendants: the games' engines and those who step them."""
+  ticks, parents = {}, {}
   for stat in pathlib.Path('/proc').glob('[0-9]*/stat'):
     try:
-      text = stat.read_text()
+      columns = stat.read_text().rpartition(')')[2].split()
     except OSError:  # It ended meanwhile.
       continue
-    columns = text.rpartition(')')[2].split()
-    if os.getpid() in (int(stat.parent.name), int(columns[1])):
-      ticks += int(columns[11]) + int(columns[12])
-  return ticks / os.sysconf('SC_CLK_TCK')
+    pid = int(stat.parent.name)
+    ticks[pid], parents[pid] = int(columns[11]) + int(columns[12]), int(columns[1])
+  ours = {os.getpid()}
+  while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
+    ours |= more
+  return sum(ticks[pid] for pid in ours) / os.sysconf('SC_CLK_TCK')

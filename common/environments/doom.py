@@ -4,6 +4,7 @@
 VizDoom runs every game in a process of its own, so that a crash of one reaches us as an exception.
 """
 
+import functools
 import os
 import pathlib
 from typing import Any, Sequence
@@ -12,7 +13,7 @@ import gymnasium
 import numpy as np
 import vizdoom
 
-from common.environments import suite
+from common.environments import process, suite
 
 HEIGHT, WIDTH, ACTION_REPEAT = 72, 96, 4
 _TIME_LIMIT = 2100  # Tics; for the two scenarios without a limit of their own, that most others have.
@@ -132,8 +133,13 @@ def load(name: str, tasks: Sequence[str]) -> suite.Suite:
                      steps_per_second=vizdoom.DEFAULT_TICRATE / ACTION_REPEAT, reward_scales=_REWARD_SCALES)
 
 
-def _make(tasks: Sequence[str], training: bool) -> gymnasium.vector.VectorEnv:
-  del training  # The games are the same in evaluation.
+def together(tasks: Sequence[str]) -> gymnasium.vector.VectorEnv:
+  """Games of tasks, stepped one after the other by this process."""
   return gymnasium.vector.SyncVectorEnv(
       [lambda task=task: DoomEnv(task) for task in tasks], copy=False,
       autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP)
+
+
+def _make(tasks: Sequence[str], training: bool) -> gymnasium.vector.VectorEnv:
+  del training  # The games are the same in evaluation.
+  return process.ProcessVectorEnv(functools.partial(together, tuple(tasks)))

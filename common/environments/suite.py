@@ -7,12 +7,14 @@ from typing import Callable, Mapping, Sequence
 import gymnasium
 import numpy as np
 
+from common.distributed import workers
+
 MAX_WORDS = 32  # Room for the words of one instruction.
 INSTRUCTION_BUCKETS = 1000  # IMPALA, released code: words are hashed to 1000 buckets.
 _NO_WORD = -1
 
 
-class EnvironmentCrashed(RuntimeError):
+class EnvironmentCrashed(workers.Expected):
   """An environment's engine ended by itself. Resetting the vector environment starts it again."""
 
 
@@ -34,6 +36,9 @@ class Suite:
     reward_scales: by task, what the learner's rewards are multiplied with before clipping; 1 where a task is missing.
       Statistics and evaluation are in the task's own units.
     frame_stack: how many grey frames make one observation; 1 where frames are not stacked.
+    references: which scores of `common.scores` tasks are measured against; '' for none.
+    note: what is to be said of every score of this suite; '' for nothing.
+    bytes_per_environment: what the engine of one takes; 0 where that does not matter.
   """
   name: str
   tasks: tuple[str, ...]
@@ -44,6 +49,9 @@ class Suite:
   steps_per_second: float = 15.0
   reward_scales: Mapping[str, float] = dataclasses.field(default_factory=dict)
   frame_stack: int = 1
+  references: str = ''
+  note: str = ''
+  bytes_per_environment: int = 0
 
   @property
   def is_discrete(self) -> bool:
@@ -97,6 +105,13 @@ def pixels_and_instruction(height: int, width: int) -> gymnasium.spaces.Dict:
       'observation': gymnasium.spaces.Box(0, 255, (height, width, 3), np.uint8)})
 
 
-def assign(tasks: Sequence[str], first: int, count: int) -> list[str]:
-  """Gives `count` environments, numbered from `first`, their tasks in turn (IMPALA: a fixed number per task)."""
-  return [tasks[(first + i) % len(tasks)] for i in range(count)]
+def assign(tasks: Sequence[str], actor: int, num_actors: int, envs_per_actor: int) -> list[str]:
+  """The tasks of an actor's environments, fixed for a run: each task has as many environments as any other.
+
+  With one actor for each task, or several, each keeps to one task: what resets slowly holds up its own like only. Else
+  environments take tasks in turn.
+  """
+  if num_actors % len(tasks) == 0:
+    return [tasks[actor % len(tasks)]] * envs_per_actor
+  numbers = (np.arange(envs_per_actor) + actor * envs_per_actor) % len(tasks)
+  return [tasks[i] for i in sorted(numbers)]

@@ -18,6 +18,7 @@ from common import environments
 from common.distributed import parameters
 from common.environments import suite as suites
 from common.replay import prioritized
+from tests.common import processes
 
 N, SIGNIFICANCE = 3, 1e-3
 # Falls after eight steps at the earliest, and is cut after twelve: both kinds of ends are frequent, and coincide.
@@ -154,7 +155,7 @@ def case(request):
 
 @pytest.fixture(scope='module')
 def run(case) -> Run:
-  suite = environments.load(case.env, case.max_training_frames)
+  suite = environments.load(case.env, environments.Options(max_training_frames=case.max_training_frames))
   suite = dataclasses.replace(suite, reward_scales={suite.tasks[0]: case.reward_scale})
   return run_actor(suite, settings(case.preset, **case.values), case.steps, np.ones(case.values.get('envs_per_actor', N)))
 
@@ -361,7 +362,7 @@ def test_a_crashed_game_starts_again_and_its_open_blocks_are_dropped():
   def put(shipment):
     shipments.append(shipment)
     if len(shipments) == 3:
-      actor.games._environment.envs[1]._game.close()  # What a dead engine looks like: the game does not run any more.
+      processes.kill_engine()
 
   actor.run(put, lambda: len(shipments) >= 6)
   assert actor.games.crashes == 1

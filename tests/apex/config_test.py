@@ -68,7 +68,7 @@ def test_a_torso_that_cannot_read_the_environment_is_refused(env, torso):
 
 
 def test_an_environment_of_several_tasks_is_refused():
-  with pytest.raises(errors.UserError, match='doom has 10 tasks.*--env=doom:basic'):
+  with pytest.raises(errors.UserError, match='doom has 10 tasks.*--env=doom --tasks=basic'):
     configs.Config().check_environment(environments.load('doom'))
 
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from common import acting, environments, errors
 from common.distributed import queues, threads
+from tests.common import processes
 
 N, ACTOR = 3, 7
 
@@ -37,7 +38,7 @@ class Recorder(gymnasium.vector.VectorWrapper):
 
 def make_games(env='gym:CartPole-v1', tasks=None, max_training_frames=None, **changes):
   """Games whose environments are recorded, in the list that comes with them once they are made."""
-  suite, made = environments.load(env, max_training_frames), []
+  suite, made = environments.load(env, environments.Options(max_training_frames=max_training_frames)), []
 
   def make(names, training):
     made.append(Recorder(suite.make(names, training)))
@@ -153,7 +154,7 @@ def test_a_dead_engine_is_started_again_and_what_was_collected_is_dropped(caplog
     calls.append([])
     for step in range(6):
       if len(calls) == 3 and step == 4:
-        made[0].env.envs[1]._game.close()  # What a dead engine looks like: the game does not run any more.
+        processes.kill_engine()
       calls[-1].append(games.step(np.full(2, 8)))
     return len(calls)
 
@@ -217,7 +218,7 @@ def test_an_engine_that_always_dies_ends_the_run():
   games, made = make_games('doom:basic', ['basic'])
 
   def collect():
-    made[0].env.envs[0]._game.close()
+    processes.kill_engine()
     games.step(np.zeros(1, int))
 
   with pytest.raises(errors.UserError, match=r'actor 7 \(basic\).* 5 times in a row: the game of doom:basic ended'):

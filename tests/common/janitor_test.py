@@ -36,7 +36,7 @@ print('went on', flush=True)
 class Run(NamedTuple):
   process: subprocess.Popen
   folder: pathlib.Path
-  children: set[int]  # The engines and the janitor.
+  children: set[int]  # The engines, the process that steps them, and the janitor.
   engines: set[int]
   segments: set[pathlib.Path]
 
@@ -54,7 +54,7 @@ def start(end='sys.stdin.read()'):
   assert folder, process.stderr.read()
   engines = processes.engines(process.pid)
   segments = set.union(*map(processes.shared_memory, engines))
-  return Run(process, pathlib.Path(folder), processes.children(process.pid), engines, segments)
+  return Run(process, pathlib.Path(folder), processes.descendants(process.pid), engines, segments)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def run():
 
 def test_a_run_has_engines_shared_memory_and_a_temporary_folder(run):
   """Else there would be nothing to clean up."""
-  assert len(run.engines) == 2 and len(run.children) == 3
+  assert len(run.engines) == 2 and len(run.children) == 4
   assert all(map(processes.is_alive, run.children))
   names = [path.name for path in run.segments]
   assert len(names) >= 4 and all(name.startswith('ViZDoom') for name in names)

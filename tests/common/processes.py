@@ -1,6 +1,8 @@
 """What /proc says about processes, for the tests of engines that run in processes of their own."""
 
+import os
 import pathlib
+import signal
 import time
 from typing import Callable
 
@@ -16,9 +18,30 @@ def children(pid: int | str = 'self') -> set[int]:
   return found
 
 
+def descendants(pid: int | str = 'self') -> set[int]:
+  """These, and the processes that they have started, and so on."""
+  try:
+    found = children(pid)
+  except OSError:  # It has ended meanwhile.
+    return set()
+  return found.union(*map(descendants, found))
+
+
 def engines(pid: int | str = 'self') -> set[int]:
   """The Doom engines among them."""
-  return {child for child in children(pid) if b'vizdoom' in pathlib.Path(f'/proc/{child}/cmdline').read_bytes()}
+  found = set()
+  for process in descendants(pid):
+    try:
+      if b'/vizdoom/vizdoom' in pathlib.Path(f'/proc/{process}/cmdline').read_bytes():
+        found.add(process)
+    except OSError:
+      continue
+  return found
+
+
+def kill_engine() -> None:
+  """Kills one Doom engine of this process."""
+  os.kill(min(engines()), signal.SIGKILL)
 
 
 def is_alive(pid: int) -> bool:

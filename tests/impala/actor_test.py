@@ -9,6 +9,7 @@ import tensorflow as tf
 from common import environments, errors
 from common.distributed import parameters
 from impala import actor as actors, config as configs, learner as learners, networks, policy, trajectory
+from tests.common import processes
 
 T, N = 20, 3
 
@@ -21,7 +22,7 @@ def make_actor(env: str, preset: str, **settings):
   tf.random.set_seed(3)
   agent = networks.make_agent(config, suite)
   store = parameters.ParameterStore(parameters.Snapshot(0, parameters.flatten(agent.trainable_variables)))
-  actor = actors.Actor(0, suite, environments.assign(suite.tasks, 0, N), policy.LocalPolicy(agent, suite, store, 5), T,
+  actor = actors.Actor(0, suite, environments.assign(suite.tasks, 0, 1, N), policy.LocalPolicy(agent, suite, store, 5), T,
                        seed=1)
   return suite, agent, store, actor
 
@@ -132,7 +133,7 @@ def test_a_crashed_game_is_started_again_and_its_unroll_dropped():
   def put(unroll):
     collected.append(unroll)
     if len(collected) == 2:
-      actor.games._environment.envs[1]._game.close()  # What a dead engine looks like: the game does not run any more.
+      processes.kill_engine()
 
   actor.run(put, lambda: len(collected) >= 4)
   assert actor.games.crashes == 1 and len(collected) == 4
@@ -156,7 +157,7 @@ def test_dynamic_batching_decides_as_the_network_does():
   example = policy.example_inputs(suite, N), agent.initial_state(N)
   shared = policy.DynamicBatchingPolicy(agent, suite, lambda: 3, example, max_batch_size=2 * N, timeout_ms=5, seed=1)
   collected = {i: [] for i in range(4)}
-  made = [actors.Actor(i, suite, environments.assign(suite.tasks, 0, N), shared, T, seed=i) for i in collected]
+  made = [actors.Actor(i, suite, environments.assign(suite.tasks, 0, 1, N), shared, T, seed=i) for i in collected]
   workers = [threading.Thread(target=actor.run, args=(collected[i].append, lambda i=i: len(collected[i]) >= 3))
              for i, actor in enumerate(made)]
   for worker in workers:

@@ -15,7 +15,7 @@ from tests.common import processes
 
 @pytest.fixture
 def two_games():
-  with contextlib.closing(environments.load('doom:basic').make(['basic', 'basic'], True)) as environment:
+  with contextlib.closing(doom.together(['basic', 'basic'])) as environment:
     before = processes.engines()
     environment.reset(seed=1)
     yield environment, sorted(processes.engines() - before)

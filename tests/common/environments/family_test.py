@@ -173,13 +173,13 @@ def test_environments_of_one_task_differ(case):
 
 
 def test_close_ends_the_engines_and_may_be_called_again(case):
-  before = processes.children()
+  before = processes.descendants()
   environment = suite_of(case.name).make(case.tasks, True)
   environment.reset(seed=FIRST_SEED)
-  started = processes.children() - before
-  assert len(started) == {'doom': len(case.tasks), 'control': 1}.get(case.name.partition(':')[0], 0)
+  started = processes.descendants() - before
+  assert len(started) == {'doom': 1 + len(case.tasks), 'control': 1}.get(case.name.partition(':')[0], 0)
   environment.close()
-  assert processes.children() == before
+  assert not any(map(processes.is_alive, started))
   environment.close()
 
 

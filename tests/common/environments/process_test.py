@@ -52,7 +52,7 @@ def environment():
 
 def pids(environment) -> set[int]:
   """Of the processes that this one has started, and that run this environment."""
-  return processes.children() & {environment._process.pid}
+  return processes.children() & {environment._worker.pid}
 
 
 def count(environment) -> float:
@@ -133,7 +133,7 @@ def test_it_ends_with_a_process_that_is_killed():
   program = (
       'from common.environments import process\nfrom tests.common.environments import process_test\n'
       'environment = process.ProcessVectorEnv(process_test.moody)\nenvironment.reset()\n'
-      'print(environment._process.pid, flush=True)\nenvironment.step([0])\ninput()')
+      'print(environment._worker.pid, flush=True)\nenvironment.step([0])\ninput()')
   with subprocess.Popen([sys.executable, '-c', program], cwd=runs.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                         text=True) as parent:
     child = int(parent.stdout.readline())

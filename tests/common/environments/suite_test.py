@@ -56,10 +56,17 @@ def test_a_hashed_instruction_is_in_the_observation_space():
     assert space['instruction'].contains(suite.hash_words(text))
 
 
-@pytest.mark.parametrize('actors, each', [(2, 10), (3, 7), (1, 4), (20, 1)])
-def test_tasks_are_given_in_turn_across_actors(actors, each):
-  tasks = ['a', 'b', 'c']
-  given = [task for actor in range(actors) for task in suite.assign(tasks, actor * each, each)]
-  assert given == [tasks[i % 3] for i in range(actors * each)]
-  counts = collections.Counter(given)
-  assert max(counts.values()) - min(counts.values()) <= 1
+@pytest.mark.parametrize('actors, each', [(2, 6), (4, 6), (1, 3), (5, 3), (2, 3)])
+def test_tasks_are_given_in_turn_and_equally_across_actors(actors, each):
+  tasks = ['c', 'a', 'b']
+  given = [suite.assign(tasks, actor, actors, each) for actor in range(actors)]
+  assert set(collections.Counter(sum(given, [])).values()) == {actors * each // 3}
+  # An actor's environments of one task stand together.
+  assert all(sorted(names, key=tasks.index) == names and len(names) == each for names in given)
+  assert all(len(set(names)) == min(each, 3) for names in given)
+
+
+@pytest.mark.parametrize('actors', [3, 6])
+def test_as_many_actors_as_tasks_keep_to_one_each(actors):
+  given = [suite.assign(['c', 'a', 'b'], actor, actors, 4) for actor in range(actors)]
+  assert given == [[task] * 4 for task in ['c', 'a', 'b'] * (actors // 3)]

@@ -1,0 +1,418 @@
+"""The stand-in for `deepmind_lab` behaves as the real module was measured to."""
+
+import os
+import pathlib
+import pickle
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+FOLDER = str(pathlib.Path(__file__).parent)
+sys.path.insert(0, FOLDER)
+import deepmind_lab
+
+WATERMAZE, EXPLORE = 'contributed/dmlab30/rooms_watermaze', 'contributed/dmlab30/explore_goal_locations_small'
+LOCATED = 'contributed/dmlab30/language_select_located_object'
+CONFIG = {'width': '96', 'height': '72', 'logLevel': 'NEVER'}
+NOTHING, FORWARD, RIGHT, FIRE = ([0] * 7, [0, 0, 0, 1, 0, 0, 0], [20, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0, 0])
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path, monkeypatch):
+  monkeypatch.setenv('TMPDIR', str(tmp_path))
+  return tmp_path
+
+
+def make(level=WATERMAZE, observations=('RGB_INTERLEAVED', 'DEBUG.POS.TRANS', 'DEBUG.POS.ROT', 'INSTR'), cache=None,
+         **config):
+  return deepmind_lab.Lab(level, list(observations), CONFIG | config, level_cache=cache)
+
+
+def reset(level=WATERMAZE, seed=1, **arguments):
+  lab = make(level, **arguments)
+  lab.reset(seed=seed)
+  return lab
+
+
+def act(lab, action, num_steps=1):
+  return lab.step(np.array(action, np.intc), num_steps=num_steps)
+
+
+def frame(lab):
+  return lab.observations()['RGB_INTERLEAVED']
+
+
+def run_python(code, **environment):
+  return subprocess.run([sys.executable, '-c', f'import sys; sys.path.insert(0, {FOLDER!r})\n{code}'],
+                        env=os.environ | environment, capture_output=True, text=True, timeout=60)
+
+
+class Cache:
+  def __init__(self):
+    self.files, self.calls = {}, []
+
+  def fetch(self, key, pk3_path):
+    self.calls.append(('fetch', key))
+    if key in self.files:
+      pathlib.Path(pk3_path).write_bytes(self.files[key])
+    return key in self.files
+
+  def write(self, key, pk3_path):
+    self.calls.append(('write', key))
+    self.files[key] = pathlib.Path(pk3_path).read_bytes()
+
+
+def test_the_module_has_its_functions_and_constants():
+  assert deepmind_lab.version() == '1.0' and os.path.isdir(deepmind_lab.runfiles_path())
+  assert len({getattr(deepmind_lab, name) for name in ('READABLE', 'WRITABLE', 'READ_WRITABLE', 'LISTABLE')}) == 4
+  assert not hasattr(deepmind_lab, 'LevelCache') and not hasattr(deepmind_lab.Lab, 'fps')
+
+
+@pytest.mark.parametrize('arguments, message', [
+    ((WATERMAZE, ('RGB',)), 'argument 2 must be list, not tuple'),
+    ((WATERMAZE, [], None), 'argument 3 must be dict, not None'),
+    ((WATERMAZE, [], {'width': 96}), 'bad argument type for built-in operation'),
+    ((WATERMAZE, [], {}, None), 'argument 4 must be str, not None'),
+    ((None, []), 'argument 1 must be str, not None')])
+def test_wrong_types_are_refused(arguments, message):
+  with pytest.raises(TypeError, match=message):
+    deepmind_lab.Lab(*arguments)
+
+
+@pytest.mark.parametrize('config, message', [
+    ({'width': '98'}, "'width' must be a positive multiple of 4"),
+    ({'height': '0'}, "'height' must be a positive multiple of 4"), ({'width': '96.5'}, 'Invalid int setting 96.5'),
+    ({'zzz': '1'}, 'Invalid setting: "zzz" = "1"'), ({'logLevel': 'loud'}, 'logLevel'),
+    ({'mixerSeed': str(2**32)}, 'mixerSeed'), ({'mixerSeed': '-1'}, 'mixerSeed')])
+def test_a_bad_setting_is_refused(config, message):
+  with pytest.raises(RuntimeError, match=message):
+    make(**config)
+
+
+def test_settings_that_every_level_knows_are_accepted(tmp_path):
+  make(allowHoldOutLevels='true', datasetPath=str(tmp_path), mixerSeed='0x600D5EED', width='64', height='64')
+
+
+def test_an_unknown_level_is_refused():
+  with pytest.raises(RuntimeError, match='Failed to init environment - "Level not found: Failed to open .*nope.lua'):
+    make('contributed/dmlab30/nope')
+  with pytest.raises(RuntimeError, match='Level not found'):
+    make('rooms_watermaze')
+
+
+def test_an_unknown_observation_and_renderer_are_refused():
+  with pytest.raises(ValueError, match="Unknown observation 'NOPE'."):
+    make(observations=['NOPE'])
+  with pytest.raises(RuntimeError, match='renderer'):
+    deepmind_lab.Lab(WATERMAZE, [], CONFIG, renderer='metal')
+
+
+def test_held_out_levels_must_be_allowed():
+  level = 'contributed/dmlab30/rooms_collect_good_objects_test'
+  with pytest.raises(RuntimeError, match='must only be used during evaluation.*"allowHoldOutLevels" = "true"'):
+    make(level)
+  assert make(level, allowHoldOutLevels='true').reset(seed=1) is True
+
+
+def test_two_levels_need_their_data_set_at_the_reset(tmp_path):
+  level = 'contributed/dmlab30/psychlab_continuous_recognition'
+  for path in ('', str(tmp_path / 'none')):
+    lab = make(level, datasetPath=path)
+    with pytest.raises(RuntimeError, match='Failed to start environment - .*update DATASET_PATH'):
+      lab.reset(seed=1)
+    assert not lab.is_running()
+  assert make(level, datasetPath=str(tmp_path)).reset(seed=1)
+
+
+def test_the_observation_spec_is_known_before_the_reset(capfd):
+  specs = {spec['name']: (spec['shape'], spec['dtype']) for spec in make().observation_spec()}
+  assert specs['RGB_INTERLEAVED'] == ((72, 96, 3), np.uint8) and specs['RGBD_INTERLEAVED'] == ((72, 96, 4), np.uint8)
+  assert specs['RGB'] == ((3, 72, 96), np.uint8) and specs['RGBD'] == ((4, 72, 96), np.uint8)
+  assert specs['INSTR'] == ((), str) and specs['TEAM.SCORE'] == ((2,), np.float64)
+  assert specs['VEL.TRANS'] == specs['DEBUG.POS.ROT'] == ((3,), np.float64)
+  assert capfd.readouterr().err.count('deprecated') == 2
+
+
+def test_observations_are_those_asked_for_and_fit_their_specs():
+  specs = make().observation_spec()
+  lab = reset(observations=[spec['name'] for spec in specs])
+  observations = lab.observations()
+  assert set(observations) == {spec['name'] for spec in specs}
+  for spec in specs:
+    value = observations[spec['name']]
+    assert type(value) is str if spec['dtype'] is str else (value.shape, value.dtype) == (spec['shape'], spec['dtype'])
+  assert list(reset(observations=['INSTR']).observations()) == ['INSTR']
+
+
+@pytest.mark.parametrize('name', ['RGB_INTERLEAVED', 'BGR_INTERLEAVED', 'RGB', 'VEL.ROT'])
+def test_observations_are_fresh_copies(name):
+  lab = reset(observations=[name])
+  observation = lab.observations()[name]
+  kept = observation.copy()
+  act(lab, FORWARD, 8)
+  assert (observation == kept).all() and observation is not lab.observations()[name]
+  assert observation.flags.owndata and observation.flags.writeable and observation.flags.c_contiguous
+
+
+def test_only_language_levels_instruct():
+  assert type(reset(LOCATED).observations()['INSTR']) is str and reset(LOCATED).observations()['INSTR']
+  assert reset(EXPLORE).observations()['INSTR'] == ''
+
+
+def test_the_actions_are_seven():
+  specs = make().action_spec()
+  assert [spec['name'].split('_')[0] for spec in specs] == ['LOOK', 'LOOK', 'STRAFE', 'MOVE', 'FIRE', 'JUMP', 'CROUCH']
+  assert [(spec['min'], spec['max']) for spec in specs] == [(-512, 512)] * 2 + [(-1, 1)] * 2 + [(0, 1)] * 3
+
+
+@pytest.mark.parametrize('action, error, message', [
+    ([0] * 7, TypeError, 'must be numpy.ndarray, not list'),
+    (np.zeros(7, np.int64), ValueError, 'action must have dtype np.intc'),
+    (np.zeros(7, np.float32), ValueError, 'action must have dtype np.intc'),
+    (np.zeros(6, np.intc), ValueError, r'action must have shape \(7\)'),
+    (np.zeros((1, 7), np.intc), ValueError, r'action must have shape \(7\)')])
+def test_a_wrong_action_is_refused(action, error, message):
+  with pytest.raises(error, match=message):
+    reset().step(action)
+
+
+def test_actions_that_are_not_contiguous_are_misread():
+  table = np.zeros((7, 7), np.intc)
+  table[:, 0] = FORWARD
+  table[0, 0], table[0, 1] = 0, 0
+  strided, plain = reset(), reset()
+  strided.step(table[:, 0], num_steps=20)
+  act(plain, table[0], 20)
+  assert (frame(strided) == frame(plain)).all()
+  plain.step(np.ascontiguousarray(table[:, 0]), num_steps=20)
+  assert (frame(strided) != frame(plain)).any()
+
+
+def test_looking_turns_and_moving_moves():
+  lab = reset()
+  turned, place = lab.observations()['DEBUG.POS.ROT'][1], lab.observations()['DEBUG.POS.TRANS']
+  act(lab, RIGHT, 40)
+  assert (turned - lab.observations()['DEBUG.POS.ROT'][1]) % 360 == pytest.approx(84.5)
+  act(lab, FORWARD, 20)
+  assert np.linalg.norm(lab.observations()['DEBUG.POS.TRANS'] - place) > 50
+
+
+def test_one_step_of_four_frames_is_four_steps_of_one():
+  fours, ones, rewards = reset(), reset(), []
+  for action in (FORWARD, RIGHT, FIRE) * 12:
+    rewards.append((act(fours, action, 4), sum(act(ones, action) for _ in range(4))))
+  assert (frame(fours) == frame(ones)).all() and fours.num_steps() == ones.num_steps() == 144
+  assert all(four == one and type(four) is float for four, one in rewards) and sum(four for four, _ in rewards) == 2
+
+
+def test_a_step_of_no_frames_is_accepted():
+  lab = reset()
+  before = frame(lab)
+  assert (act(lab, NOTHING, 0), act(lab, NOTHING, -2)) == (0.0, 0.0)
+  assert lab.num_steps() == -2 and (frame(lab) == before).all()
+
+
+def test_an_episode_ends_inside_a_step_and_shows_no_last_observation():
+  lab = reset(episodeLengthSeconds='1')
+  act(lab, NOTHING, 58)
+  assert lab.is_running()
+  assert act(lab, FIRE, 10) == 1.0 and not lab.is_running() and lab.num_steps() == 68
+  with pytest.raises(RuntimeError, match=r'Environment in wrong status for call to observations\(\)'):
+    lab.observations()
+  with pytest.raises(RuntimeError, match='Environment in wrong status to advance.'):
+    act(lab, NOTHING)
+  assert lab.events() == []
+  assert lab.reset(seed=1) and lab.is_running() and lab.num_steps() == 0
+
+
+def test_an_episode_takes_its_level_s_time():
+  lab = reset('contributed/dmlab30/rooms_select_nonmatching_object')
+  for _ in range(179):
+    act(lab, NOTHING, 4)
+  assert lab.is_running()
+  act(lab, NOTHING, 4)
+  assert not lab.is_running()
+
+
+def test_nothing_runs_before_the_reset():
+  lab = make()
+  assert not lab.is_running() and lab.num_steps() == 0
+  for call in (lab.observations, lab.events, lambda: act(lab, NOTHING)):
+    with pytest.raises(RuntimeError, match='wrong status'):
+      call()
+
+
+@pytest.mark.parametrize('seed, error, message', [
+    (np.int64(3), ValueError, "'seed' must be int or None, was 'numpy.int64'"), (1.0, ValueError, "was 'float'"),
+    (2**63, OverflowError, 'too large')])
+def test_a_seed_that_is_no_c_integer_is_refused(seed, error, message):
+  with pytest.raises(error, match=message):
+    make().reset(seed=seed)
+
+
+def test_seeds_are_cut_to_31_bits():
+  frames = [frame(reset(seed=seed)) for seed in (0, 2**31, -2**31, 2**32, 1)]
+  assert all((frames[0] == other).all() for other in frames[1:4]) and (frames[0] != frames[4]).any()
+
+
+def test_the_episode_comes_before_the_seed():
+  lab = make()
+  lab.reset(7, 1)
+  assert (frame(lab) == frame(reset(seed=1))).all()
+
+
+def test_a_fresh_lab_repeats_itself_and_differs_slightly_from_a_later_episode():
+  def play(lab):
+    lab.reset(seed=5)
+    first = frame(lab)
+    act(lab, FORWARD, 500)
+    return first, lab.observations()['DEBUG.POS.TRANS']
+  lab = make()
+  (fresh, place), (other, other_place) = play(lab), play(make())
+  (later, later_place), (_, latest_place) = play(lab), play(lab)
+  assert (fresh == other).all() and (fresh == later).all() and (place == other_place).all()
+  assert 5 <= np.linalg.norm(later_place - place) <= 8 and (later_place == latest_place).all()
+
+
+def test_the_mixer_seed_changes_the_level_unless_it_is_zero():
+  plain, zero, mixed = (frame(reset(**config)) for config in ({}, {'mixerSeed': '0'}, {'mixerSeed': '0x600D5EED'}))
+  assert (plain == zero).all() and (plain != mixed).any()
+  assert (mixed == frame(reset(mixerSeed=str(0x600D5EED)))).all()
+
+
+def test_a_closed_lab_says_so():
+  lab = reset()
+  act(lab, NOTHING, 3)
+  assert (lab.close(), lab.close()) == (True, False)
+  assert not lab.is_running() and lab.num_steps() == 3
+  with pytest.raises(RuntimeError, match='wrong status'):
+    act(lab, NOTHING)
+
+
+def test_a_lab_takes_no_attributes_and_no_pickle():
+  lab = make()
+  with pytest.raises(AttributeError):
+    lab.width = 96
+  with pytest.raises(TypeError, match='cannot pickle'):
+    pickle.dumps(lab)
+
+
+def test_the_temporary_folder_goes_with_close_and_with_the_lab(temporary):
+  lab = reset(EXPLORE)
+  assert [path.name.startswith('dmlab_temp_folder_') for path in temporary.iterdir()] == [True]
+  lab.close()
+  assert not list(temporary.iterdir())
+  lab = reset(EXPLORE)
+  del lab
+  assert not list(temporary.iterdir())
+
+
+def test_the_temporary_folder_stays_if_the_process_ends_before_close(temporary):
+  assert run_python(f'import deepmind_lab\nlab = deepmind_lab.Lab({EXPLORE!r}, [])\nlab.reset()').returncode == 0
+  assert len(list(temporary.iterdir())) == 1
+
+
+def test_a_temporary_folder_given_is_used_and_kept(temporary):
+  (temporary / 'mine').mkdir()
+  lab = deepmind_lab.Lab(EXPLORE, [], CONFIG, temp_folder=str(temporary / 'mine'))
+  lab.reset()
+  lab.close()
+  assert (temporary / 'mine/baselab/explore_maze.pk3').exists() and len(list(temporary.iterdir())) == 1
+
+
+def test_a_map_is_compiled_once_and_then_fetched():
+  cache = Cache()
+  lab = make(EXPLORE, cache=cache)
+  assert not cache.calls
+  lab.reset(seed=1)
+  (method, key), written = cache.calls
+  assert method == 'fetch' and written == ('write', key) and key.startswith('explore_maze_noaas_') and len(key) == 51
+  cached = reset(EXPLORE, cache=cache)
+  assert cache.calls[2:] == [('fetch', key)] and (frame(cached) == frame(reset(EXPLORE))).all()
+
+
+def test_maps_depend_on_the_seed_and_the_mixer():
+  cache = Cache()
+  for seed, mixer in ((1, '0'), (2, '0'), (1, '5')):
+    reset(EXPLORE, seed, cache=cache, mixerSeed=mixer)
+  assert len(cache.files) == 3
+
+
+def test_a_level_without_a_text_maze_compiles_nothing():
+  cache = Cache()
+  reset(WATERMAZE, cache=cache)
+  assert not cache.calls
+
+
+def test_a_level_calls_the_cache_from_inside_a_step():
+  cache = Cache()
+  lab = reset(LOCATED, cache=cache)
+  calls, told = len(cache.calls), lab.observations()
+  act(lab, NOTHING, 600)
+  assert len(cache.calls) == calls + 2 and (told['RGB_INTERLEAVED'] != frame(lab)).any()
+
+
+@pytest.mark.parametrize('method', ['fetch', 'write'])
+def test_an_error_of_the_cache_is_raised_after_the_map_was_made(temporary, method):
+  cache = Cache()
+  setattr(cache, method, lambda key, path: {}['of the cache'])
+  lab = make(EXPLORE, cache=cache)
+  with pytest.raises(KeyError, match='of the cache'):
+    lab.reset(seed=1)
+  [path] = temporary.rglob('explore_maze.pk3')
+  assert zipfile.is_zipfile(path) and not lab.is_running()
+
+
+def test_a_fetch_without_a_file_ends_the_process():
+  done = run_python(f'''
+import deepmind_lab
+class Cache:
+  def fetch(self, key, path):
+    return True
+try:
+  deepmind_lab.Lab({EXPLORE!r}, [], level_cache=Cache()).reset()
+finally:
+  print('survived')''')
+  assert done.returncode == 1 and "Didn't find map 'explore_maze'" in done.stderr and 'survived' not in done.stdout
+
+
+def test_an_engine_dies_where_it_is_told_to_and_once(tmp_path):
+  code = f'''
+import deepmind_lab, numpy as np
+lab = deepmind_lab.Lab({WATERMAZE!r}, [])
+lab.reset(seed=1)
+lab.step(np.zeros(7, np.intc), num_steps=40)'''
+  told = {'STAND_IN_DIE_AT': 'rooms_watermaze:40', 'STAND_IN_DIE_ONCE_FLAG': str(tmp_path / 'flag')}
+  first = run_python(code, **told)
+  assert first.returncode == 1 and 'Sys_Error: out of memory in rooms_watermaze' in first.stderr
+  assert run_python(code, **told).returncode == 0
+  assert run_python(code, STAND_IN_DIE_AT='rooms_watermaze:41').returncode == 0
+  assert run_python(code, STAND_IN_DIE_AT='rooms_watermaze:0').returncode == 1
+
+
+def test_a_compilation_takes_its_time(monkeypatch):
+  slept = []
+  monkeypatch.setattr(deepmind_lab.time, 'sleep', slept.append)
+  monkeypatch.setenv('STAND_IN_COMPILE_SECONDS', '2.5')
+  reset(EXPLORE)
+  reset(WATERMAZE)
+  assert slept == [2.5]
+
+
+FORKED = '''
+import deepmind_lab, os
+lab = deepmind_lab.Lab('seekavoid_arena_01', [])
+{before}
+child = os.fork()
+if not child:
+  deepmind_lab.Lab('seekavoid_arena_01', []).reset(seed=1)
+  os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))'''
+
+
+@pytest.mark.parametrize('before, fine', [('lab.reset()', False), ('', True), ('lab.reset(); lab.close()', True)])
+def test_a_fork_is_noticed_if_a_lab_ran(before, fine):
+  assert (run_python(FORKED.format(before=before)).returncode == 0) == fine
