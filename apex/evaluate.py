@@ -5,21 +5,17 @@ policy. Prints a table of mean returns with 95% bootstrap intervals and writes `
 a GIF, in RUN/videos. Actions are greedy but for the config's `evaluation_epsilon`.
 """
 
-from typing import Callable, Sequence
+from typing import Sequence
 
 from apex import config as configs
 from common import command_line, evaluation_command
 
+PLAYERS = 'apex.players'
+
 
 def main(argv: Sequence[str]) -> int:
   """Evaluates from its command line."""
-  return evaluation_command.main(argv, __doc__, configs.PRESETS, players)
-
-
-def players() -> Callable:
-  """What makes this system's players; imports TensorFlow."""
-  from apex import players as made
-  return made.from_checkpoint
+  return evaluation_command.main(argv, __doc__, configs.PRESETS, PLAYERS)
 
 
 if __name__ == '__main__':

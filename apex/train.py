@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     finished = run.Run(config, options).train()
     if finished and config.evaluation_episodes:
       evaluation_command.evaluate(
-          options.run_dir, configs.PRESETS, evaluate.players, config.evaluation_episodes)
+          options.run_dir, configs.PRESETS, evaluate.PLAYERS, config.evaluation_episodes)
   return 0 if finished else 130
 
 

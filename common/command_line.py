@@ -124,7 +124,8 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], description: str)
 def _common_flags(presets: settings.Presets, switches: Mapping[str, str]) -> flags.FlagValues:
   values = flags.FlagValues()
   flags.DEFINE_string('preset', None, f'Settings to start from: {", ".join(presets.rows)}. '
-                      'Without it, those for the environment.', flag_values=values)
+                      + ('NAME:N takes combination N of the hyperparameters. ' if presets.draws else '')
+                      + 'Without it, those for the environment.', flag_values=values)
   flags.DEFINE_string('env', None, 'The environment, see above.', flag_values=values)
   flags.DEFINE_string('tasks', None, 'Of an environment with many tasks those to take: A,B,C.', flag_values=values)
   flags.DEFINE_string('run_dir', None, 'Folder of the run; runs/ENV-DATE-TIME by default.', flag_values=values)

@@ -1,9 +1,6 @@
 """Plays whole episodes of every task with a policy, and says how good they were."""
 
-import concurrent.futures
 import dataclasses
-import os
-import threading
 from typing import Any, Callable, Mapping, Sequence
 
 import gymnasium
@@ -54,34 +51,27 @@ def random_actions(action_space: gymnasium.Space, count: int, rng: np.random.Gen
   return rng.uniform(-1.0, 1.0, (count, *action_space.shape)).astype(np.float32)
 
 
-def play_all(suite: environments.Suite, make_player: Callable[[str, int], Player], episodes: int, seed: int,
-             pictures: bool = False, progress: Callable[[str], None] = lambda task: None) -> dict[str, Episodes]:
-  """Plays a number of episodes of every task, several tasks at a time.
+def play(suite: environments.Suite, task: str, make_player: Callable[[str, int], Player], episodes: int, seed: int,
+         pictures: bool = False) -> Episodes:
+  """Plays a number of episodes of a task.
 
   Args:
-    suite: whose tasks are played.
+    suite: that has the task.
+    task: its name.
     make_player: makes the policy for a task and its number of environments.
-    episodes: for each task.
+    episodes: how many.
     seed: of the environments.
-    pictures: whether to keep the observations of each task's first episode.
-    progress: called with the name of each task that is done.
+    pictures: whether to keep the observations of the first episode.
 
   Raises:
-    UserError: if a task's environments crash again and again.
+    UserError: if the environments crash again and again.
   """
-  stop = threading.Event()
-  with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-    futures = {pool.submit(_play_task, suite, task, make_player, episodes, seed, pictures, stop): task
-               for task in suite.tasks}
+  for attempt in range(_MAX_CRASHES):
     try:
-      results = {}
-      for future in concurrent.futures.as_completed(futures):
-        results[futures[future]] = future.result()
-        progress(futures[future])
-    finally:  # On Ctrl-C or an error the other threads must not play on.
-      stop.set()
-      pool.shutdown(cancel_futures=True)
-  return {task: results[task] for task in suite.tasks}
+      return _play(suite, task, make_player, episodes, seed + attempt, pictures)
+    except environments.EnvironmentCrashed as error:
+      crash = error
+  raise errors.UserError(f'{suite.name}: {_MAX_CRASHES} attempts at {task} ended in a crash: {crash}')
 
 
 def table(columns: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
@@ -95,16 +85,7 @@ def table(columns: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
   return '\n'.join(lines)
 
 
-def _play_task(suite, task, make_player, episodes, seed, pictures, stop) -> Episodes:
-  for attempt in range(_MAX_CRASHES):
-    try:
-      return _play(suite, task, make_player, episodes, seed + attempt, pictures, stop)
-    except environments.EnvironmentCrashed as error:
-      crash = error
-  raise errors.UserError(f'{suite.name}: {_MAX_CRASHES} attempts at {task} ended in a crash: {crash}')
-
-
-def _play(suite, task, make_player, episodes, seed, pictures, stop) -> Episodes:
+def _play(suite, task, make_player, episodes, seed, pictures) -> Episodes:
   """Every environment plays its share, however long its episodes are: no bias towards short ones."""
   count = min(episodes, _MAX_ENVIRONMENTS)
   share = np.full(count, episodes // count) + (np.arange(count) < episodes % count)
@@ -113,7 +94,7 @@ def _play(suite, task, make_player, episodes, seed, pictures, stop) -> Episodes:
     observations, _ = environment.reset(seed=seed)
     player, rewards, done = make_player(task, count), np.zeros(count, np.float32), np.ones(count, bool)
     returns, lengths, played = np.zeros(count), np.zeros(count, int), np.zeros(count, int)
-    while np.any(played < share) and not stop.is_set():
+    while np.any(played < share):
       if pictures and not played[0]:
         result.pictures.append(np.array(observations['observation'][0]))
       actions = player(observations, rewards, done)
@@ -126,6 +107,9 @@ def _play(suite, task, make_player, episodes, seed, pictures, stop) -> Episodes:
           result.lengths.append(int(lengths[i]))
         played[i] += 1
         returns[i] = lengths[i] = 0
+      for i in info.get('crashes', {}):  # Its engine was started again: an episode that has no end does not count.
+        returns[i] = lengths[i] = 0
+        done[i] = True
   finally:
     environment.close()
   return result

@@ -1,4 +1,4 @@
-"""Learning curves of runs, from their `metrics.csv`."""
+"""Learning curves of runs, from their `metrics.csv`, and charts of scores."""
 
 import math
 import pathlib
@@ -39,6 +39,34 @@ def compare(runs: Mapping[str, pathlib.Path], path: pathlib.Path) -> pathlib.Pat
     figure.savefig(file, format='png', dpi=110)
   pyplot.close(figure)
   return path
+
+
+def bars(columns: Mapping[str, Mapping[str, float]], path: pathlib.Path, label: str, note: str = '') -> None:
+  """Draws a bar for each task and column, the best task of the first column on top.
+
+  Args:
+    columns: from names for the legend to values by task; all have the same tasks.
+    path: of the PNG.
+    label: of the axis of values, which is linear up to 100 and logarithmic beyond.
+    note: written above.
+  """
+  first = next(iter(columns.values()))
+  tasks = sorted(first, key=first.get)
+  figure, axis = pyplot.subplots(figsize=(8, 1.2 + 0.24 * len(tasks)), layout='constrained')
+  height = 0.8 / len(columns)
+  for i, (name, values) in enumerate(columns.items()):
+    axis.barh([place - i * height for place in range(len(tasks))], [values[task] for task in tasks], height, label=name)
+  axis.set_yticks([place - height * (len(columns) - 1) / 2 for place in range(len(tasks))], tasks, fontsize=8)
+  axis.set_ylim(-1, len(tasks))
+  axis.set_xscale('symlog', linthresh=100)
+  axis.axvline(100, color='grey', linewidth=1, linestyle='--')
+  axis.grid(alpha=0.3, axis='x')
+  axis.set_xlabel(label)
+  axis.set_title(note, fontsize=8, wrap=True)
+  axis.legend(fontsize=8, loc='lower right')
+  with files.replacing(path, 'wb') as file:
+    figure.savefig(file, format='png', dpi=110)
+  pyplot.close(figure)
 
 
 def _curves(rows: Sequence[Mapping[str, float]]) -> dict[str, list[tuple[float, float]]]:

@@ -67,8 +67,9 @@ class Settings:
       UserError: naming them.
     """
     count, tasks = self.num_actors * self.envs_per_actor, len(suite.tasks)
-    self.expect('envs_per_actor', count % tasks == 0, f'that num_actors x envs_per_actor, which is {count} with '
-                f'{self.num_actors} actors, is a multiple of the {tasks} tasks: each task has as many environments as any')
+    self.expect('envs_per_actor', count % tasks == 0, f'that num_actors x envs_per_actor, now {count}, is a multiple of '
+                f'the {tasks} tasks, for example {max(1, round(self.envs_per_actor / tasks)) * tasks}: all tasks get '
+                'equally many environments')
     needed, free = count * suite.bytes_per_environment, memory.available()
     self.expect('envs_per_actor', needed <= free, f'fewer: {count} environments of {suite.name} take about '
                 f'{needed / 1e9:.0f} GB, {suite.bytes_per_environment / 1e6:.0f} MB each, and {free / 1e9:.0f} GB are free')
@@ -121,21 +122,30 @@ class Presets(Generic[_Config]):
     families: by environment family, the preset for an environment that is asked for by --env alone, or a function that
       tells it from the environment's name.
     default: the preset where nothing is asked for.
+    draws: how many combinations of hyperparameters there are to start from, as in `PRESET:7`; 0 for none.
+    draw: from the number of a combination to its values.
   """
   config: type[_Config]
   rows: Mapping[str, Mapping[str, Any]]
   families: Mapping[str, str | Callable[[str], str]]
   default: str
+  draws: int = 0
+  draw: Callable[[int], Mapping[str, Any]] | None = None
 
   def preset(self, name: str) -> _Config:
-    """The config of a preset.
+    """The config of a preset, `NAME`, or of combination N of hyperparameters with the rest of it, `NAME:N`.
 
     Raises:
-      UserError: if there is none of this name.
+      UserError: if there is none of this name or number.
     """
-    if name not in self.rows:
+    row, drawn, number = name.partition(':')
+    if row not in self.rows:
       raise errors.unknown('preset', name, self.rows)
-    return self.config(**self.rows[name])
+    if drawn and not (number.isdecimal() and int(number) < self.draws):
+      raise errors.UserError(f'preset {name!r}: expected {row}, ' + (
+          f'or {row}:0 to {row}:{self.draws - 1} for a combination of hyperparameters' if self.draws
+          else 'without a number: there are no combinations of hyperparameters to take'))
+    return self.config(**{**self.rows[row], **(self.draw(int(number)) if drawn else {})})
 
   def preset_for(self, env: str) -> str:
     """The preset that suits an environment.

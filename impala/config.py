@@ -5,6 +5,7 @@ from typing import Any, Mapping
 
 from common import errors, settings
 from common.environments import suite as suites
+from impala import hyperparameters
 
 # Names of `impala.rewards.FORMS`, said again here: see `common.settings.TORSOS`.
 REWARD_CLIPPINGS = ('none', 'abs_one', 'asymmetric', 'soft_asymmetric')
@@ -106,11 +107,15 @@ def _rows(base: Mapping[str, Any], **rows: Mapping[str, Any]) -> dict[str, dict[
 _DMLAB = dict(
     unroll_length=100, batch_size=32, discount=0.99, baseline_cost=0.5, reward_clipping='abs_one',
     learning_rate=0.00048, entropy_cost=0.00025, rmsprop_epsilon=0.1, rmsprop_decay=0.99, rmsprop_momentum=0.0,
-    max_gradient_norm=0.0, lstm=True, feedback=True, total_frames=1_000_000_000)
+    max_gradient_norm=0.0, lstm=True, feedback=True, total_frames=1_000_000_000,
+    # What is not in the paper: enough environments for 2 cores, and the minutes that a map may take to compile.
+    num_actors=4, envs_per_actor=10, stall_seconds=300.0)
 _DMLAB_30 = {**_DMLAB, **dict(
-    learning_rate=0.00031866995608948655, entropy_cost=0.0033391318945337044, reward_clipping='soft_asymmetric',
+    env='dmlab30', learning_rate=0.00031866995608948655, entropy_cost=0.0033391318945337044, reward_clipping='soft_asymmetric',
     total_frames=10_000_000_000)}
-# Table G.1. RMSProp's decay is not listed there: the released code's.
+# Section 5.3.1: 210 actors for the shallow network, 150 for the deep one. Here an actor has the environments of one level.
+_210_ACTORS, _150_ACTORS = dict(num_actors=30, envs_per_actor=7), dict(num_actors=30, envs_per_actor=5)
+# Table G.1. The number of environments is not in the paper. RMSProp's decay is not listed there: the released code's.
 _ATARI = dict(
     env='atari:pong', unroll_length=20, batch_size=32, queue_capacity=32, discount=0.99, baseline_cost=0.5,
     entropy_cost=0.01, learning_rate=0.0006, rmsprop_epsilon=0.01, rmsprop_decay=0.99, rmsprop_momentum=0.0,
@@ -130,6 +135,8 @@ _PRESET_ROWS: dict[str, dict[str, Any]] = {
         max_gradient_norm=40.0, reward_clipping='none', total_frames=200_000),
     **_rows(_DMLAB,
             dmlab={},  # Tables D.1 to D.3.
+            # The five levels of section 5.2 at once, an actor each: not in the paper, which trains them one at a time.
+            dmlab5=dict(env='dmlab5', num_actors=5, envs_per_actor=8),
             # Table 1: the single-machine rows. Half of the actors' environments make a batch of dynamic batching full.
             table_1_48_actors=dict(num_actors=48, envs_per_actor=1),
             table_1_48_actors_dynamic_batching=dict(
@@ -147,10 +154,20 @@ _PRESET_ROWS: dict[str, dict[str, Any]] = {
             table_2_none_replay=dict(correction='none', **_REPLAY),
             # Figures E.3 and E.4.
             figure_e3_vs=dict(pg_bootstrap='vs'), figure_e3_values=dict(pg_bootstrap='values')),
-    # Table 3: the two networks of the multi-task agent, and the experts' settings.
-    **_rows(_DMLAB_30, table_3_shallow=dict(torso='shallow'), table_3_deep=dict(torso='deep')),
-    # Table 4: the experts, one game a run.
-    **_rows(_ATARI, atari_shallow=dict(torso='shallow'), atari_deep=dict(torso='deep')),
+    **_rows(_DMLAB_30,
+            # An environment of each level, for a small machine: not in the paper.
+            dmlab30=dict(torso='shallow', num_actors=30, envs_per_actor=1),
+            # Table 3: the multi-task agents; where the members of the population start; the experts, one level a run.
+            table_3_shallow=dict(torso='shallow', **_210_ACTORS), table_3_deep=dict(torso='deep', **_150_ACTORS),
+            table_3_deep_pbt=dict(torso='deep', **_150_ACTORS, **hyperparameters.draw(0)),
+            table_3_experts=dict(torso='deep', env='dmlab:rooms_watermaze')),
+    # Table 4: the experts, one game a run; the multi-task agent, on 57 times as many frames.
+    **_rows(_ATARI, atari_shallow=dict(torso='shallow'), atari_deep=dict(torso='deep'),
+            table_4_multi_task=dict(env='atari57', torso='deep', num_actors=2, envs_per_actor=57,
+                                    total_frames=57 * 200_000_000)),
 }
 PRESETS = settings.Presets(
-    Config, _PRESET_ROWS, {'doom': 'doom', 'atari': 'atari_shallow', 'gym': 'gym'}, default='doom')
+    Config, _PRESET_ROWS,
+    {'doom': 'doom', 'atari': 'atari_shallow', 'atari57': 'table_4_multi_task', 'gym': 'gym', 'dmlab': 'dmlab',
+     'dmlab5': 'dmlab5', 'dmlab30': 'dmlab30'},
+    default='doom', draws=hyperparameters.DRAWS, draw=hyperparameters.draw)

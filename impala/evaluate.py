@@ -5,21 +5,17 @@ a table of mean returns with 95% bootstrap intervals and writes `evaluation.json
 task, in RUN/videos. Actions are drawn from the policy, as in the paper.
 """
 
-from typing import Callable, Sequence
+from typing import Sequence
 
 from common import command_line, evaluation_command
 from impala import config as configs
 
+PLAYERS = 'impala.players'
+
 
 def main(argv: Sequence[str]) -> int:
   """Evaluates from its command line."""
-  return evaluation_command.main(argv, __doc__, configs.PRESETS, players)
-
-
-def players() -> Callable:
-  """What makes this system's players; imports TensorFlow."""
-  from impala import players as made
-  return made.from_checkpoint
+  return evaluation_command.main(argv, __doc__, configs.PRESETS, PLAYERS)
 
 
 if __name__ == '__main__':

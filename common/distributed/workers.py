@@ -86,6 +86,10 @@ class Worker:
     """Tells the process to end, and does not wait."""
     self._connection.close()  # Which it takes as its end.
 
+  def kill(self) -> None:
+    """Ends the process at once: whoever waits for its answer gets WorkerDied."""
+    self._process.kill()
+
   def close(self) -> None:
     """Ends the process. Idempotent."""
     self.hang_up()

@@ -70,8 +70,9 @@ class AtariVectorEnv(gymnasium.vector.VectorWrapper):
     # Within a game the frame number only grows; at the start of another it falls back.
     info['game_over'] = (terminated | truncated) & (info['episode_frame_number'] <= self._game_frame)
     self._game_frame = info['episode_frame_number'].copy()
+    final = info.pop('final_obs', None)
     if truncated.any():  # In gymnasium's own form.
-      info['final_obs'] = np.array([{'observation': stack} for stack in info['final_obs']], object)
+      info['final_obs'] = np.array([{'observation': stack} for stack in final], object)
     return {'observation': frames}, rewards, terminated, truncated, info
 
 

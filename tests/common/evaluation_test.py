@@ -1,7 +1,6 @@
 """Evaluation: as many episodes as asked for, those that were played, and how sure their mean is."""
 
 import dataclasses
-import threading
 
 import gymnasium
 import numpy as np
@@ -10,7 +9,7 @@ from scipy import stats
 
 from common import environments, errors, evaluation
 
-SEED = 5
+SEED, TASK = 5, 'CartPole-v1'
 
 
 def by_angle(observations):
@@ -66,7 +65,7 @@ class Crashing(gymnasium.vector.VectorWrapper):
 
 @pytest.mark.parametrize('episodes', [1, 2, 10, 13, 25])
 def test_each_environment_plays_its_share(episodes):
-  played = evaluation.play_all(cartpole(), lambda task, count: angle_player, episodes, SEED)['CartPole-v1']
+  played = evaluation.play(cartpole(), TASK, lambda task, count: angle_player, episodes, SEED)
   expected = play_by_hand(min(episodes, 10), episodes)
   assert len(played.returns) == len(played.lengths) == episodes
   assert played.returns == [total for *_, total, _ in expected]
@@ -81,7 +80,7 @@ def test_the_player_gets_last_rewards_and_ends():
     seen.append((np.array(observations['observation']), rewards.copy(), done.copy()))
     return by_angle(observations['observation'])
 
-  evaluation.play_all(cartpole(), lambda task, count: player, 4, SEED)
+  evaluation.play(cartpole(), TASK, lambda task, count: player, 4, SEED)
   ends = np.zeros((len(seen), 4), bool)
   ends[0] = True
   for step, i, *_ in play_by_hand(4, 4 * 10):
@@ -93,23 +92,46 @@ def test_the_player_gets_last_rewards_and_ends():
   assert all(rewards.dtype == np.float32 for _, rewards, _ in seen)
 
 
-def test_a_player_is_made_for_each_task_and_its_environments():
+def test_a_player_is_made_for_the_task_and_its_environments():
   made = []
 
   def make_player(task, count):
     made.append((task, count))
     return angle_player
 
-  progress = []
-  results = evaluation.play_all(cartpole(['a', 'b', 'c']), make_player, 12, SEED, progress=progress.append)
-  assert sorted(made) == [('a', 10), ('b', 10), ('c', 10)]
-  assert sorted(progress) == ['a', 'b', 'c']
-  assert list(results) == ['a', 'b', 'c']
-  assert results['a'] == results['b'] == results['c']
+  evaluation.play(cartpole(['a', 'b', 'c']), 'b', make_player, 12, SEED)
+  assert made == [('b', 10)]
+
+
+def test_an_episode_in_which_an_engine_died_does_not_count():
+  """Environment 1 dies once, in its step 5, and goes on with the first observation of another episode."""
+  class OneDies(gymnasium.vector.VectorWrapper):
+    """Marks the crash, as `ParallelVectorEnv` does. The game behind it goes on: what is before counts no more."""
+    steps = 0
+
+    def step(self, actions):
+      self.steps += 1
+      *answer, info = self.env.step(actions)
+      return *answer, info | ({'crashes': {1: 'died'}} if self.steps == 5 else {})
+
+  ends = []
+
+  def make_player(task, count):
+    def player(observations, rewards, done):
+      ends.append(done.copy())
+      return by_angle(observations['observation'])
+    return player
+
+  whole = evaluation.play(cartpole(), TASK, lambda task, count: angle_player, 2, SEED)
+  played = evaluation.play(cartpole(wrap=lambda env, attempt: OneDies(env)), TASK, make_player, 2, SEED)
+  assert sorted(played.lengths) == sorted([play_by_hand(2, 2)[0][3] - 5 * (play_by_hand(2, 2)[0][1] == 1),
+                                           play_by_hand(2, 2)[1][3] - 5 * (play_by_hand(2, 2)[1][1] == 1)])
+  assert sum(played.lengths) == sum(whole.lengths) - 5 and sum(played.returns) == sum(whole.returns) - 5
+  assert ends[5].tolist() == [False, True]
 
 
 def test_pictures_are_of_the_first_episode():
-  played = evaluation.play_all(cartpole(), lambda task, count: angle_player, 3, SEED, pictures=True)['CartPole-v1']
+  played = evaluation.play(cartpole(), TASK, lambda task, count: angle_player, 3, SEED, pictures=True)
   game = gymnasium.make('CartPole-v1')
   observation, _ = game.reset(seed=SEED)
   ended, shown = False, []
@@ -121,7 +143,7 @@ def test_pictures_are_of_the_first_episode():
 
 
 def test_no_pictures_unless_asked_for():
-  assert not evaluation.play_all(cartpole(), lambda task, count: angle_player, 1, SEED)['CartPole-v1'].pictures
+  assert not evaluation.play(cartpole(), TASK, lambda task, count: angle_player, 1, SEED).pictures
 
 
 def test_a_lost_life_does_not_end_an_episode():
@@ -129,7 +151,7 @@ def test_a_lost_life_does_not_end_an_episode():
   suite = environments.load('atari:breakout')
   as_in_training = dataclasses.replace(suite, make=lambda tasks, training: suite.make(tasks, True))
   player = lambda task, count: evaluation.random_player(suite.action_space, seed=1)
-  played, again = (evaluation.play_all(s, player, 3, SEED)['breakout'] for s in (suite, as_in_training))
+  played, again = (evaluation.play(s, 'breakout', player, 3, SEED) for s in (suite, as_in_training))
   assert played == again
   assert len(played.returns) == 3
   assert min(played.lengths) > 100  # Five lives.
@@ -138,35 +160,15 @@ def test_a_lost_life_does_not_end_an_episode():
 @pytest.mark.parametrize('crashes', [1, 2])
 def test_a_crash_starts_a_task_anew(crashes):
   suite = cartpole(wrap=lambda env, attempt: Crashing(env) if attempt <= crashes else env)
-  played = evaluation.play_all(suite, lambda task, count: angle_player, 25, SEED)['CartPole-v1']
-  after = evaluation.play_all(cartpole(), lambda task, count: angle_player, 25, SEED + crashes)['CartPole-v1']
+  played = evaluation.play(suite, TASK, lambda task, count: angle_player, 25, SEED)
+  after = evaluation.play(cartpole(), TASK, lambda task, count: angle_player, 25, SEED + crashes)
   assert played == after
 
 
 def test_crashes_again_and_again_are_told():
   suite = cartpole(wrap=lambda env, attempt: Crashing(env))
   with pytest.raises(errors.UserError, match='cartpole: 3 attempts at CartPole-v1 .*the game ended by itself'):
-    evaluation.play_all(suite, lambda task, count: angle_player, 25, SEED)
-
-
-def test_an_error_ends_the_other_tasks():
-  going_on, steps = threading.Event(), []
-
-  def make_player(task, count):
-    if task == 'fails':
-      assert going_on.wait(10.0)
-      raise ValueError('a broken player')
-
-    def player(observations, rewards, done):
-      steps.append(len(done))
-      going_on.set()
-      return by_angle(observations['observation'])
-
-    return player
-
-  with pytest.raises(ValueError, match='a broken player'):
-    evaluation.play_all(cartpole(['fails', 'goes on']), make_player, 1_000_000, SEED)
-  assert 0 < len(steps) < 100_000
+    evaluation.play(suite, TASK, lambda task, count: angle_player, 25, SEED)
 
 
 @pytest.mark.parametrize('failing', [False, True])
@@ -179,10 +181,10 @@ def test_environments_are_closed(failing):
 
   if failing:
     with pytest.raises(errors.UserError):
-      evaluation.play_all(cartpole(wrap=remember), lambda task, count: angle_player, 25, SEED)
+      evaluation.play(cartpole(wrap=remember), TASK, lambda task, count: angle_player, 25, SEED)
   else:
-    evaluation.play_all(cartpole(['a', 'b'], wrap=remember), lambda task, count: angle_player, 2, SEED)
-  assert len(made) == (3 if failing else 2)
+    evaluation.play(cartpole(wrap=remember), TASK, lambda task, count: angle_player, 2, SEED)
+  assert len(made) == (3 if failing else 1)
   assert all(env.unwrapped.closed for env in made)
 
 

@@ -1,0 +1,541 @@
+"""DeepMind Lab as an environment: what is asked of the engine, what is made of its answers, and what is refused."""
+
+import importlib
+import inspect
+import logging
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from common import environments, errors
+from common.distributed import workers
+from common.environments import dmlab, levels, parallel, suite
+from tests.common import processes, runs
+
+STAND_INS = str(pathlib.Path(__file__).parents[2] / 'stand_ins')
+PREFIX = 'contributed/dmlab30/'
+WATERMAZE, LANGUAGE, MAZE = 'rooms_watermaze', 'language_execute_random_task', 'explore_goal_locations_small'
+SHORT = 'rooms_select_nonmatching_object'  # Its episodes have 180 steps.
+PSYCHLAB = ('psychlab_arbitrary_visuomotor_mapping', 'psychlab_continuous_recognition')
+# Table D.2 of the paper, by hand: look right, look down, strafe right, forward, fire, jump, crouch.
+VECTORS = {
+    'forward': [0, 0, 0, 1, 0, 0, 0], 'backward': [0, 0, 0, -1, 0, 0, 0], 'strafe left': [0, 0, -1, 0, 0, 0, 0],
+    'strafe right': [0, 0, 1, 0, 0, 0, 0], 'look left': [-20, 0, 0, 0, 0, 0, 0], 'look right': [20, 0, 0, 0, 0, 0, 0],
+    'forward and left': [-20, 0, 0, 1, 0, 0, 0], 'forward and right': [20, 0, 0, 1, 0, 0, 0],
+    'fire': [0, 0, 0, 0, 1, 0, 0]}
+NAMES = list(VECTORS)
+DEBUG = ['DEBUG.POS.TRANS', 'DEBUG.POS.ROT']
+
+
+@pytest.fixture(autouse=True)
+def module(monkeypatch, tmp_path):
+  """The stand-in for the engine; what it reads and leaves is this test's own."""
+  monkeypatch.syspath_prepend(STAND_INS)
+  monkeypatch.setenv('TMPDIR', str(tmp_path))
+  for name in ('STAND_IN_COMPILE_SECONDS', 'STAND_IN_DIE_AT', 'STAND_IN_DIE_ONCE_FLAG', 'LP_NUM_THREADS'):
+    monkeypatch.setenv(name, '')  # So that it is put back, whoever sets it.
+    monkeypatch.delenv(name)
+  return importlib.import_module('deepmind_lab')
+
+
+@pytest.fixture
+def labs(module, monkeypatch):
+  """The engines that were made in this process, with what they were asked."""
+  made, signature = [], inspect.signature(module.Lab)
+
+  class Recorded(module.Lab):
+    __slots__ = ('asked', 'seeds', 'actions')
+
+    def __init__(self, *arguments, **named):
+      self.asked, self.seeds, self.actions = signature.bind(*arguments, **named).arguments, [], []
+      made.append(self)
+      super().__init__(*arguments, **named)
+
+    def reset(self, *arguments, **named):
+      self.seeds.append(inspect.signature(super().reset).bind(*arguments, **named).arguments.get('seed'))
+      return super().reset(*arguments, **named)
+
+    def step(self, *arguments, **named):
+      self.actions.append(arguments[0] if arguments else named['action'])
+      return super().step(*arguments, **named)
+
+  monkeypatch.setattr(module, 'Lab', Recorded)
+  return made
+
+
+@pytest.fixture
+def here(monkeypatch):
+  """Makes the environments of a suite in this process."""
+  monkeypatch.setattr(parallel, 'ParallelVectorEnv', lambda makes, *_: [make() for make in makes])
+
+  def make(name, training=True, tasks=None, **options):
+    loaded = environments.load(name, environments.Options(**options))
+    return loaded.make(tasks or loaded.tasks, training)
+  return make
+
+
+def level(name, cache='', episode_seeds=0, **config) -> dmlab.Level:
+  return dmlab.Level(PREFIX + name, {'width': '96', 'height': '72', **config}, 'software', cache, 1e9, episode_seeds)
+
+
+def by_hand(module, name, observations=('RGB_INTERLEAVED', 'INSTR'), **config):
+  """The engine itself, without what is tested here."""
+  return module.Lab(PREFIX + name, list(observations), {'width': '96', 'height': '72', **config})
+
+
+def vector(name) -> np.ndarray:
+  return np.array(VECTORS[name], np.intc)
+
+
+def load(name, **options) -> suite.Suite:
+  return environments.load(name, environments.Options(**options))
+
+
+def refusal(name, **options) -> str:
+  with pytest.raises(errors.UserError) as refused:
+    load(name, **options)
+  return str(refused.value)
+
+
+def refusal_of_environments(name, training=True, **options) -> str:
+  """What is said when the environments themselves, in their processes, do not like it."""
+  before = processes.children()
+  loaded = load(name, **options)
+  with pytest.raises(errors.UserError) as refused:
+    loaded.make(loaded.tasks, training)
+  assert processes.children() == before
+  assert 'Traceback' not in str(refused.value)
+  return str(refused.value)
+
+
+# Observations, actions and episodes.
+
+
+@pytest.mark.parametrize('name', [WATERMAZE, LANGUAGE])
+def test_observations_are_small_pictures_and_hashed_instructions(labs, module, name):
+  environment = dmlab.DmLabEnv(level(name))
+  observation, info = environment.reset(seed=1)
+  lab = by_hand(module, name)
+  lab.reset(seed=labs[0].seeds[0])
+  seen = lab.observations()
+  assert observation['observation'].shape == (72, 96, 3) and observation['observation'].dtype == np.uint8
+  assert environment.observation_space.contains(observation) and info == {}
+  np.testing.assert_array_equal(observation['observation'], seen['RGB_INTERLEAVED'])
+  np.testing.assert_array_equal(observation['instruction'], suite.hash_words(seen['INSTR']))
+  assert (name == LANGUAGE) == bool((observation['instruction'] >= 0).sum())
+
+
+def test_the_engine_is_asked_for_what_it_takes(labs):
+  dmlab.DmLabEnv(level(WATERMAZE))
+  asked = labs[0].asked
+  assert asked['level'] == 'contributed/dmlab30/rooms_watermaze'
+  assert type(asked['observations']) is list and set(asked['observations']) == {'RGB_INTERLEAVED', 'INSTR'}
+  assert (asked['config']['width'], asked['config']['height']) == ('96', '72')
+  assert asked.get('temp_folder', '') is not None and asked['renderer'] == 'software'
+
+
+@pytest.mark.parametrize('number, name', enumerate(NAMES))
+def test_each_action_is_that_of_the_paper(labs, module, number, name):
+  environment = dmlab.DmLabEnv(level(WATERMAZE))
+  environment.reset(seed=1)
+  lab = by_hand(module, WATERMAZE)
+  lab.reset(seed=labs[0].seeds[0])
+  rewards = []
+  for _ in range(16):
+    observation, reward, *_ = environment.step(np.int64(number))
+    rewards.append(reward)
+    assert reward == lab.step(vector(name), num_steps=4)
+    np.testing.assert_array_equal(observation['observation'], lab.observations()['RGB_INTERLEAVED'])
+  assert sum(rewards) == {'fire': 1, 'backward': -1}.get(name, 0)
+  assert all(action.flags.c_contiguous and action.dtype == np.intc for action in labs[0].actions)
+
+
+@pytest.mark.parametrize('number, ahead, left, turned', [
+    (0, 1, 0, 0), (1, -1, 0, 0), (2, 0, 1, 0), (3, 0, -1, 0), (4, 0, 0, 1), (5, 0, 0, -1), (8, 0, 0, 0)])
+def test_each_action_moves_the_player_where_it_says(module, monkeypatch, number, ahead, left, turned):
+  # The engine tells its place if it is asked: it is asked in addition to what the environment asks.
+  original, made = module.Lab, []
+  monkeypatch.setattr(module, 'Lab', lambda level, observations, **named: made.append(
+      original(level, observations + DEBUG, **named)) or made[0])
+  environment = dmlab.DmLabEnv(level(WATERMAZE))
+  environment.reset(seed=1)
+  (x, y, _), (_, before, _) = (made[0].observations()[name] for name in DEBUG)
+  for _ in range(3):
+    environment.step(number)
+  (to_x, to_y, _), (pitch, after, _) = (made[0].observations()[name] for name in DEBUG)
+  walked = complex(to_x - x, to_y - y) / np.exp(1j * np.radians(before))
+  # 12 frames: 5.3 units or 2.1 degrees each.
+  assert (round(walked.real / 64), round(walked.imag / 64)) == (ahead, left)
+  assert round(((after - before + 180) % 360 - 180) / 25.35) == turned
+  assert pitch == 0
+
+
+def test_there_are_nine_actions():
+  assert dmlab.DmLabEnv.action_space.n == len(VECTORS) == 9
+  np.testing.assert_array_equal(dmlab.ACTIONS, list(VECTORS.values()))
+
+
+def test_an_action_is_held_for_four_frames_and_their_rewards_are_summed(labs, module):
+  environment = dmlab.DmLabEnv(level(LANGUAGE))
+  environment.reset(seed=2)
+  lab = by_hand(module, LANGUAGE)
+  lab.reset(seed=labs[0].seeds[0])
+  instructions, total = set(), 0.0
+  for number in np.random.default_rng(0).choice([0, 1, 5, 8, 8], 320):
+    observation, reward, terminated, truncated, _ = environment.step(number)
+    assert reward == sum(lab.step(vector(NAMES[number])) for _ in range(4))
+    seen = lab.observations()
+    np.testing.assert_array_equal(observation['observation'], seen['RGB_INTERLEAVED'])
+    np.testing.assert_array_equal(observation['instruction'], suite.hash_words(seen['INSTR']))
+    assert not terminated and not truncated
+    instructions.add(seen['INSTR'])
+    total += abs(reward)
+  assert lab.num_steps() == labs[0].num_steps() == 1280
+  assert len(instructions) > 1 and total > 5  # A new trial has a new instruction within the episode.
+
+
+def test_the_last_step_repeats_the_observation_before_it(labs):
+  environment = dmlab.DmLabEnv(level(SHORT))
+  first, _ = environment.reset(seed=3)
+  seen, terminated = [], False
+  while not terminated:
+    observation, _, terminated, truncated, _ = environment.step(7)
+    seen.append(observation)
+    assert not truncated and len(seen) <= 180
+  assert len(seen) == 180
+  for name in ('observation', 'instruction'):
+    np.testing.assert_array_equal(seen[-1][name], seen[-2][name])
+  assert (seen[-2]['observation'] != seen[-3]['observation']).any()
+  again, _ = environment.reset()
+  assert (again['observation'] != first['observation']).any()
+  assert not environment.step(0)[2]
+
+
+def test_the_same_engine_plays_all_episodes(labs):
+  environment = dmlab.DmLabEnv(level(SHORT, episodeLengthSeconds='1'))
+  ends = 0
+  environment.reset(seed=1)
+  for _ in range(45):
+    if environment.step(0)[2]:
+      ends += 1
+      environment.reset()
+  assert (ends, len(labs), len(labs[0].seeds)) == (3, 1, 4)
+  environment.close()
+  assert not labs[0].close()  # It was open until then, and no more.
+
+
+# Seeds.
+
+
+def seeds(labs, seed, number=40, **options) -> list[int]:
+  """With which the engine begins the episodes of a new environment."""
+  environment = dmlab.DmLabEnv(level(WATERMAZE, **options))
+  environment.reset(seed=seed)
+  for _ in range(number - 1):
+    environment.reset()
+  return labs[-1].seeds
+
+
+def test_seeds_of_episodes_are_those_that_the_engine_tells_apart(labs):
+  found = seeds(labs, 1)
+  assert all(type(seed) is int and 0 <= seed < 2**31 for seed in found)
+  assert len(set(found)) == 40
+  assert min(found) < 2**29 and max(found) > 3 * 2**29  # All of the range, not a part of it.
+
+
+def test_a_seed_repeats_the_episodes_in_a_new_environment(labs):
+  assert seeds(labs, 1) == seeds(labs, 1)
+  assert not set(seeds(labs, 1)) & set(seeds(labs, 2))
+
+
+def test_without_a_seed_episodes_differ(labs):
+  assert None not in seeds(labs, None)  # The engine would take the second of its start: the same in many processes.
+  assert not set(seeds(labs, None)) & set(seeds(labs, None))
+
+
+def test_only_so_many_episodes_are_played(labs):
+  found = seeds(labs, 1, episode_seeds=3), seeds(labs, 2, episode_seeds=3)
+  assert set(found[0]) == set(found[1]) and len(set(found[0])) == 3
+  assert found[0] != found[1]
+  assert all(type(seed) is int for seed in found[0])
+
+
+def test_only_training_is_limited_to_few_episodes(labs, here):
+  for training, expected in ((True, 2), (False, 12)):
+    (environment,) = here('dmlab:rooms_watermaze', training, dmlab_episode_seeds=2)
+    for _ in range(12):
+      environment.reset()
+    assert len(set(labs[-1].seeds)) == expected
+
+
+# What the levels are asked for.
+
+
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('name', ['dmlab30', 'dmlab5'])
+def test_all_levels_take_their_settings_and_play(labs, here, training, name):
+  made = here(name, training, dmlab_dataset_path='dummy')
+  assert len(labs) == len(levels.SETS[name])
+  for environment in made:
+    environment.reset(seed=1)
+    assert environment.step(0)[2] is False
+  for lab in labs:
+    config = lab.asked['config']
+    assert all(type(text) is str for pair in config.items() for text in pair)
+    assert (config['width'], config['height']) == ('96', '72')
+
+
+def test_training_is_on_the_training_levels(labs, here):
+  here('dmlab30', dmlab_dataset_path='dummy')
+  assert [lab.asked['level'] for lab in labs] == [PREFIX + task for task in levels.DMLAB_30]
+  for lab in labs:
+    assert not {'mixerSeed', 'allowHoldOutLevels'} & set(lab.asked['config'])
+
+
+def test_evaluation_is_on_the_test_levels_with_their_mixer_seed(labs, here):
+  here('dmlab30', training=False, dmlab_dataset_path='dummy')
+  expected = [PREFIX + task for task in levels.DMLAB_30]
+  expected[:2] = [PREFIX + 'rooms_collect_good_objects_test', PREFIX + 'rooms_exploit_deferred_effects_test']
+  assert [lab.asked['level'] for lab in labs] == expected
+  for lab in labs:
+    assert int(lab.asked['config']['mixerSeed'], 0) == 0x600D5EED
+    assert lab.asked['config']['allowHoldOutLevels'] == 'true'
+
+
+def test_a_level_outside_of_dmlab_30_gets_none_of_its_settings(labs, here):
+  for training in (True, False):
+    here('dmlab:seekavoid_arena_01', training, dmlab_dataset_path='dummy')
+    assert labs[-1].asked['level'] == 'seekavoid_arena_01'
+    assert not {'mixerSeed', 'allowHoldOutLevels', 'datasetPath', 'logLevel'} & set(labs[-1].asked['config'])
+
+
+def test_tasks_may_be_repeated_and_chosen(labs, here):
+  here('dmlab30', tasks=[MAZE, WATERMAZE, MAZE], dmlab_dataset_path='dummy')
+  assert [lab.asked['level'] for lab in labs] == [PREFIX + name for name in (MAZE, WATERMAZE, MAZE)]
+
+
+def test_engine_settings_and_the_renderer_pass_through(labs, here):
+  here('dmlab:rooms_watermaze', dmlab_engine='minimalUI=true,episodeLengthSeconds=2', dmlab_renderer='hardware')
+  asked = labs[0].asked
+  assert (asked['config']['minimalUI'], asked['config']['episodeLengthSeconds']) == ('true', '2')
+  assert asked['renderer'] == 'hardware'
+
+
+@pytest.mark.parametrize('text', ['minimalUI', 'minimalUI=true,fps', 'width=64', 'height=64'])
+def test_malformed_engine_settings_are_refused(text):
+  said = refusal('dmlab:rooms_watermaze', dmlab_engine=text)
+  assert 'dmlab_engine' in said and text.split(',')[-1] in said and 'KEY=VALUE' in said
+
+
+def test_the_level_cache_is_given_only_if_it_has_a_folder(labs, here, tmp_path, monkeypatch):
+  here('dmlab:rooms_watermaze')
+  assert labs[-1].asked.get('level_cache') is None
+  monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+  (environment,) = here(f'dmlab:{MAZE}', dmlab_level_cache='~/maps')
+  cache = labs[-1].asked['level_cache']
+  assert callable(cache.fetch) and callable(cache.write)
+  environment.reset(seed=1)
+  assert list((tmp_path / 'home' / 'maps').glob('explore_maze_noaas_*'))
+
+
+# Refusals of the engine.
+
+
+@pytest.mark.parametrize('name, options, words', [
+    ('dmlab:rooms_watermaze', dict(dmlab_engine='zzz=1'), ['Invalid setting: "zzz" = "1"', 'rooms_watermaze']),
+    ('dmlab:no_such_level', {}, ['Level not found', 'no_such_level']),
+    ('dmlab:rooms_watermaze', dict(dmlab_renderer='glass'), ['glass']),
+    ('dmlab:rooms_collect_good_objects_test', {}, ['allowHoldOutLevels'])])
+def test_the_user_reads_what_the_engine_says(name, options, words):
+  said = refusal_of_environments(name, **options)
+  assert all(word in said for word in words)
+
+
+def test_one_bad_level_among_good_ones_ends_all(module):
+  before = processes.children()
+  loaded = load('dmlab5')
+  with pytest.raises(errors.UserError, match='Level not found'):
+    loaded.make([WATERMAZE, 'no_such_level'], True)
+  assert processes.children() == before
+
+
+def test_a_cache_that_cannot_be_made_is_told_to_the_user(tmp_path):
+  (tmp_path / 'file').touch()
+  assert str(tmp_path / 'file') in refusal_of_environments('dmlab:rooms_watermaze', dmlab_level_cache=f'{tmp_path}/file/x')
+
+
+def test_an_error_of_the_engine_in_a_reset_is_a_crash():
+  environment = dmlab.DmLabEnv(level(PSYCHLAB[0]))
+  with pytest.raises(suite.EnvironmentCrashed, match='brady_konkle_oliva2008'):
+    environment.reset(seed=1)
+
+
+def test_an_error_of_the_engine_in_a_step_is_a_crash():
+  environment = dmlab.DmLabEnv(level(WATERMAZE))
+  with pytest.raises(suite.EnvironmentCrashed, match='wrong status'):
+    environment.step(0)
+
+
+# The data set of two levels.
+
+
+def test_without_the_data_set_its_levels_are_left_out_loudly(caplog):
+  with caplog.at_level(logging.WARNING):
+    loaded = load('dmlab30')
+  assert list(loaded.tasks) == [task for task in levels.DMLAB_30 if task not in PSYCHLAB]
+  assert [record.levelname for record in caplog.records] == ['WARNING']
+  for text in (caplog.text, loaded.note):
+    assert all(task in text for task in PSYCHLAB)
+  assert 'dmlab_dataset_path' in caplog.text
+
+
+@pytest.mark.parametrize('task', PSYCHLAB)
+def test_a_single_level_without_its_data_set_is_refused(task):
+  said = refusal(f'dmlab:{task}')
+  assert task in said and 'dmlab_dataset_path' in said and 'dummy' in said and '\n' not in said
+  assert 'dmlab_dataset_path' in refusal('dmlab30', tasks=','.join(PSYCHLAB))
+
+
+def test_the_data_set_is_handed_to_its_levels(labs, here, tmp_path, caplog):
+  with caplog.at_level(logging.WARNING):
+    loaded = load('dmlab30', dmlab_dataset_path=str(tmp_path))
+  assert loaded.tasks == levels.DMLAB_30 and loaded.note == '' and not caplog.records
+  for environment in here('dmlab30', tasks=PSYCHLAB, dmlab_dataset_path=str(tmp_path)):
+    environment.reset(seed=1)
+  assert [lab.asked['config']['datasetPath'] for lab in labs] == [str(tmp_path)] * 2
+
+
+def test_dummy_images_are_told_with_every_score():
+  loaded = load('dmlab30', dmlab_dataset_path='dummy')
+  assert loaded.tasks == levels.DMLAB_30
+  assert 'dummy' in loaded.note and all(task in loaded.note for task in PSYCHLAB)
+  assert load('dmlab:rooms_watermaze', dmlab_dataset_path='dummy').note == ''  # It shows no images.
+
+
+def test_a_data_set_that_is_no_folder_is_refused(tmp_path):
+  (tmp_path / 'file').touch()
+  for path in (tmp_path / 'file', tmp_path / 'nothing'):
+    said = refusal('dmlab30', dmlab_dataset_path=str(path))
+    assert str(path) in said and 'dmlab_dataset_path' in said
+
+
+def test_levels_that_need_no_data_set_are_not_warned_of(caplog):
+  with caplog.at_level(logging.WARNING):
+    assert load('dmlab5').note == load('dmlab30', tasks=WATERMAZE).note == ''
+  assert not caplog.records
+
+
+# The suite.
+
+
+def test_the_suite_tells_what_a_learner_must_know():
+  for name in ('dmlab30', 'dmlab5', 'dmlab:rooms_watermaze'):
+    loaded = load(name, dmlab_dataset_path='dummy')
+    assert (loaded.name, loaded.action_repeat, loaded.num_actions, loaded.frame_stack) == (name, 4, 9, 1)
+    assert loaded.observation_space == suite.pixels_and_instruction(72, 96)
+    assert loaded.bytes_per_environment > 10**8
+  assert len(load('dmlab30', dmlab_dataset_path='dummy').tasks) == 30
+  assert load('dmlab:seekavoid_arena_01').tasks == ('seekavoid_arena_01',)
+
+
+def test_scores_are_compared_only_where_there_are_some():
+  assert load('dmlab30', dmlab_dataset_path='dummy').references == load('dmlab:rooms_watermaze').references == 'dmlab30'
+  assert load('dmlab:seekavoid_arena_01').references == ''
+
+
+def test_the_five_levels_are_those_of_the_paper():
+  assert load('dmlab5').tasks == ('rooms_watermaze', 'rooms_keys_doors_puzzle', 'lasertag_three_opponents_small',
+                                  'explore_goal_locations_small', 'seekavoid_arena_01')
+
+
+def test_the_thirty_levels_are_levels_of_the_engine(module):
+  assert len(set(levels.DMLAB_30)) == 30
+  for task in levels.DMLAB_30:
+    by_hand(module, task)
+  for task in levels.DMLAB_30[:2]:
+    by_hand(module, levels.test_variant(task), allowHoldOutLevels='true')
+  with pytest.raises(RuntimeError, match='Level not found'):
+    by_hand(module, 'no_such_level')
+
+
+def test_tasks_narrow_a_suite():
+  loaded = load('dmlab30', tasks=f'{MAZE}, {WATERMAZE}', dmlab_dataset_path='dummy')
+  assert loaded.tasks == (WATERMAZE, MAZE)  # In the order of the suite: tasks are told by their numbers.
+  assert load('dmlab5', tasks=WATERMAZE).tasks == (WATERMAZE,)
+
+
+def test_unknown_tasks_are_refused_with_near_ones():
+  said = refusal('dmlab30', tasks=f'{MAZE},rooms_watermazes')
+  assert "'rooms_watermazes'" in said and 'Did you mean rooms_watermaze' in said
+  assert 'seekavoid_arena_01' in refusal('dmlab30', tasks='seekavoid_arena_01')  # Which is of dmlab5 only.
+  assert 'rooms_keys_doors_puzzle' in refusal('dmlab:rooms_watermaze', tasks='rooms_keys_doors_puzzle')
+
+
+@pytest.mark.parametrize('name', ['dmlab', 'dmlab:', 'dmlab31', 'dmlab30:rooms_watermaze', 'dmlab5:rooms_watermaze'])
+def test_names_that_are_none_are_refused_with_what_was_meant(name):
+  assert re.search('dmlab30|dmlab5|dmlab:', refusal(name).partition(repr(name))[2])
+
+
+# Processes.
+
+
+class Report:
+  """What an environment leaves in its process."""
+
+  def __init__(self):
+    self.environment = dmlab.DmLabEnv(level(WATERMAZE))
+
+  def threads(self) -> str:
+    return os.environ['LP_NUM_THREADS']
+
+
+@pytest.mark.parametrize('asked, expected', [(None, '1'), ('3', '3')])
+def test_the_renderer_has_one_thread_unless_told_otherwise(monkeypatch, asked, expected):
+  if asked:
+    monkeypatch.setenv('LP_NUM_THREADS', asked)
+  worker = workers.Worker(Report)
+  assert worker.receive() is None
+  assert worker.call('threads') == expected
+  worker.close()
+
+
+def run_apart(program: str, *paths: str) -> str:
+  """What a Python prints that has only these folders, and those of its packages, on its path."""
+  environment = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
+  done = subprocess.run([sys.executable, '-c', program], cwd=runs.ROOT, capture_output=True, text=True,
+                        env=environment | {'PYTHONPATH': os.pathsep.join(paths)})
+  assert done.returncode == 0, done.stderr
+  return done.stdout
+
+
+def test_the_engine_is_not_in_the_process_of_the_learner():
+  # It could not be forked from there, its fatal errors would end it, and it holds Python's lock.
+  program = '''
+import sys
+from common import environments
+loaded = environments.load('dmlab5', environments.Options(tasks='rooms_watermaze'))
+made = loaded.make(loaded.tasks, True)
+made.reset(seed=1)
+made.step([0])
+print('deepmind_lab' in sys.modules)
+made.close()
+'''
+  assert run_apart(program, STAND_INS).split() == ['False']
+
+
+@pytest.mark.parametrize('name', ['dmlab30', 'dmlab:rooms_watermaze'])
+def test_without_the_module_one_paragraph_tells_what_to_do(name):
+  said = run_apart(f'''
+from common import environments, errors
+try:
+  environments.load({name!r}, environments.Options())
+except errors.UserError as error:
+  print(error)
+''')
+  assert name in said and 'deepmind_lab' in said and 'github.com/google-deepmind/lab' in said and 'doom' in said
+  assert '\n\n' not in said.strip() and 'Traceback' not in said
