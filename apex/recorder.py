@@ -32,7 +32,7 @@ class Recorder:
     algorithm = algorithms.module(config)
     self._shown = algorithm.shown_environments(config)
     self.base = recorders.Recorder(
-        config, suite.tasks, folder, learner, [*_COLUMNS, *algorithm.STATISTICS], self._gauges, self._note)
+        config, suite, folder, learner, [*_COLUMNS, *algorithm.STATISTICS], self._gauges, self._note)
 
   def record_arrival(self, shipment: transitions.Shipment, inserted: int) -> None:
     """Takes in shipments `[M, ...]`, of which so many transitions were inserted, copies among them."""

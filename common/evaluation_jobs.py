@@ -5,7 +5,6 @@ import importlib
 import json
 import logging
 import pathlib
-import queue
 from typing import Any, Callable, NamedTuple, Sequence
 
 from common import command_line, environments, errors, evaluation, files, settings
@@ -101,16 +100,13 @@ def play_all(jobs: Sequence[Job], episodes: int, folder: pathlib.Path, player: T
 
 
 def _play_in_processes(jobs, episodes, make_player, count, done) -> None:
-  todo = queue.SimpleQueue()
-  for job in jobs:
-    todo.put(job)
+  todo = iter(jobs)  # Threads may share an iterator of a list.
 
   def work(worker: workers.Worker) -> None:
     job = None
     try:
       worker.receive()
-      while not todo.empty():
-        job = todo.get()
+      for job in todo:
         done(job, worker.call('play', who=job.who, task=job.task, episodes=episodes))
     except workers.WorkerDied as death:
       raise errors.UserError(f'while {job.task if job else "the first task"} was played, {death}. What is done is kept: '

@@ -10,7 +10,7 @@ from typing import Callable, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from common import metrics, progress, settings
+from common import environments, metrics, progress, scores, settings
 
 _COLUMNS = ('frames', 'updates', 'seconds', 'frames_per_second')
 _SETTLED = 10  # Episodes.
@@ -20,14 +20,14 @@ _NOTHING = types.MappingProxyType({})
 class Recorder:
   """Collects, from any thread, what updates and finished episodes say; reports it every `log_every_seconds`."""
 
-  def __init__(self, config: settings.Settings, tasks: Sequence[str], folder: pathlib.Path, learner: tf.Module,
+  def __init__(self, config: settings.Settings, suite: environments.Suite, folder: pathlib.Path, learner: tf.Module,
                columns: Sequence[str], gauges: Callable[[Mapping[str, float]], Mapping[str, float]],
                note: Callable[[Mapping[str, float]], str]):
     """Opens the files.
 
     Args:
       config: of the run.
-      tasks: whose episodes are told apart.
+      suite: whose tasks' episodes are told apart; where they have references, scores over all of them are told too.
       folder: of the run.
       learner: whose `updates`, `frames` and `seconds` count.
       columns: of `metrics.csv`, beside the counters and the episodes'.
@@ -35,9 +35,11 @@ class Recorder:
       note: from a row to what the line of progress says of it.
     """
     self._config, self._learner, self._gauges, self._note = config, learner, gauges, note
-    columns = [*_COLUMNS, *columns, *(f'{kind}/{task}' for kind in ('return', 'length') for task in tasks)]
+    self._tasks, self._references = suite.tasks, suite.references
+    of_tasks = (f'{kind}/{task}' for kind in ('return', 'length') for task in suite.tasks)
+    columns = [*_COLUMNS, *columns, *self._scores(dict.fromkeys(suite.tasks, 0.0)), *of_tasks]
     self._writer = metrics.MetricsWriter(folder, columns, int(learner.frames))
-    self._episodes, self._lock = metrics.EpisodeWindow(tasks), threading.Lock()
+    self._episodes, self._lock = metrics.EpisodeWindow(suite.tasks), threading.Lock()
     self._clock = None
     self._restart_interval(time.monotonic())
 
@@ -109,9 +111,17 @@ class Recorder:
       distributions, returns = self._distributions, self._episodes.recent_returns()
       self._restart_interval(now)
     row |= self._gauges(row)
-    self._writer.write(row, distributions)
+    totals = self._scores(returns)
+    self._writer.write(row | totals, distributions)
     logging.info('%s', progress.line(
-        frames, self._config.total_frames, row['frames_per_second'], self._note(row), returns))
+        frames, self._config.total_frames, row['frames_per_second'], self._note(row), returns,
+        {name.removeprefix('score/'): value for name, value in totals.items()}))
+
+  def _scores(self, returns: Mapping[str, float]) -> dict[str, float]:
+    """Human-normalised scores as columns, once every task has ended an episode."""
+    if not self._references or len(returns) < len(self._tasks):
+      return {}
+    return {f'score/{name}': value for name, value in scores.summary(self._references, returns).items()}
 
   def _update_clock(self, now: float) -> None:
     if self._clock is not None:

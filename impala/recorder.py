@@ -21,7 +21,7 @@ class Recorder:
                learner: learners.Learner, queue: queues.StructureQueue, actors_: Sequence[actors.Actor]):
     self._tasks, self._learner, self._queue, self._actors = suite.tasks, learner, queue, actors_
     self._fresh = config.batch_size - config.replayed_per_batch
-    self.base = recorders.Recorder(config, suite.tasks, folder, learner, _COLUMNS, self._gauges, self._note)
+    self.base = recorders.Recorder(config, suite, folder, learner, _COLUMNS, self._gauges, self._note)
 
   def record(self, batch: trajectory.Trajectory, update: learners.Update, waited: float) -> None:
     """Takes in one update, for whose batch the learner waited so many seconds."""

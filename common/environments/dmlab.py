@@ -80,8 +80,12 @@ class DmLabEnv(gymnasium.Env):
   def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
     """Begins an episode; `options` is not used. Raises EnvironmentCrashed with the level's own message."""
     super().reset(seed=seed)
-    self._call(self._lab.reset, seed=int(self.np_random.integers(self._level.episode_seeds or 2**31)))
+    self.begin(int(self.np_random.integers(self._level.episode_seeds or 2**31)))
     return self._observe(), {}
+
+  def begin(self, seed: int) -> None:
+    """Begins the episode of a seed from 0 to 2**31 - 1; its map comes from the cache, or is compiled and goes there."""
+    self._call(self._lab.reset, seed=seed)
 
   def step(self, action: int):
     # A row of ACTIONS is contiguous, as the engine needs it: it would read others as if they were.
@@ -119,11 +123,11 @@ def load(name: str, tasks: Sequence[str], options: option_sets.Options) -> suite
   if importlib.util.find_spec('deepmind_lab') is None:
     raise errors.UserError(MISSING.format(name=name))
   tasks, note = _with_their_data(name, tasks, options.dmlab_dataset_path)
-  settings = _engine_settings(options.dmlab_engine)
+  engine_settings(options.dmlab_engine)  # Refuses what cannot be read now, not when actors start.
 
   def make(names: Sequence[str], training: bool) -> gymnasium.vector.VectorEnv:
-    made = [_level(task, training, settings, options) for task in names]
-    return parallel.ParallelVectorEnv([functools.partial(DmLabEnv, level) for level in made], names,
+    made = [level(task, training, options) for task in names]
+    return parallel.ParallelVectorEnv([functools.partial(DmLabEnv, one) for one in made], names,
                                       DmLabEnv.observation_space, DmLabEnv.action_space)
 
   return suite.Suite(
@@ -132,7 +136,8 @@ def load(name: str, tasks: Sequence[str], options: option_sets.Options) -> suite
       bytes_per_environment=BYTES_PER_ENVIRONMENT)
 
 
-def _level(task: str, training: bool, settings: Mapping[str, str], options: option_sets.Options) -> Level:
+def level(task: str, training: bool, options: option_sets.Options) -> Level:
+  """What the environment of a task is made of."""
   config = {'width': str(WIDTH), 'height': str(HEIGHT)}
   if task in levels.DMLAB_30:  # Other levels do not know all of these settings, and refuse what they do not know.
     config |= {'logLevel': 'WARN'}
@@ -141,8 +146,9 @@ def _level(task: str, training: bool, settings: Mapping[str, str], options: opti
     if not training:
       config |= {'allowHoldOutLevels': 'true', 'mixerSeed': str(_TEST_MIXER_SEED)}
   cache = os.path.expanduser(options.dmlab_level_cache)
-  return Level(levels.path(task if training else levels.test_variant(task)), {**config, **settings}, options.dmlab_renderer,
-               cache, options.dmlab_level_cache_gb * 1e9, options.dmlab_episode_seeds if training else 0)
+  return Level(levels.path(task if training else levels.test_variant(task)), {**config, **engine_settings(options.dmlab_engine)},
+               options.dmlab_renderer, cache, options.dmlab_level_cache_gb * 1e9,
+               options.dmlab_episode_seeds if training else 0)
 
 
 def _with_their_data(name: str, tasks: Sequence[str], dataset: str) -> tuple[list[str], str]:
@@ -164,7 +170,7 @@ def _with_their_data(name: str, tasks: Sequence[str], dataset: str) -> tuple[lis
   return rest, f'Without {" and ".join(affected)}, whose data set is not there.'
 
 
-def _engine_settings(text: str) -> dict[str, str]:
+def engine_settings(text: str) -> dict[str, str]:
   """From `KEY=VALUE,KEY=VALUE`. Raises UserError."""
   settings = {}
   for pair in filter(None, text.split(',')):

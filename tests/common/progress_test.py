@@ -35,3 +35,11 @@ def test_lines_of_one_run_stand_under_each_other():
   first = progress.line(5_000, 200_000_000, 9.0, 'lag 1.0', {})
   second = progress.line(200_000_000, 200_000_000, 9e4, 'lag 1.0', {})
   assert first.index('frames/s') == second.index('frames/s')
+
+
+def test_of_many_tasks_only_the_number_and_the_scores_are_told():
+  returns = {f'task {i}': 1.0 for i in range(13)}
+  line = progress.line(5_000, 200_000_000, 9.0, 'lag 1.0', returns, {'median': 12.34, 'mean': 56.0})
+  assert line.endswith('lag 1.0  human-normalised (%): median 12.3, mean 56.0  returns of 13 tasks')
+  del returns['task 3']
+  assert 'task 4 1, task 5 1' in progress.line(5_000, 200_000_000, 9.0, 'lag 1.0', returns)

@@ -1,6 +1,8 @@
 """What is recorded becomes rows: means, distributions, totals by second, episodes, gauges."""
 
+import dataclasses
 import logging
+import math
 import threading
 import time
 import types
@@ -8,7 +10,7 @@ import types
 import pytest
 import tensorflow as tf
 
-from common import metrics, recorder as recorders, settings
+from common import environments, metrics, recorder as recorders, settings
 
 COLUMNS = ('loss', 'lag_mean', 'lag_max', 'samples', 'doubled')
 
@@ -22,7 +24,8 @@ def learner():
 @pytest.fixture
 def recorder(tmp_path, learner):
   config = settings.Settings(env='some:task', total_frames=1000, log_every_seconds=0.05)
-  made = recorders.Recorder(config, ['task'], tmp_path, learner, COLUMNS,
+  suite = dataclasses.replace(environments.load('gym:CartPole-v1'), tasks=('task',))
+  made = recorders.Recorder(config, suite, tmp_path, learner, COLUMNS,
                             gauges=lambda row: {'doubled': 2 * row['frames']}, note=lambda row: f'loss {row["loss"]}')
   yield made
 
@@ -107,3 +110,22 @@ def test_threads_may_record_at_once(tmp_path, recorder):
   for row in rows(tmp_path):
     total, before = total + row['samples'] * (row['seconds'] - before), row['seconds']
   assert total == pytest.approx(2000, rel=0.02)
+
+
+def test_suites_with_references_have_scores_once_every_task_has_ended_an_episode(tmp_path, learner, caplog):
+  suite = dataclasses.replace(environments.load('gym:CartPole-v1'), tasks=('pong', 'boxing'), references='atari57')
+  config = settings.Settings(env='atari57', total_frames=1000, log_every_seconds=0.05)
+  recorder = recorders.Recorder(config, suite, tmp_path, learner, ('loss',), lambda row: {}, lambda row: '')
+  recorder.start_clock()
+  for task, value in (('pong', 14.6), ('boxing', 6.1)):
+    recorder.record({'loss': 1.0})
+    recorder.add_episode(task, value, 20)
+    with caplog.at_level(logging.INFO):
+      recorder._report()
+  recorder.close()
+  first, second = rows(tmp_path)
+  assert math.isnan(first['score/median']) and math.isnan(first['score/mean'])
+  # A human's score is 100 in Pong; half of it in Boxing.
+  assert (second['score/median'], second['score/mean']) == pytest.approx((75.0, 75.0))
+  assert 'human-normalised (%): median 75.0, mean 75.0' in caplog.messages[-1]
+  assert 'human' not in caplog.messages[0]

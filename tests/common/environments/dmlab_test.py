@@ -15,9 +15,10 @@ import pytest
 from common import environments, errors
 from common.distributed import workers
 from common.environments import dmlab, levels, parallel, suite
-from tests.common import processes, runs
+from tests.common import processes
 
-STAND_INS = str(pathlib.Path(__file__).parents[2] / 'stand_ins')
+ROOT = pathlib.Path(__file__).parents[3]
+STAND_INS = str(ROOT / 'tests' / 'stand_ins')
 PREFIX = 'contributed/dmlab30/'
 WATERMAZE, LANGUAGE, MAZE = 'rooms_watermaze', 'language_execute_random_task', 'explore_goal_locations_small'
 SHORT = 'rooms_select_nonmatching_object'  # Its episodes have 180 steps.
@@ -507,7 +508,7 @@ def test_the_renderer_has_one_thread_unless_told_otherwise(monkeypatch, asked, e
 def run_apart(program: str, *paths: str) -> str:
   """What a Python prints that has only these folders, and those of its packages, on its path."""
   environment = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
-  done = subprocess.run([sys.executable, '-c', program], cwd=runs.ROOT, capture_output=True, text=True,
+  done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True,
                         env=environment | {'PYTHONPATH': os.pathsep.join(paths)})
   assert done.returncode == 0, done.stderr
   return done.stdout

@@ -1,0 +1,89 @@
+"""Compiles maps of DeepMind Lab in advance, into the level cache: `scripts/warm_levels.py --env=dmlab30 --seeds=100`.
+
+For each level, the episodes of the seeds 0 to N-1 begin once. Training with --config.dmlab_episode_seeds=N draws its episodes
+from these alone, so that no reset compiles a map (4 to 43 s each). May be ended and run again: what is there takes no time.
+"""
+
+import concurrent.futures
+import functools
+import logging
+import os
+import pathlib
+import sys
+import time
+from typing import Sequence
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from absl import flags
+
+from common import command_line, environments, errors, janitor, progress, settings
+from common.distributed import workers
+from common.environments import dmlab
+
+
+def main(argv: Sequence[str]) -> None:
+  """Warms the cache from a command line."""
+  values, defaults = flags.FlagValues(), settings.Settings()
+  flags.DEFINE_string('env', 'dmlab30', 'dmlab30, dmlab5 or dmlab:LEVEL.', flag_values=values)
+  flags.DEFINE_string('tasks', '', 'Of many levels those to take: A,B,C.', flag_values=values)
+  flags.DEFINE_integer('seeds', 100, 'N: different episodes of each level.', lower_bound=1, flag_values=values)
+  flags.DEFINE_integer('processes', os.cpu_count(), 'Maps that are compiled at once.', lower_bound=1, flag_values=values)
+  flags.DEFINE_string('dmlab_level_cache', defaults.dmlab_level_cache, 'Folder of the cache.', flag_values=values)
+  flags.DEFINE_float('dmlab_level_cache_gb', defaults.dmlab_level_cache_gb, 'The most it may hold.', flag_values=values)
+  flags.DEFINE_string('dmlab_dataset_path', defaults.dmlab_dataset_path, 'Of images for two levels, or dummy.',
+                      flag_values=values)
+  rest = command_line.parse_flags(values, argv, __doc__)
+  if rest or not values.env.startswith('dmlab'):
+    raise errors.UserError(f'{" ".join(rest) or values.env} is not understood: expected --env=dmlab30, dmlab5 or '
+                           'dmlab:LEVEL. See --help.')
+  options = environments.Options(
+      tasks=values.tasks, dmlab_level_cache=values.dmlab_level_cache, dmlab_dataset_path=values.dmlab_dataset_path,
+      dmlab_level_cache_gb=values.dmlab_level_cache_gb)
+  with janitor.attend():
+    warm(list(environments.load(values.env, options).tasks), options, values.seeds, values.processes)
+  logging.info('Train with --config.dmlab_episode_seeds=%d', values.seeds)
+
+
+def warm(tasks: Sequence[str], options: environments.Options, seeds: int, processes: int) -> None:
+  """Begins every episode once; an engine that dies is told of, and the next episode begins with another.
+
+  Raises:
+    UserError: if a level cannot be made.
+  """
+  todo, done, started = iter(tasks), [], time.monotonic()  # Threads may share an iterator of a list.
+
+  def work() -> None:
+    for task in todo:
+      _warm_level(task, options, seeds)
+      done.append(task)
+      elapsed = time.monotonic() - started
+      logging.info('%s: %d episodes (%d of %d levels, ETA %s)', task, seeds, len(done), len(tasks),
+                   progress.duration(elapsed / len(done) * (len(tasks) - len(done))))
+
+  with concurrent.futures.ThreadPoolExecutor(processes) as pool:
+    for future in [pool.submit(work) for _ in range(processes)]:
+      future.result()
+
+
+def _warm_level(task: str, options: environments.Options, seeds: int) -> None:
+  make = functools.partial(dmlab.DmLabEnv, dmlab.level(task, True, options))
+  worker = None
+  try:
+    for seed in range(seeds):
+      try:
+        if worker is None:
+          worker = workers.Worker(make)
+          worker.receive()
+        worker.call('begin', seed=seed)
+      except (workers.WorkerDied, environments.EnvironmentCrashed) as crash:
+        logging.warning('%s, seed %d: %s', task, seed, crash)
+        worker.close()
+        worker = None
+  finally:
+    if worker is not None:
+      worker.close()
+
+
+if __name__ == '__main__':
+  command_line.run(main)

@@ -1,0 +1,419 @@
+"""Environments with a process each: the same as one by one, and one that dies is started again while others go on."""
+
+import functools
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import gymnasium
+import numpy as np
+import pytest
+
+from common import environments, errors
+from common.environments import dmlab, parallel, suite
+from tests.common import processes
+
+ROOT = pathlib.Path(__file__).parents[3]
+WATERMAZE, LANGUAGE, MAZE = 'rooms_watermaze', 'language_execute_random_task', 'explore_goal_locations_small'
+LEVELS = (WATERMAZE, MAZE, LANGUAGE)
+STEPS = 30  # Of an episode of two seconds.
+SECONDS = 'episodeLengthSeconds=2'
+GO_ON, END, TRUNCATE, CRASH, DIE, MISTAKE, TIRED = range(7)
+
+
+class Moody(gymnasium.Env):
+  """Does what its action says. Observes its seed and its steps, and writes down each of its lives and ends."""
+  observation_space = gymnasium.spaces.Dict({'observation': gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)})
+  action_space = gymnasium.spaces.Discrete(7)
+
+  def __init__(self, name: str, folder: pathlib.Path):
+    self._note(folder / f'{name}.born')
+    self._closed, self._tired = folder / f'{name}.closed', False
+    self._observation = np.zeros(2)
+
+  def reset(self, *, seed=None, options=None):
+    if self._tired:
+      os._exit(9)
+    self._observation = np.array([-1.0 if seed is None else seed, 0.0])
+    return {'observation': self._observation}, {}
+
+  def step(self, action):
+    if action == CRASH:
+      raise suite.EnvironmentCrashed('the engine refuses')
+    if action == DIE:
+      os.write(2, b'Sys_Error: out of memory')
+      os._exit(7)
+    self._tired = action == TIRED  # It dies in the reset that follows.
+    self._observation = self._observation + [0.0, 1 // int(action != MISTAKE)]
+    return {'observation': self._observation}, 1.0, action in (END, TIRED), action == TRUNCATE, {}
+
+  def close(self):
+    self._note(self._closed)
+
+  def _note(self, path):
+    with open(path, 'a') as file:
+      file.write('.')
+
+
+@pytest.fixture(autouse=True)
+def settings(monkeypatch, tmp_path):
+  """The stand-in for the engine; what it reads and leaves is this test's own."""
+  monkeypatch.syspath_prepend(str(ROOT / 'tests' / 'stand_ins'))
+  monkeypatch.setenv('TMPDIR', str(tmp_path))
+  for name in ('STAND_IN_COMPILE_SECONDS', 'STAND_IN_DIE_AT', 'STAND_IN_DIE_ONCE_FLAG', 'LP_NUM_THREADS'):
+    monkeypatch.setenv(name, '')  # So that it is put back, whoever sets it.
+    monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def opened():
+  """A list of what is to be closed, also if a test fails."""
+  made = []
+  yield made
+  for environment in made:
+    environment.close()
+
+
+@pytest.fixture
+def moody(opened, tmp_path):
+  """Makes so many of the moody ones."""
+  def make(number):
+    names = 'abc'[:number]
+    opened.append(parallel.ParallelVectorEnv([functools.partial(Moody, name, tmp_path) for name in names], names,
+                                             Moody.observation_space, Moody.action_space))
+    return opened[-1]
+  return make
+
+
+def load(names, engine=SECONDS, **options):
+  return environments.load('dmlab30', environments.Options(
+      dmlab_engine=engine, dmlab_dataset_path='dummy', **options)).make(names, True)
+
+
+def lives(folder, name='a') -> int:
+  return len((folder / f'{name}.born').read_text())
+
+
+def left(folder) -> list[pathlib.Path]:
+  """The folders of engines."""
+  return list(folder.glob('dmlab_temp_folder_*'))
+
+
+def actions(steps=STEPS * 2 + 5, number=3) -> np.ndarray:
+  return np.random.default_rng(0).choice([*range(9), 8, 8, 8], (steps, number))  # Who fires is rewarded.
+
+
+def alone(names, seed, played) -> list[list[tuple]]:
+  """By environment, step by step: observation, reward, terminated, truncated, last observation of an episode."""
+  streams = []
+  for i, name in enumerate(names):
+    environment = dmlab.DmLabEnv(dmlab.Level(
+        f'contributed/dmlab30/{name}',
+        {'width': '96', 'height': '72', 'logLevel': 'WARN', 'episodeLengthSeconds': '2'}, 'software', '', 1e9, 0))
+    stream = [(environment.reset(seed=seed + i)[0], 0.0, False, False, None)]
+    for action in played[:, i]:
+      observation, reward, terminated, truncated, _ = environment.step(action)
+      final = observation if terminated or truncated else None
+      stream.append((environment.reset()[0] if final else observation, reward, terminated, truncated, final))
+    environment.close()
+    streams.append(stream)
+  return streams
+
+
+def together(environment, seed, played) -> tuple[list[list[tuple]], list[dict]]:
+  """The same, of the vector environment; and the crashes of each step."""
+  number = environment.num_envs
+  observation, info = environment.reset(seed=seed)
+  assert info['crashes'] == {}
+  streams, crashes = [[({key: value[i] for key, value in observation.items()}, 0.0, False, False, None)]
+                      for i in range(number)], []
+  for chosen in played:
+    observation, reward, terminated, truncated, info = environment.step(chosen)
+    crashes.append(info['crashes'])
+    for i in range(number):
+      streams[i].append(({key: value[i].copy() for key, value in observation.items()}, reward[i], terminated[i],
+                         truncated[i], info['final_obs'][i]))
+  return streams, crashes
+
+
+def assert_same(stream, expected) -> None:
+  assert len(stream) == len(expected)
+  for (one, *step, final), (other, *expected_step, expected_final) in zip(stream, expected):
+    assert step == expected_step and (final is None) == (expected_final is None)
+    for seen, expected_seen in ((one, other), (final or {}, expected_final or {})):
+      assert seen.keys() == expected_seen.keys()
+      for key in seen:
+        np.testing.assert_array_equal(seen[key], expected_seen[key])
+
+
+def differ(one, other) -> bool:
+  return any((one[key] != other[key]).any() for key in one)
+
+
+# The same as one by one.
+
+
+def test_it_is_the_environments_one_by_one(opened):
+  expected = alone(LEVELS, 11, actions())
+  environment = load(LEVELS)
+  opened.append(environment)
+  assert environment.num_envs == 3
+  assert environment.metadata['autoreset_mode'] == gymnasium.vector.AutoresetMode.SAME_STEP
+  streams, crashes = together(environment, 11, actions())
+  assert crashes == [{}] * len(actions())
+  for stream, expected_stream in zip(streams, expected, strict=True):
+    assert_same(stream, expected_stream)
+    assert [i for i, step in enumerate(stream) if step[2]] == [STEPS, 2 * STEPS]
+    assert any(step[1] for step in stream)
+  other, _ = environment.reset(seed=12)
+  assert differ({key: value[0] for key, value in other.items()}, expected[0][0][0])
+
+
+def test_what_it_returns_has_the_declared_form(opened):
+  environment = load([WATERMAZE, WATERMAZE])
+  opened.append(environment)
+  first, _ = environment.reset(seed=1)
+  assert environment.observation_space.contains(first)
+  assert first['observation'].shape == (2, 72, 96, 3)
+  assert differ(*({key: value[i] for key, value in first.items()} for i in (0, 1)))  # Each has a seed of its own.
+  environment.action_space.seed(1)
+  observation, reward, terminated, truncated, info = environment.step(environment.action_space.sample())
+  assert environment.observation_space.contains(observation)
+  assert (reward.dtype, terminated.dtype, truncated.dtype) == (np.float64, bool, bool)
+  assert reward.shape == terminated.shape == truncated.shape == (2,)
+  assert len(info['final_obs']) == 2 and not any(info['final_obs'])
+  environment.reset()  # Without a seed the episodes go on.
+
+
+def test_ends_are_told_apart_and_their_last_observations_are_kept(moody):
+  environment = moody(3)
+  environment.reset(seed=5)
+  environment.step([GO_ON] * 3)
+  observation, reward, terminated, truncated, info = environment.step([END, TRUNCATE, GO_ON])
+  assert (list(terminated), list(truncated), list(reward)) == ([True, False, False], [False, True, False], [1.0] * 3)
+  np.testing.assert_array_equal(observation['observation'], [[-1, 0], [-1, 0], [7, 2]])
+  np.testing.assert_array_equal(suite.final_observations(info, np.array([0, 1])), [[5, 2], [6, 2]])
+  assert info['final_obs'][2] is None
+  _, _, terminated, truncated, info = environment.step([GO_ON] * 3)
+  assert not terminated.any() and not truncated.any() and not any(info['final_obs'])
+
+
+def test_observations_are_not_changed_by_later_steps(moody):
+  environment = moody(1)
+  first, _ = environment.reset(seed=5)
+  kept = first['observation'].copy()
+  environment.step([GO_ON])
+  np.testing.assert_array_equal(first['observation'], kept)
+
+
+# Crashes.
+
+
+def once(monkeypatch, tmp_path, where) -> pathlib.Path:
+  """The engine dies there, and only then."""
+  monkeypatch.setenv('STAND_IN_DIE_AT', where)
+  monkeypatch.setenv('STAND_IN_DIE_ONCE_FLAG', str(tmp_path / 'flag'))
+  return tmp_path / 'flag'
+
+
+def assert_told(crashes, number=1, level=MAZE) -> None:
+  assert list(crashes) == [number]
+  assert 'status 1' in crashes[number] and f'Sys_Error: out of memory in {level}' in crashes[number]
+
+
+def test_one_that_dies_in_a_step_starts_again_alone(opened, monkeypatch, tmp_path):
+  expected = alone(LEVELS, 11, actions())
+  once(monkeypatch, tmp_path, f'{MAZE}:40')
+  environment = load(LEVELS)
+  opened.append(environment)
+  before = processes.children()
+  streams, crashes = together(environment, 11, actions())
+  assert_told(crashes[9])  # Ten steps are forty frames.
+  assert sum(map(len, crashes)) == 1
+  for i in (0, 2):
+    assert_same(streams[i], expected[i])
+  assert_same(streams[1][:10], expected[1][:10])
+  observation, reward, terminated, truncated, final = streams[1][10]
+  assert (reward, terminated, truncated, final) == (0.0, False, False, None)
+  assert (observation['observation'][-1] == 0).all()  # The clock of a new episode,
+  assert [i for i, step in enumerate(streams[1]) if step[2]] == [10 + STEPS]  # which has its full length,
+  assert differ(observation, streams[1][0][0])  # and is another: the same one would die again.
+  after = processes.children()
+  assert len(after) == len(before) and len(after - before) == 1
+
+
+def test_one_that_dies_in_a_reset_starts_again(opened, monkeypatch, tmp_path):
+  flag = once(monkeypatch, tmp_path, f'{MAZE}:0')
+  environment = load([WATERMAZE, MAZE])
+  opened.append(environment)
+  observation, info = environment.reset(seed=3)
+  assert_told(info['crashes'])
+  assert flag.exists() and environment.observation_space.contains(observation)
+  assert (observation['observation'][:, -1] == 0).all()
+  flag.unlink()  # Now it dies in the reset that follows the episode's end.
+  for step in range(1, STEPS + 1):
+    observation, reward, terminated, truncated, info = environment.step([8, 8])
+    assert info['crashes'] == {} or step == STEPS
+  assert_told(info['crashes'])
+  assert list(terminated) == [True, False] and not truncated.any() and reward[1] == 0.0
+  assert info['final_obs'][0] is not None and info['final_obs'][1] is None
+  assert (observation['observation'][:, -1] == 0).all()
+  for step in range(1, STEPS + 1):
+    *_, terminated, _, info = environment.step([8, 8])
+    assert terminated.all() == (step == STEPS) and info['crashes'] == {}
+
+
+def test_one_that_always_dies_ends_the_run_with_its_last_words(opened, monkeypatch, tmp_path):
+  monkeypatch.setenv('STAND_IN_DIE_AT', f'{MAZE}:4')
+  environment = load([WATERMAZE, MAZE])
+  opened.append(environment)
+  environment.reset(seed=3)
+  for deaths in range(1, 5):
+    assert_told(environment.step([0, 0])[-1]['crashes'])
+  with pytest.raises(errors.UserError) as refused:
+    environment.step([0, 0])
+  said = str(refused.value)
+  assert MAZE in said and WATERMAZE not in said and '5' in said and 'Sys_Error: out of memory' in said
+  assert 'Traceback' not in said
+  assert len(left(tmp_path)) == 5 + 1  # The five dead did not clear up, and the other one lives.
+
+
+def test_one_that_dies_in_every_reset_ends_the_run(opened, monkeypatch, tmp_path):
+  monkeypatch.setenv('STAND_IN_DIE_AT', f'{MAZE}:0')
+  environment = load([MAZE])
+  opened.append(environment)
+  with pytest.raises(errors.UserError, match=f'(?s){MAZE}.*5.*Sys_Error: out of memory'):
+    environment.reset(seed=3)
+  assert len(left(tmp_path)) == 5
+
+
+def test_an_error_of_the_engine_is_a_crash_like_a_death(moody, tmp_path):
+  environment = moody(2)
+  environment.reset(seed=5)
+  environment.step([GO_ON, GO_ON])
+  observation, reward, terminated, truncated, info = environment.step([GO_ON, CRASH])
+  assert list(info['crashes']) == [1] and 'the engine refuses' in info['crashes'][1]
+  assert list(reward) == [1.0, 0.0] and not terminated.any() and not truncated.any()
+  np.testing.assert_array_equal(observation['observation'][:, 1], [2, 0])
+  assert lives(tmp_path, 'b') == 2  # In a process of its own: who knows what state the engine was in.
+  with pytest.raises(errors.UserError, match='(?s)b.*the engine refuses'):
+    for _ in range(4):
+      environment.step([GO_ON, CRASH])
+  assert (lives(tmp_path, 'a'), lives(tmp_path, 'b')) == (1, 5)
+
+
+def test_deaths_with_finished_episodes_between_do_not_add_up(moody, tmp_path):
+  environment = moody(1)
+  environment.reset(seed=5)
+  for end in [END, TRUNCATE] * 3:
+    assert environment.step([DIE])[-1]['crashes'].keys() == {0}
+    assert environment.step([end])[-1]['crashes'] == {}
+  assert lives(tmp_path) == 7
+
+
+def test_deaths_after_finished_episodes_do_not_add_up(moody, tmp_path):
+  # The engine that leaks dies in the reset after an episode: with one episode in each life there is no end of lives.
+  environment = moody(1)
+  environment.reset(seed=5)
+  for _ in range(6):
+    environment.step([GO_ON])
+    environment.step([TIRED])
+  assert lives(tmp_path) == 7
+
+
+def test_each_environment_has_deaths_of_its_own(moody, tmp_path):
+  environment = moody(2)
+  environment.reset(seed=5)
+  for _ in range(3):
+    assert environment.step([DIE, DIE])[-1]['crashes'].keys() == {0, 1}  # Both in one step.
+  assert lives(tmp_path, 'a') == lives(tmp_path, 'b') == 4
+  *_, info = environment.step([GO_ON, DIE])
+  assert info['crashes'].keys() == {1} and 'status 7' in info['crashes'][1]
+
+
+def test_a_process_that_is_killed_starts_again(moody, tmp_path):
+  before = processes.children()
+  environment = moody(2)
+  environment.reset(seed=5)
+  killed = max(processes.children() - before)
+  os.kill(killed, signal.SIGKILL)
+  assert processes.becomes_true(lambda: not processes.is_alive(killed))
+  observation, reward, terminated, truncated, info = environment.step([GO_ON, GO_ON])
+  (number,) = info['crashes']
+  assert 'status -9' in info['crashes'][number]
+  assert reward[number] == 0.0 and reward[1 - number] == 1.0 and not terminated.any() and not truncated.any()
+  assert list(observation['observation'][[number, 1 - number], 1]) == [0, 1]
+  killed = max(processes.children() - before)
+  os.kill(killed, signal.SIGKILL)
+  _, info = environment.reset(seed=5)
+  assert len(info['crashes']) == 1
+  *_, info = environment.step([GO_ON, GO_ON])
+  assert info['crashes'] == {}
+
+
+def test_a_mistake_is_told_with_its_place(moody):
+  environment = moody(2)
+  environment.reset(seed=5)
+  with pytest.raises(RuntimeError, match='(?s)in step.*ZeroDivisionError'):
+    environment.step([MISTAKE, GO_ON])
+
+
+# Time, and the end.
+
+
+def test_slow_maps_only_make_a_step_slow_and_are_compiled_at_once(opened, monkeypatch):
+  slow = 'language_select_located_object'  # It compiles a map for each of its trials, of 150 steps.
+  monkeypatch.setenv('STAND_IN_COMPILE_SECONDS', '1.5')
+  environment = load([slow, slow], engine='')
+  opened.append(environment)
+  begin = time.monotonic()
+  environment.reset(seed=1)
+  assert 1.5 <= time.monotonic() - begin < 3.0
+  times = []
+  for _ in range(150):
+    begin = time.monotonic()
+    *_, info = environment.step([0, 1])
+    times.append(time.monotonic() - begin)
+    assert info['crashes'] == {}
+  assert times[-1] >= 1.5 and max(times[:-1]) < 1.5
+
+
+def test_closing_ends_all_and_may_be_done_again(opened, tmp_path):
+  before = processes.children()
+  environment = load([WATERMAZE, MAZE])
+  opened.append(environment)
+  environment.reset(seed=1)
+  environment.step([0, 0])
+  assert len(processes.children() - before) == 2 and len(left(tmp_path)) == 2
+  environment.close()
+  assert processes.children() == before
+  assert not left(tmp_path)
+  environment.close()
+
+
+def test_environments_that_cannot_be_made_leave_nothing(tmp_path):
+  before = processes.children()
+  with pytest.raises(errors.UserError, match='Invalid setting'):
+    load([WATERMAZE, MAZE], engine='zzz=1')
+  with pytest.raises(RuntimeError, match='FileNotFoundError'):
+    parallel.ParallelVectorEnv([functools.partial(Moody, 'a', tmp_path), functools.partial(Moody, 'b', tmp_path / 'no')],
+                               'ab', Moody.observation_space, Moody.action_space)
+  assert processes.children() == before
+  assert lives(tmp_path) == 1 and (tmp_path / 'a.closed').exists()
+
+
+def test_it_ends_with_a_process_that_is_killed(tmp_path):
+  program = (
+      'import sys\nfrom common import environments\nfrom tests.common import processes\n'
+      'made = environments.load("dmlab5", environments.Options()).make(["rooms_watermaze", "rooms_keys_doors_puzzle"], True)\n'
+      'made.reset(seed=1)\nmade.step([0, 0])\nprint(*processes.children(), flush=True)\nsys.stdin.read()')
+  with subprocess.Popen([sys.executable, '-c', program], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                        env=os.environ | {'PYTHONPATH': str(ROOT / 'tests' / 'stand_ins')}) as parent:
+    pids = [int(word) for word in parent.stdout.readline().split()]
+    assert len(pids) == 2 and all(map(processes.is_alive, pids)) and len(left(tmp_path)) == 2
+    parent.kill()
+  assert processes.becomes_true(lambda: not any(map(processes.is_alive, pids)))
+  assert not left(tmp_path)
