@@ -1,4 +1,6 @@
-"""The command line that all systems share: --preset, --env, --tasks, --run_dir, --total_frames, --seed, --resume, --config.X."""
+"""The command line that all systems share: --preset, --env, --tasks, --run_dir, --total_frames, --seed, --resume, and
+--config.X.
+"""
 
 import dataclasses
 import difflib

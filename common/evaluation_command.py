@@ -68,8 +68,9 @@ def evaluate(run: pathlib.Path, presets: settings.Presets, players: str, episode
   columns = ('agent',) if suite.references else ('random', 'agent')
   played = evaluation_jobs.play_all(
       [evaluation_jobs.Job(who, task) for who in columns for task in suite.tasks], episodes,
-      run / 'evaluation' / f'{pathlib.Path(path).name}-{episodes}-episodes-seed-{seed}{"-video" if video else ""}', player,
-      functools.partial(evaluation_jobs.TaskPlayer, run, config, players, path, seed, video), processes or os.cpu_count())
+      run / 'evaluation' / f'{pathlib.Path(path).name}-{episodes}-episodes-seed-{seed}{"-video" if video else ""}',
+      player, functools.partial(evaluation_jobs.TaskPlayer, run, config, players, path, seed, video),
+      processes or os.cpu_count())
   results = {who: {task: played[who, task] for task in suite.tasks} for who in columns}
   with files.replacing(run / 'evaluation.json') as file:
     json.dump({'checkpoint': str(path), 'env': config.env, 'seed': seed, 'references': suite.references,

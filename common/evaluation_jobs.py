@@ -109,8 +109,8 @@ def _play_in_processes(jobs, episodes, make_player, count, done) -> None:
       for job in todo:
         done(job, worker.call('play', who=job.who, task=job.task, episodes=episodes))
     except workers.WorkerDied as death:
-      raise errors.UserError(f'while {job.task if job else "the first task"} was played, {death}. What is done is kept: '
-                             'the same command goes on.') from death
+      raise errors.UserError(f'while {job.task if job else "the first task"} was played, {death}. What is done is '
+                             'kept: the same command goes on.') from death
 
   staff = [workers.Worker(make_player) for _ in range(count)]
   try:

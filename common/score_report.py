@@ -29,8 +29,9 @@ def report(name: str, agent: Mapping[str, Mapping[str, Any]], note: str = '') ->
   missing = _SIZES[name] - len(means)
   notes = [note] if note else []
   if missing:
-    notes.append(f'Of {len(means)} of the {_SIZES[name]} tasks, in all rows.')
-  return {'references': name, 'normalised': scores.normalised(name, means), 'summary': summaries, 'note': ' '.join(notes)}
+    notes.append(f"Only {len(means)} of the {_SIZES[name]} tasks; the papers' scores are of the same ones.")
+  return {'references': name, 'normalised': scores.normalised(name, means), 'summary': summaries,
+          'note': ' '.join(notes)}
 
 
 def text(name: str, agent: Mapping[str, Mapping[str, Any]], reported: Mapping[str, Any]) -> str:
@@ -48,7 +49,8 @@ def text(name: str, agent: Mapping[str, Mapping[str, Any]], reported: Mapping[st
   summaries = reported['summary']
   lines += ['', f'{_TITLES[name]}, human-normalised, in percent. {reported["note"]}'.rstrip(),
             ' ' * width + ''.join(f'{label:>28}' for label in summaries['agent'])]
-  lines += [title.ljust(width) + ''.join(f'{value:>28.1f}' for value in row.values()) for title, row in summaries.items()]
+  lines += [title.ljust(width) + ''.join(f'{value:>28.1f}' for value in row.values())
+            for title, row in summaries.items()]
   return '\n'.join(lines)
 
 

@@ -40,8 +40,8 @@ def summary(name: str, scores: Mapping[str, float], human_starts: bool = False) 
   """What papers report of the tasks that `scores` has, in percent.
 
   Atari-57: median and mean. The IMPALA paper's means count the random score of Video Pinball as 0, which is a column of
-  its own. DMLab-30: the mean of scores capped at 100 with the released code's constants; the same with those of table B.1,
-  which pairs constants and levels of lasertag otherwise; and the mean without a cap.
+  its own. DMLab-30: the mean of scores capped at 100 with the released code's constants; the same with those of table
+  B.1, which pairs constants and levels of lasertag otherwise; and the mean without a cap.
 
   Args:
     name: `atari57` or `dmlab30`.

@@ -67,12 +67,13 @@ class Settings:
       UserError: naming them.
     """
     count, tasks = self.num_actors * self.envs_per_actor, len(suite.tasks)
-    self.expect('envs_per_actor', count % tasks == 0, f'that num_actors x envs_per_actor, now {count}, is a multiple of '
-                f'the {tasks} tasks, for example {max(1, round(self.envs_per_actor / tasks)) * tasks}: all tasks get '
+    self.expect('envs_per_actor', count % tasks == 0, f'that num_actors x envs_per_actor, now {count}, is a multiple '
+                f'of the {tasks} tasks, for example {max(1, round(self.envs_per_actor / tasks)) * tasks}: all tasks get '
                 'equally many environments')
     needed, free = count * suite.bytes_per_environment, memory.available()
     self.expect('envs_per_actor', needed <= free, f'fewer: {count} environments of {suite.name} take about '
-                f'{needed / 1e9:.0f} GB, {suite.bytes_per_environment / 1e6:.0f} MB each, and {free / 1e9:.0f} GB are free')
+                f'{needed / 1e9:.0f} GB, {suite.bytes_per_environment / 1e6:.0f} MB each, and {free / 1e9:.0f} GB are '
+                'free')
 
   def check_torso(self, suite: suites.Suite) -> None:
     """Refuses a `torso` that cannot read what the environment shows.

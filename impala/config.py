@@ -111,9 +111,9 @@ _DMLAB = dict(
     # What is not in the paper: enough environments for 2 cores, and the minutes that a map may take to compile.
     num_actors=4, envs_per_actor=10, stall_seconds=300.0)
 _DMLAB_30 = {**_DMLAB, **dict(
-    env='dmlab30', learning_rate=0.00031866995608948655, entropy_cost=0.0033391318945337044, reward_clipping='soft_asymmetric',
-    total_frames=10_000_000_000)}
-# Section 5.3.1: 210 actors for the shallow network, 150 for the deep one. Here an actor has the environments of one level.
+    env='dmlab30', learning_rate=0.00031866995608948655, entropy_cost=0.0033391318945337044,
+    reward_clipping='soft_asymmetric', total_frames=10_000_000_000)}
+# Section 5.3.1: 210 actors for the shallow network, 150 for the deep one. Here an actor has all environments of a level.
 _210_ACTORS, _150_ACTORS = dict(num_actors=30, envs_per_actor=7), dict(num_actors=30, envs_per_actor=5)
 # Table G.1. The number of environments is not in the paper. RMSProp's decay is not listed there: the released code's.
 _ATARI = dict(

@@ -1,8 +1,11 @@
 """Evaluates a run: `python -m impala.evaluate RUN [--episodes=N] [--checkpoint=latest|best|PATH] [--video]`.
 
-Plays N episodes of every task with a checkpoint of the run in the folder RUN, and as many with a random policy. Prints
-a table of mean returns with 95% bootstrap intervals and writes `evaluation.json` to RUN; with --video also a GIF for each
-task, in RUN/videos. Actions are drawn from the policy, as in the paper.
+Plays N episodes of every task with a checkpoint of the run in the folder RUN, in several processes; on Atari from up to
+30 no-ops, on DMLab-30 in the test levels. Prints a table of mean returns with 95% bootstrap intervals and writes
+`evaluation.json` to RUN, for Atari-57 and DMLab-30 also human-normalised scores beside the papers' (`scores.json`,
+`scores.png`), for others what a random policy returns. What was played before, with the same checkpoint, N and seed, is
+not played again: an evaluation that was ended goes on. --video writes a GIF for each task, in RUN/videos. Actions are
+drawn from the policy, as in the paper.
 """
 
 from typing import Sequence

@@ -38,7 +38,8 @@ class Recorder:
     return {'queue_length': self._queue.size(), 'crashes': sum(actor.games.crashes for actor in self._actors)}
 
   def _note(self, row: Mapping[str, float]) -> str:
-    return f'lag {row.get("policy_lag_mean", 0.0):.1f}'
+    crashes = f', crashes {row["crashes"]}' if row['crashes'] else ''
+    return f'lag {row.get("policy_lag_mean", 0.0):.1f}{crashes}'
 
   def _add_episodes(self, batch: trajectory.Trajectory) -> None:
     # Entry 0 was entry T of the unroll before: counted then. Replayed trajectories were counted when they were new.

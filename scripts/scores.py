@@ -1,7 +1,7 @@
-"""Scores of several evaluated runs as one agent, such as experts of one task each: `scripts/scores.py FOLDER RUN [RUN ...]`.
+"""Scores of several evaluated runs as of one agent, such as experts of a task each: `scripts/scores.py FOLDER RUN ...`.
 
-Reads the `evaluation.json` of every run and writes `scores.json` and `scores.png` to FOLDER. Shows the table of all tasks
-beside the papers' scores.
+Reads the `evaluation.json` of every run and writes `scores.json` and `scores.png` to FOLDER. Shows the table of all
+tasks beside the papers' scores.
 """
 
 import json
@@ -23,7 +23,8 @@ def main(argv: Sequence[str]) -> None:
     evaluation = _read(run)
     twice = set(agent) & set(evaluation['agent'])
     if twice:
-      raise errors.UserError(f'{run} has {", ".join(sorted(twice))}, which a run before it has too: name one run a task')
+      raise errors.UserError(f'{run} has {", ".join(sorted(twice))}, which a run before it has too: name one run for '
+                             'each task')
     agent |= evaluation['agent']
     references.add(evaluation['references'])
     notes += [evaluation['note']] if evaluation['note'] and evaluation['note'] not in notes else []

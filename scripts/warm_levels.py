@@ -1,7 +1,8 @@
 """Compiles maps of DeepMind Lab in advance, into the level cache: `scripts/warm_levels.py --env=dmlab30 --seeds=100`.
 
-For each level, the episodes of the seeds 0 to N-1 begin once. Training with --config.dmlab_episode_seeds=N draws its episodes
-from these alone, so that no reset compiles a map (4 to 43 s each). May be ended and run again: what is there takes no time.
+For each level, the episodes of the seeds 0 to N-1 begin once. Training with --config.dmlab_episode_seeds=N draws its
+episodes from these alone, so that no reset compiles a map (4 to 43 s each). May be ended and run again: what is there
+takes no time.
 """
 
 import concurrent.futures
@@ -28,9 +29,11 @@ def main(argv: Sequence[str]) -> None:
   flags.DEFINE_string('env', 'dmlab30', 'dmlab30, dmlab5 or dmlab:LEVEL.', flag_values=values)
   flags.DEFINE_string('tasks', '', 'Of many levels those to take: A,B,C.', flag_values=values)
   flags.DEFINE_integer('seeds', 100, 'N: different episodes of each level.', lower_bound=1, flag_values=values)
-  flags.DEFINE_integer('processes', os.cpu_count(), 'Maps that are compiled at once.', lower_bound=1, flag_values=values)
+  flags.DEFINE_integer('processes', os.cpu_count(), 'Maps that are compiled at once.', lower_bound=1,
+                       flag_values=values)
   flags.DEFINE_string('dmlab_level_cache', defaults.dmlab_level_cache, 'Folder of the cache.', flag_values=values)
-  flags.DEFINE_float('dmlab_level_cache_gb', defaults.dmlab_level_cache_gb, 'The most it may hold.', flag_values=values)
+  flags.DEFINE_float('dmlab_level_cache_gb', defaults.dmlab_level_cache_gb, 'The most it may hold.',
+                     flag_values=values)
   flags.DEFINE_string('dmlab_dataset_path', defaults.dmlab_dataset_path, 'Of images for two levels, or dummy.',
                       flag_values=values)
   rest = command_line.parse_flags(values, argv, __doc__)

@@ -1,7 +1,7 @@
 """Objects that live in processes of their own: their methods are called from here.
 
-For what holds Python's lock while it works, may end its whole process (game engines do), or must not share a process with
-TensorFlow's threads.
+For what holds Python's lock while it works, may end its whole process (game engines do), or must not share a process
+with TensorFlow's threads.
 """
 
 import functools
@@ -16,7 +16,7 @@ from typing import Any, Callable
 
 from common import errors
 
-_PATIENCE = 5.0  # Seconds, for the process to end by itself.
+PATIENCE = 5.0  # Seconds, for the process to end by itself.
 _LAST_WORDS = 2000  # Bytes, of what it wrote before it ended.
 
 
@@ -29,7 +29,8 @@ class Expected(Exception):
 
 
 class Worker:
-  """Makes an object in another process. That ends with this, and with the process that this is in, however that ends."""
+  """Makes an object in another process, which ends with this, and with the process that this is in, however that ends.
+  """
 
   def __init__(self, make: Callable[[], Any]):
     """Starts the process and has it make the object; the first `receive` waits until it has.
@@ -90,11 +91,11 @@ class Worker:
     """Ends the process at once: whoever waits for its answer gets WorkerDied."""
     self._process.kill()
 
-  def close(self) -> None:
-    """Ends the process. Idempotent."""
+  def close(self, patience: float = PATIENCE) -> None:
+    """Ends the process; kills it, if it has not ended by itself in so many seconds. Idempotent."""
     self.hang_up()
     try:
-      self._process.wait(_PATIENCE)
+      self._process.wait(patience)
     except subprocess.TimeoutExpired:
       self._process.kill()
       self._process.wait()
@@ -109,14 +110,15 @@ class Worker:
   def _died(self) -> WorkerDied:
     self._connection.close()
     try:
-      self._process.wait(_PATIENCE)  # What it was killed by, or ended with.
+      self._process.wait(PATIENCE)  # What it was killed by, or ended with.
     except subprocess.TimeoutExpired:
       self._process.kill()
       self._process.wait()
     size = self._written.seek(0, os.SEEK_END)
     self._written.seek(max(0, size - _LAST_WORDS))
     words = self._written.read().decode(errors='replace').strip()
-    return WorkerDied(f'the process has ended, with status {self._process.returncode}' + (f': {words}' if words else ''))
+    status = f'the process has ended, with status {self._process.returncode}'
+    return WorkerDied(f'{status}: {words}' if words else status)
 
 
 def serve(file_descriptor: int) -> None:

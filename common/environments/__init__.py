@@ -54,8 +54,9 @@ def load(name: str, options: Options = Options()) -> Suite:
 def _names() -> list[str]:
   doom = importlib.import_module('common.environments.doom')
   atari = importlib.import_module('common.environments.atari')
-  return ['doom', *(f'doom:{task}' for task in doom.INSTRUCTIONS), 'atari57', *(f'atari:{game}' for game in atari.games()),
-          *levels.SETS, *(f'dmlab:{level}' for level in levels.DMLAB_30), 'control:cartpole-swingup', 'gym:CartPole-v1']
+  return ['doom', *(f'doom:{task}' for task in doom.INSTRUCTIONS),
+          'atari57', *(f'atari:{game}' for game in atari.games()), *levels.SETS,
+          *(f'dmlab:{level}' for level in levels.DMLAB_30), 'control:cartpole-swingup', 'gym:CartPole-v1']
 
 
 def _chosen(name: str, tasks: tuple[str, ...], options: Options) -> tuple[str, ...]:

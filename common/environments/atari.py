@@ -19,13 +19,13 @@ ACTION_REPEAT, STACK = 4, 4
 MAX_FRAMES = 108_000  # 30 minutes, the convention of the papers that IMPALA and Ape-X compare with.
 
 ATARI_57 = (
-    'alien', 'amidar', 'assault', 'asterix', 'asteroids', 'atlantis', 'bank_heist', 'battle_zone', 'beam_rider', 'berzerk',
-    'bowling', 'boxing', 'breakout', 'centipede', 'chopper_command', 'crazy_climber', 'defender', 'demon_attack',
-    'double_dunk', 'enduro', 'fishing_derby', 'freeway', 'frostbite', 'gopher', 'gravitar', 'hero', 'ice_hockey',
-    'jamesbond', 'kangaroo', 'krull', 'kung_fu_master', 'montezuma_revenge', 'ms_pacman', 'name_this_game', 'phoenix',
-    'pitfall', 'pong', 'private_eye', 'qbert', 'riverraid', 'road_runner', 'robotank', 'seaquest', 'skiing', 'solaris',
-    'space_invaders', 'star_gunner', 'surround', 'tennis', 'time_pilot', 'tutankham', 'up_n_down', 'venture',
-    'video_pinball', 'wizard_of_wor', 'yars_revenge', 'zaxxon')
+    'alien', 'amidar', 'assault', 'asterix', 'asteroids', 'atlantis', 'bank_heist', 'battle_zone', 'beam_rider',
+    'berzerk', 'bowling', 'boxing', 'breakout', 'centipede', 'chopper_command', 'crazy_climber', 'defender',
+    'demon_attack', 'double_dunk', 'enduro', 'fishing_derby', 'freeway', 'frostbite', 'gopher', 'gravitar', 'hero',
+    'ice_hockey', 'jamesbond', 'kangaroo', 'krull', 'kung_fu_master', 'montezuma_revenge', 'ms_pacman',
+    'name_this_game', 'phoenix', 'pitfall', 'pong', 'private_eye', 'qbert', 'riverraid', 'road_runner', 'robotank',
+    'seaquest', 'skiing', 'solaris', 'space_invaders', 'star_gunner', 'surround', 'tennis', 'time_pilot',
+    'tutankham', 'up_n_down', 'venture', 'video_pinball', 'wizard_of_wor', 'yars_revenge', 'zaxxon')
 
 
 def games() -> list[str]:

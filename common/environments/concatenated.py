@@ -16,7 +16,8 @@ class ConcatenatedVectorEnv(gymnasium.vector.VectorEnv):
     self._parts = parts
     self._ends = np.cumsum([part.num_envs for part in parts])
     self.num_envs, self.metadata = int(self._ends[-1]), parts[0].metadata
-    self.single_observation_space, self.single_action_space = parts[0].single_observation_space, parts[0].single_action_space
+    self.single_observation_space = parts[0].single_observation_space
+    self.single_action_space = parts[0].single_action_space
     self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, self.num_envs)
     self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, self.num_envs)
 

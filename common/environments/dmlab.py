@@ -1,8 +1,8 @@
 """DeepMind Lab: single levels, the five of IMPALA's section 5.2, and DMLab-30 as one multi-task suite.
 
-The module `deepmind_lab` is on no package index: its users build a wheel. Frames are 72x96 RGB at 60 a second, the action
-is held for four of them, and the nine actions are those of Table D.2. Every level runs in a process of its own: an engine
-that fails ends its process, and it holds Python's lock while it steps.
+The module `deepmind_lab` is on no package index: its users build a wheel. Frames are 72x96 RGB at 60 a second, the
+action is held for four of them, and the nine actions are those of Table D.2. Every level runs in a process of its own:
+an engine that fails ends its process, and it holds Python's lock while it steps.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ BYTES_PER_ENVIRONMENT = 115 * 10**6  # Measured, of one process with one level.
 _TEST_MIXER_SEED = 0x600D5EED  # The released code's, for evaluation.
 
 MISSING = '''{name} needs the module deepmind_lab, which is on no package index: build its wheel as upstream explains
-(https://github.com/google-deepmind/lab/blob/master/docs/users/build.md; python/pip_package/README.md there for the wheel) and
+(https://github.com/google-deepmind/lab/blob/master/docs/users/build.md, and python/pip_package/README.md there), then
 install it: .venv/bin/pip install deepmind_lab-1.0-py3-none-any.whl. Meanwhile `--env=doom` has observations, actions and
 instructions of the same form, and any preset of DMLab runs on it.'''
 
@@ -68,7 +68,10 @@ class DmLabEnv(gymnasium.Env):
   def __init__(self, level: Level):
     """Raises UserError if there is no such level, or it refuses its settings."""
     os.environ.setdefault('LP_NUM_THREADS', '1')  # Else the software renderer has five threads for each level.
-    import deepmind_lab
+    try:
+      import deepmind_lab
+    except (ImportError, OSError) as error:
+      raise errors.UserError(f'the module deepmind_lab is there, but cannot be imported: {error}') from error
     self._level, self._last = level, None
     cache = level_cache.LevelCache(pathlib.Path(level.cache), level.cache_bytes) if level.cache else None
     try:
@@ -145,10 +148,11 @@ def level(task: str, training: bool, options: option_sets.Options) -> Level:
       config['datasetPath'] = options.dmlab_dataset_path
     if not training:
       config |= {'allowHoldOutLevels': 'true', 'mixerSeed': str(_TEST_MIXER_SEED)}
-  cache = os.path.expanduser(options.dmlab_level_cache)
-  return Level(levels.path(task if training else levels.test_variant(task)), {**config, **engine_settings(options.dmlab_engine)},
-               options.dmlab_renderer, cache, options.dmlab_level_cache_gb * 1e9,
-               options.dmlab_episode_seeds if training else 0)
+  return Level(
+      path=levels.path(task if training else levels.test_variant(task)),
+      config={**config, **engine_settings(options.dmlab_engine)}, renderer=options.dmlab_renderer,
+      cache=os.path.expanduser(options.dmlab_level_cache), cache_bytes=options.dmlab_level_cache_gb * 1e9,
+      episode_seeds=options.dmlab_episode_seeds if training else 0)
 
 
 def _with_their_data(name: str, tasks: Sequence[str], dataset: str) -> tuple[list[str], str]:
@@ -157,8 +161,8 @@ def _with_their_data(name: str, tasks: Sequence[str], dataset: str) -> tuple[lis
   if dataset == levels.DUMMY:
     return list(tasks), f'{", ".join(affected)}: with dummy images in place of the data set.' if affected else ''
   if dataset and not pathlib.Path(dataset).is_dir():
-    raise errors.UserError(f'dmlab_dataset_path is {dataset!r}, expected the folder of the images 0001.png, 0002.png, ..., '
-                           f'or {levels.DUMMY!r} for the levels\' own dummy images')
+    raise errors.UserError(f'dmlab_dataset_path is {dataset!r}, expected the folder of the images 0001.png, 0002.png '
+                           f'and so on, or {levels.DUMMY!r} for the levels\' own dummy images')
   if dataset or not affected:
     return list(tasks), ''
   rest = [task for task in tasks if task not in affected]
@@ -176,7 +180,7 @@ def engine_settings(text: str) -> dict[str, str]:
   for pair in filter(None, text.split(',')):
     key, equals, value = pair.partition('=')
     if not equals or key in ('width', 'height'):
-      raise errors.UserError(f'dmlab_engine has {pair!r}, expected KEY=VALUE,KEY=VALUE with keys of the engine or the level '
-                             'such as minimalUI=true; width and height are those of the paper')
+      raise errors.UserError(f'dmlab_engine has {pair!r}, expected KEY=VALUE,KEY=VALUE with keys of the engine or the '
+                             'level such as minimalUI=true; width and height are those of the paper')
     settings[key] = value
   return settings

@@ -4,6 +4,7 @@ For engines that hold Python's lock while they step, and that end their whole pr
 """
 
 import functools
+import time
 from typing import Any, Callable, Mapping, Sequence
 
 import gymnasium
@@ -20,8 +21,8 @@ _RESTART_SEED = 1_000_003  # An environment that is started again gets another s
 class ParallelVectorEnv(gymnasium.vector.VectorEnv):
   """Environments in processes of their own, `SAME_STEP` autoreset.
 
-  One that dies is started again within the step: it has then the first observation of an episode, no reward, no end, and
-  `info['crashes']` names it with its reason. An episode's reset is within the step, too: the slowest is waited for.
+  One that dies is started again within the step: it has then the first observation of an episode, no reward, no end,
+  and `info['crashes']` names it with its reason. An episode's reset is within the step, too: the slowest is waited for.
   """
 
   def __init__(self, makes: Sequence[Callable[[], gymnasium.Env]], names: Sequence[str],
@@ -82,9 +83,10 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
     """Ends the processes."""
     del kwargs
     for worker in self._workers.values():
-      worker.hang_up()  # All at once.
+      worker.hang_up()
+    deadline = time.monotonic() + workers.PATIENCE  # For all of them: each may be compiling a map.
     for worker in self._workers.values():
-      worker.close()
+      worker.close(max(0.0, deadline - time.monotonic()))
 
   def _ask(self, method: str, arguments: Mapping[int, Mapping[str, Any]]) -> dict[int, Any]:
     """Calls a method of some environments at once; returns answers, or crashes, by number."""
@@ -112,8 +114,8 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
       for i, crash in crashes.items():
         self._deaths[i] += 1
         if self._deaths[i] == _MAX_DEATHS:
-          raise errors.UserError(f'{self._names[i]} died {_MAX_DEATHS} times without an episode that ended. The last time: '
-                                 f'{crash}')
+          raise errors.UserError(f'{self._names[i]} died {_MAX_DEATHS} times without an episode that ended. The last '
+                                 f'time: {crash}')
         self._seeds[i] = (self._seeds[i] + _RESTART_SEED) % 2**31
         self._workers[i].close()
         self._workers[i] = workers.Worker(self._makes[i])
@@ -125,7 +127,8 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
     return begun
 
   def _stacked(self, observations: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.stack([observation[name] for observation in observations]) for name in self.single_observation_space}
+    return {name: np.stack([observation[name] for observation in observations])
+            for name in self.single_observation_space}
 
 
 class _Autoreset:

@@ -1,8 +1,9 @@
 """A vector environment in a process of its own.
 
-Engines that hold Python's lock while they step (MuJoCo does, as dm_control calls it) would have actors in threads wait for
-each other, and the learner for all of them: two threads of humanoids step 1.06 times as fast as one. And engines that are
-processes themselves (VizDoom's games) are not to be forked from a process with TensorFlow's threads: now and then, that hangs.
+Engines that hold Python's lock while they step (MuJoCo does, as dm_control calls it) would have actors in threads wait
+for each other, and the learner for all of them: two threads of humanoids step 1.06 times as fast as one. And engines
+that are processes themselves (VizDoom's games) are not to be forked from a process with TensorFlow's threads: now and
+then, that hangs.
 """
 
 import functools
@@ -16,7 +17,8 @@ from common.environments import suite
 
 
 class ProcessVectorEnv(gymnasium.vector.VectorEnv):
-  """Steps what `make` makes there. A process that ends is an `EnvironmentCrashed`, and the next reset starts another."""
+  """Steps what `make` makes there. If the process ends, that is an `EnvironmentCrashed`; the next reset starts another.
+  """
 
   def __init__(self, make: Callable[[], gymnasium.vector.VectorEnv]):
     """`make`: is pickled, as it is called in the other process."""
