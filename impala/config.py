@@ -18,8 +18,9 @@ class Config(settings.Settings):
   env: str = 'doom'
 
   # Actors.
-  # Threads, and environments that each steps together. Measured on 2 cores with scripts/benchmark.py: few large batches
-  # make the policy cheap, and more actors than cores keep the cores busy while games and learner are waited for.
+  # Threads, and environments that each steps together; 0 for an actor for each task, or an environment of each task.
+  # Measured on 2 cores with scripts/benchmark.py: few large batches make the policy cheap, and more actors than cores
+  # keep the cores busy while games and learner are waited for.
   num_actors: int = 4
   envs_per_actor: int = 32
   # T, in agent steps.
@@ -73,11 +74,10 @@ class Config(settings.Settings):
 
   def check(self) -> None:
     super().check()
-    self.expect_positive(
-        'num_actors', 'envs_per_actor', 'unroll_length', 'batch_size', 'queue_capacity', 'replay_capacity',
-        'learning_rate', 'rmsprop_epsilon', 'dynamic_batch_size')
+    self.expect_positive('unroll_length', 'batch_size', 'queue_capacity', 'replay_capacity', 'learning_rate',
+                         'rmsprop_epsilon', 'dynamic_batch_size')
     self.expect_fraction('discount', 'rmsprop_decay', 'rmsprop_momentum', 'lambda_')
-    self.expect_at_least_zero('max_gradient_norm', 'entropy_cost', 'baseline_cost')
+    self.expect_at_least_zero('num_actors', 'envs_per_actor', 'max_gradient_norm', 'entropy_cost', 'baseline_cost')
     self.expect_one_of('torso', settings.TORSOS)
     self.expect_one_of('correction', CORRECTIONS)
     self.expect_one_of('reward_clipping', REWARD_CLIPPINGS)
@@ -85,6 +85,12 @@ class Config(settings.Settings):
     self.expect('replay_fraction', 0.0 <= self.replay_fraction < 1.0, 'at least 0 and less than 1')
     self.expect('clip_c_threshold', self.clip_c_threshold <= self.clip_rho_threshold,
                 f'at most clip_rho_threshold, {self.clip_rho_threshold} (section 4.1)')
+
+  def fit(self, suite: suites.Suite) -> None:
+    """Sets what depends on the environment, then refuses what does not fit it. Raises as `check_environment`."""
+    self.num_actors = self.num_actors or len(suite.tasks)
+    self.envs_per_actor = self.envs_per_actor or len(suite.tasks)
+    self.check_environment(suite)
 
   def check_environment(self, suite: suites.Suite) -> None:
     """Refuses continuous actions, a torso that cannot read what the environment shows, and what `check_shares` does.
@@ -114,7 +120,7 @@ _DMLAB_30 = {**_DMLAB, **dict(
     env='dmlab30', learning_rate=0.00031866995608948655, entropy_cost=0.0033391318945337044,
     reward_clipping='soft_asymmetric', total_frames=10_000_000_000)}
 # Section 5.3.1: 210 actors for the shallow network, 150 for the deep one. Here an actor has all environments of a level.
-_210_ACTORS, _150_ACTORS = dict(num_actors=30, envs_per_actor=7), dict(num_actors=30, envs_per_actor=5)
+_210_ACTORS, _150_ACTORS = dict(num_actors=0, envs_per_actor=7), dict(num_actors=0, envs_per_actor=5)
 # Table G.1. The number of environments is not in the paper. RMSProp's decay is not listed there: the released code's.
 _ATARI = dict(
     env='atari:pong', unroll_length=20, batch_size=32, queue_capacity=32, discount=0.99, baseline_cost=0.5,
@@ -136,7 +142,7 @@ _PRESET_ROWS: dict[str, dict[str, Any]] = {
     **_rows(_DMLAB,
             dmlab={},  # Tables D.1 to D.3.
             # The five levels of section 5.2 at once, an actor each: not in the paper, which trains them one at a time.
-            dmlab5=dict(env='dmlab5', num_actors=5, envs_per_actor=8),
+            dmlab5=dict(env='dmlab5', num_actors=0, envs_per_actor=8),
             # Table 1: the single-machine rows. Half of the actors' environments make a batch of dynamic batching full.
             table_1_48_actors=dict(num_actors=48, envs_per_actor=1),
             table_1_48_actors_dynamic_batching=dict(
@@ -156,14 +162,14 @@ _PRESET_ROWS: dict[str, dict[str, Any]] = {
             figure_e3_vs=dict(pg_bootstrap='vs'), figure_e3_values=dict(pg_bootstrap='values')),
     **_rows(_DMLAB_30,
             # An environment of each level, for a small machine: not in the paper.
-            dmlab30=dict(torso='shallow', num_actors=30, envs_per_actor=1),
+            dmlab30=dict(torso='shallow', num_actors=0, envs_per_actor=1),
             # Table 3: the multi-task agents; where the members of the population start; the experts, one level a run.
             table_3_shallow=dict(torso='shallow', **_210_ACTORS), table_3_deep=dict(torso='deep', **_150_ACTORS),
             table_3_deep_pbt=dict(torso='deep', **_150_ACTORS, **hyperparameters.draw(0)),
             table_3_experts=dict(torso='deep', env='dmlab:rooms_watermaze')),
     # Table 4: the experts, one game a run; the multi-task agent, on 57 times as many frames.
     **_rows(_ATARI, atari_shallow=dict(torso='shallow'), atari_deep=dict(torso='deep'),
-            table_4_multi_task=dict(env='atari57', torso='deep', num_actors=2, envs_per_actor=57,
+            table_4_multi_task=dict(env='atari57', torso='deep', num_actors=2, envs_per_actor=0,
                                     total_frames=57 * 200_000_000)),
 }
 PRESETS = settings.Presets(

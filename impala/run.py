@@ -24,7 +24,7 @@ class Run:
     """
     self._config = config
     self._suite = environments.load(config.env, config.environment_options())
-    config.check_environment(self._suite)
+    config.fit(self._suite)
     tf.random.set_seed(config.seed)
     self._learner = learners.Learner(config, self._suite, networks.make_agent(config, self._suite))
     self._supervisor = supervisor.Supervisor(config, options, self._learner)

@@ -16,6 +16,7 @@ PRESETS = configs.PRESETS
 def measure(config: configs.Config, seconds: float) -> dict[str, float]:
   """One round. Speeds in agent steps/s, costs in CPU microseconds per agent step."""
   suite = environments.load(config.env, config.environment_options())
+  config.fit(suite)
   parts = {
       'environment': measuring.environments_alone(suite, config.num_actors, config.envs_per_actor, seconds),
       'policy': _policy(config, suite, seconds), 'learner': _learner(config, suite, seconds)}
