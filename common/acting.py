@@ -95,7 +95,7 @@ class Games:
     """One agent step in every environment."""
     self.pulse.enter('stepping environments')
     observation, rewards, terminated, truncated, info = self._environment.step(actions)
-    crashed = self._count_crashes(info)
+    crashed = self._count_crashes(info) & ~(terminated | truncated)  # Else it died in the reset after an episode.
     over = info.get('game_over', terminated | truncated)
     self._running_return += rewards
     self._running_length += 1

@@ -4,7 +4,7 @@ For what holds Python's lock while it works, may end its whole process (game eng
 with TensorFlow's threads.
 """
 
-import functools
+import logging
 import multiprocessing
 from multiprocessing import connection as connections
 import os
@@ -69,11 +69,16 @@ class Worker:
     self._send((method, arguments))
 
   def receive(self) -> Any:
-    """Waits for the answer to the oldest call that has none yet. Raises what `call` raises."""
+    """Waits for the answer to the oldest call that has none yet; shows what was warned of there.
+
+    Raises what `call` raises.
+    """
     try:
-      kind, answer = self._connection.recv()
+      kind, answer, warnings = self._connection.recv()
     except (EOFError, OSError) as error:
       raise self._died() from error
+    for warning in warnings:
+      logging.warning('%s', warning)
     if kind == 'expected':
       raise answer
     if kind == 'error':
@@ -123,16 +128,20 @@ class Worker:
 
 def serve(file_descriptor: int) -> None:
   """What the other process does: makes the object and calls its methods until this side closes, or dies."""
-  connection = connections.Connection(file_descriptor)
+  connection, warnings = connections.Connection(file_descriptor), []
+  handler = logging.Handler(logging.WARNING)
+  handler.emit = lambda record: warnings.append(record.getMessage())
+  logging.getLogger().addHandler(handler)
   make, made = connection.recv(), []
   answer = _answer(lambda: made.append(make()))
   while True:
     try:
-      connection.send(answer)
+      connection.send((*answer, warnings))
+      warnings.clear()
       method, arguments = connection.recv()
     except (EOFError, OSError):
       break
-    answer = _answer(functools.partial(getattr(made[0], method), **arguments))
+    answer = _answer(lambda: getattr(made[0], method)(**arguments))
   if made and hasattr(made[0], 'close'):
     made[0].close()
 

@@ -25,7 +25,7 @@ class LevelCache:
     Raises:
       UserError: if it cannot be made or written to.
     """
-    self._folder, self._max_bytes = folder, max_bytes
+    self._folder, self._max_bytes, self._warned = folder, max_bytes, False
     try:
       folder.mkdir(parents=True, exist_ok=True)
       (folder / 'lock').touch()
@@ -40,7 +40,7 @@ class LevelCache:
     except FileNotFoundError:
       return False
     except OSError as error:
-      logging.warning('the level cache %s cannot be read: %s', self._folder, error)
+      self._warn('read', error)
       return False
     with contextlib.suppress(OSError):  # It was used just now; unless another process has evicted it meanwhile.
       os.utime(self._folder / key)
@@ -53,7 +53,13 @@ class LevelCache:
         _copy(pathlib.Path(pk3_path), self._folder / key)
         self._evict()
     except OSError as error:
-      logging.warning('the level cache %s cannot be written: %s', self._folder, error)
+      self._warn('written', error)
+
+  def _warn(self, what: str, error: OSError) -> None:
+    """Once: every reset to come will fail likewise."""
+    if not self._warned:
+      logging.warning('the level cache %s cannot be %s, maps are compiled at every reset: %s', self._folder, what, error)
+    self._warned = True
 
   @contextlib.contextmanager
   def _locked(self):

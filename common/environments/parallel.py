@@ -3,7 +3,6 @@
 For engines that hold Python's lock while they step, and that end their whole process when something goes wrong.
 """
 
-import functools
 import time
 from typing import Any, Callable, Mapping, Sequence
 
@@ -22,7 +21,8 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
   """Environments in processes of their own, `SAME_STEP` autoreset.
 
   One that dies is started again within the step: it has then the first observation of an episode, no reward, no end,
-  and `info['crashes']` names it with its reason. An episode's reset is within the step, too: the slowest is waited for.
+  and `info['crashes']` names it with its reason; if it dies in the reset after an episode, that episode has its end. Resets
+  are within the step, too: the slowest is waited for.
   """
 
   def __init__(self, makes: Sequence[Callable[[], gymnasium.Env]], names: Sequence[str],
@@ -42,7 +42,7 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
     self.single_observation_space, self.single_action_space = observation_space, action_space
     self.observation_space = gymnasium.vector.utils.batch_space(observation_space, self.num_envs)
     self.action_space = gymnasium.vector.utils.batch_space(action_space, self.num_envs)
-    self._makes, self._names = [functools.partial(_Autoreset, make) for make in makes], names
+    self._makes, self._names = makes, names
     self._deaths = np.zeros(self.num_envs, int)  # In a row.
     self._workers, self._seeds = {}, np.arange(self.num_envs)
     try:
@@ -60,8 +60,8 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
       self._seeds = seed + np.arange(self.num_envs)
     answers = self._ask('reset', {i: dict(seed=None if seed is None else int(self._seeds[i])) for i in self._workers})
     crashes = _crashes(answers)
-    answers |= self._begin_again(crashes)
-    return self._stacked([answers[i] for i in range(self.num_envs)]), {'crashes': _reasons(crashes)}
+    observations = self._begin_again(crashes) | {i: answer[0] for i, answer in answers.items() if i not in crashes}
+    return self._stacked(observations), {'crashes': _reasons(crashes)}
 
   def step(self, actions: np.ndarray):
     """One step of all.
@@ -71,13 +71,19 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
     """
     answers = self._ask('step', {i: dict(action=actions[i]) for i in self._workers})
     crashes = _crashes(answers)
-    answers |= {i: (first, 0.0, False, False, None) for i, first in self._begin_again(crashes).items()}
-    steps = [answers[i] for i in range(self.num_envs)]
-    observations, rewards, terminated, truncated, final = zip(*steps)
-    terminated, truncated = np.array(terminated), np.array(truncated)
-    self._deaths[terminated | truncated] = 0
-    info = {'final_obs': np.array([*final, None], object)[:-1], 'crashes': _reasons(crashes)}
-    return self._stacked(observations), np.array(rewards, np.float64), terminated, truncated, info
+    observations = {i: answer[0] for i, answer in answers.items() if i not in crashes}
+    rewards = np.zeros(self.num_envs)
+    terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
+    for i in observations:
+      _, rewards[i], terminated[i], truncated[i], _ = answers[i]
+    ended = np.flatnonzero(terminated | truncated).tolist()
+    self._deaths[ended] = 0
+    final = np.array([*(observations[i] if i in ended else None for i in range(self.num_envs)), None], object)[:-1]
+    resets = self._ask('reset', {i: dict(seed=None) for i in ended})
+    crashes |= _crashes(resets)
+    observations |= {i: answer[0] for i, answer in resets.items() if i not in crashes} | self._begin_again(crashes)
+    return self._stacked(observations), rewards, terminated, truncated, {
+        'final_obs': final, 'crashes': _reasons(crashes)}
 
   def close_extras(self, **kwargs) -> None:
     """Ends the processes."""
@@ -123,31 +129,12 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
       crashes = _crashes(made)
       answers = self._ask('reset', {i: dict(seed=int(self._seeds[i])) for i in made if i not in crashes})
       crashes |= _crashes(answers)
-      begun |= {i: answer for i, answer in answers.items() if i not in crashes}
+      begun |= {i: answer[0] for i, answer in answers.items() if i not in crashes}
     return begun
 
-  def _stacked(self, observations: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.stack([observation[name] for observation in observations])
+  def _stacked(self, observations: Mapping[int, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.stack([observations[i][name] for i in range(self.num_envs)])
             for name in self.single_observation_space}
-
-
-class _Autoreset:
-  """What is in each of the processes."""
-
-  def __init__(self, make: Callable[[], gymnasium.Env]):
-    self._environment = make()
-    self.close = self._environment.close
-
-  def reset(self, seed: int | None) -> Mapping[str, np.ndarray]:
-    return self._environment.reset(seed=seed)[0]
-
-  def step(self, action: np.ndarray) -> tuple:
-    """Observation, reward, terminated, truncated; where the episode ended its last observation, else None."""
-    observation, reward, terminated, truncated, _ = self._environment.step(action)
-    final = None
-    if terminated or truncated:
-      final, observation = observation, self.reset(None)
-    return observation, reward, terminated, truncated, final
 
 
 def _crashes(answers: Mapping[int, Any]) -> dict[int, Exception]:

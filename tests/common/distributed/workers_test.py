@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import logging
 import os
 import pathlib
 import signal
@@ -48,6 +49,11 @@ class Thing:
     os.write(1, out.encode())
     os.write(2, err.encode()[:len(err.encode()) - cut])
     os._exit(status)  # As engines end: without Python's clearing up.
+
+  def warn(self, text: str) -> str:
+    logging.info('nothing of interest')
+    logging.warning('%s!', text)
+    return 'warned'
 
   def where(self) -> dict:
     return {'pid': os.getpid(), 'parent': os.getppid(), 'session': os.getsid(0), 'path': sys.path,
@@ -100,6 +106,19 @@ def mortal():
   worker = start()
   yield worker
   worker.close()
+
+
+def test_what_is_warned_of_there_is_told_here_once(thing, caplog):
+  with caplog.at_level(logging.INFO):
+    assert thing.call('warn', text='a full disk') == 'warned'
+    assert thing.call('add', number=0) is not None
+  assert caplog.messages == ['a full disk!'] and caplog.records[0].levelname == 'WARNING'
+
+
+def test_a_method_that_is_not_there_is_an_error_and_the_worker_lives(thing):
+  with pytest.raises(RuntimeError, match='has no attribute'):
+    thing.call('subtract', number=3)
+  assert thing.call('echo', value=1) == 1
 
 
 def test_methods_are_called_there_with_what_is_given(thing):
@@ -217,6 +236,14 @@ def test_a_process_killed_at_work_is_told(mortal):
     mortal.receive()
 
 
+def test_killing_ends_the_wait_for_an_answer(mortal):
+  mortal.send('slowly', seconds=60.0)
+  mortal.kill()
+  with pytest.raises(workers.WorkerDied, match='status -9'):
+    mortal.receive()
+  mortal.kill()  # It is dead already.
+
+
 def test_closing_closes_the_object_and_may_be_done_again(tmp_path):
   worker = start(functools.partial(Closed, tmp_path / 'closed'))
   assert worker.is_alive() and not (tmp_path / 'closed').exists()
@@ -242,11 +269,10 @@ def test_hanging_up_ends_it_without_waiting(tmp_path):
   worker.close()
 
 
-def test_one_that_does_not_end_is_killed(monkeypatch):
-  monkeypatch.setattr(workers, '_PATIENCE', 0.3)  # Else the test waits for as long.
+def test_one_that_does_not_end_is_killed():
   worker = start(Stubborn)
   begin = time.monotonic()
-  worker.close()
+  worker.close(patience=0.3)
   assert time.monotonic() - begin < 10.0
   assert worker.pid not in processes.children()
 

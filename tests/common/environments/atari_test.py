@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from common import environments
+from common import environments, scores
+from common.environments import atari
 
 GAMES = 3
 
@@ -100,3 +101,48 @@ def test_every_step_pushes_one_frame(breakout_in_training):
     goes_on = ~step.game_over
     np.testing.assert_array_equal(step.stacks[goes_on, :3], before[goes_on, 1:])
     before = step.stacks
+
+
+def test_atari_57_are_57_games_that_there_are_and_that_have_references():
+  assert len(set(atari.ATARI_57)) == len(atari.ATARI_57) == 57
+  assert set(atari.ATARI_57) <= set(atari.games())
+  assert set(atari.ATARI_57) == set(scores.references('atari57'))
+
+
+def test_the_multi_task_suite_steps_all_57_games_with_18_actions():
+  """IMPALA, section 5.3.2: the full action set. Every game has a first frame, and takes each action."""
+  suite = environments.load('atari57')
+  assert suite.tasks == atari.ATARI_57 and suite.num_actions == 18 and suite.references == 'atari57'
+  with contextlib.closing(suite.make(suite.tasks, True)) as environment:
+    assert environment.num_envs == 57 and environment.single_action_space.n == 18
+    observations, _ = environment.reset(seed=1)
+    assert observations['observation'].shape == (57, 4, 84, 84)
+    first = observations['observation'][:, 3].copy()
+    for action in range(18):
+      observations, rewards, *_ = environment.step(np.full(57, action))
+      assert np.all(np.isfinite(rewards)) and rewards.shape == (57,)
+    assert len({frame.tobytes() for frame in first}) > 50  # Different games.
+
+
+# The sizes of games' own action sets, of the appendix of the paper on duelling networks.
+@pytest.mark.parametrize('game, actions', [
+    ('pong', None), ('breakout', 4), ('freeway', 3), ('space_invaders', 6), ('alien', 18), ('seaquest', 18), ('asterix', 9),
+    ('surround', 5), ('montezuma_revenge', 18), ('qbert', 6), ('kung_fu_master', 14), ('beam_rider', 9)])
+def test_a_game_alone_has_its_own_actions(game, actions):
+  """Pong has 3 there, 6 in ale-py: up, down and none, each with and without fire."""
+  assert environments.load(f'atari:{game}').num_actions == (actions or 6)
+
+
+def test_games_beyond_the_57_have_no_references():
+  others = set(atari.games()) - set(atari.ATARI_57)
+  assert others
+  assert environments.load(f'atari:{min(others)}').references == ''
+  assert environments.load('atari:pong').references == 'atari57'
+
+
+def test_the_limit_of_frames_is_for_training_alone():
+  suite = environments.load('atari:pong', environments.Options(max_training_frames=100))
+  for training, limited in ((True, True), (False, False)):
+    with contextlib.closing(suite.make(['pong'], training)) as environment:
+      environment.reset(seed=1)
+      assert any(environment.step(np.zeros(1, int))[3][0] for _ in range(30)) == limited

@@ -357,6 +357,14 @@ def test_the_user_reads_what_the_engine_says(name, options, words):
   assert all(word in said for word in words)
 
 
+def test_a_module_that_cannot_be_imported_is_told(tmp_path, monkeypatch):
+  # As when a library is missing, or it was built for another Python.
+  (tmp_path / 'deepmind_lab.py').write_text('raise ImportError("libOSMesa.so.8: cannot open shared object file")')
+  monkeypatch.syspath_prepend(str(tmp_path))
+  said = refusal_of_environments('dmlab:rooms_watermaze')
+  assert 'deepmind_lab' in said and 'libOSMesa.so.8' in said
+
+
 def test_one_bad_level_among_good_ones_ends_all(module):
   before = processes.children()
   loaded = load('dmlab5')
@@ -367,7 +375,8 @@ def test_one_bad_level_among_good_ones_ends_all(module):
 
 def test_a_cache_that_cannot_be_made_is_told_to_the_user(tmp_path):
   (tmp_path / 'file').touch()
-  assert str(tmp_path / 'file') in refusal_of_environments('dmlab:rooms_watermaze', dmlab_level_cache=f'{tmp_path}/file/x')
+  said = refusal_of_environments('dmlab:rooms_watermaze', dmlab_level_cache=f'{tmp_path}/file/x')
+  assert str(tmp_path / 'file') in said
 
 
 def test_an_error_of_the_engine_in_a_reset_is_a_crash():

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from common.environments import control, process, suite
-from tests.common import processes, runs
+from tests.common import processes
 
 TASKS = ('cartpole-swingup',) * 3
 STEPS = 1100  # An episode has 1,000.
@@ -134,7 +135,7 @@ def test_it_ends_with_a_process_that_is_killed():
       'from common.environments import process\nfrom tests.common.environments import process_test\n'
       'environment = process.ProcessVectorEnv(process_test.moody)\nenvironment.reset()\n'
       'print(environment._worker.pid, flush=True)\nenvironment.step([0])\ninput()')
-  with subprocess.Popen([sys.executable, '-c', program], cwd=runs.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+  with subprocess.Popen([sys.executable, '-c', program], cwd=pathlib.Path(__file__).parents[3], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                         text=True) as parent:
     child = int(parent.stdout.readline())
     assert processes.is_alive(child)
