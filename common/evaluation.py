@@ -74,6 +74,11 @@ def play(suite: environments.Suite, task: str, make_player: Callable[[str, int],
   raise errors.UserError(f'{suite.name}: {_MAX_CRASHES} attempts at {task} ended in a crash: {crash}')
 
 
+def environments_at_once(episodes: int) -> int:
+  """How many environments play so many episodes of a task."""
+  return min(episodes, _MAX_ENVIRONMENTS)
+
+
 def table(columns: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
   """A text table: a line for each task, for each column its mean return and interval."""
   tasks = list(next(iter(columns.values())))
@@ -87,7 +92,7 @@ def table(columns: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
 
 def _play(suite, task, make_player, episodes, seed, pictures) -> Episodes:
   """Every environment plays its share, however long its episodes are: no bias towards short ones."""
-  count = min(episodes, _MAX_ENVIRONMENTS)
+  count = environments_at_once(episodes)
   share = np.full(count, episodes // count) + (np.arange(count) < episodes % count)
   environment, result = suite.make([task] * count, False), Episodes([], [])
   try:

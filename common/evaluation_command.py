@@ -1,6 +1,8 @@
 """The evaluation program of both systems: whole episodes of a checkpoint, a table, JSON, charts, films."""
 
+import dataclasses
 import functools
+import hashlib
 import json
 import logging
 import os
@@ -9,9 +11,16 @@ from typing import Sequence
 
 from absl import flags
 
-from common import command_line, errors, evaluation, evaluation_jobs, files, janitor, run_folder, score_report, settings
+from common import (command_line, environments, errors, evaluation, evaluation_jobs, files, janitor, run_folder,
+                    score_report, settings)
+from common.replay import memory
 
 _SEED = 2_000_000_000  # Beyond the seeds of training.
+_BYTES_PER_PROCESS = 10**9  # TensorFlow and the agent.
+# Settings that say nothing of what an agent's episodes are like: an evaluation goes on though they have changed.
+_INDECISIVE = ('tasks', 'total_frames', 'num_actors', 'envs_per_actor', 'evaluation_episodes', 'dmlab_level_cache',
+               'dmlab_level_cache_gb', 'dmlab_episode_seeds', 'log_every_seconds', 'checkpoint_every_seconds',
+               'stall_seconds')
 
 
 def main(argv: Sequence[str], description: str, presets: settings.Presets, players: str) -> int:
@@ -68,9 +77,9 @@ def evaluate(run: pathlib.Path, presets: settings.Presets, players: str, episode
   columns = ('agent',) if suite.references else ('random', 'agent')
   played = evaluation_jobs.play_all(
       [evaluation_jobs.Job(who, task) for who in columns for task in suite.tasks], episodes,
-      run / 'evaluation' / f'{pathlib.Path(path).name}-{episodes}-episodes-seed-{seed}{"-video" if video else ""}',
+      run / 'evaluation' / _name(config, path, episodes, seed, video),
       player, functools.partial(evaluation_jobs.TaskPlayer, run, config, players, path, seed, video),
-      processes or os.cpu_count())
+      _at_once(processes or os.cpu_count(), suite, episodes))
   results = {who: {task: played[who, task] for task in suite.tasks} for who in columns}
   with files.replacing(run / 'evaluation.json') as file:
     json.dump({'checkpoint': str(path), 'env': config.env, 'seed': seed, 'references': suite.references,
@@ -83,3 +92,19 @@ def evaluate(run: pathlib.Path, presets: settings.Presets, players: str, episode
   logging.info('\nWritten: %s', run / 'evaluation.json')
   if video:
     logging.info('Videos: %s', run / 'videos')
+
+
+def _at_once(processes: int, suite: environments.Suite, episodes: int) -> int:
+  """So many processes, or as many as the memory holds with their engines."""
+  if not suite.bytes_per_environment:
+    return processes
+  each = evaluation.environments_at_once(episodes) * suite.bytes_per_environment + _BYTES_PER_PROCESS
+  return max(1, min(processes, memory.available() // each))
+
+
+def _name(config: settings.Settings, checkpoint: str, episodes: int, seed: int, video: bool) -> str:
+  """Of the folder of results that were played by the same agent, with the same settings, and with nothing else."""
+  decisive = {name: value for name, value in dataclasses.asdict(config).items() if name not in _INDECISIVE}
+  text = json.dumps([os.path.abspath(checkpoint), decisive, video], sort_keys=True)
+  digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+  return f'{pathlib.Path(checkpoint).name}-{episodes}-episodes-seed-{seed}-{digest}'

@@ -91,11 +91,16 @@ def play_all(jobs: Sequence[Job], episodes: int, folder: pathlib.Path, player: T
     logging.info('  %s, %s: %.2f (%d of %d)', job.task, job.who, summary['mean'], len(results), len(jobs))
 
   count = min(processes, len(left))
-  if count <= 1:
-    for job in left:
-      done(job, player.play(*job, episodes))
-  else:
-    _play_in_processes(left, episodes, make_player, count, done)
+  try:
+    if count <= 1:
+      for job in left:
+        done(job, player.play(*job, episodes))
+    else:
+      _play_in_processes(left, episodes, make_player, count, done)
+  except KeyboardInterrupt:
+    logging.info('Stopped. The results of %d of %d are kept: the same evaluation goes on from there.', len(results),
+                 len(jobs))
+    raise
   return {job: results[job] for job in jobs}
 
 

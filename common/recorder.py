@@ -42,6 +42,8 @@ class Recorder:
     self._episodes, self._lock = metrics.EpisodeWindow(suite.tasks), threading.Lock()
     self._clock = None
     self._restart_interval(time.monotonic())
+    if suite.note:
+      logging.warning('Of all scores of this run: %s', suite.note)
 
   def start_clock(self) -> None:
     """Called when the first data are there: time before that is set-up (tracing, engines starting)."""

@@ -163,10 +163,11 @@ _PRESET_ROWS: dict[str, dict[str, Any]] = {
     **_rows(_DMLAB_30,
             # An environment of each level, for a small machine: not in the paper.
             dmlab30=dict(torso='shallow', num_actors=0, envs_per_actor=1),
-            # Table 3: the multi-task agents; where the members of the population start; the experts, one level a run.
+            # Table 3: the multi-task agents; where the members of the population start; the experts, one level a run, all
+            # of them together on as many frames as the multi-task agents, as we read Figure 5.
             table_3_shallow=dict(torso='shallow', **_210_ACTORS), table_3_deep=dict(torso='deep', **_150_ACTORS),
             table_3_deep_pbt=dict(torso='deep', **_150_ACTORS, **hyperparameters.draw(0)),
-            table_3_experts=dict(torso='deep', env='dmlab:rooms_watermaze')),
+            table_3_experts=dict(torso='deep', env='dmlab:rooms_watermaze', total_frames=10_000_000_000 // 30)),
     # Table 4: the experts, one game a run; the multi-task agent, on 57 times as many frames.
     **_rows(_ATARI, atari_shallow=dict(torso='shallow'), atari_deep=dict(torso='deep'),
             table_4_multi_task=dict(env='atari57', torso='deep', num_actors=2, envs_per_actor=0,

@@ -41,7 +41,7 @@ def _read(run: pathlib.Path) -> dict:
   try:
     evaluation = json.loads((run / 'evaluation.json').read_text())
     return {name: evaluation[name] for name in ('agent', 'references', 'note')}
-  except (OSError, ValueError, KeyError) as error:
+  except (OSError, ValueError, KeyError, TypeError) as error:
     raise errors.UserError(f'{run}/evaluation.json cannot be read ({error!r}): evaluate the run first, with '
                            f'python -m impala.evaluate {run}') from error
 

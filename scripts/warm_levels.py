@@ -11,6 +11,7 @@ import logging
 import os
 import pathlib
 import sys
+import threading
 import time
 from typing import Sequence
 
@@ -36,12 +37,13 @@ def main(argv: Sequence[str]) -> None:
                      flag_values=values)
   flags.DEFINE_string('dmlab_dataset_path', defaults.dmlab_dataset_path, 'Of images for two levels, or dummy.',
                       flag_values=values)
+  flags.DEFINE_string('dmlab_engine', '', 'Further settings, as in training: some change the maps.', flag_values=values)
   rest = command_line.parse_flags(values, argv, __doc__)
   if rest or not values.env.startswith('dmlab'):
     raise errors.UserError(f'{" ".join(rest) or values.env} is not understood: expected --env=dmlab30, dmlab5 or '
                            'dmlab:LEVEL. See --help.')
   options = environments.Options(
-      tasks=values.tasks, dmlab_level_cache=values.dmlab_level_cache, dmlab_dataset_path=values.dmlab_dataset_path,
+      tasks=values.tasks, dmlab_engine=values.dmlab_engine, dmlab_level_cache=values.dmlab_level_cache, dmlab_dataset_path=values.dmlab_dataset_path,
       dmlab_level_cache_gb=values.dmlab_level_cache_gb)
   with janitor.attend():
     warm(list(environments.load(values.env, options).tasks), options, values.seeds, values.processes)
@@ -55,37 +57,49 @@ def warm(tasks: Sequence[str], options: environments.Options, seeds: int, proces
     UserError: if a level cannot be made.
   """
   todo, done, started = iter(tasks), [], time.monotonic()  # Threads may share an iterator of a list.
+  stop, engines = threading.Event(), {}
 
-  def work() -> None:
+  def work(number: int) -> None:
     for task in todo:
-      _warm_level(task, options, seeds)
+      for seed in range(seeds):
+        if stop.is_set():
+          return
+        _begin(engines, number, task, options, seed, stop)
+      if number in engines:
+        engines.pop(number).close()
       done.append(task)
       elapsed = time.monotonic() - started
       logging.info('%s: %d episodes (%d of %d levels, ETA %s)', task, seeds, len(done), len(tasks),
                    progress.duration(elapsed / len(done) * (len(tasks) - len(done))))
 
-  with concurrent.futures.ThreadPoolExecutor(processes) as pool:
-    for future in [pool.submit(work) for _ in range(processes)]:
-      future.result()
-
-
-def _warm_level(task: str, options: environments.Options, seeds: int) -> None:
-  make = functools.partial(dmlab.DmLabEnv, dmlab.level(task, True, options))
-  worker = None
   try:
-    for seed in range(seeds):
+    with concurrent.futures.ThreadPoolExecutor(processes) as pool:
+      futures = [pool.submit(work, number) for number in range(processes)]
       try:
-        if worker is None:
-          worker = workers.Worker(make)
-          worker.receive()
-        worker.call('begin', seed=seed)
-      except (workers.WorkerDied, environments.EnvironmentCrashed) as crash:
-        logging.warning('%s, seed %d: %s', task, seed, crash)
-        worker.close()
-        worker = None
+        for future in concurrent.futures.as_completed(futures):
+          future.result()
+      except BaseException:  # Ctrl-C too: nobody is to wait for maps that are being compiled.
+        stop.set()
+        for engine in list(engines.values()):
+          engine.kill()
+        raise
   finally:
-    if worker is not None:
-      worker.close()
+    for engine in engines.values():
+      engine.close()
+
+
+def _begin(engines: dict[int, workers.Worker], number: int, task: str, options: environments.Options, seed: int,
+           stop: threading.Event) -> None:
+  """Begins an episode in the engine of that number, which is made if there is none."""
+  try:
+    if number not in engines:
+      engines[number] = workers.Worker(functools.partial(dmlab.DmLabEnv, dmlab.level(task, True, options)))
+      engines[number].receive()
+    engines[number].call('begin', seed=seed)
+  except (workers.WorkerDied, environments.EnvironmentCrashed) as crash:
+    if not stop.is_set():
+      logging.warning('%s, seed %d: %s', task, seed, crash)
+    engines.pop(number).close()
 
 
 if __name__ == '__main__':

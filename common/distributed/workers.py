@@ -4,6 +4,7 @@ For what holds Python's lock while it works, may end its whole process (game eng
 with TensorFlow's threads.
 """
 
+import contextlib
 import logging
 import multiprocessing
 from multiprocessing import connection as connections
@@ -17,7 +18,7 @@ from typing import Any, Callable
 from common import errors
 
 PATIENCE = 5.0  # Seconds, for the process to end by itself.
-_LAST_WORDS = 2000  # Bytes, of what it wrote before it ended.
+_LAST_WORDS, _MOST_WORDS = 2000, 10**6  # Bytes of what it writes: that are shown when it has died; that are kept.
 
 
 class WorkerDied(RuntimeError):
@@ -41,13 +42,14 @@ class Worker:
     self._connection, theirs = multiprocessing.Pipe()
     program = (f'import sys; sys.path[:] = {sys.path!r}; from common.distributed import workers; '
                f'workers.serve({theirs.fileno()})')
-    self._written = tempfile.TemporaryFile()  # What engines write is of interest only once they have died.
+    self._written = tempfile.TemporaryFile('ab+')  # What engines write is of interest only once they have died.
     # A session of its own: Ctrl-C is for the run, which ends this once it has saved. No GPU: that is the learner's.
     self._process = subprocess.Popen(
         [sys.executable, '-c', program], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=self._written,
         stderr=self._written, start_new_session=True, env={**os.environ, 'CUDA_VISIBLE_DEVICES': ''})
     theirs.close()
-    self._send(make)
+    with contextlib.suppress(WorkerDied):  # The first `receive` tells of it.
+      self._send(make)
 
   @property
   def pid(self) -> int:
@@ -79,6 +81,8 @@ class Worker:
       raise self._died() from error
     for warning in warnings:
       logging.warning('%s', warning)
+    if os.fstat(self._written.fileno()).st_size > _MOST_WORDS:
+      os.truncate(self._written.fileno(), 0)
     if kind == 'expected':
       raise answer
     if kind == 'error':
@@ -128,6 +132,7 @@ class Worker:
 
 def serve(file_descriptor: int) -> None:
   """What the other process does: makes the object and calls its methods until this side closes, or dies."""
+  os.set_inheritable(file_descriptor, False)  # Else engines that are processes would keep it open when this one is killed.
   connection, warnings = connections.Connection(file_descriptor), []
   handler = logging.Handler(logging.WARNING)
   handler.emit = lambda record: warnings.append(record.getMessage())

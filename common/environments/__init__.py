@@ -101,6 +101,7 @@ def _dmlab(name: str, level: str, options: Options) -> Suite:
     _refuse_member(name, level, 'dmlab:LEVEL')
   if not level:
     raise errors.unknown('environment', name, _names(), 'Write a level as in dmlab:rooms_watermaze.')
+  level = levels.known(level)
   return dmlab.load(name, _chosen(name, (level,), options), options)
 
 

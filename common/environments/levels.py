@@ -1,5 +1,11 @@
 """The levels of DeepMind Lab that the paper uses, by name (IMPALA, tables 1 to 3 and B.1)."""
 
+import difflib
+
+from common import errors
+
+_FOLDER = 'contributed/dmlab30/'
+
 # In the order of Table B.1. Two levels have other variants for testing.
 DMLAB_30 = (
     'rooms_collect_good_objects_train', 'rooms_exploit_deferred_effects_train', 'rooms_select_nonmatching_object',
@@ -29,7 +35,19 @@ def test_variant(task: str) -> str:
   return f'{task.removesuffix("_train")}_test' if task.endswith('_train') and task in DMLAB_30 else task
 
 
+def known(level: str) -> str:
+  """A level as the user writes it; one of DMLab-30 without its folder.
+
+  Raises:
+    UserError: if it looks like a slip of one of these.
+  """
+  level = level.removeprefix(_FOLDER)
+  names = {*DMLAB_30, *map(test_variant, DMLAB_30), *SINGLE_TASKS}
+  if '/' not in level and level not in names and difflib.get_close_matches(level, names, n=1, cutoff=0.9):
+    raise errors.unknown('level of DeepMind Lab', level, names)
+  return level
+
+
 def path(level: str) -> str:
   """As `deepmind_lab` names a level; those that are not of DMLab-30 are taken as they are written."""
-  known = {*DMLAB_30, *map(test_variant, DMLAB_30)}
-  return f'contributed/dmlab30/{level}' if level in known else level
+  return _FOLDER + level if level in {*DMLAB_30, *map(test_variant, DMLAB_30)} else level

@@ -48,8 +48,10 @@ class ProcessVectorEnv(gymnasium.vector.VectorEnv):
     worker = workers.Worker(self._make)
     try:
       worker.receive()
-    except BaseException:
+    except BaseException as error:
       worker.close()
+      if isinstance(error, workers.WorkerDied):
+        raise suite.EnvironmentCrashed(f'environments: {error}') from error
       raise
     return worker
 

@@ -83,16 +83,11 @@ def final_observations(info: Mapping, which: np.ndarray) -> np.ndarray:
 
 
 def hash_words(instruction: str) -> np.ndarray:
-  """Hashes an instruction's words to buckets; int32 `[MAX_WORDS]`, filled up with -1.
+  """Hashes an instruction's words to buckets; int32 `[MAX_WORDS]`, filled up with -1. Further words are left out.
 
   Done on the actor's side, as string operations run neither on a GPU nor under XLA.
-
-  Raises:
-    ValueError: if there are more than `MAX_WORDS` words.
   """
-  words = instruction.split()
-  if len(words) > MAX_WORDS:
-    raise ValueError(f'an instruction of {len(words)} words, at most {MAX_WORDS} are expected: {instruction!r}')
+  words = instruction.split()[:MAX_WORDS]
   hashed = np.full(MAX_WORDS, _NO_WORD, np.int32)
   hashed[:len(words)] = [zlib.crc32(word.encode()) % INSTRUCTION_BUCKETS for word in words]
   return hashed

@@ -55,6 +55,9 @@ class Thing:
     logging.warning('%s!', text)
     return 'warned'
 
+  def write(self, text: str) -> None:
+    os.write(1, text.encode())
+
   def where(self) -> dict:
     return {'pid': os.getpid(), 'parent': os.getppid(), 'session': os.getsid(0), 'path': sys.path,
             'gpu': os.environ.get('CUDA_VISIBLE_DEVICES'), 'other': os.environ.get('WORKERS_TEST')}
@@ -113,6 +116,16 @@ def test_what_is_warned_of_there_is_told_here_once(thing, caplog):
     assert thing.call('warn', text='a full disk') == 'warned'
     assert thing.call('add', number=0) is not None
   assert caplog.messages == ['a full disk!'] and caplog.records[0].levelname == 'WARNING'
+
+
+def test_of_much_that_is_written_only_the_last_is_kept(mortal):
+  held = mortal._written.fileno()
+  for _ in range(3):
+    mortal.call('write', text='x' * 900_000)
+    assert os.fstat(held).st_size <= 1_800_000
+  mortal.send('say_and_end', out='', err='the last words', status=3)
+  with pytest.raises(workers.WorkerDied, match='the last words$'):
+    mortal.receive()
 
 
 def test_a_method_that_is_not_there_is_an_error_and_the_worker_lives(thing):

@@ -84,7 +84,8 @@ def test_the_rollout_has_all_that_it_is_compared_by(together):
   assert np.all(played['game_over'][at_the_limit])
   assert np.all(np.any(played['final'][at_the_limit], axis=(1, 2, 3)))
   # The last frames are the old game's: the first of the next stands alone in its stack.
-  assert not np.any(played['observation'][at_the_limit][:, :3]) and np.all(np.any(played['final'][at_the_limit][:, 0], axis=(1, 2)))
+  assert not np.any(played['observation'][at_the_limit][:, :3])
+  assert np.all(np.any(played['final'][at_the_limit][:, 0], axis=(1, 2)))
   assert np.any(played['terminated'] & ~played['game_over'])  # A lost life of Breakout's.
 
 

@@ -120,6 +120,20 @@ def test_reset_of_a_dead_engine_tells_of_it_or_brings_it_back(two_games, name):
   assert np.all(environment.step(np.zeros(2, int))[1] < 0)
 
 
+def test_the_death_of_the_process_that_steps_games_is_a_crash_though_they_live():
+  """They must not hold open what this process listens to."""
+  with contextlib.closing(environments.load('doom:basic').make(['basic'], True)) as environment:
+    environment.reset(seed=1)
+    (engine,) = processes.engines()
+    (stepping,) = (child for child in processes.children() if engine in processes.children(child))
+    os.kill(stepping, signal.SIGKILL)
+    with pytest.raises(environments.EnvironmentCrashed, match='status -9'):
+      environment.step([0])
+    environment.reset(seed=1)
+    assert environment.step([0])[1].shape == (1,)
+    os.kill(engine, signal.SIGKILL)  # Nobody's child any more: the end of a run would find it by its mark.
+
+
 def test_a_dead_engine_leaves_no_shared_memory(two_games):
   environment, engines = two_games
   segments = processes.shared_memory(engines[0])

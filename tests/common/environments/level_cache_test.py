@@ -195,7 +195,7 @@ for i in range(12):
     assert not said  # Not a word of one that another had removed.
   sizes = [path.stat().st_size for path in maps(folder)]
   assert sizes == [100_000] * 2
-  assert {path.name for path in folder.iterdir()} - {path.name for path in maps(folder)} <= {'lock'}
+  assert {path.name for path in folder.iterdir()} - {path.name for path in maps(folder)} <= {'.level_cache'}
 
 
 # Several processes at once.
@@ -276,7 +276,7 @@ def test_a_killed_writer_leaves_no_broken_map(folder, engine, tmp_path):
   assert not fetch(cache, engine, KEY) and not maps(folder)
   assert len(list(folder.iterdir())) > 1  # Something is left of it,
   write(cache, engine, OTHER)  # until the next write, which need not wait for the dead.
-  assert {path.name for path in folder.iterdir()} - {OTHER} <= {'lock'}
+  assert {path.name for path in folder.iterdir()} - {OTHER} <= {'.level_cache'}
   write(cache, engine, KEY)
   assert fetch(cache, engine, KEY) and fetch(cache, engine, OTHER)
 
@@ -328,13 +328,28 @@ def test_a_folder_that_cannot_be_made_is_told_to_the_user(tmp_path):
 FULL = 'import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n'
 
 
+def test_a_folder_with_other_files_is_refused_as_they_would_be_removed(tmp_path):
+  thesis = tmp_path / 'thesis.tex'
+  thesis.touch()
+  with pytest.raises(errors.UserError, match='holds other files.*--config.dmlab_level_cache=DIR'):
+    level_cache.LevelCache(tmp_path, 1000)
+  assert list(tmp_path.iterdir()) == [thesis]
+
+
+def test_a_map_beyond_the_limit_is_not_kept_and_drives_out_none(folder, engine):
+  cache = level_cache.LevelCache(folder, 2500)
+  write(cache, engine, 'map_a', 1000)
+  write(cache, engine, 'map_b', 2600)
+  assert [path.name for path in maps(folder)] == ['map_a']
+
+
 def test_a_full_disk_is_a_warning_when_a_map_is_written(folder, engine):
   source = engine / 'compiled.pk3'
   source.write_bytes(contents(KEY, 150_000))
   output, said = finish(start(f'{FULL}cache.write(*arguments)\nprint("goes on")', folder, MANY, KEY, source))
   assert output.strip() == 'goes on'
   assert str(folder) in said and 'Traceback' not in said
-  assert {path.name for path in folder.iterdir()} <= {'lock'}  # What was written of it is gone: the disk is full.
+  assert {path.name for path in folder.iterdir()} <= {'.level_cache'}  # What was written of it is gone: the disk is full.
 
 
 def test_a_full_disk_is_a_miss_when_a_map_is_fetched(folder, engine):

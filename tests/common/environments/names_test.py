@@ -45,8 +45,8 @@ def test_dmlab_30_has_all_levels_with_images_in_place_of_the_data_set():
     ('atari57', 'pong,breakout', ('breakout', 'pong')),
     ('dmlab30', 'rooms_watermaze,rooms_keys_doors_puzzle', ('rooms_watermaze', 'rooms_keys_doors_puzzle')),
     ('dmlab5', 'seekavoid_arena_01', ('seekavoid_arena_01',)),
-    ('doom:basic', 'basic', ('basic',)), ('atari:pong', 'pong', ('pong',)), ('dmlab:rooms_watermaze', 'rooms_watermaze', (
-        'rooms_watermaze',)), ('gym:CartPole-v1', 'CartPole-v1', ('CartPole-v1',)),
+    ('doom:basic', 'basic', ('basic',)), ('atari:pong', 'pong', ('pong',)),
+    ('dmlab:rooms_watermaze', 'rooms_watermaze', ('rooms_watermaze',)), ('gym:CartPole-v1', 'CartPole-v1', ('CartPole-v1',)),
     ('control:cartpole-swingup', 'cartpole-swingup', ('cartpole-swingup',))])
 def test_some_tasks_are_taken_in_the_suite_s_order(name, chosen, expected):
   """So that the same ones are the same suite, however they are written."""
@@ -92,7 +92,8 @@ def test_a_suite_with_a_member_is_refused_with_what_was_meant(name, form, instea
 
 
 @pytest.mark.parametrize('name, near', [
-    ('atari75', 'atari57'), ('dmlab-30', 'dmlab30'), ('dmlab03', 'dmlab30'), ('dom', 'doom'), ('atri:pong', 'atari:pong'),
+    ('atari75', 'atari57'), ('dmlab-30', 'dmlab30'), ('dmlab03', 'dmlab30'), ('dom', 'doom'),
+    ('atri:pong', 'atari:pong'),
     ('doom:basics', 'basic'), ('atari:pnog', 'pong'), ('gym:CartPole-v7', 'CartPole-v1'), ('dmlab:', 'dmlab'),
     ('atari', 'Write it as in atari:pong'), ('control', 'Write it as in control:humanoid-walk')])
 def test_an_unknown_environment_is_refused_with_the_nearest(name, near):
