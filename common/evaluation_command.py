@@ -77,7 +77,7 @@ def evaluate(run: pathlib.Path, presets: settings.Presets, players: str, episode
   columns = ('agent',) if suite.references else ('random', 'agent')
   played = evaluation_jobs.play_all(
       [evaluation_jobs.Job(who, task) for who in columns for task in suite.tasks], episodes,
-      run / 'evaluation' / _name(config, path, episodes, seed, video),
+      run / 'evaluation' / _name(config, os.path.relpath(path, run), episodes, seed, video),
       player, functools.partial(evaluation_jobs.TaskPlayer, run, config, players, path, seed, video),
       _at_once(processes or os.cpu_count(), suite, episodes))
   results = {who: {task: played[who, task] for task in suite.tasks} for who in columns}
@@ -103,8 +103,11 @@ def _at_once(processes: int, suite: environments.Suite, episodes: int) -> int:
 
 
 def _name(config: settings.Settings, checkpoint: str, episodes: int, seed: int, video: bool) -> str:
-  """Of the folder of results that were played by the same agent, with the same settings, and with nothing else."""
+  """Of the folder of results that were played by the same agent, with the same settings, and with nothing else.
+
+  `checkpoint` is relative to the run, whose folder may be moved.
+  """
   decisive = {name: value for name, value in dataclasses.asdict(config).items() if name not in _INDECISIVE}
-  text = json.dumps([os.path.abspath(checkpoint), decisive, video], sort_keys=True)
+  text = json.dumps([checkpoint, decisive, video], sort_keys=True)
   digest = hashlib.sha256(text.encode()).hexdigest()[:8]
   return f'{pathlib.Path(checkpoint).name}-{episodes}-episodes-seed-{seed}-{digest}'

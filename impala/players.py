@@ -24,9 +24,9 @@ def from_checkpoint(run: pathlib.Path, config: configs.Config, suite: environmen
   model = tf.Module()
   model.agent = networks.make_agent(config, suite)
   path = checkpoints.Checkpoints(run / 'checkpoints', model).restore(checkpoint)
-  decide = policy.traced_decide(model.agent, suite, seed)
 
   def make_player(task: str, count: int) -> evaluation.Player:
+    decide = policy.traced_decide(model.agent, suite, seed)  # Anew: its draws depend on nothing played before.
     return _Player(decide, model.agent.initial_state(count), count, suite.reward_scales.get(task, 1.0))
 
   return path, make_player

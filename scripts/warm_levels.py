@@ -43,8 +43,8 @@ def main(argv: Sequence[str]) -> None:
     raise errors.UserError(f'{" ".join(rest) or values.env} is not understood: expected --env=dmlab30, dmlab5 or '
                            'dmlab:LEVEL. See --help.')
   options = environments.Options(
-      tasks=values.tasks, dmlab_engine=values.dmlab_engine, dmlab_level_cache=values.dmlab_level_cache, dmlab_dataset_path=values.dmlab_dataset_path,
-      dmlab_level_cache_gb=values.dmlab_level_cache_gb)
+      tasks=values.tasks, dmlab_engine=values.dmlab_engine, dmlab_dataset_path=values.dmlab_dataset_path,
+      dmlab_level_cache=values.dmlab_level_cache, dmlab_level_cache_gb=values.dmlab_level_cache_gb)
   with janitor.attend():
     warm(list(environments.load(values.env, options).tasks), options, values.seeds, values.processes)
   logging.info('Train with --config.dmlab_episode_seeds=%d', values.seeds)

@@ -16,6 +16,7 @@ from ale_py import roms
 from common.environments import concatenated, suite
 
 ACTION_REPEAT, STACK = 4, 4
+_ALL_ACTIONS = len(ale_py.Action.__members__)
 MAX_FRAMES = 108_000  # 30 minutes, the convention of the papers that IMPALA and Ape-X compare with.
 
 ATARI_57 = (
@@ -41,7 +42,10 @@ class AtariVectorEnv(gymnasium.vector.VectorWrapper):
 
   def __init__(self, game: str, num_envs: int, training: bool, max_frames: int = MAX_FRAMES,
                full_action_space: bool = False, num_threads: int = 0):
-    """`full_action_space`: all 18 actions, not the game's own. `num_threads`: of the engine; 0 for one a core."""
+    """`full_action_space`: all 18 actions, not the game's own. `num_threads`: of the engine; 0 for one a core.
+
+    An action that a game does not know (Skiing has no fire button) is no-op, which the engine leaves to us.
+    """
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # No banner per game on the terminal.
     env = ale_py.AtariVectorEnv(
         game, num_envs, autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP, noop_max=30, stack_num=STACK,
@@ -50,6 +54,12 @@ class AtariVectorEnv(gymnasium.vector.VectorWrapper):
     super().__init__(env)
     self.single_observation_space = _named(env.single_observation_space)
     self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, num_envs)
+    self._engine_actions = None
+    if full_action_space:
+      known = {action.value: index for index, action in enumerate(env.ale.get_action_set())}
+      self._engine_actions = np.array([known.get(action, known[0]) for action in range(_ALL_ACTIONS)])
+      self.single_action_space = gymnasium.spaces.Discrete(_ALL_ACTIONS)
+      self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, num_envs)
     self._game_frame = None
 
   def reset(self, *, seed=None, options=None):
@@ -63,7 +73,8 @@ class AtariVectorEnv(gymnasium.vector.VectorWrapper):
 
   def send(self, actions) -> None:
     """Begins a step in the engine's threads, which `receive` ends."""
-    self.env.send(np.asarray(actions, np.int64))
+    actions = np.asarray(actions, np.int64)
+    self.env.send(actions if self._engine_actions is None else self._engine_actions[actions])
 
   def receive(self):
     frames, rewards, terminated, truncated, info = self.env.recv()
