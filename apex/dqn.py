@@ -45,7 +45,7 @@ class DuelingNetwork(snt.Module):
 
 
 class Targets(NamedTuple):
-  """What a step on a sample needs, float32 `[K]`: the loss's terms, their TD errors and the values they started from."""
+  """What a step on a sample needs, float32 `[K]`: the loss's terms, their TD errors, the values they began from."""
   losses: tf.Tensor
   td_errors: tf.Tensor
   q_values: tf.Tensor

@@ -1,10 +1,10 @@
 """Evaluates a run: `python -m apex.evaluate RUN [--episodes=N] [--checkpoint=latest|best|PATH] [--video]`.
 
 Plays N episodes with a checkpoint of the run in the folder RUN, from up to 30 no-ops on Atari. Prints a table of mean
-returns with 95% bootstrap intervals and writes `evaluation.json` to RUN, for Atari also the human-normalised score beside
-the papers' (`scores.json`, `scores.png`), for others what a random policy returns. What was played before, with the same
-checkpoint, N and seed, is not played again. --video writes a GIF, in RUN/videos. Actions are greedy but for the config's
-`evaluation_epsilon`.
+returns with 95% bootstrap intervals and writes `evaluation.json` to RUN, for Atari also the human-normalised score
+beside the papers' (`scores.json`, `scores.png`), for others what a random policy returns. What was played before, with
+the same checkpoint, N and seed, is not played again. --video writes a GIF, in RUN/videos. Actions are greedy but for
+the config's `evaluation_epsilon`.
 """
 
 from typing import Sequence

@@ -1,4 +1,4 @@
-"""Trains Ape-X DQN or DPG on one machine: `python -m apex.train [--env=NAME] [--run_dir=DIR] [--config.FIELD=VALUE ...]`.
+"""Trains Ape-X DQN or DPG on one machine: `python -m apex.train [--env=NAME] [--run_dir=DIR] [--config.FIELD=VALUE]`.
 
 Actor threads step batches of environments and send transitions with initial priorities;
 one learner draws from the prioritized replay. Ctrl-C saves a checkpoint and ends; --resume goes on.

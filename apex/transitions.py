@@ -76,8 +76,8 @@ def separate(blocks: prioritized.TransitionBlock) -> prioritized.TransitionBlock
 def n_step(reward: np.ndarray, discount: np.ndarray, final: np.ndarray, n: int):
   """Returns and discounts over up to n steps, for all steps but the last n (section 3.1 and appendix F).
 
-  G_t = R_{t+1} + gamma_{t+1} R_{t+2} + ... before the bootstrap value. After an episode's end, the discount is 0, so that
-  neither later rewards nor the bootstrap value count. At a time limit the sum stops, and bootstraps from there.
+  G_t = R_{t+1} + gamma_{t+1} R_{t+2} + ... before the bootstrap value. After an episode's end, the discount is 0, so
+  that neither later rewards nor the bootstrap value count. At a time limit the sum stops, and bootstraps from there.
 
   Args:
     reward: float32 `[N, T + n]`, at t for the action at t.

@@ -7,8 +7,8 @@ from common import errors
 from common.environments import options, suite as suites
 from common.replay import memory
 
-# Names of `common.networks.TORSOS`, said again here: a mistaken flag is not to wait seconds for TensorFlow's import. With
-# the smallest height and width of an image that each can read; None for those that read vectors.
+# Names of `common.networks.TORSOS`, said again here: a mistaken flag is not to wait seconds for TensorFlow's import.
+# With the smallest height and width of an image that each can read; None for those that read vectors.
 TORSOS = {'shallow': 20, 'deep': 1, 'nature': 36, 'vector': None}
 
 
@@ -67,9 +67,9 @@ class Settings:
       UserError: naming them.
     """
     count, tasks = self.num_actors * self.envs_per_actor, len(suite.tasks)
-    self.expect('envs_per_actor', count % tasks == 0, f'that num_actors x envs_per_actor, now {count}, is a multiple '
-                f'of the {tasks} tasks, for example {max(1, round(self.envs_per_actor / tasks)) * tasks}: all tasks get '
-                'equally many environments')
+    self.expect('envs_per_actor', count % tasks == 0, f'that num_actors x envs_per_actor, now {count}, is a '
+                f'multiple of the {tasks} tasks, for example {max(1, round(self.envs_per_actor / tasks)) * tasks}: all '
+                'tasks get equally many environments')
     needed, free = count * suite.bytes_per_environment, memory.available()
     self.expect('envs_per_actor', needed <= free, f'fewer: {count} environments of {suite.name} take about '
                 f'{needed / 1e9:.0f} GB, {suite.bytes_per_environment / 1e6:.0f} MB each, and {free / 1e9:.0f} GB are '

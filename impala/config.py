@@ -99,8 +99,8 @@ class Config(settings.Settings):
       UserError: naming both.
     """
     if not suite.is_discrete:
-      raise errors.UserError(f'{suite.name} has continuous actions, IMPALA chooses among discrete ones. Ape-X DPG is made '
-                             f'for them: python -m apex.train --env={suite.name}')
+      raise errors.UserError(f'{suite.name} has continuous actions, IMPALA chooses among discrete ones. Ape-X DPG is '
+                             f'made for them: python -m apex.train --env={suite.name}')
     self.check_torso(suite)
     self.check_shares(suite)
 
@@ -119,7 +119,7 @@ _DMLAB = dict(
 _DMLAB_30 = {**_DMLAB, **dict(
     env='dmlab30', learning_rate=0.00031866995608948655, entropy_cost=0.0033391318945337044,
     reward_clipping='soft_asymmetric', total_frames=10_000_000_000)}
-# Section 5.3.1: 210 actors for the shallow network, 150 for the deep one. Here an actor has all environments of a level.
+# Section 5.3.1: 210 actors for the shallow network, 150 for the deep one. Here an actor has all of a level.
 _210_ACTORS, _150_ACTORS = dict(num_actors=0, envs_per_actor=7), dict(num_actors=0, envs_per_actor=5)
 # Table G.1. The number of environments is not in the paper. RMSProp's decay is not listed there: the released code's.
 _ATARI = dict(
@@ -163,8 +163,8 @@ _PRESET_ROWS: dict[str, dict[str, Any]] = {
     **_rows(_DMLAB_30,
             # An environment of each level, for a small machine: not in the paper.
             dmlab30=dict(torso='shallow', num_actors=0, envs_per_actor=1),
-            # Table 3: the multi-task agents; where the members of the population start; the experts, one level a run, all
-            # of them together on as many frames as the multi-task agents, as we read Figure 5.
+            # Table 3: the multi-task agents; where the members of the population start; the experts, one level a run,
+            # all of them together on as many frames as the multi-task agents, as we read Figure 5.
             table_3_shallow=dict(torso='shallow', **_210_ACTORS), table_3_deep=dict(torso='deep', **_150_ACTORS),
             table_3_deep_pbt=dict(torso='deep', **_150_ACTORS, **hyperparameters.draw(0)),
             table_3_experts=dict(torso='deep', env='dmlab:rooms_watermaze', total_frames=10_000_000_000 // 30)),

@@ -1,8 +1,9 @@
 """Measures speed as a ratio to what the machine can give: `scripts/benchmark.py SYSTEM --env=NAME --seconds=S`.
 
-SYSTEM is impala, apex_dqn or apex_dpg. Every part of the system runs alone first (environments, policy, replay, learner),
-which gives its cost in CPU time per agent step; the sum of these costs and the number of cores give the limit. Then all
-parts run together, as in training. Each is measured in the same process, one after the other, `--rounds` times, and medians are shown.
+SYSTEM is impala, apex_dqn or apex_dpg. Every part of the system runs alone first (environments, policy, replay,
+learner), which gives its cost in CPU time per agent step; the sum of these costs and the number of cores give the
+limit. Then all parts run together, as in training. Each is measured in the same process, one after the other,
+`--rounds` times, and medians are shown.
 """
 
 import dataclasses

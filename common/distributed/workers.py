@@ -132,7 +132,7 @@ class Worker:
 
 def serve(file_descriptor: int) -> None:
   """What the other process does: makes the object and calls its methods until this side closes, or dies."""
-  os.set_inheritable(file_descriptor, False)  # Else engines that are processes would keep it open when this one is killed.
+  os.set_inheritable(file_descriptor, False)  # Else engines that are processes would keep it open.
   connection, warnings = connections.Connection(file_descriptor), []
   handler = logging.Handler(logging.WARNING)
   handler.emit = lambda record: warnings.append(record.getMessage())

@@ -79,8 +79,8 @@ def load(name: str, task: str) -> suite.Suite:
   """
   _, high, _ = _form(*task.split('-'))
   if np.max(high) > _MAX_BOUND:
-    raise errors.UserError(f'{name} has actions up to {np.max(high):g}: there is nothing to rescale them by. Other tasks '
-                           'have bounds around 1.')
+    raise errors.UserError(f'{name} has actions up to {np.max(high):g}: there is nothing to rescale them by. Other '
+                           'tasks have bounds around 1.')
   probe = ControlEnv(task)
   return suite.Suite(name, (task,), probe.observation_space, probe.action_space, action_repeat=1, make=_make)
 

@@ -30,9 +30,9 @@ BYTES_PER_ENVIRONMENT = 250 * 10**6  # Measured: 105 to 115 MB in the lightest l
 _TEST_MIXER_SEED = 0x600D5EED  # The released code's, for evaluation.
 
 MISSING = '''{name} needs the module deepmind_lab, which is on no package index: build its wheel as upstream explains
-(https://github.com/google-deepmind/lab/blob/master/docs/users/build.md, and python/pip_package/README.md there), then
-install it: .venv/bin/pip install deepmind_lab-1.0-py3-none-any.whl. Meanwhile `--env=doom` has observations, actions and
-instructions of the same form, and any preset of DMLab runs on it.'''
+(https://github.com/google-deepmind/lab/blob/master/docs/users/build.md, and python/pip_package/README.md there),
+then install it: .venv/bin/pip install deepmind_lab-1.0-py3-none-any.whl. Meanwhile `--env=doom` has observations,
+actions and instructions of the same form, and any preset of DMLab runs on it.'''
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import IO, Iterator
 from common import errors
 
 _LOCK = '.level_cache'  # Its text is how many bytes the maps have. A folder without it is not a cache.
-_ROOM = 0.9  # Of the limit is left when maps have to leave: they are listed then, which takes a second for 80,000 of them.
+_ROOM = 0.9  # Of the limit is left when maps have to leave: they are listed then, 80,000 of them in a second.
 
 
 class LevelCache:
@@ -31,8 +31,8 @@ class LevelCache:
     try:
       folder.mkdir(parents=True, exist_ok=True)
       if not (folder / _LOCK).exists() and any(path.name != _LOCK for path in folder.iterdir()):
-        raise errors.UserError(f'{folder} holds other files than compiled maps, which are removed when there are too many '
-                               f'of them. {mend}')
+        raise errors.UserError(f'{folder} holds other files than compiled maps, which are removed when there are too '
+                               f'many of them. {mend}')
       (folder / _LOCK).touch()
     except OSError as error:
       raise errors.UserError(f'the level cache {folder} cannot be written: {error}. {mend}') from error
@@ -70,7 +70,8 @@ class LevelCache:
   def _warn(self, what: str, error: OSError) -> None:
     """Once: every reset to come will fail likewise."""
     if not self._warned:
-      logging.warning('the level cache %s cannot be %s, maps are compiled at every reset: %s', self._folder, what, error)
+      logging.warning('the level cache %s cannot be %s, maps are compiled at every reset: %s', self._folder, what,
+                      error)
     self._warned = True
 
   @contextlib.contextmanager

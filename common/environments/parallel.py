@@ -21,8 +21,8 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
   """Environments in processes of their own, `SAME_STEP` autoreset.
 
   One that dies is started again within the step: it has then the first observation of an episode, no reward, no end,
-  and `info['crashes']` names it with its reason; if it dies in the reset after an episode, that episode has its end. Resets
-  are within the step, too: the slowest is waited for.
+  and `info['crashes']` names it with its reason; if it dies in the reset after an episode, that episode has its end.
+  Resets are within the step, too: the slowest is waited for.
   """
 
   def __init__(self, makes: Sequence[Callable[[], gymnasium.Env]], names: Sequence[str],

@@ -26,7 +26,7 @@ class Suite:
     name: as on the command line, e.g. `doom` or `atari:pong`.
     tasks: task names; environments are assigned to them in turn.
     observation_space: of one environment, without a batch axis: `observation` (pixels uint8 or float32 vectors), and
-      `instruction` (int32 `[MAX_WORDS]`) in suites that give one. With `frame_stack` > 1 it is `[stack, height, width]`.
+      `instruction` (int32 `[MAX_WORDS]`) in suites that give one. With `frame_stack` > 1: `[stack, height, width]`.
     action_space: of one environment: `Discrete`, numbered from 0, or a `Box` of vectors in [-1, 1].
     action_repeat: environment frames per agent step.
     make: `make(tasks, training)` builds one gymnasium vector environment, `SAME_STEP` autoreset, an environment per

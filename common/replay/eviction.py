@@ -1,7 +1,7 @@
 """Who leaves a full replay, and in which slots new blocks are put: the two ways of the paper (Ape-X, appendices C, D).
 
-Both work within the graphs of `common.replay.prioritized`, which hold its lock: what is held, and how it is weighed here,
-change together.
+Both work within the graphs of `common.replay.prioritized`, which hold its lock: what is held, and how it is weighed
+here, change together.
 """
 
 import math
@@ -70,8 +70,8 @@ class OldestFirst(tf.Module):
 class ByPriority(tf.Module):
   """Proportional prioritized eviction: item k leaves with probability p_k^alpha / sum p^alpha, alpha < 0 (appendix D).
 
-  The capacity is fixed. A block is one transition: only so can any of them leave alone. The probabilities have a sum tree
-  of their own, over the same slots as the one that samples are drawn by.
+  The capacity is fixed. A block is one transition: only so can any of them leave alone. The probabilities have a sum
+  tree of their own, over the same slots as the one that samples are drawn by.
   """
 
   def __init__(self, capacity: int, alpha: float):

@@ -1,8 +1,8 @@
 """Prioritized replay of n-step transitions (Ape-X, sections 2 and 3; Schaul et al. 2015, proportional variant).
 
 Transitions come and are kept in blocks of B consecutive ones of one environment, so that every frame is kept once: a
-block's entries are the single frames (or vectors) from the oldest of its first stack to the last state that it bootstraps
-from. Sampling draws single transitions, and reads the few entries that each one needs.
+block's entries are the single frames (or vectors) from the oldest of its first stack to the last state that it
+bootstraps from. Sampling draws single transitions, and reads the few entries that each one needs.
 """
 
 import threading
@@ -88,8 +88,8 @@ class PrioritizedReplay(tf.Module):
       alpha: P(k) = p_k^alpha / sum p^alpha; 0 draws uniformly.
       beta: importance weights are (N P(k))^-beta, over the largest of the batch: they only ever scale down.
       stratified: whether the K draws come from K equal parts of the total, or are independent.
-      alpha_evict: the exponent by which transitions leave a full replay; blocks then hold one each. None: the oldest leave
-        first.
+      alpha_evict: the exponent by which transitions leave a full replay; blocks then hold one each. None: the oldest
+        leave first.
     """
     super().__init__(name='prioritized_replay')
     self.spec, self.capacity, self._stack = spec, capacity, stack

@@ -1,9 +1,9 @@
 """Saves a prioritized replay beside a run's checkpoints, and restores it.
 
-Every process that saves has a folder of its own, `replay/NUMBER`. In it, a chunk file holds the blocks of some slots; of
-later saves it is written again only if one of these blocks has been replaced. `priorities.npz` is written last, whole:
-it says which blocks are held and their priorities. Blocks that were replaced while a save went on are not in it together
-with their contents: they are lost, as those in flight are.
+Every process that saves has a folder of its own, `replay/NUMBER`. In it, a chunk file holds the blocks of some slots;
+of later saves it is written again only if one of these blocks has been replaced. `priorities.npz` is written last,
+whole: it says which blocks are held and their priorities. Blocks that were replaced while a save went on are not in
+it together with their contents: they are lost, as those in flight are.
 """
 
 import logging

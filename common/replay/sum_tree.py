@@ -6,11 +6,11 @@
 
 Here with rows of two; really they have `_WIDTH`, so that few levels, thus few operations, lead from the top to a leaf.
 
-A draw is a point on the line [0, total), on which every leaf has a stretch as long as its value. From the top, it goes to
-that number of a row within which it lies, less the numbers before it.
+A draw is a point on the line [0, total), on which every leaf has a stretch as long as its value. From the top, it goes
+to that number of a row within which it lies, less the numbers before it.
 
-After a change every sum above is computed anew from its row, never corrected by a difference: so each always is the rounded
-sum of its row, however many changes there were, and errors do not accumulate.
+After a change every sum above is computed anew from its row, never corrected by a difference: so each always is the
+rounded sum of its row, however many changes there were, and errors do not accumulate.
 """
 
 import numpy as np

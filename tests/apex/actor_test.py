@@ -157,7 +157,8 @@ def case(request):
 def run(case) -> Run:
   suite = environments.load(case.env, environments.Options(max_training_frames=case.max_training_frames))
   suite = dataclasses.replace(suite, reward_scales={suite.tasks[0]: case.reward_scale})
-  return run_actor(suite, settings(case.preset, **case.values), case.steps, np.ones(case.values.get('envs_per_actor', N)))
+  epsilons = np.ones(case.values.get('envs_per_actor', N))
+  return run_actor(suite, settings(case.preset, **case.values), case.steps, epsilons)
 
 
 def blocks_in_order(run):
@@ -253,7 +254,8 @@ def test_initial_priorities_are_the_td_errors_by_the_actors_q_values(run):
   # The parameters were never published anew: the policy says the same at the end as when it acted.
   steps = steps_of_transitions(run)
   observations = run.trace.observations
-  q = np.concatenate([run.policy.q_values(np.concatenate(observations[t:t + 100])) for t in range(0, len(observations), 100)])
+  q = np.concatenate([run.policy.q_values(np.concatenate(observations[t:t + 100]))
+                      for t in range(0, len(observations), 100)])
   q = q.reshape(len(observations), -1, run.suite.num_actions)
   last = {key: run.policy.q_values(observation[np.newaxis])[0] for key, observation in run.trace.last.items()}
   for (environment, shipment), block_steps in zip(blocks_in_order(run), steps):

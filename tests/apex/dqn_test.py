@@ -295,7 +295,8 @@ class TestEvaluateSample:
   def test_stacks_of_both_ends_are_rebuilt_and_read(self):
     # The same as of stacks that were put together by hand.
     suite = image_suite()
-    network, target_network = (dqn.make_networks(configs.Config(torso='shallow', hidden_size=HIDDEN), suite) for _ in range(2))
+    config = configs.Config(torso='shallow', hidden_size=HIDDEN)
+    network, target_network = (dqn.make_networks(config, suite) for _ in range(2))
     sample, rng = make_sample(), np.random.default_rng(7)
     frames, later = rng.integers(256, size=(2, BATCH, 4, 36, 36), dtype=np.uint8)
     starts, later_starts = rng.random((2, BATCH, 4)) < 0.3

@@ -83,7 +83,8 @@ def test_the_step_is_centered_rmsprops_on_the_weighted_mean_clipped_by_norm():
   norm = np.sqrt(sum(np.sum(g**2) for g in gradients))
   assert norm > 0.1
   learner.update(sample)
-  for before, after, gradient in zip(network.trainable_variables, learner.agent.networks.trainable_variables, gradients):
+  for before, after, gradient in zip(
+      network.trainable_variables, learner.agent.networks.trainable_variables, gradients):
     g = gradient * 0.1 / norm
     variance = (0.95 + 0.05 * g**2) - (0.05 * g)**2  # The mean square starts at one, the mean at zero.
     np.testing.assert_allclose(after, before - 0.01 * g / np.sqrt(variance + 1.5e-7), rtol=1e-4, atol=1e-7)

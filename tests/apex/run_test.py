@@ -172,7 +172,8 @@ def test_ape_x_dpg_trains_evicts_by_priority_and_resumes_with_its_replay(tmp_pat
     (['--env=gym:Pendulum-v1', '--preset=gym'], "algorithm is 'dqn', expected dpg, as gym:Pendulum-v1 has continuous "
      'actions; --preset=gym_continuous is made for it'),
     (['--env=control:walker-wlk'], "unknown Control Suite task 'walker-wlk'. Did you mean walker-walk"),
-    (['--env=atari:pong', '--preset=gym', '--config.eviction=by_priority'], "eviction is 'by_priority', expected 'oldest'"),
+    (['--env=atari:pong', '--preset=gym', '--config.eviction=by_priority'],
+     "eviction is 'by_priority', expected 'oldest'"),
     (['--config.torso=nature'], "torso is 'nature', expected 'vector' for vectors"),
     (['--config.replay_capacity=100000000000'], 'lower --config.replay_capacity'),
     (['--config.replay_capacit=5'], "unknown config field 'replay_capacit'. Did you mean replay_capacity"),

@@ -21,7 +21,8 @@ FIRST, N, STACK = 100, 4, 4  # The environments' first number, how many there ar
 def tiny_suite(stacked):
   shape, dtype, low, high = ((STACK, 2, 3), np.uint8, 0, 255) if stacked else ((5,), np.float32, -np.inf, np.inf)
   space = gymnasium.spaces.Dict({'observation': gymnasium.spaces.Box(low, high, shape, dtype)})
-  return suites.Suite('tiny', ('tiny',), space, gymnasium.spaces.Discrete(3), 1, make=None, frame_stack=STACK if stacked else 1)
+  return suites.Suite('tiny', ('tiny',), space, gymnasium.spaces.Discrete(3), 1, make=None,
+                      frame_stack=STACK if stacked else 1)
 
 
 def n_step_by_hand(rewards, ended, final, t, n):

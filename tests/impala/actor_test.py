@@ -22,8 +22,8 @@ def make_actor(env: str, preset: str, **settings):
   tf.random.set_seed(3)
   agent = networks.make_agent(config, suite)
   store = parameters.ParameterStore(parameters.Snapshot(0, parameters.flatten(agent.trainable_variables)))
-  actor = actors.Actor(0, suite, environments.assign(suite.tasks, 0, 1, N), policy.LocalPolicy(agent, suite, store, 5), T,
-                       seed=1)
+  actor = actors.Actor(0, suite, environments.assign(suite.tasks, 0, 1, N),
+                       policy.LocalPolicy(agent, suite, store, 5), T, seed=1)
   return suite, agent, store, actor
 
 

@@ -16,7 +16,8 @@ SUITE = environments.load('gym:CartPole-v1')
 
 
 def make_config(**settings) -> configs.Config:
-  return dataclasses.replace(configs.PRESETS.preset('gym'), unroll_length=T, batch_size=B, total_frames=1000, **settings)
+  return dataclasses.replace(
+      configs.PRESETS.preset('gym'), unroll_length=T, batch_size=B, total_frames=1000, **settings)
 
 
 def make_learner(config: configs.Config) -> learners.Learner:
@@ -49,7 +50,9 @@ def oracle_loss(config, agent, batch) -> float:
   total = 0.0
   for b in range(B):
     logits, values = output.policy_logits.numpy()[:, b], output.values.numpy()[:, b]
-    rewards = np.clip(batch.reward.numpy()[:, b], -1, 1) if config.reward_clipping == 'abs_one' else batch.reward.numpy()[:, b]
+    rewards = batch.reward.numpy()[:, b]
+    if config.reward_clipping == 'abs_one':
+      rewards = np.clip(rewards, -1, 1)
     actions, done = batch.last_action.numpy()[:, b], batch.done.numpy()[:, b]
     rho = np.array([np.exp(log_softmax(logits[t])[actions[t + 1]]
                            - log_softmax(batch.behaviour_logits.numpy()[t, b])[actions[t + 1]]) for t in range(T)])

@@ -156,7 +156,8 @@ def test_the_multi_task_suite_is_of_the_57_games_with_18_actions():
 # ale-py: up, down and none, each with and without fire.
 @pytest.mark.parametrize('game, actions', [
     ('pong', 6), ('breakout', 4), ('freeway', 3), ('space_invaders', 6), ('alien', 18), ('seaquest', 18),
-    ('asterix', 9), ('surround', 5), ('montezuma_revenge', 18), ('qbert', 6), ('kung_fu_master', 14), ('beam_rider', 9)])
+    ('asterix', 9), ('surround', 5), ('montezuma_revenge', 18), ('qbert', 6), ('kung_fu_master', 14),
+    ('beam_rider', 9)])
 def test_a_game_alone_has_its_own_actions(game, actions):
   assert environments.load(f'atari:{game}').num_actions == actions
 

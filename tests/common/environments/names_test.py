@@ -46,7 +46,8 @@ def test_dmlab_30_has_all_levels_with_images_in_place_of_the_data_set():
     ('dmlab30', 'rooms_watermaze,rooms_keys_doors_puzzle', ('rooms_watermaze', 'rooms_keys_doors_puzzle')),
     ('dmlab5', 'seekavoid_arena_01', ('seekavoid_arena_01',)),
     ('doom:basic', 'basic', ('basic',)), ('atari:pong', 'pong', ('pong',)),
-    ('dmlab:rooms_watermaze', 'rooms_watermaze', ('rooms_watermaze',)), ('gym:CartPole-v1', 'CartPole-v1', ('CartPole-v1',)),
+    ('dmlab:rooms_watermaze', 'rooms_watermaze', ('rooms_watermaze',)),
+    ('gym:CartPole-v1', 'CartPole-v1', ('CartPole-v1',)),
     ('control:cartpole-swingup', 'cartpole-swingup', ('cartpole-swingup',))])
 def test_some_tasks_are_taken_in_the_suite_s_order(name, chosen, expected):
   """So that the same ones are the same suite, however they are written."""

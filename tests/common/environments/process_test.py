@@ -1,4 +1,4 @@
-"""Environments in a process of their own: the same as in this one, and an end that leaves nothing, whoever comes to it."""
+"""Environments in a process of their own: the same as in this one, with an end that leaves nothing."""
 
 import functools
 import os
@@ -135,8 +135,8 @@ def test_it_ends_with_a_process_that_is_killed():
       'from common.environments import process\nfrom tests.common.environments import process_test\n'
       'environment = process.ProcessVectorEnv(process_test.moody)\nenvironment.reset()\n'
       'print(environment._worker.pid, flush=True)\nenvironment.step([0])\ninput()')
-  with subprocess.Popen([sys.executable, '-c', program], cwd=pathlib.Path(__file__).parents[3], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                        text=True) as parent:
+  with subprocess.Popen([sys.executable, '-c', program], cwd=pathlib.Path(__file__).parents[3],
+                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
     child = int(parent.stdout.readline())
     assert processes.is_alive(child)
     parent.kill()
