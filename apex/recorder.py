@@ -6,7 +6,7 @@ from typing import Mapping, Sequence
 import numpy as np
 
 from apex import actor as actors, algorithms, config as configs, learner as learners, transitions
-from common import environments, recorder as recorders
+from common import environments, hosting, recorder as recorders
 from common.distributed import queues
 from common.replay import pacing, prioritized
 
@@ -26,13 +26,15 @@ class Recorder:
 
   def __init__(self, config: configs.Config, suite: environments.Suite, folder: pathlib.Path,
                learner: learners.Learner, replay: prioritized.PrioritizedReplay, ratio: pacing.ReplayRatio,
-               queue: queues.StructureQueue, actors_: Sequence[actors.Actor]):
+               queue: queues.StructureQueue, actors_: Sequence[actors.Actor], host: hosting.Host):
+    """`actors_` are those of this process, `host` has the others."""
     self._config, self._task, self._learner, self._replay = config, suite.tasks[0], learner, replay
-    self._ratio, self._queue, self._actors = ratio, queue, actors_
+    self._ratio, self._queue, self._actors, self._host = ratio, queue, actors_, host
     algorithm = algorithms.module(config)
     self._shown = algorithm.shown_environments(config)
     self.base = recorders.Recorder(
-        config, suite, folder, learner, [*_COLUMNS, *algorithm.STATISTICS], self._gauges, self._note)
+        config, suite, folder, learner, [*_COLUMNS, *algorithm.STATISTICS, *host.columns],
+        self._gauges, self._note)
 
   def record_arrival(self, shipment: transitions.Shipment, inserted: int) -> None:
     """Takes in shipments `[M, ...]`, of which so many transitions were inserted, copies among them."""
@@ -60,7 +62,7 @@ class Recorder:
 
   def _gauges(self, row: Mapping[str, float]) -> dict[str, float]:
     gauges = {'replay_size': self._replay.size(), 'queue_length': self._queue.size(),
-              'crashes': sum(actor.games.crashes for actor in self._actors)}
+              **recorders.actor_gauges(self._actors, self._host)}
     inserted = row.get('transitions_in_per_second', 0.0)
     if inserted:
       gauges['replay_ratio'] = row.get('transitions_out_per_second', 0.0) / inserted
@@ -71,4 +73,4 @@ class Recorder:
     if not self._ratio.is_filled():
       return f'filling the replay: {int(row["replay_size"]):,} of {self._config.min_replay:,}'
     return (f'{row.get("updates_per_second", 0.0):.1f} updates/s  replay {int(row["replay_size"]):,}, '
-            f'ratio {row.get("replay_ratio", 0.0):.2f}')
+            f'ratio {row.get("replay_ratio", 0.0):.2f}{recorders.faults(row)}')

@@ -6,9 +6,10 @@ import time
 
 import tensorflow as tf
 
-from apex import actor as actors, algorithms, config as configs, learner as learners, recorder, transitions
-from common import acting, command_line, environments, errors, supervisor
-from common.distributed import parameters, queues, threads
+from apex import (actor as actors, algorithms, config as configs, learner as learners, recorder, remote,
+                  transitions)
+from common import acting, command_line, environments, errors, hosting, supervisor
+from common.distributed import cluster, parameters, queues, threads
 from common.replay import memory, pacing, prioritized, saving
 
 _BLOCKS_AT_ONCE = 16  # At most so many are added to the replay together.
@@ -18,8 +19,14 @@ _MAX_REFUSED = 200  # In a row.
 class Run:
   """One training run in its folder."""
 
-  def __init__(self, config: configs.Config, options: command_line.Options):
+  def __init__(self, config: configs.Config, options: command_line.Options,
+               who: cluster.Cluster = cluster.Cluster()):
     """Builds all parts; starts nothing.
+
+    Args:
+      config: of the run.
+      options: its folder, and whether to go on with the run in it.
+      who: this process, the learner; with role `all` and no `actor_processes`, its actors are threads of it.
 
     Raises:
       UserError: if the settings do not fit the environment, the machine or the folder.
@@ -42,9 +49,12 @@ class Run:
     self._arrivals = queues.StructureQueue(
         transitions.specification(self._suite, config.block_length, config.n_step), config.queue_capacity)
     self._samples = queues.StructureQueue(self.replay.sample_spec(config.batch_size), config.prefetch)
-    self._actors = self._make_actors()
+    self.host = hosting.Host(
+        who, 'apex.train', config, config.num_actors, self._suite, self._supervisor.folder, self._arrivals,
+        remote.codec(config, self._suite), self._store, self.frames)
+    self._actors = self._make_actors() if who.has_threads else []
     self._recorder = recorder.Recorder(config, self._suite, self._supervisor.folder, self.learner, self.replay,
-                                       self.ratio, self._arrivals, self._actors)
+                                       self.ratio, self._arrivals, self._actors, self.host)
     self._refused_in_a_row = 0
     self._save_replay_now, self._saved_updates = threading.Event(), int(self.learner.updates)
     self._pulses = {name: threads.Pulse(name) for name in ('writer', 'sampler', 'learner')}
@@ -64,9 +74,14 @@ class Run:
         'Learning starts at %s transitions. Folder: %s', config.env, f'{config.total_frames:,}', config.num_actors,
         config.envs_per_actor, f'{config.replay_capacity:,}', config.batch_size, f'{config.min_replay:,}',
         self._supervisor.folder)
-    return self._supervisor.watch(
-        self.start, self._recorder.base, self._save, self._pulses['writer'],
-        [*(actor.games.pulse for actor in self._actors), *self._pulses.values()], 'python -m apex.train')
+    finished = False
+    try:
+      finished = self._supervisor.watch(
+          self.start, self._recorder.base, self._save, self._pulses['writer'], self._describe, self.host.look_after,
+          'python -m apex.train')
+    finally:
+      self.host.close(finished)
+    return finished
 
   def start(self) -> threads.Crew:
     """Starts all threads; the caller ends the crew. The end of training stops it.
@@ -76,6 +91,7 @@ class Run:
     """
     self.replay.warm_up()
     learners.warm_up(self.learner, self.replay.sample_spec(self._config.batch_size))
+    self.host.start()
     crew = threads.Crew(self._close)
     crew.start('learner', lambda: self._learn(crew))
     crew.start('sampler', self._draw)
@@ -89,6 +105,10 @@ class Run:
   def frames(self) -> int:
     """Environment frames that actors have sent so far."""
     return int(self.learner.frames)
+
+  def _describe(self) -> list[str]:
+    pulses = [*(actor.games.pulse for actor in self._actors), *self._pulses.values()]
+    return [*(pulse.describe() for pulse in pulses), *self.host.describe()]
 
   def _write(self, crew: threads.Crew) -> None:
     """The writer's thread: from the queue into the replay."""

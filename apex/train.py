@@ -8,6 +8,7 @@ from typing import Sequence
 
 from apex import config as configs, evaluate
 from common import command_line, environments, evaluation_command, janitor
+from common.distributed import cluster
 
 _DESCRIPTION = __doc__ + '\nEnvironments (--env; of several tasks, name one):\n{environments}\n'
 _SWITCHES = {'checkpoint_replay': 'Save the replay with each checkpoint; --resume then need not fill it anew.'}
@@ -16,11 +17,18 @@ _SWITCHES = {'checkpoint_replay': 'Save the replay with each checkpoint; --resum
 def main(argv: Sequence[str]) -> int:
   """Runs one training from its command line; returns the exit status."""
   config, options = command_line.parse(
-      argv, _DESCRIPTION.format(environments=environments.describe()), configs.PRESETS, _SWITCHES)
+      argv, _DESCRIPTION.format(environments=environments.describe()), configs.PRESETS, _SWITCHES,
+      cluster.define_flags)
   with janitor.attend():
     command_line.import_tensorflow(config.intra_op_threads)  # Only now: --help and mistaken flags need not wait for it.
+    who = cluster.resolve(options.values)
+    if who.role in ('actor', 'evaluator'):
+      from apex import remote
+      from common import roles
+      return roles.work(config, options, who, configs.PRESETS, 'apex.train', remote)
     from apex import run
-    finished = run.Run(config, options).train()
+    config.num_actors = cluster.places(who, config.num_actors)
+    finished = run.Run(config, options, who).train()
     if finished and config.evaluation_episodes:
       evaluation_command.evaluate(
           options.run_dir, configs.PRESETS, evaluate.PLAYERS, config.evaluation_episodes)

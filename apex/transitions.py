@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from apex import config as configs
 from common.environments import suite as suites
 from common.replay import prioritized
 
@@ -45,6 +46,19 @@ def specification(suite: suites.Suite, length: int, n: int) -> Shipment:
       valid=per_transition(tf.bool), priority=per_transition(tf.float32))
   return Shipment(block, tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.int64), per_transition(tf.float32),
                   per_transition(tf.int32))
+
+
+def bounds(config: configs.Config, suite: suites.Suite) -> dict[str, tuple[float, float]]:
+  """The lowest and highest values of a shipment's fields, for `wire.Codec`."""
+  any_number = (0, np.iinfo(np.int64).max)
+  limits = {
+      **{f'block.{name}': pair for name, pair in suites.integer_bounds(suite).items() if name == 'observation'},
+      'block.end': (0, config.block_length + config.n_step - 1), 'block.discount': (0, 1),
+      'block.priority': (0, np.inf), 'environment': (0, config.num_environments - 1), 'parameter_version': any_number,
+      'episode_length': any_number}
+  if suite.is_discrete:
+    limits['block.action'] = (0, suite.num_actions - 1)
+  return limits
 
 
 def _action(suite: suites.Suite, length: int) -> tf.TensorSpec:

@@ -21,13 +21,23 @@ from common import errors, run_folder, settings
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What is not part of the config."""
+  """What is not part of the config.
+
+  Attributes:
+    run_dir: folder of the run.
+    resume: whether to go on with the run that is there.
+    asked: the settings that the command line names itself; all of them, if it names a preset or an environment.
+    values: of all flags, for those that the caller has added.
+  """
   run_dir: pathlib.Path
   resume: bool
+  asked: frozenset[str] = frozenset()
+  values: flags.FlagValues | None = dataclasses.field(default=None, compare=False)
 
 
 def parse(argv: Sequence[str], description: str, presets: settings.Presets,
-          switches: Mapping[str, str] = types.MappingProxyType({})) -> tuple[Any, Options]:
+          switches: Mapping[str, str] = types.MappingProxyType({}),
+          define_flags: Callable[[flags.FlagValues], None] = lambda values: None) -> tuple[Any, Options]:
   """Reads a trainer's command line.
 
   A config starts as its preset (by name, or the one for --env), or with --resume as the run's own; flags go on top.
@@ -37,6 +47,7 @@ def parse(argv: Sequence[str], description: str, presets: settings.Presets,
     description: shown by --help, before the flags.
     presets: the system's configs.
     switches: the config's boolean fields that have a flag of their own, `--NAME`, with its help.
+    define_flags: defines further flags.
 
   Returns:
     The config and the options.
@@ -44,7 +55,7 @@ def parse(argv: Sequence[str], description: str, presets: settings.Presets,
   Raises:
     UserError: for anything that cannot be understood.
   """
-  first = _common_flags(presets, switches)
+  first = _common_flags(presets, switches, define_flags)
   _parse(first, argv, description, known_only=True)
   if first.resume and not first.run_dir:
     raise errors.UserError('--resume needs the folder of the run to go on with: --run_dir=DIR')
@@ -54,17 +65,22 @@ def parse(argv: Sequence[str], description: str, presets: settings.Presets,
     config = presets.from_json(run_folder.load_config(pathlib.Path(first.run_dir)))
   else:
     config = presets.preset(first.preset or presets.preset_for(first.env or ''))
-  values = _common_flags(presets, switches)
+  values = _common_flags(presets, switches, define_flags)
   _define_config(values, config, argv)
   rest = _parse(values, argv, description)
   if rest:
     raise errors.UserError(f'unexpected argument {rest[0]!r}: flags are written --NAME=VALUE. See --help.')
   config = values.config
+  asked = {name.removeprefix('config.') for name in map(_name, argv[1:]) if name.startswith('config.')}
   for name in ('env', 'tasks', 'total_frames', 'seed', *switches):
     if getattr(values, name) is not None:
       setattr(config, name, getattr(values, name))
+      asked.add(name)
+  if values.preset or values.env:
+    asked = {field.name for field in dataclasses.fields(config)}
   config.check()
-  return config, Options(pathlib.Path(values.run_dir or run_folder.default_path(config.env)), values.resume)
+  return config, Options(pathlib.Path(values.run_dir or run_folder.default_path(config.env)), values.resume,
+                         frozenset(asked), values)
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
@@ -123,7 +139,13 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], description: str)
   return _parse(values, argv, description)
 
 
-def _common_flags(presets: settings.Presets, switches: Mapping[str, str]) -> flags.FlagValues:
+def _name(argument: str) -> str:
+  """Of a flag."""
+  return argument.lstrip('-').partition('=')[0]
+
+
+def _common_flags(presets: settings.Presets, switches: Mapping[str, str],
+                  define_flags: Callable[[flags.FlagValues], None]) -> flags.FlagValues:
   values = flags.FlagValues()
   flags.DEFINE_string('preset', None, f'Settings to start from: {", ".join(presets.rows)}. '
                       + ('NAME:N takes combination N of the hyperparameters. ' if presets.draws else '')
@@ -138,13 +160,14 @@ def _common_flags(presets: settings.Presets, switches: Mapping[str, str]) -> fla
   flags.DEFINE_boolean('resume', False, 'Go on with the run in --run_dir.', flag_values=values)
   for name, help_text in switches.items():
     flags.DEFINE_boolean(name, None, help_text, flag_values=values)
+  define_flags(values)
   return values
 
 
 def _define_config(values: flags.FlagValues, config: Any, argv: Sequence[str]) -> None:
   fields = {field.name for field in dataclasses.fields(config)}
   for argument in argv[1:]:
-    name = argument.lstrip('-').partition('=')[0]
+    name = _name(argument)
     if name.startswith('config.') and name.removeprefix('config.') not in fields:
       raise errors.unknown('config field', name.removeprefix('config.'), fields)
   try:

@@ -5,12 +5,12 @@ import pathlib
 import threading
 import time
 import types
-from typing import Callable, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from common import environments, metrics, progress, scores, settings
+from common import environments, hosting, metrics, progress, scores, settings
 
 _COLUMNS = ('frames', 'updates', 'seconds', 'frames_per_second')
 _SETTLED = 10  # Episodes.
@@ -133,3 +133,15 @@ class Recorder:
   def _restart_interval(self, now: float) -> None:
     self._interval_start, self._interval_frames = now, int(self._learner.frames)
     self._means, self._distributions, self._totals = {}, {}, {}
+
+
+def actor_gauges(actors: Sequence[Any], host: hosting.Host) -> dict[str, float]:
+  """Columns on the actors of this process (`actors`) and of others."""
+  return {'crashes': sum(actor.games.crashes for actor in actors) + host.crashes, **host.gauges()}
+
+
+def faults(row: Mapping[str, float]) -> str:
+  """What went wrong so far, for the line of progress; empty if nothing did."""
+  names = ('crashes', 'actors_lost', 'actor_restarts', 'messages_refused')
+  actors = f', {row["actors"]} actors' if 'actors' in row else ''
+  return actors + ''.join(f', {name.replace("_", " ")} {row[name]}' for name in names if row.get(name))

@@ -5,7 +5,7 @@ import logging
 import pathlib
 import threading
 import time
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -41,19 +41,29 @@ class Supervisor:
     else:
       run_folder.create(self.folder, config)
       self._checkpoints.save(0)  # So that a run that is killed early can be resumed too.
-    self._saving, self._last_save = threading.Lock(), time.monotonic()
+    self._saving, self._last_save, self._ending = threading.Lock(), time.monotonic(), False
 
   def save(self, recorder: recorders.Recorder) -> int:
     """Saves a checkpoint, and the best one if it is; returns the number of updates.
 
-    One thread after the other: the end of a run waits for a save that is under way.
+    One thread after the other: the end of a run waits for a save that is under way. A full disk does not end a run of
+    days: while it goes on, that is a warning, and the next save is another attempt.
+
+    Raises:
+      NotSaved: at the end of a run, if the checkpoint cannot be written.
     """
     with self._saving:
       recorder.update_clock()
       updates, returns = int(self._learner.updates), recorder.settled_returns()
-      self._checkpoints.save(updates)
-      if returns:
-        self._checkpoints.save_if_best(updates, returns)
+      try:
+        self._checkpoints.save(updates)
+        if returns:
+          self._checkpoints.save_if_best(updates, returns)
+      except checkpoints.NotSaved as error:
+        if self._ending:
+          raise
+        logging.warning('NOT SAVED: %s. Training goes on, and tries again in %g s.', error,
+                        self._config.checkpoint_every_seconds)
       self._last_save = time.monotonic()
     return updates
 
@@ -61,7 +71,8 @@ class Supervisor:
     return time.monotonic() - self._last_save > self._config.checkpoint_every_seconds
 
   def watch(self, start: Callable[[], threads.Crew], recorder: recorders.Recorder, save: Callable[[], None],
-            taker: threads.Pulse, others: Sequence[threads.Pulse], program: str) -> bool:
+            taker: threads.Pulse, others: Callable[[], Sequence[str]], look_after: Callable[[], None],
+            program: str) -> bool:
     """Runs a crew until it stops by itself, or until Ctrl-C or SIGTERM; saves at the end in any case.
 
     Args:
@@ -69,7 +80,8 @@ class Supervisor:
       recorder: reports while they work.
       save: saves everything.
       taker: of who takes what actors give; while its activity is `waiting for ...`, nothing arrives.
-      others: of those who are told of, if the taker waits for long.
+      others: says what all who give to it are doing, if it waits for long.
+      look_after: called now and then.
       program: what the command line begins with, to say how to go on.
 
     Returns:
@@ -83,15 +95,16 @@ class Supervisor:
       crew = start()
       try:
         with contextlib.ExitStack() as at_the_end:  # Each is done, whatever the one before it raises.
-          at_the_end.callback(recorder.close)
-          at_the_end.callback(save)
+          at_the_end.callback(self._close, recorder)
+          at_the_end.callback(self._save_at_the_end, save)
           at_the_end.callback(self._end, crew)
-          self._watch(crew, interrupted, recorder, taker, others)
+          self._watch(crew, interrupted, recorder, taker, others, look_after)
       except Exception as error:
         raise crew.error or error  # What ended the threads comes first: the other may be its consequence.
     if crew.error:
       raise crew.error
-    plots.learning_curves(self.folder)
+    with _unless_disk_is_full('The picture of learning curves'):
+      plots.learning_curves(self.folder)
     if interrupted.is_set():
       logging.info('Stopped at %s frames; saved. Go on with: %s --run_dir=%s --resume',
                    f'{int(self._learner.frames):,}', program, self.folder)
@@ -109,15 +122,34 @@ class Supervisor:
         f'is in {path}. A smaller --config.learning_rate, a larger --config.rmsprop_epsilon or a --config.'
         'max_gradient_norm may help; so may clipping rewards if they are large.')
 
+  def _save_at_the_end(self, save: Callable[[], None]) -> None:
+    self._ending = True
+    save()
+
+  def _close(self, recorder: recorders.Recorder) -> None:
+    with _unless_disk_is_full('The last rows of metrics'):
+      recorder.close()
+
   def _end(self, crew: threads.Crew) -> None:
     for name in crew.end():
       logging.warning('%s has not ended and is left behind.', name)
 
-  def _watch(self, crew, interrupted, recorder, taker, others) -> None:
+  def _watch(self, crew, interrupted, recorder, taker, others, look_after) -> None:
     said = 0.0
     while not crew.stop.wait(timeout=0.2) and not interrupted.is_set():
-      recorder.report_if_due()
+      with _unless_disk_is_full('Metrics'):
+        recorder.report_if_due()
+      look_after()
       silent = time.monotonic() - taker.since if taker.activity.startswith('waiting for') else 0.0
       if silent > self._config.stall_seconds and time.monotonic() - said > self._config.stall_seconds:
         said = time.monotonic()
-        logging.warning('Nothing to learn from for %.0f s. %s', silent, '; '.join(pulse.describe() for pulse in others))
+        logging.warning('Nothing to learn from for %.0f s. %s', silent, '; '.join(others()))
+
+
+@contextlib.contextmanager
+def _unless_disk_is_full(what: str) -> Iterator[None]:
+  """What a run can do without is a warning if it cannot be written."""
+  try:
+    yield
+  except (OSError, tf.errors.OpError) as error:
+    logging.warning('%s cannot be written: %s.', what, checkpoints.reason_of(error))

@@ -24,12 +24,16 @@ def from_checkpoint(run: pathlib.Path, config: configs.Config, suite: environmen
   model = tf.Module()
   model.agent = networks.make_agent(config, suite)
   path = checkpoints.Checkpoints(run / 'checkpoints', model).restore(checkpoint)
+  return path, maker(model.agent, suite, seed)
 
+
+def maker(agent: networks.Agent, suite: environments.Suite, seed: int) -> Callable[[str, int], evaluation.Player]:
+  """What makes a player of an agent for a task and a number of environments."""
   def make_player(task: str, count: int) -> evaluation.Player:
-    decide = policy.traced_decide(model.agent, suite, seed)  # Anew: its draws depend on nothing played before.
-    return _Player(decide, model.agent.initial_state(count), count, suite.reward_scales.get(task, 1.0))
+    decide = policy.traced_decide(agent, suite, seed)  # Anew: its draws depend on nothing played before.
+    return _Player(decide, agent.initial_state(count), count, suite.reward_scales.get(task, 1.0))
 
-  return path, make_player
+  return make_player
 
 
 class _Player:

@@ -1,11 +1,11 @@
 """How an actor chooses its actions: with parameters of its own, or in batches across all actors."""
 
-from typing import Any, Callable, NamedTuple, Protocol
+from typing import Any, Callable, NamedTuple, Protocol, Sequence
 
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from common.distributed import parameters
+from common.distributed import parameters, remote, wire
 from common.environments import suite as suites
 from impala import networks, trajectory
 
@@ -103,4 +103,35 @@ class DynamicBatchingPolicy:
     return self._version()
 
   def __call__(self, inputs: networks.AgentInput, core_state: Any) -> Decision:
-    return self._decide(*tf.nest.flatten((inputs, core_state)))
+    return self.decide_flat(tf.nest.flatten((inputs, core_state)))
+
+  def decide_flat(self, fields: Sequence[tf.Tensor]) -> Decision:
+    """The same for flat inputs and core state; also to be called inside a `tf.function`."""
+    return self._decide(*fields)
+
+
+class CentralPolicy:
+  """Of an actor that holds no parameters: the learner's `DynamicBatchingPolicy` decides, over the wire."""
+
+  def __init__(self, link: remote.Link, inputs: wire.Codec, outputs: wire.Codec, core_state: Callable[[int], Any]):
+    """`inputs` and `outputs`: of `central_codecs`. `core_state`: the one to start with, for N environments."""
+    self._link, self._inputs, self._outputs, self.initial_state = link, inputs, outputs, core_state
+    self._version = 0  # Before the first answer.
+
+  def refresh(self) -> int:
+    self._link.begin()
+    return self._version
+
+  def __call__(self, inputs: networks.AgentInput, core_state: Any) -> Decision:
+    self._version, decided = self._link.infer(self._inputs.encode((inputs, core_state)))
+    return tf.nest.map_structure(tf.constant, self._outputs.pack(self._outputs.decode(decided)))
+
+
+def central_codecs(suite: suites.Suite, core_state: Any) -> tuple[wire.Codec, wire.Codec]:
+  """Of a step's inputs with the core state, and of its `Decision`; `core_state` of any number of environments."""
+  of_one = lambda x: tf.TensorSpec(x.shape[1:], x.dtype)
+  inputs = tf.nest.map_structure(of_one, (example_inputs(suite, 1), core_state))
+  state = tf.nest.map_structure(of_one, core_state)
+  outputs = Decision(tf.TensorSpec([], tf.int32), tf.TensorSpec([suite.num_actions], tf.float32), state)
+  bounds = {f'0.observation.{name}': limits for name, limits in suites.integer_bounds(suite).items()}
+  return wire.Codec(inputs, {**bounds, '0.last_action': (0, suite.num_actions - 1)}), wire.Codec(outputs, {})

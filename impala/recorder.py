@@ -5,7 +5,7 @@ from typing import Mapping, Sequence
 
 import numpy as np
 
-from common import environments, recorder as recorders
+from common import environments, hosting, recorder as recorders
 from common.distributed import queues
 from impala import actor as actors, config as configs, learner as learners, trajectory
 
@@ -18,10 +18,13 @@ class Recorder:
   """Gathers what updates say; see `common.recorder` for when it is reported."""
 
   def __init__(self, config: configs.Config, suite: environments.Suite, folder: pathlib.Path,
-               learner: learners.Learner, queue: queues.StructureQueue, actors_: Sequence[actors.Actor]):
-    self._tasks, self._learner, self._queue, self._actors = suite.tasks, learner, queue, actors_
+               learner: learners.Learner, queue: queues.StructureQueue, actors_: Sequence[actors.Actor],
+               host: hosting.Host):
+    """`actors_` are those of this process, `host` has the others."""
+    self._tasks, self._learner, self._queue, self._actors, self._host = suite.tasks, learner, queue, actors_, host
     self._fresh = config.batch_size - config.replayed_per_batch
-    self.base = recorders.Recorder(config, suite, folder, learner, _COLUMNS, self._gauges, self._note)
+    self.base = recorders.Recorder(config, suite, folder, learner, [*_COLUMNS, *host.columns], self._gauges,
+                                    self._note)
 
   def record(self, batch: trajectory.Trajectory, update: learners.Update, waited: float) -> None:
     """Takes in one update, for whose batch the learner waited so many seconds."""
@@ -35,11 +38,10 @@ class Recorder:
 
   def _gauges(self, row: Mapping[str, float]) -> dict[str, float]:
     del row
-    return {'queue_length': self._queue.size(), 'crashes': sum(actor.games.crashes for actor in self._actors)}
+    return {'queue_length': self._queue.size(), **recorders.actor_gauges(self._actors, self._host)}
 
   def _note(self, row: Mapping[str, float]) -> str:
-    crashes = f', crashes {row["crashes"]}' if row['crashes'] else ''
-    return f'lag {row.get("policy_lag_mean", 0.0):.1f}{crashes}'
+    return f'lag {row.get("policy_lag_mean", 0.0):.1f}{recorders.faults(row)}'
 
   def _add_episodes(self, batch: trajectory.Trajectory) -> None:
     # Entry 0 was entry T of the unroll before: counted then. Replayed trajectories were counted when they were new.

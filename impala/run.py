@@ -1,5 +1,6 @@
 """A training run: actors, queue, learner and everything that watches them, put together, and taken apart again."""
 
+import dataclasses
 import logging
 import threading
 import time
@@ -7,8 +8,8 @@ from typing import Iterator
 
 import tensorflow as tf
 
-from common import acting, command_line, environments, supervisor
-from common.distributed import parameters, queues, threads
+from common import acting, command_line, environments, hosting, supervisor
+from common.distributed import cluster, parameters, queues, server, threads, wire
 from common.replay import memory, uniform
 from impala import actor as actors, config as configs, learner as learners, networks, policy, recorder, trajectory
 
@@ -16,14 +17,21 @@ from impala import actor as actors, config as configs, learner as learners, netw
 class Run:
   """One training run in its folder."""
 
-  def __init__(self, config: configs.Config, options: command_line.Options):
+  def __init__(self, config: configs.Config, options: command_line.Options,
+               who: cluster.Cluster = cluster.Cluster()):
     """Builds all parts; starts nothing.
+
+    Args:
+      config: of the run.
+      options: its folder, and whether to go on with the run in it.
+      who: this process, the only learner; with role `all` and no `actor_processes`, its actors are threads of it.
 
     Raises:
       UserError: if the settings do not fit the environment, the machine or the folder.
     """
     self._config = config
     self._suite = environments.load(config.env, config.environment_options())
+    asked = dataclasses.replace(config)  # As actors are started with it: before numbers are resolved.
     config.fit(self._suite)
     tf.random.set_seed(config.seed)
     self._learner = learners.Learner(config, self._suite, networks.make_agent(config, self._suite))
@@ -32,9 +40,14 @@ class Run:
     self._spec = trajectory.specification(
         self._suite, config.unroll_length, self._learner.agent.initial_state(1))
     self._queue = queues.StructureQueue(self._spec, config.queue_capacity)
-    self._actors = self._make_actors()
+    self._shared_policy = self._make_shared_policy() if config.dynamic_batching else None
+    self.host = hosting.Host(
+        who, 'impala.train', asked, config.num_actors, self._suite, self._supervisor.folder, self._queue,
+        wire.Codec(self._spec, trajectory.bounds(self._suite, config.num_actors)), self._store, self.frames,
+        self._inference())
+    self._actors = self._make_actors() if who.has_threads else []
     self._recorder = recorder.Recorder(
-        config, self._suite, self._supervisor.folder, self._learner, self._queue, self._actors)
+        config, self._suite, self._supervisor.folder, self._learner, self._queue, self._actors, self.host)
     self._learner_pulse = threads.Pulse('learner')
 
   def train(self) -> bool:
@@ -50,9 +63,15 @@ class Run:
     logging.info('Training %s for %s frames: %d actors of %d environments, batches of %d x %d steps. Folder: %s',
                  config.env, f'{config.total_frames:,}', config.num_actors, config.envs_per_actor, config.batch_size,
                  config.unroll_length, self._supervisor.folder)
-    return self._supervisor.watch(
-        self.start, self._recorder.base, self._save, self._learner_pulse,
-        [actor.games.pulse for actor in self._actors], 'scripts/train')
+    finished = False
+    try:
+      finished = self._supervisor.watch(
+          self.start, self._recorder.base, self._save, self._learner_pulse,
+          lambda: [*(actor.games.pulse.describe() for actor in self._actors), *self.host.describe()],
+          self.host.look_after, 'scripts/train')
+    finally:
+      self.host.close(finished)
+    return finished
 
   def start(self) -> threads.Crew:
     """Starts the learner's and the actors' threads; the caller ends the crew. The learner's end stops it.
@@ -63,6 +82,7 @@ class Run:
     config = self._config
     learners.warm_up(self._learner, self._spec)
     batches = learners.batches(self._queue, config.batch_size, self._make_replay(), config.replayed_per_batch)
+    self.host.start()
     crew = threads.Crew(self._queue.close)
     crew.start('learner', lambda: self._learn(batches, crew.stop))
     for i, actor in enumerate(self._actors):
@@ -83,16 +103,26 @@ class Run:
         for i in range(config.num_actors)]
 
   def _make_policies(self) -> list[policy.Policy]:
+    config, suite = self._config, self._suite
+    if self._shared_policy:
+      return [self._shared_policy] * config.num_actors
+    with tf.device('/cpu:0'):  # As in the paper, actors run on the CPU.
+      return [policy.LocalPolicy(networks.make_agent(config, suite), suite, self._store, seed=config.seed + i)
+              for i in range(config.num_actors)]
+
+  def _make_shared_policy(self) -> policy.DynamicBatchingPolicy:
     config, suite, agent = self._config, self._suite, self._learner.agent
-    if not config.dynamic_batching:
-      with tf.device('/cpu:0'):  # As in the paper, actors run on the CPU.
-        return [policy.LocalPolicy(networks.make_agent(config, suite), suite, self._store, seed=config.seed + i)
-                for i in range(config.num_actors)]
     example = policy.example_inputs(suite, config.envs_per_actor), agent.initial_state(config.envs_per_actor)
-    shared = policy.DynamicBatchingPolicy(
+    return policy.DynamicBatchingPolicy(
         agent, suite, lambda: int(self._learner.updates), example, config.dynamic_batch_size,
         config.dynamic_batch_timeout_ms, config.seed)
-    return [shared] * config.num_actors
+
+  def _inference(self) -> server.Inference | None:
+    if not self._shared_policy:
+      return None
+    inputs, outputs = policy.central_codecs(self._suite, self._learner.agent.initial_state(1))
+    decide = lambda fields: tf.nest.flatten(self._shared_policy.decide_flat(fields))
+    return server.Inference(inputs, outputs, decide, lambda: int(self._learner.updates))
 
   def _make_replay(self) -> uniform.UniformReplay | None:
     config = self._config

@@ -57,6 +57,14 @@ def specification(suite: suites.Suite, unroll_length: int, core_state: Any) -> T
       episode_return=per_step(tf.float32), episode_length=per_step(tf.int32))
 
 
+def bounds(suite: suites.Suite, num_actors: int) -> dict[str, tuple[float, float]]:
+  """The lowest and highest values of a trajectory's fields, for `wire.Codec`."""
+  any_number = (0, np.iinfo(np.int64).max)
+  observation = {f'observation.{name}': limits for name, limits in suites.integer_bounds(suite).items()}
+  return {**observation, 'actor': (0, num_actors - 1), 'parameter_version': any_number,
+          'task': (0, len(suite.tasks) - 1), 'last_action': (0, suite.num_actions - 1), 'episode_length': any_number}
+
+
 def empty(spec: Trajectory, count: int) -> Trajectory:
   """Arrays for `count` trajectories, `[count, ...]`, not initialised."""
   return tf.nest.map_structure(lambda s: np.empty((count, *s.shape), s.dtype.as_numpy_dtype), spec)

@@ -3,7 +3,7 @@
 SYSTEM is impala, apex_dqn or apex_dpg. Every part of the system runs alone first (environments, policy, replay,
 learner), which gives its cost in CPU time per agent step; the sum of these costs and the number of cores give the
 limit. Then all parts run together, as in training. Each is measured in the same process, one after the other,
-`--rounds` times, and medians are shown.
+`--rounds` times, and medians are shown. Or SYSTEM is wire, for what it costs that actors are other processes.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from scripts import measuring
 
 # Where each is measured, and the preset where neither it nor the environment is given.
 _SYSTEMS = {'impala': ('scripts.benchmark_impala', 'doom'), 'apex_dqn': ('scripts.benchmark_apex', 'atari'),
-            'apex_dpg': ('scripts.benchmark_apex', 'control')}
+            'apex_dpg': ('scripts.benchmark_apex', 'control'), 'wire': ('scripts.benchmark_wire', 'atari_shallow')}
 
 
 def main(argv: Sequence[str]) -> int:

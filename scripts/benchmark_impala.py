@@ -1,5 +1,6 @@
 """The parts of IMPALA, alone and together: CPU time per agent step."""
 
+import dataclasses
 import pathlib
 import tempfile
 import time
@@ -7,6 +8,7 @@ import time
 import numpy as np
 
 from common import command_line, environments
+from common.distributed import cluster
 from impala import config as configs
 from scripts import measuring
 
@@ -20,7 +22,7 @@ def measure(config: configs.Config, seconds: float) -> dict[str, float]:
   parts = {
       'environment': measuring.environments_alone(suite, config.num_actors, config.envs_per_actor, seconds),
       'policy': _policy(config, suite, seconds), 'learner': _learner(config, suite, seconds)}
-  end_to_end, cost = _together(config, seconds)
+  end_to_end, cost = together(config, seconds)
   cores = measuring.cores()
   limit = cores * 1e6 / sum(cost for _, cost in parts.values())
   result = {'end_to_end': end_to_end, 'limit': limit, 'ratio': end_to_end / limit,
@@ -56,30 +58,36 @@ def _policy(config: configs.Config, suite: environments.Suite, seconds: float) -
 def _learner(config: configs.Config, suite: environments.Suite, seconds: float) -> tuple[float, float]:
   """Updates on one batch of an actor's trajectories."""
   import tensorflow as tf
-  from common.distributed import parameters
-  from impala import actor, learner, networks, policy
+  from impala import learner, networks
   agent = networks.make_agent(config, suite)
-  store = parameters.ParameterStore(parameters.Snapshot(0, parameters.flatten(agent.trainable_variables)))
-  collector = actor.Actor(0, suite, environments.assign(suite.tasks, 0, config.num_actors, config.envs_per_actor),
-                          policy.LocalPolicy(agent, suite, store, 0), config.unroll_length, seed=0)
-  collected = []
-
-  def collect(unrolls) -> None:
-    collected.extend(tf.nest.map_structure(lambda x, i=i: x[i], unrolls) for i in range(config.envs_per_actor))
-
-  collector.run(collect, lambda: len(collected) >= config.batch_size)
-  batch = learner.stack_trajectories(collected[:config.batch_size])
+  collected = collect(config, suite, agent, config.batch_size)
+  batch = learner.stack_trajectories(
+      [tf.nest.map_structure(lambda x, i=i: x[i], collected) for i in range(config.batch_size)])
   trained = learner.Learner(config, suite, agent)
   frames = tf.constant(0, tf.int64)
   return measuring.measure(lambda i: trained.update(batch, frames).statistics['finite'].numpy(), 1,
                   config.batch_size * config.unroll_length, seconds)
 
 
-def _together(config: configs.Config, seconds: float) -> tuple[float, float]:
+def collect(config: configs.Config, suite: environments.Suite, agent, count: int):
+  """`count` trajectories of an actor, `[count, ...]`."""
+  import tensorflow as tf
+  from common.distributed import parameters
+  from impala import actor, policy
+  store = parameters.ParameterStore(parameters.Snapshot(0, parameters.flatten(agent.trainable_variables)))
+  collector = actor.Actor(0, suite, environments.assign(suite.tasks, 0, config.num_actors, config.envs_per_actor),
+                          policy.LocalPolicy(agent, suite, store, 0), config.unroll_length, seed=0)
+  unrolls = []
+  collector.run(unrolls.append, lambda: len(unrolls) * config.envs_per_actor >= count)
+  return tf.nest.map_structure(lambda *x: np.concatenate(x)[:count], *unrolls)
+
+
+def together(config: configs.Config, seconds: float, who: cluster.Cluster = cluster.Cluster()) -> tuple[float, float]:
+  """Training as it is, with actors as `who` says; returns as `measuring.measure`."""
   from impala import run
   with tempfile.TemporaryDirectory() as folder:
-    config.total_frames = 10**12
-    training = run.Run(config, command_line.Options(pathlib.Path(folder, 'run'), resume=False))
+    config = dataclasses.replace(config, total_frames=10**12)
+    training = run.Run(config, command_line.Options(pathlib.Path(folder, 'run'), resume=False), who)
     crew = training.start()
     try:
       _wait_for_update(training, crew)
@@ -89,6 +97,7 @@ def _together(config: configs.Config, seconds: float) -> tuple[float, float]:
       last_frames, last_cpu, ended = _wait_for_update(training, crew)
     finally:
       crew.end()
+      training.host.close(finished=True)
   steps = (last_frames - frames) / environments.load(config.env, config.environment_options()).action_repeat
   return steps / (ended - started), 1e6 * (last_cpu - cpu) / steps
 

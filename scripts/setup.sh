@@ -32,5 +32,10 @@ set_up() {
   mv "$venv/installed.txt.new" "$venv/installed.txt"
 }
 
+# One after the other: several processes of one run may start at once, on machines that share this folder.
+mkdir -p "$venv"
+exec 9> "$venv/setup.lock"
+if command -v flock >/dev/null; then flock 9; fi
 set_up
+exec 9>&-
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}

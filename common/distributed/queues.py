@@ -1,6 +1,6 @@
 """The queue between actors and learner: bounded, so that actors wait for the learner, and closed at the end."""
 
-from typing import Any
+from typing import Any, Sequence
 
 import tensorflow as tf
 
@@ -24,7 +24,7 @@ class StructureQueue:
       self._queue = tf.queue.FIFOQueue(capacity, [s.dtype for s in flat], [s.shape for s in flat])
 
     @tf.function(input_signature=[tf.TensorSpec([None, *s.shape], s.dtype) for s in flat])
-    def enqueue_many(*elements):
+    def put_all(*elements):
       self._queue.enqueue_many(elements)
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.int32)])
@@ -37,8 +37,8 @@ class StructureQueue:
       self._queue.enqueue(element)
 
     self._enqueue, self._dequeue = enqueue, tf.function(self.dequeue)
-    self._enqueue_many, self._dequeue_many = enqueue_many, dequeue_many
-    self._enqueue_many(*(tf.zeros([0, *s.shape], s.dtype) for s in flat))  # Traces and optimises it.
+    self._put_all, self._dequeue_many = put_all, dequeue_many
+    self._put_all(*(tf.zeros([0, *s.shape], s.dtype) for s in flat))  # Traces and optimises it.
     self._dequeue_many(tf.constant(0))
 
   def put_many(self, elements: Any) -> None:
@@ -47,7 +47,7 @@ class StructureQueue:
     Raises:
       QueueClosed: if the queue is closed, also while waiting.
     """
-    _unless_closed(self._enqueue_many, *tf.nest.flatten(elements))
+    _unless_closed(self._put_all, *tf.nest.flatten(elements))
 
   def put(self, element: Any) -> None:
     """Adds one element, without copying it; waits while there is no room.
@@ -56,6 +56,10 @@ class StructureQueue:
       QueueClosed: if the queue is closed, also while waiting.
     """
     _unless_closed(self._enqueue, *tf.nest.flatten(element))
+
+  def enqueue_many(self, flat: Sequence[tf.Tensor]) -> tf.Operation:
+    """Adds the flat parts `[N, ...]` of elements; to be called inside a `tf.function`. Waits while there is no room."""
+    return self._queue.enqueue_many(flat)
 
   def dequeue(self) -> Any:
     """One element; to be called inside a `tf.function` or `tf.data` pipeline. Waits while there is none."""

@@ -77,6 +77,15 @@ def network_space(suite: Suite) -> gymnasium.spaces.Box:
   return gymnasium.spaces.Box(0, 255, (height, width, stack), space.dtype)
 
 
+def integer_bounds(suite: Suite) -> dict[str, tuple[int, int]]:
+  """The lowest and highest value of observations that are whole numbers and cannot have all values of their type."""
+  spaces = {name: space for name, space in suite.observation_space.spaces.items()
+            if np.issubdtype(space.dtype, np.integer)}
+  bounds = {name: (int(space.low.min()), int(space.high.max())) for name, space in spaces.items()}
+  every = {name: (np.iinfo(space.dtype).min, np.iinfo(space.dtype).max) for name, space in spaces.items()}
+  return {name: pair for name, pair in bounds.items() if pair != every[name]}
+
+
 def final_observations(info: Mapping, which: np.ndarray) -> np.ndarray:
   """The last `observation`s of episodes that a step ended, `[M, ...]`, for environments int `[M]`."""
   return np.stack([info['final_obs'][i]['observation'] for i in which])

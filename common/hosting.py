@@ -1,0 +1,122 @@
+"""The learner's door to other processes: its server, the actors it starts itself, and what evaluators report."""
+
+import csv
+import dataclasses
+import logging
+import math
+import pathlib
+import time
+from typing import Any, Callable, Mapping
+
+import numpy as np
+
+from common import environments, settings, version
+from common.distributed import actor_processes, cluster, parameters, queues, server as servers, wire
+
+_REPORT = {'task': str, 'frames': int, 'version': int, 'episodes': int, 'mean': float, 'low': float, 'high': float}
+
+
+class Host:
+  """Actors and evaluators of other processes, as a learner sees them; nobody, if it does not listen for any."""
+
+  def __init__(self, who: cluster.Cluster, program: str, config: settings.Settings, places: int,
+               suite: environments.Suite, folder: pathlib.Path, queue: queues.StructureQueue, codec: wire.Codec,
+               store: parameters.ParameterStore, frames: Callable[[], int],
+               inference: servers.Inference | None = None):
+    """Takes the port, if this process listens; `start` begins.
+
+    Args:
+      who: this process.
+      program: the system's module, `impala.train`.
+      config: of the run, as actors are asked for it and get it.
+      places: the run's number of actors.
+      suite: of the run.
+      folder: of the run.
+      queue: what actors put goes there.
+      codec: of its elements.
+      store: of the parameters to give out.
+      frames: tells how many environment frames were learned from so far.
+      inference: if actors hold no parameters.
+
+    Raises:
+      UserError: if the port cannot be had.
+    """
+    self._who, self._program, self._folder, self._tasks = who, program, folder, suite.tasks
+    self._actors: actor_processes.ActorProcesses | None = None
+    self._server: servers.Server | None = None
+    if not who.listen:
+      return
+    host, port = cluster.parse_address(who.listen, '--listen')
+    identity = servers.Identity(version.of_code(), who.token, dataclasses.asdict(config))
+    # Every one that joins gets a seed of its own, other ones after a restart: none is to play the same games again.
+    seed_of = lambda number: int(np.random.SeedSequence(
+        [config.seed, frames(), number, time.time_ns()]).generate_state(1)[0]) % 1_000_000_000
+    self._server = servers.Server(host, port, identity, places, queue, codec, store, frames, seed_of, self._report,
+                                  inference)
+
+  def start(self) -> None:
+    """Listens, and starts the actors of this machine."""
+    if not self._server:
+      return
+    self._server.start()
+    host = '127.0.0.1' if self._server.host in ('0.0.0.0', '::') else self._server.host
+    logging.info('Listening on %s: python -m %s --role=actor --learner=%s:%d', self._server.address, self._program,
+                 self._who.name.partition('/')[0] if host != self._server.host else host, self._server.port)
+    if self._who.actor_processes:
+      self._actors = actor_processes.ActorProcesses(
+          self._program, self._who.actor_processes, f'{host}:{self._server.port}', self._who, self._folder / 'actors')
+
+  def look_after(self) -> None:
+    """To be called now and then. Raises UserError, if an actor of this machine fails again and again."""
+    if self._server:
+      self._server.expire()
+    if self._actors:
+      self._actors.look_after()
+
+  @property
+  def columns(self) -> tuple[str, ...]:
+    """Names of `gauges`."""
+    return (*servers.Server.COLUMNS, 'actor_restarts') if self._server else ()
+
+  def gauges(self) -> dict[str, float]:
+    """For `metrics.csv`: who is there, and totals since the start of this process."""
+    if not self._server:
+      return {}
+    return {**self._server.gauges(), 'actor_restarts': self._actors.restarts if self._actors else 0}
+
+  @property
+  def crashes(self) -> int:
+    """Of the engines of all actors."""
+    return self._server.roster.totals()['crashes'] if self._server else 0
+
+  def describe(self) -> list[str]:
+    """What each of the others was doing last."""
+    if not self._server:
+      return []
+    return self._server.roster.describe() or [
+        f'no actor is connected; they find this learner with --role=actor --learner=HOST:{self._server.port}']
+
+  def close(self, finished: bool) -> None:
+    """Ends serving and the actors of this machine; those of other machines end too, if training is finished."""
+    if self._server:
+      self._server.close(finished)
+    if self._actors:
+      self._actors.close()
+
+  def _report(self, report: Mapping[str, Any]) -> None:
+    """Adds a row to `evaluator.csv`. Raises Malformed."""
+    row = {name: report.get(name) for name in _REPORT}
+    for name, kind in _REPORT.items():
+      if type(row[name]) is not kind or kind is float and not math.isfinite(row[name]):
+        raise wire.Malformed(f'{name} is {str(row[name])[:40]!r}, expected {kind.__name__}')
+    if row['task'] not in self._tasks:
+      raise wire.Malformed(f'task is {row["task"][:40]!r}, expected one of {", ".join(self._tasks)[:200]}')
+    path = self._folder / 'evaluator.csv'
+    is_new = not path.exists()
+    with open(path, 'a', newline='') as file:
+      writer = csv.DictWriter(file, list(_REPORT))
+      if is_new:
+        writer.writeheader()
+      writer.writerow(row)
+    logging.info('Evaluator at %s frames: %s %.4g [%.4g, %.4g], %d episodes', f'{row["frames"]:,}', row['task'],
+                 row['mean'], row['low'], row['high'], row['episodes'])
