@@ -7,7 +7,7 @@ one learner draws from the prioritized replay. Ctrl-C saves a checkpoint and end
 from typing import Sequence
 
 from apex import config as configs, evaluate
-from common import command_line, environments, evaluation_command, janitor
+from common import command_line, environments, errors, evaluation_command, janitor
 from common.distributed import cluster
 
 _DESCRIPTION = __doc__ + '\nEnvironments (--env; of several tasks, name one):\n{environments}\n'
@@ -26,6 +26,8 @@ def main(argv: Sequence[str]) -> int:
       from apex import remote
       from common import roles
       return roles.work(config, options, who, configs.PRESETS, 'apex.train', remote)
+    if who.learners:
+      raise errors.UserError(f'Ape-X has one learner, and the cluster names {len(who.learners)}')
     from apex import run
     config.num_actors = cluster.places(who, config.num_actors)
     finished = run.Run(config, options, who).train()

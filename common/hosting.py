@@ -19,7 +19,7 @@ _REPORT = {'task': str, 'frames': int, 'version': int, 'episodes': int, 'mean': 
 class Host:
   """Actors and evaluators of other processes, as a learner sees them; nobody, if it does not listen for any."""
 
-  def __init__(self, who: cluster.Cluster, program: str, config: settings.Settings, places: int,
+  def __init__(self, who: cluster.Cluster, program: str, config: settings.Settings, num_actors: int,
                suite: environments.Suite, folder: pathlib.Path, queue: queues.StructureQueue, codec: wire.Codec,
                store: parameters.ParameterStore, frames: Callable[[], int],
                inference: servers.Inference | None = None):
@@ -29,7 +29,7 @@ class Host:
       who: this process.
       program: the system's module, `impala.train`.
       config: of the run, as actors are asked for it and get it.
-      places: the run's number of actors.
+      num_actors: of the run.
       suite: of the run.
       folder: of the run.
       queue: what actors put goes there.
@@ -47,11 +47,12 @@ class Host:
     if not who.listen:
       return
     host, port = cluster.parse_address(who.listen, '--listen')
+    assignments = cluster.assignments(who, num_actors)
     identity = servers.Identity(version.of_code(), who.token, dataclasses.asdict(config))
     # Every one that joins gets a seed of its own, other ones after a restart: none is to play the same games again.
     seed_of = lambda number: int(np.random.SeedSequence(
-        [config.seed, frames(), number, time.time_ns()]).generate_state(1)[0]) % 1_000_000_000
-    self._server = servers.Server(host, port, identity, places, queue, codec, store, frames, seed_of, self._report,
+        [config.seed, who.index, frames(), number, time.time_ns()]).generate_state(1)[0]) % 1_000_000_000
+    self._server = servers.Server(host, port, identity, assignments, queue, codec, store, frames, seed_of, self._report,
                                   inference)
 
   def start(self) -> None:
@@ -118,5 +119,3 @@ class Host:
       if is_new:
         writer.writeheader()
       writer.writerow(row)
-    logging.info('Evaluator at %s frames: %s %.4g [%.4g, %.4g], %d episodes', f'{row["frames"]:,}', row['task'],
-                 row['mean'], row['low'], row['high'], row['episodes'])

@@ -107,12 +107,17 @@ def _act(link, welcome, config, suite, system) -> None:
 
 
 def _evaluate(link, welcome, config, suite, system) -> None:
-  """Plays episodes of every task with the latest parameters, again and again."""
+  """Plays episodes of every task with the latest parameters, again and again, but none of the same ones twice."""
   take, make_player = system.make_evaluator(config, suite, welcome.seed)
-  episodes = max(1, config.evaluation_episodes)
+  episodes, played = max(1, config.evaluation_episodes), None
   for attempt in itertools.count():
     snapshot, frames = link.latest(), link.frames
+    while snapshot.version == played:
+      if link.wait(config.log_every_seconds):
+        return
+      snapshot, frames = link.latest(), link.frames
     take(snapshot.values)
+    played = snapshot.version
     for task in suite.tasks:
       link.be_described_by(lambda task=task: f'playing {task}', lambda: 0)
       if link.is_ended():

@@ -39,6 +39,8 @@ class Config(settings.Settings):
 
   # Learner.
   batch_size: int = 32
+  # GPUs of each machine that learn together; a batch is shared out among all of them.
+  learner_devices: int = 1
   # Trajectories that may wait: a long queue is policy lag.
   queue_capacity: int = 32
   discount: float = 0.99
@@ -75,7 +77,7 @@ class Config(settings.Settings):
   def check(self) -> None:
     super().check()
     self.expect_positive('unroll_length', 'batch_size', 'queue_capacity', 'replay_capacity', 'learning_rate',
-                         'rmsprop_epsilon', 'dynamic_batch_size')
+                         'rmsprop_epsilon', 'dynamic_batch_size', 'learner_devices')
     self.expect_fraction('discount', 'rmsprop_decay', 'rmsprop_momentum', 'lambda_')
     self.expect_at_least_zero('num_actors', 'envs_per_actor', 'max_gradient_norm', 'entropy_cost', 'baseline_cost')
     self.expect_one_of('torso', settings.TORSOS)

@@ -2,30 +2,53 @@
 
 from typing import Any, Iterator, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from common import optimizers
 from common.distributed import parameters, queues
 from common.environments import suite as suites
 from common.replay import uniform
-from impala import config as configs, losses, networks, rewards, trajectory, vtrace
+from impala import config as configs, losses, networks, replicas, rewards, trajectory, vtrace
+
+_MEANS = ('entropy', 'value', 'importance_weight')  # Of the statistics: over all steps. The losses are sums.
+_TIMELESS = frozenset({'actor', 'parameter_version', 'task', 'core_state'})
 
 
 class Update(NamedTuple):
-  """What one update tells: scalars by name, and the parameters after it as one vector."""
+  """What one update tells: scalars by name, the parameters after it as one vector, whether a learner asked to stop."""
   statistics: dict[str, tf.Tensor]
   parameters: tf.Tensor
+  stop: tf.Tensor  # bool []: then the update has changed nothing.
 
 
 class Learner(tf.Module):
-  """The agent, its optimizer and the counters; all of it is in a checkpoint."""
+  """The agent, its optimizer and the counters; all of it is in a checkpoint.
 
-  def __init__(self, config: configs.Config, suite: suites.Suite, agent: networks.Agent):
+  Of several synchronous learners (section 3), each has all of that: they add up their gradients, and so take the same
+  steps as one learner would with all of their trajectories in one batch.
+  """
+
+  def __init__(self, config: configs.Config, suite: suites.Suite, agent: networks.Agent,
+               strategy: tf.distribute.Strategy | None = None):
+    """Makes the optimizer and the counters.
+
+    Args:
+      config: its `batch_size` and `replayed_per_batch` are those of all learners together.
+      suite: the environments.
+      agent: what learns; its variables are made in the scope of the strategy.
+      strategy: of `replicas.make_strategy`; none: one learner on one device.
+
+    Raises:
+      UserError: if a batch cannot be shared out evenly, or a learner has gone.
+    """
     super().__init__(name='learner')
-    self._config, self._suite, self.agent, self.batch_size = config, suite, agent, config.batch_size
+    self._config, self._suite, self.agent = config, suite, agent
+    self._strategy = strategy or tf.distribute.get_strategy()
+    # This process's part of a batch, and how many of it are replayed.
+    self.batch_size, self.replayed = replicas.shares(self._strategy, config.batch_size, config.replayed_per_batch)
     self._optimizer = optimizers.RMSProp(config.rmsprop_decay, config.rmsprop_epsilon, config.rmsprop_momentum)
-    self._optimizer.create_slots(agent.trainable_variables)
+    with replicas.watched(self._strategy), self._strategy.scope():
+      self._optimizer.create_slots(agent.trainable_variables)
     with tf.device('/cpu:0'):
       self.updates = tf.Variable(0, dtype=tf.int64, trainable=False)
       self.frames = tf.Variable(0, dtype=tf.int64, trainable=False)  # Environment frames: steps x action repeat.
@@ -35,25 +58,55 @@ class Learner(tf.Module):
     """The current parameters, for publication before the first update."""
     return parameters.Snapshot(int(self.updates), parameters.flatten(self.agent.trainable_variables))
 
-  @tf.function
-  def update(self, batch: trajectory.Trajectory, new_frames: tf.Tensor) -> Update:
-    """Takes one step on a batch `[T+1, B]`, of which `new_frames` environment frames were not replayed.
+  def synchronise(self) -> None:
+    """Gives all learners what the first one has restored: the others need no checkpoint. Called by all of them.
 
-    A batch whose loss or gradients are not finite changes nothing: `finite` in the statistics is then false.
+    Raises:
+      UserError: if a learner has gone.
     """
-    variables = self.agent.trainable_variables
-    with tf.GradientTape() as tape:
-      loss, statistics = self.loss(batch)
-    gradients = tape.gradient(loss, variables)
-    gradients, norm = optimizers.clip_by_global_norm(gradients, self._config.max_gradient_norm)
-    learning_rate = optimizers.linear_decay(self._config.learning_rate, self.frames, self._config.total_frames)
-    finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
-    if finite:
-      self._optimizer.apply(gradients, variables, learning_rate)
+    replicas.broadcast(self._strategy, self.variables)
+
+  def update(self, batch: trajectory.Trajectory, new_frames: tf.Tensor, stop: bool = False) -> Update:
+    """Takes one step on a batch, together with all other learners, which wait for each other.
+
+    A batch whose loss or gradients are not finite changes nothing at any learner: `finite` in the statistics is then
+    false. Nor does one with which any learner asks to stop. Statistics are those of all learners' batches together.
+
+    Args:
+      batch: `[T+1, B]`, where B is `self.batch_size`.
+      new_frames: int64 `[]`, environment frames in the batches of all learners that were not replayed.
+      stop: whether this learner asks all to stop. It then has to bring a batch too, but any will do.
+
+    Raises:
+      UserError: if a learner has gone.
+    """
+    with replicas.watched(self._strategy):
+      return self._update(batch, new_frames, tf.constant(stop))
+
+  @tf.function
+  def _update(self, batch, new_frames, stop) -> Update:
+    statistics, stop = replicas.first(
+        self._strategy, self._strategy.run(self._step, (replicas.distribute(self._strategy, batch, split), stop)))
+    if statistics['finite'] & ~stop:
       self.updates.assign_add(1)
       self.frames.assign_add(new_frames)
+    return Update(statistics, parameters.flatten(self.agent.trainable_variables), stop)
+
+  def _step(self, batch: trajectory.Trajectory, stop: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    """One replica's part of an update."""
+    variables, replicas_in_sync = self.agent.trainable_variables, self._strategy.num_replicas_in_sync
+    with tf.GradientTape() as tape:
+      loss, statistics = self.loss(batch)
+    gradients, loss, statistics, stops = replicas.sums(
+        (tape.gradient(loss, variables), loss, statistics, tf.cast(stop, tf.float32)))
+    statistics |= {name: statistics[name] / replicas_in_sync for name in _MEANS}  # Of shares of equal size.
+    gradients, norm = optimizers.clip_by_global_norm(gradients, self._config.max_gradient_norm)
+    learning_rate = optimizers.linear_decay(self._config.learning_rate, self.frames, self._config.total_frames)
+    finite, stop = tf.math.is_finite(loss) & tf.math.is_finite(norm), stops > 0
+    if finite & ~stop:
+      self._optimizer.apply(gradients, variables, learning_rate)
     statistics |= {'loss/total': loss, 'gradient_norm': norm, 'learning_rate': learning_rate, 'finite': finite}
-    return Update(statistics, parameters.flatten(variables))
+    return statistics, stop
 
   def loss(self, batch: trajectory.Trajectory) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """Policy gradient + baseline cost x baseline + entropy cost x entropy, summed over `[T, B]` (section 4.2)."""
@@ -95,10 +148,14 @@ def corrected_returns(config: configs.Config, log_rhos, discounts, step_rewards,
 
 
 def warm_up(learner: Learner, spec: trajectory.Trajectory) -> None:
-  """Traces and optimises `update` on a batch that changes nothing, as its rewards are not finite."""
+  """Traces and optimises `update` on a batch that changes nothing. Called by all learners."""
+  ask_to_stop(learner, spec)
+
+
+def ask_to_stop(learner: Learner, spec: trajectory.Trajectory) -> None:
+  """Takes part in an update for which there is no batch, and which changes nothing: all learners stop at it."""
   zeros = tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), spec)
-  batch = stack_trajectories([zeros] * learner.batch_size)
-  learner.update(batch._replace(reward=batch.reward + np.nan), tf.constant(0, tf.int64))
+  learner.update(stack_trajectories([zeros] * learner.batch_size), tf.constant(0, tf.int64), stop=True)
 
 
 def batches(queue: queues.StructureQueue, batch_size: int,
@@ -138,10 +195,18 @@ def stack_trajectories(trajectories: list[trajectory.Trajectory]) -> trajectory.
   """One batch of single trajectories: the batch axis goes after the time's, in front of what has no time."""
   def stacked(axis):
     return lambda *x: tf.stack(x, axis=axis)
-  timeless = {'actor', 'parameter_version', 'task', 'core_state'}
   return trajectory.Trajectory(**{
-      name: tf.nest.map_structure(stacked(0 if name in timeless else 1), *[getattr(t, name) for t in trajectories])
+      name: tf.nest.map_structure(stacked(0 if name in _TIMELESS else 1), *[getattr(t, name) for t in trajectories])
       for name in trajectory.Trajectory._fields})
+
+
+def split(batch: trajectory.Trajectory, count: int) -> list[trajectory.Trajectory]:
+  """A batch `[T+1, B]` as so many batches `[T+1, B / count]`, in their order."""
+  def parts(name: str) -> list:
+    values = getattr(batch, name)
+    cut = [tf.split(x, count, axis=0 if name in _TIMELESS else 1) for x in tf.nest.flatten(values)]
+    return [tf.nest.pack_sequence_as(values, part) for part in zip(*cut)] or [values] * count  # Maybe no core state.
+  return [trajectory.Trajectory(*part) for part in zip(*map(parts, trajectory.Trajectory._fields), strict=True)]
 
 
 def count_frames(config: configs.Config, suite: suites.Suite) -> int:

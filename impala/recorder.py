@@ -22,7 +22,7 @@ class Recorder:
                host: hosting.Host):
     """`actors_` are those of this process, `host` has the others."""
     self._tasks, self._learner, self._queue, self._actors, self._host = suite.tasks, learner, queue, actors_, host
-    self._fresh = config.batch_size - config.replayed_per_batch
+    self._fresh = learner.batch_size - learner.replayed
     self.base = recorders.Recorder(config, suite, folder, learner, [*_COLUMNS, *host.columns], self._gauges,
                                     self._note)
 

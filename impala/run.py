@@ -11,7 +11,8 @@ import tensorflow as tf
 from common import acting, command_line, environments, hosting, supervisor
 from common.distributed import cluster, parameters, queues, server, threads, wire
 from common.replay import memory, uniform
-from impala import actor as actors, config as configs, learner as learners, networks, policy, recorder, trajectory
+from impala import (actor as actors, config as configs, learner as learners, networks, policy, recorder, replicas,
+                    trajectory)
 
 
 class Run:
@@ -24,7 +25,7 @@ class Run:
     Args:
       config: of the run.
       options: its folder, and whether to go on with the run in it.
-      who: this process, the only learner; with role `all` and no `actor_processes`, its actors are threads of it.
+      who: this process, a learner; with role `all` and no `actor_processes`, its actors are threads of it.
 
     Raises:
       UserError: if the settings do not fit the environment, the machine or the folder.
@@ -33,9 +34,14 @@ class Run:
     self._suite = environments.load(config.env, config.environment_options())
     asked = dataclasses.replace(config)  # As actors are started with it: before numbers are resolved.
     config.fit(self._suite)
+    strategy = replicas.make_strategy(config.learner_devices, who.peers, who.index)
     tf.random.set_seed(config.seed)
-    self._learner = learners.Learner(config, self._suite, networks.make_agent(config, self._suite))
-    self._supervisor = supervisor.Supervisor(config, options, self._learner)
+    with replicas.watched(strategy), strategy.scope():
+      agent = networks.make_agent(config, self._suite)
+    self._learner = learners.Learner(config, self._suite, agent, strategy)
+    self._is_alone = replicas.workers(strategy) == 1
+    self._supervisor = supervisor.Supervisor(config, options, self._learner, who.index)
+    self._learner.synchronise()
     self._store = parameters.ParameterStore(self._learner.snapshot())
     self._spec = trajectory.specification(
         self._suite, config.unroll_length, self._learner.agent.initial_state(1))
@@ -68,7 +74,7 @@ class Run:
       finished = self._supervisor.watch(
           self.start, self._recorder.base, self._save, self._learner_pulse,
           lambda: [*(actor.games.pulse.describe() for actor in self._actors), *self.host.describe()],
-          self.host.look_after, 'scripts/train')
+          self.host.look_after, 'scripts/train') and self.frames() >= config.total_frames
     finally:
       self.host.close(finished)
     return finished
@@ -80,8 +86,9 @@ class Run:
     of its own, was seen to wait for ever for the thread of a Doom game that was started at the same moment.
     """
     config = self._config
-    learners.warm_up(self._learner, self._spec)
-    batches = learners.batches(self._queue, config.batch_size, self._make_replay(), config.replayed_per_batch)
+    learner = self._learner
+    learners.warm_up(learner, self._spec)
+    batches = learners.batches(self._queue, learner.batch_size, self._make_replay(), learner.replayed)
     self.host.start()
     crew = threads.Crew(self._queue.close)
     crew.start('learner', lambda: self._learn(batches, crew.stop))
@@ -136,15 +143,20 @@ class Run:
     """The learner's thread: updates, publication, records and checkpoints, one after the other."""
     config, learner, pulse = self._config, self._learner, self._learner_pulse
     new_frames = tf.constant(learners.count_frames(config, self._suite), tf.int64)
-    while not stop.is_set() and self.frames() < config.total_frames:
+    while self.frames() < config.total_frames:  # Which are the same at all learners.
       pulse.enter('waiting for trajectories')
       started = time.monotonic()
-      batch = next(batches, None)
+      batch = None if stop.is_set() else next(batches, None)
       if batch is None:
+        if not self._is_alone:
+          learners.ask_to_stop(learner, self._spec)
         break
       waited = time.monotonic() - started
       pulse.enter('updating')
       update = learner.update(batch, new_frames)
+      if update.stop:
+        logging.info('Another learner has stopped.')
+        break
       if not update.statistics['finite']:
         raise self._supervisor.non_finite(batch)
       self._store.publish(parameters.Snapshot(int(learner.updates), update.parameters))

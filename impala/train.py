@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     from impala import run
     config.num_actors = cluster.places(who, config.num_actors)
     finished = run.Run(config, options, who).train()
-    if finished and config.evaluation_episodes:
+    if finished and config.evaluation_episodes and who.index == 0:
       evaluation_command.evaluate(options.run_dir, configs.PRESETS, evaluate.PLAYERS, config.evaluation_episodes)
   return 0 if finished else 130
 

@@ -70,7 +70,7 @@ def listening(codec) -> Iterator[tuple]:
   from scripts import senders
   queue = queues.StructureQueue(codec.spec, 64)
   store = parameters.ParameterStore(parameters.Snapshot(0, tf.zeros([1])))
-  server = servers.Server('127.0.0.1', 0, servers.Identity(senders.VERSION, '', {}), 1, queue, codec, store,
+  server = servers.Server('127.0.0.1', 0, servers.Identity(senders.VERSION, '', {}), range(1), queue, codec, store,
                           lambda: 0, lambda number: number, lambda report: None)
   server.start()
   crew = threads.Crew(queue.close)

@@ -42,6 +42,12 @@ class Cluster:
   index: int = 0
 
   @property
+  def peers(self) -> tuple[str, ...]:
+    """Where learners reach each other: on the port after the one that is for actors."""
+    parsed = [parse_address(address, '--cluster') for address in self.learners]
+    return tuple(f'{host}:{port + 1}' for host, port in parsed)
+
+  @property
   def has_threads(self) -> bool:
     """Whether actors are threads of this process."""
     return self.role == 'all' and not self.actor_processes
@@ -108,6 +114,18 @@ def resolve(values: flags.FlagValues) -> Cluster:
 def places(who: Cluster, num_actors: int) -> int:
   """The number of actors of a run: those that it starts as processes, where there are no others."""
   return who.actor_processes if who.role == 'all' and who.actor_processes else num_actors
+
+
+def assignments(who: Cluster, num_actors: int) -> range:
+  """Those of a run's actors that work for this learner, by number.
+
+  Raises:
+    UserError: if not all learners have equally many.
+  """
+  count = max(1, len(who.learners))
+  if num_actors % count:
+    raise errors.UserError(f'num_actors is {num_actors}, expected a multiple of {count}: so many learners share them')
+  return range(who.index, num_actors, count)
 
 
 def parse_address(address: str, flag: str) -> tuple[str, int]:

@@ -28,7 +28,7 @@ class Welcome(NamedTuple):
   """What a learner tells one that joins."""
   session: str
   place: int
-  assignment: int  # The place, below the run's number of actors.
+  assignment: int  # Of the run's actors the one whose tasks or epsilon it has.
   seed: int
   config: Mapping[str, Any]
 
@@ -189,6 +189,10 @@ class Link:
         self._lose(reason)
       if not self._lost.is_set():
         return
+
+  def wait(self, seconds: float) -> bool:
+    """Waits for so long, or until there is nothing more to do; whether that is so."""
+    return self._closing.wait(seconds) or self.is_ended()
 
   def stop(self) -> None:
     """Ends all waiting; for any thread."""

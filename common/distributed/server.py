@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 import time
-from typing import Any, Callable, Mapping, NamedTuple
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 import tensorflow as tf
 
@@ -42,7 +42,7 @@ class Inference(NamedTuple):
 class Server:
   """Serves from `start` to `close`."""
 
-  def __init__(self, host: str, port: int, identity: Identity, places: int, queue: queues.StructureQueue,
+  def __init__(self, host: str, port: int, identity: Identity, assignments: Sequence[int], queue: queues.StructureQueue,
                codec: wire.Codec, store: parameters.ParameterStore, frames: Callable[[], int],
                seed_of: Callable[[int], int], on_report: Callable[[dict[str, Any]], None],
                inference: Inference | None = None):
@@ -52,7 +52,7 @@ class Server:
       host: to listen on.
       port: to listen on, 0 for any.
       identity: of the run.
-      places: the number of its actors.
+      assignments: the numbers of its actors, one for each place.
       queue: what is put goes there.
       codec: of its elements.
       store: of the parameters to give out.
@@ -65,8 +65,8 @@ class Server:
       UserError: if the port cannot be had.
     """
     self.host, self.port = host, rpc.free_port(host, port)
-    self.roster = rosters.Roster(places, LEASE_SECONDS)
-    self._identity, self._places, self._queue, self._codec = identity, places, queue, codec
+    self.roster = rosters.Roster(len(assignments), LEASE_SECONDS)
+    self._identity, self._assignments, self._queue, self._codec = identity, assignments, queue, codec
     self._snapshots, self._frames, self._seed_of, self._on_report = _Snapshots(store), frames, seed_of, on_report
     self._inference = inference
     self._lock, self._counts, self._state, self._server = threading.Lock(), collections.Counter(), 'working', None
@@ -267,8 +267,8 @@ class Server:
       number = self._counts['joined']
     logging.info('%s %d joins: %s', role, member.place, name)
     return wire.to_json(
-        state='joined', session=member.session, place=member.place, assignment=member.place % self._places,
-        seed=self._seed_of(number), config=self._identity.config)
+        state='joined', session=member.session, place=member.place,
+        assignment=self._assignments[member.place % len(self._assignments)], seed=self._seed_of(number), config=self._identity.config)
 
   def _mismatch(self, request: Mapping[str, Any]) -> str:
     """In what one who wants to join is not of this run; empty if in nothing."""
