@@ -1,7 +1,8 @@
-"""Trains Ape-X DQN or DPG on one machine: `python -m apex.train [--env=NAME] [--run_dir=DIR] [--config.FIELD=VALUE]`.
+"""Trains Ape-X DQN or DPG: `python -m apex.train [--env=NAME] [--run_dir=DIR] [--config.FIELD=VALUE ...]`.
 
-Actor threads step batches of environments and send transitions with initial priorities;
-one learner draws from the prioritized replay. Ctrl-C saves a checkpoint and ends; --resume goes on.
+Actors step batches of environments and send transitions with initial priorities; one learner draws from the prioritized
+replay. Actors are threads of the learner; with --actor_processes=N processes beside it; with --role=learner and
+--role=actor wherever they are started. Ctrl-C saves a checkpoint and ends; --resume goes on.
 """
 
 from typing import Sequence

@@ -14,13 +14,14 @@ def make_actor(config: configs.Config, suite: environments.Suite, link: remote.L
   """
   config.fit(suite)
   tasks = environments.assign(suite.tasks, welcome.assignment, config.num_actors, config.envs_per_actor)
-  acting = _make_policy(config, suite, link, welcome.seed)
+  acting = make_policy(config, suite, link, welcome.seed)
   actor = actors.Actor(welcome.assignment, suite, tasks, acting, config.unroll_length, welcome.seed)
   spec = trajectory.specification(suite, config.unroll_length, acting.initial_state(1))
   return actor, wire.Codec(spec, trajectory.bounds(suite, config.num_actors))
 
 
-def _make_policy(config, suite, link, seed) -> policy.Policy:
+def make_policy(config: configs.Config, suite: environments.Suite, link: remote.Link, seed: int) -> policy.Policy:
+  """With parameters of its own; or without any, where the learner decides for all actors (`dynamic_batching`)."""
   if not config.dynamic_batching:
     return policy.LocalPolicy(networks.make_agent(config, suite), suite, link, seed)
   # Without the network itself: that of an LSTM that has no variables yet.

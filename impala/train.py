@@ -1,7 +1,9 @@
-"""Trains IMPALA on one machine: `python -m impala.train [--env=NAME] [--run_dir=DIR] [--config.FIELD=VALUE ...]`.
+"""Trains IMPALA: `python -m impala.train [--env=NAME] [--run_dir=DIR] [--config.FIELD=VALUE ...]`.
 
-Actor threads step batches of environments and send trajectories through a bounded queue; one learner turns batches of
-them into parameters, which it publishes after each update. Ctrl-C saves a checkpoint and ends; --resume goes on.
+Actors step batches of environments and send trajectories through a bounded queue; a learner turns batches of them into
+parameters, which it publishes after each update. Actors are threads of the learner; with --actor_processes=N processes
+beside it; with --role=learner and --role=actor wherever they are started. Ctrl-C saves a checkpoint and ends; --resume
+goes on.
 """
 
 from typing import Sequence

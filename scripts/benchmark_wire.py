@@ -20,15 +20,10 @@ _COUNTS = (1, 2, 4, 8)
 
 def measure(config: configs.Config, seconds: float) -> dict[str, float]:
   """One round: MB/s and agent steps/s of 1 to 8 processes that only send, and training with threads and processes."""
-  from impala import networks, trajectory
-  from common.distributed import wire
   config = dataclasses.replace(config)
   suite = environments.load(config.env, config.environment_options())
   config.fit(suite)
-  agent = networks.make_agent(config, suite)
-  codec = wire.Codec(trajectory.specification(suite, config.unroll_length, agent.initial_state(1)),
-                     trajectory.bounds(suite, config.num_actors))
-  unrolls = codec.group(benchmark_impala.collect(config, suite, agent, config.envs_per_actor))[0]
+  codec, unrolls = trajectories(config, suite)
   payload, count = codec.encode(unrolls), len(unrolls.actor)
   result = {'payload_mb': len(payload) / 1e6, 'payload_ratio': len(payload) / unrolls.observation['observation'].nbytes}
   for number in _COUNTS:
@@ -40,19 +35,34 @@ def measure(config: configs.Config, seconds: float) -> dict[str, float]:
   return result | {'ratio': result['remote'] / result['threads']}
 
 
+def trajectories(config: configs.Config, suite: environments.Suite):
+  """The codec, and as many trajectories of an actor as one message takes."""
+  from common.distributed import wire
+  from impala import networks, trajectory
+  agent = networks.make_agent(config, suite)
+  codec = wire.Codec(trajectory.specification(suite, config.unroll_length, agent.initial_state(1)),
+                     trajectory.bounds(suite, config.num_actors))
+  return codec, codec.group(benchmark_impala.collect(config, suite, agent, config.envs_per_actor))[0]
+
+
 def _alone(codec, payload: bytes, steps: int, number: int, seconds: float) -> dict[str, float]:
   """So many processes put a message of so many agent steps for ever, and a thread takes them out of the queue."""
   with listening(codec) as (server, _), sending(server.address, payload, number, 1) as processes:
-    while server.gauges()['actors'] < number or server.gauges()['puts'] < 10 * number:
-      if any(process.poll() is not None for process in processes):
-        raise RuntimeError('a sender has ended')
-      time.sleep(0.05)
+    wait_for(server, processes, number, 10 * number)
     before, started = _state(server, processes), time.monotonic()
     time.sleep(seconds)
     after, elapsed = _state(server, processes), time.monotonic() - started
   mb, puts, learner, senders = (b - a for a, b in zip(before, after))
   return {'mb_per_second': mb / elapsed, 'steps_per_second': puts * steps / elapsed,
           'learner_ms_per_mb': 1e3 * learner / mb, 'actor_ms_per_mb': 1e3 * senders / mb}
+
+
+def wait_for(server, processes, actors: int, puts: int) -> None:
+  """Until so many actors have joined, and so many puts have come."""
+  while server.gauges()['actors'] < actors or server.gauges()['puts'] < puts:
+    if any(process.poll() is not None for process in processes):
+      raise RuntimeError('a sender has ended')
+    time.sleep(0.05)
 
 
 def _state(server, processes) -> tuple[float, float, float, float]:

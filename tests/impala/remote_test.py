@@ -1,0 +1,162 @@
+"""Actors that are not in the learner's process: who decides for them, and runs of many processes as a whole."""
+
+import contextlib
+import csv
+import dataclasses
+import threading
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from common import environments, errors
+from common.distributed import parameters, queues, remote as links, rpc, server as servers, wire
+from impala import config as configs, networks, policy, remote, trajectory
+from tests.common import processes, runs
+
+T, N, VERSION = 5, 3, 7
+CLOSE = dict(rtol=1e-4, atol=1e-5)
+
+
+class Learner:
+  """The server of a run that does not learn, whose learner decides for the actors."""
+
+  def __init__(self, env, **settings):
+    self.config = dataclasses.replace(
+        configs.PRESETS.preset(configs.PRESETS.preset_for(env)), env=env, num_actors=2, envs_per_actor=N,
+        unroll_length=T, dynamic_batching=True, **settings)
+    self.suite = environments.load(env)
+    self.agent = networks.make_agent(self.config, self.suite)
+    state, self.version = self.agent.initial_state, VERSION
+    spec = trajectory.specification(self.suite, T, state(1))
+    self.queue = queues.StructureQueue(spec, 2 * N)
+    shared = policy.DynamicBatchingPolicy(
+        self.agent, self.suite, lambda: self.version, (policy.example_inputs(self.suite, N), state(N)), N, 10.0, 3)
+    inputs, outputs = policy.central_codecs(self.suite, state(1))
+    decide = lambda fields: tf.nest.flatten(shared.decide_flat(fields))
+    snapshot = parameters.Snapshot(VERSION, parameters.flatten(self.agent.trainable_variables))
+    self.server = servers.Server(
+        '127.0.0.1', 0, servers.Identity('abc', '', dataclasses.asdict(self.config)), range(2), self.queue,
+        wire.Codec(spec, trajectory.bounds(self.suite, 2)), parameters.ParameterStore(snapshot), lambda: 0,
+        lambda number: number, print, servers.Inference(inputs, outputs, decide, lambda: self.version))
+    self.server.start()
+
+  @contextlib.contextmanager
+  def joined(self, name='one'):
+    """The policy of an actor that has joined."""
+    link = links.Link('127.0.0.1', self.server.port, links.Applicant(name, 'actor', 'abc', '', {}), 20.0)
+    try:
+      yield remote.make_policy(self.config, self.suite, link, link.join().seed)
+    finally:
+      link.close()
+
+  def some_inputs(self, seed, count=N):
+    """Of a step, and a core state; both drawn."""
+    rng = np.random.default_rng(seed)
+    observation = {
+        name: rng.normal(size=(count, *space.shape)).astype(np.float32) if space.dtype == np.float32
+        else rng.integers(space.low.max(), space.high.min(), (count, *space.shape)).astype(space.dtype)
+        for name, space in self.suite.observation_space.spaces.items()}
+    inputs = networks.AgentInput(
+        observation, rng.integers(self.suite.num_actions, size=count).astype(np.int32),
+        rng.normal(size=count).astype(np.float32), rng.random(count) < 0.3)
+    draw = lambda x: tf.constant(rng.normal(size=x.shape), tf.float32)
+    return tf.nest.map_structure(tf.constant, inputs), tf.nest.map_structure(draw, self.agent.initial_state(count))
+
+  def close(self):
+    self.queue.close()
+    self.server.close(finished=True)
+
+
+@pytest.fixture(scope='module', params=[('gym:CartPole-v1', {'lstm': False}), ('doom:basic', {})],
+                ids=['vectors', 'pixels_words_and_lstm'])
+def learner(request):
+  env, settings = request.param
+  made = Learner(env, **settings)
+  yield made
+  made.close()
+
+
+def test_the_learner_s_agent_decides(learner):
+  inputs, state = learner.some_inputs(0)
+  with learner.joined() as central:
+    decision = central(inputs, state)
+  expected = policy.decide(learner.agent, learner.suite, inputs, state, seed=1)
+  np.testing.assert_allclose(decision.logits, expected.logits, **CLOSE)
+  for found, wanted in zip(tf.nest.flatten(decision.core_state), tf.nest.flatten(expected.core_state), strict=True):
+    np.testing.assert_allclose(found, wanted, **CLOSE)
+  assert decision.actions.dtype == tf.int32 and decision.actions.shape == [N]
+
+
+def test_the_version_is_the_one_that_has_decided(learner):
+  with learner.joined() as central:
+    for learner.version in (VERSION + 2, VERSION):
+      central(*learner.some_inputs(1))
+      assert central.refresh() == learner.version
+
+
+def test_actors_that_ask_at_once_get_their_own_answers(learner):
+  found = {}
+
+  def ask(i):
+    with learner.joined(f'asker {i}') as central:
+      for k in range(5):
+        found[i, k] = central(*learner.some_inputs(10 * i + k, count=i + 1)).logits.numpy()
+
+  askers = [threading.Thread(target=ask, args=(i,)) for i in range(3)]
+  for thread in askers:
+    thread.start()
+  for thread in askers:
+    thread.join()
+  assert len(found) == 15
+  for (i, k), logits in found.items():
+    inputs = learner.some_inputs(10 * i + k, count=i + 1)
+    np.testing.assert_allclose(
+        logits, policy.decide(learner.agent, learner.suite, *inputs, seed=1).logits, **CLOSE)
+
+
+def test_the_core_state_to_start_with_is_the_agent_s(learner):
+  with learner.joined() as central:
+    tf.nest.map_structure(np.testing.assert_array_equal, central.initial_state(4), learner.agent.initial_state(4))
+
+
+def test_inputs_that_cannot_be_are_refused_and_the_next_are_decided_upon(learner):
+  inputs, state = learner.some_inputs(2)
+  with learner.joined() as central:
+    for bad, reason in ((inputs._replace(last_action=inputs.last_action + learner.suite.num_actions), 'last_action'),
+                        (inputs._replace(reward=inputs.reward + np.nan), 'finite')):
+      with pytest.raises(errors.UserError, match=reason):
+        central(bad, state)
+    assert central(inputs, state).actions.shape == [N]
+
+
+def test_a_run_whose_actors_hold_no_parameters(tmp_path):
+  """Two processes, an evaluator that joins, and nothing left of them afterwards."""
+  folder = tmp_path / 'run'
+  training = runs.start('impala', f'--run_dir={folder}', '--actor_processes=2', '--total_frames=2000',
+                        '--config.dynamic_batching=true', '--config.dynamic_batch_size=8', '--config.lstm=true')
+  runs.wait_for_rows(folder, 1, training)
+  below = processes.descendants(training.pid)
+  assert len(below) >= 2
+  output = runs.finish(training)
+  assert 'actor 0 joins' in output and 'actor 1 joins' in output
+  last = runs.rows(folder)[-1]
+  assert last['frames'] >= 2000 and last['actors'] == 2 and last['actors_lost'] == last['messages_refused'] == 0
+  assert processes.becomes_true(lambda: not any(map(processes.is_alive, below)))
+  for i in range(2):
+    assert (folder / 'actors' / f'actor-{i}.log').read_text().splitlines()[-1] == 'Training is finished.'
+
+
+def test_an_evaluator_plays_with_newer_and_newer_parameters(tmp_path):
+  folder, address = tmp_path / 'run', f'127.0.0.1:{rpc.free_port("127.0.0.1", 0)}'
+  training = runs.start('impala', f'--run_dir={folder}', f'--listen={address}', '--total_frames=6000')
+  evaluator = runs.start('impala', '--role=evaluator', f'--learner={address}', '--total_frames=6000')
+  runs.wait_for(folder, 'evaluator.csv', training)
+  assert 'Training is finished.' in runs.finish(evaluator)
+  runs.finish(training)
+  with open(folder / 'evaluator.csv', newline='') as file:
+    rows = list(csv.DictReader(file))
+  versions = [int(row['version']) for row in rows]
+  assert versions == sorted(set(versions)) and {row['task'] for row in rows} == {'CartPole-v1'}
+  for row in rows:
+    assert float(row['low']) <= float(row['mean']) <= float(row['high']) and row['episodes'] == '2'
