@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import math
 import pathlib
+import socket
 import time
 from typing import Any, Callable, Mapping
 
@@ -60,12 +61,15 @@ class Host:
     if not self._server:
       return
     self._server.start()
-    host = '127.0.0.1' if self._server.host in ('0.0.0.0', '::') else self._server.host
-    logging.info('Listening on %s: python -m %s --role=actor --learner=%s:%d', self._server.address, self._program,
-                 self._who.name.partition('/')[0] if host != self._server.host else host, self._server.port)
+    here = self._server.host
+    is_everywhere = here in ('0.0.0.0', '::')
+    logging.info('Listening on %s: python -m %s --role=actor --learner=%s', self._server.address, self._program,
+                 cluster.join_address(socket.gethostname() if is_everywhere else here, self._server.port))
     if self._who.actor_processes:
       self._actors = actor_processes.ActorProcesses(
-          self._program, self._who.actor_processes, f'{host}:{self._server.port}', self._who, self._folder / 'actors')
+          self._program, self._who.actor_processes,
+          cluster.join_address('127.0.0.1' if is_everywhere else here, self._server.port), self._who,
+          self._folder / 'actors')
 
   def look_after(self) -> None:
     """To be called now and then. Raises UserError, if an actor of this machine fails again and again."""

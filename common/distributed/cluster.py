@@ -1,6 +1,7 @@
 """Who is who in a run of many processes: from flags, or from the cluster that started them."""
 
 import dataclasses
+import ipaddress
 import os
 import pathlib
 import socket
@@ -13,7 +14,7 @@ from common import errors
 ROLES = ('all', 'learner', 'actor', 'evaluator')
 TOKEN_VARIABLE = 'DISTRIBUTED_RL_TOKEN'
 _RESOLVERS = ('tf_config', 'slurm', 'kubernetes')
-_PORT = 8476
+_PORT, _PEERS = 8476, 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +44,9 @@ class Cluster:
 
   @property
   def peers(self) -> tuple[str, ...]:
-    """Where learners reach each other: on the port after the one that is for actors."""
+    """Where learners reach each other: 1000 ports beyond those that are for actors."""
     parsed = [parse_address(address, '--cluster') for address in self.learners]
-    return tuple(f'{host}:{port + 1}' for host, port in parsed)
+    return tuple(join_address(host, port + _PEERS) for host, port in parsed)
 
   @property
   def has_threads(self) -> bool:
@@ -88,9 +89,9 @@ def resolve(values: flags.FlagValues) -> Cluster:
   if role in ('actor', 'evaluator') and not learner:
     raise errors.UserError(f'--role={role} needs the address of its learner: --learner=HOST:PORT, which the learner '
                            'shows when it starts')
-  if role in ('all', 'learner') and learner and not found:
+  if role in ('all', 'learner') and values.learner:
     raise errors.UserError(f'--learner={learner} is for actors and evaluators: add --role=actor')
-  if role in ('actor', 'evaluator') and listen and not found:
+  if role in ('actor', 'evaluator') and values.listen:
     raise errors.UserError(f'--listen={listen} is for learners, and this is --role={role}')
   if role == 'evaluator' and values.actor_processes:
     raise errors.UserError('--actor_processes is for learners and actors, and this is --role=evaluator')
@@ -98,9 +99,10 @@ def resolve(values: flags.FlagValues) -> Cluster:
     listen = listen or f'127.0.0.1:{_PORT}'
   elif role == 'all' and (values.actor_processes or listen):
     listen = listen or '127.0.0.1:0'
-  for flag, address in (('--listen', listen), ('--learner', learner)):
-    if address:
-      parse_address(address, flag)
+  if listen:
+    parse_address(listen, '--listen')
+  if learner and not parse_address(learner, '--learner')[1]:
+    raise errors.UserError(f'--learner is {learner!r}, expected a port other than 0: the one that the learner shows')
   token = _token(values.token_file)
   if role in ('all', 'learner') and listen and not is_loopback(parse_address(listen, '--listen')[0]) and not token:
     raise errors.UserError(
@@ -136,8 +138,16 @@ def parse_address(address: str, flag: str) -> tuple[str, int]:
   return host.strip('[]'), int(port)
 
 
+def join_address(host: str, port: int) -> str:
+  """HOST:PORT; [HOST]:PORT of IPv6."""
+  return f'[{host}]:{port}' if ':' in host else f'{host}:{port}'
+
+
 def is_loopback(host: str) -> bool:
-  return host in ('localhost', '::1') or host.startswith('127.')
+  try:
+    return ipaddress.ip_address(host).is_loopback
+  except ValueError:  # A name: only of this one is it certain.
+    return host == 'localhost'
 
 
 def _token(path: str | None) -> str:
@@ -163,15 +173,17 @@ def _from_cluster(values: flags.FlagValues) -> dict[str, Any]:
       resolver = resolvers.TFConfigClusterResolver()
       role, index = resolver.task_type, resolver.task_id
     elif kind == 'slurm':
-      tasks = int(os.environ['SLURM_NTASKS'])
-      jobs = {'learner': values.learners} | ({'actor': tasks - values.learners} if tasks > values.learners else {})
-      resolver = resolvers.SlurmClusterResolver(jobs, port_base=_PORT, auto_set_gpu=False)
-      role, index = resolver.get_task_info()
+      role, index, learners = _of_slurm(resolvers.SlurmClusterResolver, values.learners)
     else:
       jobs = {'learner': ['job-name=learner']}
       resolver, role, index = resolvers.KubernetesClusterResolver(jobs), values.role, 0
-    learners = tuple(resolver.cluster_spec().as_dict()['learner'])
-  except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+    if kind != 'slurm':
+      learners = tuple(resolver.cluster_spec().as_dict()['learner'])
+    if role in ROLES and (type(index) is not int or index < 0):
+      raise ValueError(f'the task\'s index is {index!r}')
+    own = learners[index] if role in ('all', 'learner') else learners[index % len(learners)]
+  except (ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError, ZeroDivisionError,
+          AttributeError) as error:
     raise errors.UserError(
         f'--cluster={kind}: the cluster cannot be read: {type(error).__name__}: {error}. Expected '
         + {'tf_config': 'TF_CONFIG={"cluster": {"learner": ["HOST:PORT"], "actor": ["HOST:PORT", ...]}, "task": '
@@ -183,6 +195,17 @@ def _from_cluster(values: flags.FlagValues) -> dict[str, Any]:
     raise errors.UserError(f'--cluster={kind}: this task is {role!r}, expected one of {", ".join(ROLES)}'
                            + ('; give it with --role' if kind == 'kubernetes' else ''))
   if role in ('all', 'learner'):
-    return {'role': role, 'listen': learners[index], 'index': index,
-            'learners': learners if len(learners) > 1 else ()}
-  return {'role': role, 'learner': learners[index % len(learners)], 'name': f'{role}-{index}'}
+    return {'role': role, 'listen': own, 'index': index, 'learners': learners if len(learners) > 1 else ()}
+  return {'role': role, 'learner': own, 'name': f'{role}-{index}'}
+
+
+def _of_slurm(resolver_class, num_learners: int) -> tuple[str, int, tuple[str, ...]]:
+  """Role and index of this task, and the learners' addresses."""
+  tasks = int(os.environ.get('SLURM_STEP_NUM_TASKS') or os.environ['SLURM_NTASKS'])
+  # The resolver gives the first tasks to the job whose name comes first.
+  jobs = {'0/learner': num_learners} | ({'1/actor': tasks - num_learners} if tasks > num_learners else {})
+  # GPUs are none of its business: as many as tasks keep it from counting them.
+  resolver = resolver_class(jobs, port_base=_PORT, gpus_per_node=tasks, gpus_per_task=1, auto_set_gpu=False)
+  learners = tuple(resolver.cluster_spec().as_dict()['0/learner'])
+  job, index = resolver.get_task_info()  # Which is known only now.
+  return job.partition('/')[2], index, learners

@@ -64,6 +64,7 @@ class Link:
     self._outlived = False  # What is collected now was begun with parameters of a learner that is gone.
     self._lost, self._finished, self._closing = threading.Event(), threading.Event(), threading.Event()
     self._describe, self._crashes = (lambda: 'setting up'), (lambda: 0)
+    self._told, self._told_before = (0, 0), (0, 0)  # Crashes and dropped puts, by now and before this session.
     self._beats = threading.Thread(target=self._beat, name='beats', daemon=True)
 
   def join(self) -> Welcome:
@@ -95,6 +96,7 @@ class Link:
     if before is None:
       self._beats.start()
     self._sequence, self._snapshot, self._outlived = 0, None, before is not None
+    self._told_before = self._told
     self._lost.clear()
     logging.info('Joined the learner at %s:%d as %s %d.', self._host, self._port, self._applicant.role, welcome.place)
     if before is not None and before.assignment != welcome.assignment:
@@ -184,7 +186,7 @@ class Link:
     while True:
       self._rejoin_if_lost()
       try:
-        self._heed(self._tell(kind='report', **values))
+        self._heed(self._tell(_CALL_SECONDS, kind='report', **values))
       except rpc.Unreachable as reason:
         self._lose(reason)
       if not self._lost.is_set():
@@ -205,14 +207,14 @@ class Link:
       self._beats.join()
     if self.welcome is not None and not self._lost.is_set():
       with contextlib.suppress(rpc.Unreachable):  # Then it finds out by itself.
-        self._tell(kind='leave')
+        self._tell(_BEAT_SECONDS, kind='leave')
 
   def _try_to_join(self) -> Welcome:
     """Raises Unreachable, UserError, QueueClosed."""
     if not rpc.reaches(self._host, self._port):
       raise rpc.Unreachable('nobody listens there')
     self._client, me = rpc.Client(self._host, self._port, _CALL_SECONDS), self._applicant
-    answer = self._call_tell(kind='join', name=me.name, role=me.role, token=me.token, version=me.version,
+    answer = self._call_tell(_CALL_SECONDS, kind='join', name=me.name, role=me.role, token=me.token, version=me.version,
                              config=dict(me.config))
     if answer['state'] in ('turned away', 'refused'):
       raise errors.UserError(f'the learner at {self._host}:{self._port} turns this {me.role} away: {answer["reason"]}')
@@ -226,8 +228,11 @@ class Link:
     while not self._closing.wait(_BEAT_SECONDS):
       with contextlib.suppress(rpc.Unreachable, queues.QueueClosed):  # Whoever needs the learner next finds out.
         if not self._lost.is_set():
-          self._heed(self._tell(kind='beat', activity=self._describe(), crashes=self._crashes(),
-                                dropped=self.dropped))
+          totals = self._crashes(), self.dropped
+          crashes, dropped = np.subtract(totals, self._told_before).tolist()
+          self._heed(self._tell(_BEAT_SECONDS, kind='beat', activity=self._describe(), crashes=crashes,
+                                dropped=dropped))
+          self._told = totals
 
   def _rejoin_if_lost(self) -> None:
     if self._finished.is_set():
@@ -277,9 +282,9 @@ class Link:
       try:
         answer = self._send(parts)
       except rpc.Unreachable:  # It may have come, and may wait for room there.
-        answer = self._tell(kind='asked', sequence=self._sequence)
+        answer = self._tell(_CALL_SECONDS, kind='asked', sequence=self._sequence)
       while answer['state'] == 'waiting' and not self._closing.wait(_POLL_SECONDS):
-        answer = self._tell(kind='asked', sequence=self._sequence)
+        answer = self._tell(_CALL_SECONDS, kind='asked', sequence=self._sequence)
       if answer['state'] != 'missing':
         return answer
 
@@ -291,8 +296,8 @@ class Link:
         break
     return answer
 
-  def _tell(self, **values: Any) -> dict[str, Any]:
-    return self._call_tell(session=self.welcome.session, **values)
+  def _tell(self, seconds: float, **values: Any) -> dict[str, Any]:
+    return self._call_tell(seconds, session=self.welcome.session, **values)
 
-  def _call_tell(self, **values: Any) -> dict[str, Any]:
-    return wire.from_json(self._client.call('tell', wire.to_json(**values), seconds=_CALL_SECONDS)[0], {'state': str})
+  def _call_tell(self, seconds: float, **values: Any) -> dict[str, Any]:
+    return wire.from_json(self._client.call('tell', wire.to_json(**values), seconds=seconds)[0], {'state': str})

@@ -28,7 +28,7 @@ class Member:
     activity: what it said it was doing.
     crashes, dropped: of its engines, and puts that it has dropped as its learner was gone; as it said.
     admitted, delivered: the sequence numbers of its last put that came whole, and that is in the queue.
-    parts: of the put that is coming.
+    coming, parts: the sequence number of a put of several messages, and those that have come.
   """
   name: str
   role: str
@@ -40,6 +40,7 @@ class Member:
   dropped: int = 0
   admitted: int = 0
   delivered: int = 0
+  coming: int = 0
   parts: list[bytes] = dataclasses.field(default_factory=list)
 
   def title(self) -> str:

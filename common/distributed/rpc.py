@@ -7,6 +7,7 @@ from typing import Mapping, Sequence
 import tensorflow as tf
 
 from common import errors
+from common.distributed import cluster
 
 _UNREACHABLE = {tf.errors.UNAVAILABLE, tf.errors.DEADLINE_EXCEEDED, tf.errors.CANCELLED, tf.errors.ABORTED}
 
@@ -21,7 +22,7 @@ def serve(host: str, port: int, functions: Mapping[str, tf.types.experimental.Po
   Raises:
     UserError: if the port is in use, or the host is not this machine's.
   """
-  server = tf.distribute.experimental.rpc.Server.create('grpc', f'{host}:{port}')
+  server = tf.distribute.experimental.rpc.Server.create('grpc', cluster.join_address(host, port))
   for name, function in functions.items():
     server.register(name, function)
   server.start()
@@ -57,9 +58,8 @@ def reaches(host: str, port: int, seconds: float = 2.0) -> bool:
   """
   try:
     socket.create_connection((host, port), seconds).close()
-  except socket.gaierror as error:
-    raise errors.UserError(f'there is no host {host!r} ({error.strerror}): is the address of --learner right?'
-                           ) from error
+  except (socket.gaierror, UnicodeError) as error:
+    raise errors.UserError(f'there is no host {host!r} ({error}): is the address of --learner right?') from error
   except OSError:
     return False
   return True
@@ -74,7 +74,7 @@ class Client:
     Raises:
       Unreachable: if none answers.
     """
-    address = f'[{host}]:{port}' if ':' in host else f'{host}:{port}'
+    address = cluster.join_address(host, port)
     try:
       self._client = tf.distribute.experimental.rpc.Client.create(
           'grpc', address, name=f'{address}/{time.monotonic_ns()}', timeout_in_ms=int(1000 * seconds))

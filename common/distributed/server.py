@@ -14,13 +14,12 @@ from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 import tensorflow as tf
 
-from common.distributed import parameters, queues, roster as rosters, rpc, wire
+from common.distributed import cluster, parameters, queues, roster as rosters, rpc, wire
 
 LEASE_SECONDS = 30.0  # Who is not heard of for so long has gone.
 _KEPT_SECONDS = 30.0  # For whoever is still fetching parameters that are not the latest any more.
 _FAREWELL_SECONDS = 5.0
 _PUT = {'session': str, 'sequence': int, 'part': int, 'parts': int}
-_NOBODY = 'someone who has not joined'
 _LOGGED = 10  # Refusals that are shown; of more, each tenfold number is.
 
 
@@ -73,7 +72,7 @@ class Server:
 
   @property
   def address(self) -> str:
-    return f'{self.host}:{self.port}'
+    return cluster.join_address(self.host, self.port)
 
   def start(self) -> None:
     """Serves from now on. The queue must have been made."""
@@ -84,7 +83,10 @@ class Server:
     self._server = rpc.serve(self.host, self.port, functions)
 
   def close(self, finished: bool) -> None:
-    """Ends serving. Who has joined is told, if training is finished, to end too; else it waits for another learner."""
+    """Ends serving. Who has joined is told, if training is finished, to end too; else it waits for another learner.
+
+    The queue must be closed before: a put that waits for room would be waited for.
+    """
     self._state = 'finished' if finished else 'stopped'
     deadline = time.monotonic() + (_FAREWELL_SECONDS if finished else 0.0)
     while self.roster.members() and time.monotonic() < deadline:  # Each leaves as soon as it hears of it.
@@ -148,40 +150,41 @@ class Server:
 
   def _receive_inputs(self, header: bytes, payload: bytes):
     """What an actor's environments show: the answer, whether it can be decided upon, and its fields."""
-    codec, sender = self._inference.inputs, _NOBODY
+    codec = self._inference.inputs
     try:
-      sender = self.roster.find(wire.from_json(header, {'session': str})['session']).title()
+      self.roster.find(wire.from_json(header, {'session': str})['session'])
+      wire.check_bytes(payload)
       with self._lock:
         self._counts['bytes'] += len(payload)
       return b'', True, *codec.decode(payload)
     except rosters.Unknown:
       return wire.to_json(state='unknown'), False, *codec.nothing()
     except wire.Malformed as error:
-      return self._refuse(sender, 'question for actions', str(error)), False, *codec.nothing()
+      return self._refuse(header, 'question for actions', str(error)), False, *codec.nothing()
 
   def _receive(self, header: bytes, payload: bytes):
     """A message of a put: the answer, whether a put is complete, and its fields."""
-    sender, nothing = _NOBODY, self._codec.nothing()
+    nothing = self._codec.nothing()
     try:
       request = wire.from_json(header, _PUT)
       member = self.roster.find(request['session'])
-      sender = member.title()
+      wire.check_bytes(payload)
       with self._lock:
         self._counts['bytes'] += len(payload)
         state = self._admit(member, request, payload)
         if state != 'whole':
           return wire.to_json(state=state), False, *nothing
         payload = member.parts[0] if len(member.parts) == 1 else b''.join(member.parts)
-        member.parts, member.admitted = [], request['sequence']
+        before, member.parts, member.admitted = member.admitted, [], request['sequence']
       try:
         return b'', True, *self._codec.decode(payload)  # Without the lock: it takes longest.
       except wire.Malformed:
-        member.admitted -= 1  # Were it repeated, it would be refused again.
+        member.admitted = before  # Were it repeated, it would be refused again.
         raise
     except rosters.Unknown:
       return wire.to_json(state='unknown'), False, *nothing
     except wire.Malformed as error:
-      return self._refuse(sender, 'put', str(error)), False, *nothing
+      return self._refuse(header, 'put', str(error)), False, *nothing
 
   def _admit(self, member: rosters.Member, request: Mapping[str, Any], payload: bytes) -> str:
     """Adds a part to a put: `whole` if it was the last, else what the put has come to."""
@@ -192,9 +195,10 @@ class Server:
     if not part < parts <= self._codec.most_parts:
       raise wire.Malformed(f'part {part} of {parts}, expected at most {self._codec.most_parts} parts')
     if part == 0:
-      member.parts = []
-    if part != len(member.parts):
-      raise wire.Malformed(f'part {part} of {parts} of put {sequence}, expected part {len(member.parts)}')
+      member.parts, member.coming = [], sequence
+    if part != len(member.parts) or sequence != member.coming:
+      raise wire.Malformed(f'part {part} of {parts} of put {sequence}, expected part {len(member.parts)} of '
+                           f'put {member.coming}')
     member.parts.append(payload)
     return 'whole' if part == parts - 1 else 'more'
 
@@ -210,10 +214,9 @@ class Server:
 
   def _parameters(self, header: bytes) -> tuple[bytes, bytes]:
     """A part of a snapshot: the first of the latest, unless it is `known`, or a further one of a version."""
-    sender = _NOBODY
     try:
       request = wire.from_json(header, {'session': str, 'version': int, 'part': int})
-      sender = self.roster.find(request['session']).title()
+      self.roster.find(request['session'])
       version, part = request['version'], request['part']
       if part == 0:
         latest, parts = self._snapshots.latest()
@@ -229,7 +232,7 @@ class Server:
     except rosters.Unknown:
       return wire.to_json(state='unknown'), b''
     except wire.Malformed as error:
-      return self._refuse(sender, 'question for parameters', str(error)), b''
+      return self._refuse(header, 'question for parameters', str(error)), b''
 
   def _tell(self, message: bytes) -> bytes:
     """All that is short: joining, signs of life, questions, reports, leaving."""
@@ -245,12 +248,12 @@ class Server:
     except rosters.Unknown:
       return wire.to_json(state='unknown')
     except wire.Malformed as error:
-      return self._refuse(_NOBODY, 'message', str(error))
+      return self._refuse(message, 'message', str(error))
 
   def _join(self, request: dict[str, Any]) -> bytes:
     request = wire.from_json(json.dumps(request).encode(), {
         'name': str, 'role': str, 'token': str, 'version': str, 'config': dict})
-    name, role = request['name'][:200], request['role']
+    name, role = _printable(request['name']), request['role']
     if role not in ('actor', 'evaluator'):
       raise wire.Malformed(f'role is {role[:40]!r}, expected actor or evaluator')
     mismatch = self._mismatch(request)
@@ -268,12 +271,13 @@ class Server:
     logging.info('%s %d joins: %s', role, member.place, name)
     return wire.to_json(
         state='joined', session=member.session, place=member.place,
-        assignment=self._assignments[member.place % len(self._assignments)], seed=self._seed_of(number), config=self._identity.config)
+        assignment=self._assignments[member.place % len(self._assignments)], seed=self._seed_of(number),
+        config=self._identity.config)
 
   def _mismatch(self, request: Mapping[str, Any]) -> str:
     """In what one who wants to join is not of this run; empty if in nothing."""
     own = self._identity
-    if not hmac.compare_digest(request['token'].encode(), own.token.encode()):
+    if not hmac.compare_digest(*(token.encode(errors='surrogatepass') for token in (request['token'], own.token))):
       return ('its token is not the learner\'s: give both the same, by --token_file=PATH or in the environment '
               'variable DISTRIBUTED_RL_TOKEN')
     if request['version'] != own.version:
@@ -288,7 +292,7 @@ class Server:
   def _beat(self, request: dict[str, Any], message: bytes) -> bytes:
     request = wire.from_json(message, {'activity': str, 'crashes': int, 'dropped': int})
     member = self.roster.find(request['session'])
-    member.activity = request['activity'][:300]
+    member.activity = _printable(request['activity'])
     member.crashes, member.dropped = request['crashes'], request['dropped']
     return wire.to_json(state=self._state)
 
@@ -313,14 +317,23 @@ class Server:
     self.roster.leave(request['session'])
     return wire.to_json(state=self._state)
 
-  def _refuse(self, sender: str, what: str, reason: str) -> bytes:
+  def _refuse(self, header: bytes, what: str, reason: str) -> bytes:
+    """Counts and tells of a message that is not as it must be; the answer to it."""
     with self._lock:
       self._counts['refused'] += 1
       count = self._counts['refused']
     if count <= _LOGGED or str(count).strip('0') == '1':
-      logging.warning('A %s of %s is refused: %s%s', what, sender, reason,
+      logging.warning('A %s of %s is refused: %s%s', what, self._sender(header), reason,
                       f' ({count:,} refused so far)' if count > 1 else '')
     return wire.to_json(state='refused', reason=reason)
+
+
+  def _sender(self, header: bytes) -> str:
+    """Who sent a message, as far as that can be told: gRPC does not say from where it came."""
+    try:
+      return self.roster.find(wire.from_json(header, {'session': str})['session']).title()
+    except (wire.Malformed, rosters.Unknown):
+      return 'someone who has not joined'
 
 
 def _received(receive: Callable[..., Any], codec: wire.Codec, header: tf.Tensor, payload: tf.Tensor):
@@ -329,6 +342,10 @@ def _received(receive: Callable[..., Any], codec: wire.Codec, header: tf.Tensor,
       receive, [header, payload], [tf.string, tf.bool, *(spec.dtype for spec in codec.specs)])
   fields = [tf.ensure_shape(field, [None, *spec.shape]) for field, spec in zip(fields, codec.specs, strict=True)]
   return tf.ensure_shape(answer, []), tf.ensure_shape(ready, []), fields
+
+
+def _printable(text: str) -> str:
+  return ''.join(letter if letter.isprintable() else '?' for letter in text[:300])
 
 
 class _Snapshots:

@@ -118,6 +118,12 @@ def split(payload: bytes) -> list[bytes]:
   return [payload[i:i + MESSAGE_BYTES] for i in range(0, max(1, len(payload)), MESSAGE_BYTES)]
 
 
+def check_bytes(message: Any) -> None:
+  """Raises Malformed for what is no single byte string: a server takes string tensors of any shape."""
+  if not isinstance(message, bytes):
+    raise Malformed(f'a tensor of shape {np.shape(message)}, expected one byte string')
+
+
 def to_json(**values: Any) -> bytes:
   return json.dumps(values).encode()
 
@@ -132,6 +138,7 @@ def from_json(message: bytes, types: Mapping[str, type] | None = None) -> dict[s
   Raises:
     Malformed: if it does not.
   """
+  check_bytes(message)
   try:
     values = json.loads(message)
   except (ValueError, RecursionError) as error:

@@ -1,0 +1,290 @@
+"""Who a process is: from flags, TF_CONFIG or Slurm; and a clear word for every contradiction."""
+
+import importlib.util
+import json
+import os
+import re
+import socket
+
+import pytest
+from absl import flags
+
+from common import errors
+from common.distributed import cluster
+
+TOKEN = 'sesame'
+
+
+def resolve(*arguments):
+  values = flags.FlagValues()
+  cluster.define_flags(values)
+  values(['train', *arguments])
+  return cluster.resolve(values)
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+  """Without any cluster, and without a token."""
+  for name in list(os.environ):
+    if name.startswith('SLURM_') or name in ('TF_CONFIG', cluster.TOKEN_VARIABLE):
+      monkeypatch.delenv(name)
+  return monkeypatch
+
+
+@pytest.fixture
+def token(tmp_path):
+  path = tmp_path / 'token'
+  path.write_text(f' {TOKEN}\n')
+  return f'--token_file={path}'
+
+
+@pytest.fixture
+def tf_config(environment):
+  """Sets TF_CONFIG."""
+  def put(task, jobs=None):
+    jobs = jobs or {'learner': ['here:1', 'there:2'], 'actor': ['a:1', 'b:1', 'c:1'], 'evaluator': ['e:1']}
+    environment.setenv('TF_CONFIG', json.dumps({'cluster': jobs} | ({'task': task} if task is not None else {})))
+  return put
+
+
+@pytest.fixture
+def slurm(environment):
+  """Sets what srun sets, for tasks on the nodes gpu01 and gpu02."""
+  def put(rank, tasks_per_node='2(x2)', nodes='gpu[01-02]', tasks=4, gpus=None):
+    for name, value in {'PROCID': rank, 'NTASKS': tasks, 'STEP_NUM_TASKS': tasks, 'STEP_NODELIST': nodes,
+                        'STEP_TASKS_PER_NODE': tasks_per_node}.items():
+      environment.setenv(f'SLURM_{name}', str(value))
+    if gpus is None:
+      environment.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    else:
+      environment.setenv('CUDA_VISIBLE_DEVICES', gpus)
+  return put
+
+
+def refused(*arguments):
+  """What the user is told."""
+  with pytest.raises(errors.UserError) as told:
+    resolve(*arguments)
+  return str(told.value)
+
+
+def test_without_flags_it_is_all_in_one_process():
+  who = resolve()
+  assert (who.role, who.listen, who.learner, who.learners, who.token) == ('all', '', '', (), '')
+  assert who.has_threads and cluster.places(who, 7) == 7
+  assert who.name == f'{socket.gethostname()}/{os.getpid()}'
+
+
+def test_a_learner_listens_on_this_machine_unless_told_otherwise():
+  who = resolve('--role=learner')
+  host, port = cluster.parse_address(who.listen, '--listen')
+  assert cluster.is_loopback(host) and port and not who.has_threads
+  assert resolve('--role=learner', '--listen=localhost:77').listen == 'localhost:77'
+  assert cluster.places(who, 7) == 7
+
+
+def test_actor_processes_need_an_address_and_get_one():
+  who = resolve('--actor_processes=3')
+  assert (who.role, who.listen, who.actor_processes, who.has_threads) == ('all', '127.0.0.1:0', 3, False)
+  assert cluster.places(who, 7) == 3
+  assert resolve('--actor_processes=3', '--listen=127.0.0.1:5').listen == '127.0.0.1:5'
+  assert cluster.places(resolve('--actor_processes=3', '--role=learner'), 7) == 7
+
+
+@pytest.mark.parametrize('index, numbers', [(0, [0, 3]), (1, [1, 4]), (2, [2, 5])])
+def test_several_learners_have_equally_many_of_the_actors(index, numbers):
+  who = cluster.Cluster(role='learner', learners=('a:1', 'b:1', 'c:1'), index=index)
+  assert list(cluster.assignments(who, 6)) == numbers
+  with pytest.raises(errors.UserError, match='num_actors is 7, expected a multiple of 3'):
+    cluster.assignments(who, 7)
+
+
+def test_a_single_learner_has_all_actors():
+  assert list(cluster.assignments(cluster.Cluster(), 5)) == [0, 1, 2, 3, 4]
+
+
+def test_threads_and_others_together():
+  who = resolve('--listen=127.0.0.1:0')
+  assert who.listen == '127.0.0.1:0' and who.has_threads
+
+
+@pytest.mark.parametrize('role', ['actor', 'evaluator'])
+def test_actors_and_evaluators_know_their_learner(role, token):
+  who = resolve(f'--role={role}', '--learner=far.away:8476', '--name=seven', '--patience_seconds=12', token)
+  assert who == cluster.Cluster(role=role, learner='far.away:8476', name='seven', token=TOKEN, patience_seconds=12.0)
+
+
+def test_an_actor_may_be_several():
+  who = resolve('--role=actor', '--learner=h:1', '--actor_processes=4')
+  assert (who.actor_processes, who.has_threads) == (4, False)
+
+
+@pytest.mark.parametrize('arguments, words', [
+    (['--role=actor'], '--role=actor needs .*--learner=HOST:PORT'),
+    (['--role=evaluator'], '--role=evaluator needs .*--learner=HOST:PORT'),
+    (['--learner=h:1'], '--learner=h:1 is for actors .*--role=actor'),
+    (['--role=learner', '--learner=h:1'], '--learner=h:1 is for actors'),
+    (['--role=actor', '--learner=h:1', '--listen=127.0.0.1:1'], '--listen=127.0.0.1:1 is for learners.*--role=actor'),
+    (['--role=evaluator', '--learner=h:1', '--listen=:1'], '--listen=:1 is for learners'),
+    (['--role=evaluator', '--learner=h:1', '--actor_processes=2'], '--actor_processes is for .*--role=evaluator')])
+def test_flags_that_contradict_each_other(arguments, words):
+  assert re.search(words, refused(*arguments))
+
+
+@pytest.mark.parametrize('address', ['h', 'h:', ':1', '1', 'h:x', 'h:-1', 'h:65536', 'h:1.5', 'h: 1', ''])
+def test_an_address_is_host_and_port(address):
+  with pytest.raises(errors.UserError, match=re.escape(f'--flag is {address!r}, expected HOST:PORT')):
+    cluster.parse_address(address, '--flag')
+  if address:
+    assert '--learner is' in refused('--role=actor', f'--learner={address}')
+    assert '--listen is' in refused('--role=learner', f'--listen={address}')
+
+
+@pytest.mark.parametrize('address, parts', [
+    ('h:0', ('h', 0)), ('10.0.0.1:65535', ('10.0.0.1', 65535)), ('[::1]:80', ('::1', 80)), ('::1:80', ('::1', 80))])
+def test_the_parts_of_an_address(address, parts):
+  assert cluster.parse_address(address, '--flag') == parts
+
+
+@pytest.mark.parametrize('listen', ['0.0.0.0:1', '[::]:1', '10.1.2.3:1', 'a-name:1', '128.0.0.1:1', '127.evil.org:1'])
+@pytest.mark.parametrize('role', ['learner', 'all'])
+def test_beyond_this_machine_a_learner_needs_a_token(role, listen, token, environment):
+  arguments = f'--role={role}', f'--listen={listen}'
+  assert re.search(f'(?s){re.escape(listen)}.*token.*--token_file=PATH.*{cluster.TOKEN_VARIABLE}', refused(*arguments))
+  assert resolve(*arguments, token).token == TOKEN
+  environment.setenv(cluster.TOKEN_VARIABLE, 'other')
+  assert resolve(*arguments).token == 'other'
+  assert resolve(*arguments, token).token == TOKEN
+
+
+@pytest.mark.parametrize('listen', ['127.0.0.1:1', '127.9.9.9:1', 'localhost:1', '[::1]:1'])
+def test_on_this_machine_it_needs_none(listen):
+  assert resolve('--role=learner', f'--listen={listen}').token == ''
+
+
+@pytest.mark.parametrize('content, words', [
+    (None, 'cannot be read: .*No such file'), (b'', 'is empty'), (b' \n\t', 'is empty'),
+    (b'\xff\xfe\x00', 'cannot be read')])
+def test_a_token_file_that_holds_none(content, words, tmp_path):
+  if content is not None:
+    (tmp_path / 'token').write_bytes(content)
+  assert re.search(f'--token_file={tmp_path}/token {words}', refused(f'--token_file={tmp_path}/token'))
+
+
+@pytest.mark.parametrize('index', [0, 1])
+def test_learners_of_tf_config(index, tf_config, token):
+  tf_config({'type': 'learner', 'index': index})
+  who = resolve('--cluster=tf_config', token)
+  assert (who.role, who.listen, who.index) == ('learner', ['here:1', 'there:2'][index], index)
+  assert who.learners == ('here:1', 'there:2') and who.learner == ''
+
+
+def test_a_single_learner_of_tf_config(tf_config):
+  tf_config({'type': 'learner', 'index': 0}, {'learner': ['127.0.0.1:5'], 'actor': ['a:1']})
+  who = resolve('--cluster=tf_config')
+  assert (who.role, who.listen, who.learners, who.index) == ('learner', '127.0.0.1:5', (), 0)
+
+
+@pytest.mark.parametrize('role, index, learner', [
+    ('actor', 0, 'here:1'), ('actor', 1, 'there:2'), ('actor', 2, 'here:1'), ('evaluator', 0, 'here:1')])
+def test_actors_and_evaluators_of_tf_config_are_shared_among_its_learners(role, index, learner, tf_config):
+  tf_config({'type': role, 'index': index})
+  who = resolve('--cluster=tf_config')
+  assert (who.role, who.learner, who.name, who.listen) == (role, learner, f'{role}-{index}', '')
+  assert resolve('--cluster=tf_config', '--name=mine').name == 'mine'
+
+
+def test_learners_of_tf_config_need_a_token_as_others_do(tf_config):
+  tf_config({'type': 'learner', 'index': 0})
+  assert 'here:1' in refused('--cluster=tf_config')
+
+
+@pytest.mark.parametrize('text', [
+    None, '', 'x', '[]', '1', '{}', '{"cluster": []}', '{"cluster": {"learner": ["h:1"]}}',
+    '{"cluster": {"learner": ["h:1"]}, "task": []}', '{"cluster": {"learner": ["h:1"]}, "task": {"type": "actor"}}',
+    '{"cluster": {"learner": ["h:1"]}, "task": {"type": "learner"}}',
+    '{"cluster": {"learner": ["h:1"]}, "task": {"type": "worker", "index": 0}}',
+    '{"cluster": {"learner": ["h:1"]}, "task": {"type": "learner", "index": 1}}',
+    '{"cluster": {"learner": ["h:1"]}, "task": {"type": "learner", "index": -1}}',
+    '{"cluster": {"learner": ["h:1"]}, "task": {"type": "actor", "index": "x"}}',
+    '{"cluster": {"learner": ["h:1"]}, "task": {"type": "actor", "index": null}}',
+    '{"cluster": {"learner": []}, "task": {"type": "actor", "index": 0}}',
+    '{"cluster": {"learner": "h:1"}, "task": {"type": "actor", "index": 0}}',
+    '{"cluster": {"learner": [1]}, "task": {"type": "actor", "index": 0}}',
+    '{"cluster": {"worker": ["h:1"]}, "task": {"type": "actor", "index": 0}}'])
+def test_a_tf_config_that_is_none_is_told_with_what_is_expected(text, environment, token):
+  if text is not None:
+    environment.setenv('TF_CONFIG', text)
+  assert '--cluster=tf_config' in refused('--cluster=tf_config', token)
+
+
+def test_a_tf_config_that_names_no_address(tf_config):
+  tf_config({'type': 'actor', 'index': 0}, {'learner': ['nowhere']})
+  assert "'nowhere', expected HOST:PORT" in refused('--cluster=tf_config')
+
+
+@pytest.mark.parametrize('gpus', ['', '0', '0,1', '0,1,2,3', None], ids=['no GPU', 'one', 'two', 'four', 'unset'])
+def test_the_first_task_of_slurm_is_the_learner_and_the_others_are_actors(slurm, token, gpus):
+  slurm(0, gpus=gpus)
+  learner = resolve('--cluster=slurm', token)
+  assert (learner.role, learner.index, learner.learners) == ('learner', 0, ())
+  assert cluster.parse_address(learner.listen, '--listen')[0] == 'gpu01'
+  assert os.environ.get('CUDA_VISIBLE_DEVICES') == gpus
+  names = set()
+  for rank in (1, 2, 3):
+    slurm(rank, gpus=gpus)
+    actor = resolve('--cluster=slurm', token)
+    assert (actor.role, actor.learner, actor.listen) == ('actor', learner.listen, '')
+    names.add(actor.name)
+  assert len(names) == 3
+
+
+def test_several_learners_of_slurm_share_the_actors(slurm, token):
+  found = []
+  for rank in range(6):
+    slurm(rank, tasks_per_node='3(x2)', tasks=6, gpus='0')
+    found.append(resolve('--cluster=slurm', '--learners=2', token))
+  assert [who.role for who in found] == ['learner'] * 2 + ['actor'] * 4
+  addresses = tuple(who.listen for who in found[:2])
+  assert len(set(addresses)) == 2 and all(address.startswith('gpu01:') for address in addresses)
+  assert [(who.learners, who.index) for who in found[:2]] == [(addresses, 0), (addresses, 1)]
+  assert [addresses.index(who.learner) for who in found[2:]] == [0, 1, 0, 1]
+
+
+def test_learners_of_one_machine_do_not_take_each_others_ports(slurm, token):
+  slurm(0, tasks_per_node='4(x2)', tasks=8, gpus='0')
+  who = resolve('--cluster=slurm', '--learners=3', token)
+  assert len({*who.learners, *who.peers}) == 6
+
+
+def test_slurm_without_actors(slurm, token):
+  slurm(1, tasks_per_node='1(x2)', tasks=2, gpus='0')
+  who = resolve('--cluster=slurm', '--learners=2', token)
+  assert (who.role, who.index, len(who.learners)) == ('learner', 1, 2)
+
+
+def test_more_learners_than_tasks_of_slurm(slurm, token):
+  slurm(0, gpus='0')
+  assert '--cluster=slurm' in refused('--cluster=slurm', '--learners=5', token)
+
+
+@pytest.mark.parametrize('name', ['PROCID', 'STEP_NODELIST', 'STEP_TASKS_PER_NODE'])
+@pytest.mark.parametrize('value', [None, 'a]b[['])
+def test_what_slurm_does_not_tell_is_named(name, value, slurm, environment, token):
+  slurm(0, gpus='0')
+  environment.delenv(f'SLURM_{name}')
+  if value is not None:
+    environment.setenv(f'SLURM_{name}', value)
+  told = refused('--cluster=slurm', token)
+  assert '--cluster=slurm' in told and 'srun' in told
+  assert name in told if value is None else value in told
+
+
+def test_outside_of_slurm_it_is_told_to_use_srun():
+  assert re.search('--cluster=slurm: .*SLURM_.*srun', refused('--cluster=slurm'))
+
+
+@pytest.mark.skipif(importlib.util.find_spec('kubernetes') is not None, reason='the package is there')
+@pytest.mark.parametrize('role', ['learner', 'actor'])
+def test_kubernetes_without_its_package_is_told_by_its_name(role):
+  assert re.search('--cluster=kubernetes: .*package kubernetes', refused('--cluster=kubernetes', f'--role={role}'))
