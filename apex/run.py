@@ -185,12 +185,21 @@ class Run:
       self._save_replay_now.clear()
       if crew.stop.is_set():
         return
-      self._saver.save(self._saved_updates, given_up=crew.stop.is_set)
+      try:
+        self._saver.save(self._saved_updates, given_up=crew.stop.is_set)
+      except OSError as error:
+        logging.warning('NOT SAVED: the replay cannot be written: %s. Training goes on, and tries again at the next '
+                        'checkpoint.', error)
 
   def _save(self) -> None:
     updates = self._supervisor.save(self._recorder.base)
-    if self._saver:
+    if not self._saver:
+      return
+    try:
       self._saver.save(updates)
+    except OSError as error:
+      raise errors.UserError(f'the replay cannot be written: {error}. The checkpoint is saved: --resume with '
+                             '--nocheckpoint_replay goes on from it, and fills the replay anew') from error
 
   def _restore_replay(self) -> None:
     updates = saving.restore(self.replay, self._supervisor.folder / 'replay')

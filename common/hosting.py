@@ -103,6 +103,8 @@ class Host:
 
   def close(self, finished: bool) -> None:
     """Ends serving and the actors of this machine; those of other machines end too, if training is finished."""
+    if self._actors and not finished:
+      self._actors.close()  # While somebody still answers them.
     if self._server:
       self._server.close(finished)
     if self._actors:
@@ -116,10 +118,16 @@ class Host:
         raise wire.Malformed(f'{name} is {str(row[name])[:40]!r}, expected {kind.__name__}')
     if row['task'] not in self._tasks:
       raise wire.Malformed(f'task is {row["task"][:40]!r}, expected one of {", ".join(self._tasks)[:200]}')
-    path = self._folder / 'evaluator.csv'
-    is_new = not path.exists()
-    with open(path, 'a', newline='') as file:
-      writer = csv.DictWriter(file, list(_REPORT))
-      if is_new:
-        writer.writeheader()
-      writer.writerow(row)
+    try:
+      _append(self._folder / 'evaluator.csv', row)
+    except OSError as error:
+      logging.warning('NOT WRITTEN: what an evaluator has found, %s: %s', row, error.strerror)
+
+
+def _append(path: pathlib.Path, row: Mapping[str, Any]) -> None:
+  is_new = not path.exists()
+  with open(path, 'a', newline='') as file:
+    writer = csv.DictWriter(file, list(row))
+    if is_new:
+      writer.writeheader()
+    writer.writerow(row)

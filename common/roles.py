@@ -5,10 +5,11 @@ import dataclasses
 import itertools
 import logging
 import pathlib
+import socket
 import threading
 from typing import Any, Callable, Mapping, Protocol
 
-from common import command_line, environments, evaluation, settings, signals, version
+from common import command_line, environments, evaluation, run_folder, settings, signals, version
 from common.distributed import actor_processes, cluster, queues, remote, threads, wire
 
 # Settings of the machine, not of the run: an actor has its own.
@@ -50,7 +51,8 @@ def work(config: settings.Settings, options: command_line.Options, who: cluster.
   interrupted = threading.Event()
   with signals.setting(interrupted):
     if who.actor_processes:
-      return _supervise(who, program, options.run_dir, interrupted)
+      folder = options.run_dir if options.values.run_dir else run_folder.default_path(f'actors-{socket.gethostname()}')
+      return _supervise(who, program, folder, interrupted)
     asked = {name: getattr(config, name) for name in sorted(options.asked) if name not in _OF_THE_MACHINE}
     host, port = cluster.parse_address(who.learner, '--learner')
     link = remote.Link(host, port, remote.Applicant(who.name, who.role, version.of_code(), who.token, asked),

@@ -21,20 +21,24 @@ class NonFiniteLoss(errors.UserError):
 class Supervisor:
   """Opens or resumes a run's folder, saves into it, and keeps watch while the run's threads work."""
 
-  def __init__(self, config: settings.Settings, options: command_line.Options, learner: tf.Module):
+  def __init__(self, config: settings.Settings, options: command_line.Options, learner: tf.Module, index: int = 0):
     """Makes the folder, or restores the learner from it.
 
     Args:
       config: of the run.
       options: its folder, and whether to go on with the run in it.
       learner: all that a checkpoint holds; its `updates`, `frames` and `seconds` are variables that count.
+      index: of this learner among several. The first one saves and restores; others have only a folder in its folder.
 
     Raises:
       UserError: if the folder cannot be used or the checkpoint does not fit.
     """
-    self.folder, self._config, self._learner = options.run_dir, config, learner
+    self.folder = options.run_dir / f'learner-{index}' if index else options.run_dir
+    self._run_dir, self._config, self._learner, self._saves = options.run_dir, config, learner, index == 0
     self._checkpoints = checkpoints.Checkpoints(self.folder / 'checkpoints', learner)
-    if options.resume:
+    if not self._saves:
+      self.folder.mkdir(parents=True, exist_ok=True)
+    elif options.resume:
       restored = self._checkpoints.restore()
       run_folder.save_config(self.folder, config)
       logging.info('Resuming %s at %s frames.', restored, f'{int(learner.frames):,}')
@@ -55,6 +59,8 @@ class Supervisor:
     with self._saving:
       recorder.update_clock()
       updates, returns = int(self._learner.updates), recorder.settled_returns()
+      if not self._saves:
+        return updates
       try:
         self._checkpoints.save(updates)
         if returns:
@@ -107,7 +113,7 @@ class Supervisor:
       plots.learning_curves(self.folder)
     if interrupted.is_set():
       logging.info('Stopped at %s frames; saved. Go on with: %s --run_dir=%s --resume',
-                   f'{int(self._learner.frames):,}', program, self.folder)
+                   f'{int(self._learner.frames):,}', program, self._run_dir)
     return not interrupted.is_set()
 
   def non_finite(self, batch: Any) -> NonFiniteLoss:

@@ -167,7 +167,7 @@ def _cut_checkpoint(run) -> str:
 def _resume(run, cut: bool) -> str:
   from tests.common import harmed_runs, processes
   run.await_newer_checkpoint(_SECONDS)
-  own, rows = harmed_runs.actors_of(run.learner), run.rows()
+  own = harmed_runs.actors_of(run.learner)
   run.learner.popen.kill()
   run.learner.await_end()
   began = time.monotonic()
@@ -184,8 +184,7 @@ def _resume(run, cut: bool) -> str:
   row = _is_well(run)
   assert all(process.popen.poll() is None for process in (run.solo, run.fleet)), 'an actor has not waited'
   run.note_shared_memory()
-  lost = rows[-1]['frames'] - int(frames.replace(',', ''))
-  return (f'own actors gone after {orphaned:.1f} s; from ckpt-{number}, {lost:.0f} frames back; puts_dropped '
+  return (f'own actors gone after {orphaned:.1f} s; went on from ckpt-{number} at {frames} frames; puts_dropped '
           f'{row["puts_dropped"]:.0f}')
 
 
@@ -199,8 +198,8 @@ def _stop(run) -> str:
   run.await_nothing_left()
   traces = [process.log() for process in run.processes if 'Traceback' in process.log()]
   assert not traces, traces[0][-2000:]
-  return (f'actor {solo:.1f} s, supervisor {fleet:.1f} s, learner {learner:.1f} s; actors_lost {row["actors_lost"]:.0f}; '
-          'no process, port, file or shared memory left')
+  return (f'actor {solo:.1f} s, supervisor {fleet:.1f} s, learner {learner:.1f} s; actors_lost '
+          f'{row["actors_lost"]:.0f}; no process, port, file or shared memory left')
 
 
 _FAULTS: dict[str, Callable[..., str]] = {

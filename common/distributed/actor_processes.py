@@ -43,26 +43,25 @@ class ActorProcesses:
   def pids(self) -> Sequence[int]:
     return [process.pid for process in self._processes]
 
-  def look_after(self) -> int:
-    """Starts those again that have failed; returns how many work or are done in order. To be called now and then.
+  def look_after(self) -> None:
+    """Starts those again that have failed; to be called now and then. Who fails again and again is given more time.
 
     Raises:
-      UserError: if one fails again and again.
+      UserError: if that is so, and no other works.
     """
     for i, process in enumerate(self._processes):
-      if process.poll() in (None, 0):
+      if process.poll() in (None, 0) or time.monotonic() < self._started[i] + self._delay(i):
         continue
       if time.monotonic() - self._started[i] > _HEALTHY_SECONDS:
         self._failures[i] = 0
       self._failures[i] += 1
       status, words = process.returncode, self._last_words(i)
-      if self._failures[i] == _MOST_FAILURES:
-        raise errors.UserError(f'actor process {i} has ended {_MOST_FAILURES} times in a row, the last time with '
+      if self._failures[i] >= _MOST_FAILURES and all(other.poll() is not None for other in self._processes):
+        raise errors.UserError(f'actor process {i} has ended {self._failures[i]} times in a row, the last time with '
                                f'status {status}: {words}')
       logging.warning('Actor process %d has ended with status %d and is started again. %s', i, status, words)
       self.restarts += 1
       self._processes[i] = self._start(i)
-    return len(self._processes)
 
   def are_done(self) -> bool:
     """Whether all have ended in order."""
@@ -80,6 +79,10 @@ class ActorProcesses:
       except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+  def _delay(self, i: int) -> float:
+    """Seconds between two starts."""
+    return _HEALTHY_SECONDS if self._failures[i] >= _MOST_FAILURES else 0.0
 
   def _start(self, i: int) -> subprocess.Popen:
     self._started[i] = time.monotonic()

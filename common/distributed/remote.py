@@ -5,6 +5,7 @@ What was collected for the one before is dropped then, and counted.
 """
 
 import contextlib
+import itertools
 import logging
 import threading
 import time
@@ -17,6 +18,7 @@ from common import errors
 from common.distributed import parameters, queues, rpc, wire
 
 _BEAT_SECONDS, _CALL_SECONDS, _POLL_SECONDS, _RETRY_SECONDS = 3.0, 30.0, 1.0, 5.0
+_PUT_SECONDS, _MOST_PUT_SECONDS = 5.0, 80.0  # The more, the longer a message takes; who waits for room can ask.
 _MOST_REFUSED = 20  # In a row.
 
 
@@ -215,7 +217,7 @@ class Link:
       raise rpc.Unreachable('nobody listens there')
     self._client, me = rpc.Client(self._host, self._port, _CALL_SECONDS), self._applicant
     answer = self._call_tell(_CALL_SECONDS, kind='join', name=me.name, role=me.role, token=me.token, version=me.version,
-                             config=dict(me.config))
+                             config=dict(me.config), place=self.welcome.place if self.welcome else -1)
     if answer['state'] in ('turned away', 'refused'):
       raise errors.UserError(f'the learner at {self._host}:{self._port} turns this {me.role} away: {answer["reason"]}')
     self._heed(answer)
@@ -278,9 +280,9 @@ class Link:
 
   def _delivered(self, parts: list[bytes]) -> dict[str, Any]:
     """Sends a put until it is known what has become of it. Raises Unreachable."""
-    while True:
+    for attempt in itertools.count():
       try:
-        answer = self._send(parts)
+        answer = self._send(parts, min(_PUT_SECONDS * 2**attempt, _MOST_PUT_SECONDS))
       except rpc.Unreachable:  # It may have come, and may wait for room there.
         answer = self._tell(_CALL_SECONDS, kind='asked', sequence=self._sequence)
       while answer['state'] == 'waiting' and not self._closing.wait(_POLL_SECONDS):
@@ -288,10 +290,10 @@ class Link:
       if answer['state'] != 'missing':
         return answer
 
-  def _send(self, parts: list[bytes]) -> dict[str, Any]:
+  def _send(self, parts: list[bytes], seconds: float) -> dict[str, Any]:
     for i, part in enumerate(parts):
       header = wire.to_json(session=self.welcome.session, sequence=self._sequence, part=i, parts=len(parts))
-      answer = wire.from_json(self._client.call('put', header, part, seconds=_CALL_SECONDS)[0], {'state': str})
+      answer = wire.from_json(self._client.call('put', header, part, seconds=seconds)[0], {'state': str})
       if answer['state'] != 'more':
         break
     return answer

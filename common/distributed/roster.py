@@ -5,7 +5,7 @@ import itertools
 import secrets
 import threading
 import time
-from typing import Callable
+from typing import Any, Callable
 
 
 _TOTALS = ('crashes', 'dropped')
@@ -62,12 +62,20 @@ class Roster:
     self._gone = dict.fromkeys(_TOTALS, 0)
     self.lost = 0
 
-  def join(self, name: str, role: str) -> Member:
-    """Adds a member; an earlier one of this name and role, which it replaces, is unknown from then on."""
+  def join(self, name: str, role: str, before: Any = None) -> Member:
+    """Adds a member; an earlier one of this name and role, which it replaces, is unknown from then on.
+
+    Args:
+      name: of the member.
+      role: of the member.
+      before: the place that it had at another learner, if it was an actor there.
+    """
     with self._lock:
-      before = next((m for m in self._members.values() if (m.name, m.role) == (name, role)), None)
-      if before:
-        self._forget(before)
+      if role == 'actor' and type(before) is int and 0 <= before < self._places:
+        self._last_place.setdefault(name, before)
+      replaced = next((m for m in self._members.values() if (m.name, m.role) == (name, role)), None)
+      if replaced:
+        self._forget(replaced)
       place = self._place(name) if role == 'actor' else 0
       member = Member(name, role, place, secrets.token_hex(16), self._clock())
       self._members[member.session] = member

@@ -253,10 +253,10 @@ class Server:
   def _join(self, request: dict[str, Any]) -> bytes:
     request = wire.from_json(json.dumps(request).encode(), {
         'name': str, 'role': str, 'token': str, 'version': str, 'config': dict})
-    name, role = _printable(request['name']), request['role']
+    name, role = _printable(request['name'][:200]), request['role']
     if role not in ('actor', 'evaluator'):
       raise wire.Malformed(f'role is {role[:40]!r}, expected actor or evaluator')
-    mismatch = self._mismatch(request)
+    mismatch = _printable(self._mismatch(request))
     if mismatch:
       logging.warning('%s %s is turned away: %s', role, name, mismatch)
       with self._lock:
@@ -264,7 +264,7 @@ class Server:
       return wire.to_json(state='turned away', reason=mismatch)
     if self._state != 'working':
       return wire.to_json(state=self._state)
-    member = self.roster.join(name, role)
+    member = self.roster.join(name, role, request.get('place'))
     with self._lock:
       self._counts['joined'] += 1
       number = self._counts['joined']
@@ -292,7 +292,7 @@ class Server:
   def _beat(self, request: dict[str, Any], message: bytes) -> bytes:
     request = wire.from_json(message, {'activity': str, 'crashes': int, 'dropped': int})
     member = self.roster.find(request['session'])
-    member.activity = _printable(request['activity'])
+    member.activity = _printable(request['activity'][:300])
     member.crashes, member.dropped = request['crashes'], request['dropped']
     return wire.to_json(state=self._state)
 
@@ -319,6 +319,7 @@ class Server:
 
   def _refuse(self, header: bytes, what: str, reason: str) -> bytes:
     """Counts and tells of a message that is not as it must be; the answer to it."""
+    reason = _printable(reason)
     with self._lock:
       self._counts['refused'] += 1
       count = self._counts['refused']
@@ -345,7 +346,7 @@ def _received(receive: Callable[..., Any], codec: wire.Codec, header: tf.Tensor,
 
 
 def _printable(text: str) -> str:
-  return ''.join(letter if letter.isprintable() else '?' for letter in text[:300])
+  return ''.join(letter if letter.isprintable() else '?' for letter in text)
 
 
 class _Snapshots:

@@ -1,6 +1,8 @@
 """Checkpoints: what comes back, how many are kept, which is best, and clear words where one cannot be read."""
 
+import contextlib
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -14,6 +16,17 @@ class Network(tf.Module):
   def __init__(self, size=3):
     super().__init__()
     self.weights = tf.Variable(tf.random.stateless_normal([size, 2], seed=(size, 1)))
+
+
+@contextlib.contextmanager
+def full_disk():
+  """No file of more than ten bytes can be written."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 class Learner(tf.Module):
@@ -198,3 +211,28 @@ def test_a_checkpoint_of_another_network(tmp_path, learner):
   saved(tmp_path, [1])
   with pytest.raises(errors.UserError, match='of another network'):
     checkpoints.Checkpoints(tmp_path, learner).restore()
+
+
+def test_a_full_disk_is_an_error_that_names_the_one_before_which_is_kept(tmp_path):
+  learner = Learner()
+  saver = checkpoints.Checkpoints(tmp_path, learner)
+  before, values = saver.save(1), learner.values()
+  learner.change(2)
+  for save in (lambda: saver.save(2), lambda: saver.save(1), lambda: saver.save_if_best(2, {'a': 1.0})):
+    with full_disk(), pytest.raises(checkpoints.NotSaved, match='File too large.*is kept: ') as refused:
+      save()
+    assert str(refused.value).endswith(before)
+  assert_same(restored(tmp_path), values)
+  assert not [path for path in tmp_path.rglob('*') if 'ckpt-2' in path.name or 'saving' in path.name]
+  assert saver.save(2) == saver.restore()  # With room again.
+  assert saver.save_if_best(2, {'a': 1.0})
+
+
+def test_what_a_process_left_that_was_killed_while_it_saved_is_not_taken_and_goes_with_the_next_save(tmp_path):
+  values, latest = saved(tmp_path, [1, 2]), tmp_path / 'latest'
+  (latest / 'saving-3_temp').mkdir()
+  for name in ('saving-3_temp/part', 'saving-3.data-00000-of-00001', 'ckpt-3.index', 'ckpt-3.data-00000-of-00001'):
+    (latest / name).touch()
+  assert_same(restored(tmp_path), values[2])
+  saved(tmp_path, [4])
+  assert {path.stem for path in latest.iterdir()} == {'checkpoint', 'ckpt-1', 'ckpt-2', 'ckpt-4'}

@@ -337,13 +337,25 @@ def test_who_has_not_got_its_place_back_is_told(start, hasty, linked):
   links = [linked(first.port, name) for name in 'ab']
   first.close()
   second = start(port=first.port, places=2)
+  for name in 'cd':
+    linked(second.port, name)
   with pytest.raises(remote.PlaceChanged):
     links[1].latest()
-  assert links[1].welcome.place == 0
+  assert (links[1].welcome.place, links[1].welcome.assignment) == (2, 0)
   assert links[1].latest().version == 0  # Goes on as what it is now.
   with pytest.raises(remote.PlaceChanged):
     links[0].latest()
-  assert [member.name for member in second.roster.members()] == ['b', 'a']
+  assert [member.name for member in second.roster.members()] == ['c', 'd', 'b', 'a']
+
+
+def test_those_of_a_learner_that_is_gone_get_their_places_back_from_another_in_any_order(start, hasty, linked):
+  first = start(places=3)
+  links = [linked(first.port, name) for name in 'abc']
+  first.close()
+  second = start(port=first.port, places=3)
+  for link in (links[2], links[0], links[1]):
+    link.latest()
+  assert [member.name for member in second.roster.members()] == ['a', 'b', 'c']
 
 
 def test_what_is_refused_now_and_then_is_dropped_and_again_and_again_is_an_error(learner, linked, caplog):
