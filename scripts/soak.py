@@ -55,8 +55,9 @@ def soak(config: configs.Config, actors: int, seconds: float) -> None:
       rates.append((after['received_mb'] - before['received_mb']) / elapsed)
       sizes.append(resident_mb())
       faults = ', '.join(f'{after[name]} {name}' for name in ('actors_lost', 'puts_repeated', 'messages_refused'))
-      print(f'{interval * (i + 1):6.0f} s  {after["actors"]} actors  {rates[-1]:6.0f} MB/s  '
-            f'{(after["puts"] - before["puts"]) / elapsed:6.0f} puts/s  learner {sizes[-1]:,.0f} MB  {faults}', flush=True)
+      puts = (after['puts'] - before['puts']) / elapsed
+      print(f'{interval * (i + 1):6.0f} s  {after["actors"]} actors  {rates[-1]:6.0f} MB/s  {puts:6.0f} puts/s  '
+            f'learner {sizes[-1]:,.0f} MB  {faults}', flush=True)
   first, last = statistics.mean(rates[:3]), statistics.mean(rates[-3:])
   print(f'throughput at the end / at the beginning: {last / first:.3f}; memory grew by {sizes[-1] - sizes[2]:,.0f} MB '
         'since the first three tenths')

@@ -133,6 +133,7 @@ def test_an_error_in_an_actor_ends_the_run_with_its_cause(tmp_path):
   assert 'ZeroDivisionError' in output
 
 
+@pytest.mark.long
 def test_a_silent_run_says_who_is_silent(tmp_path):
   process = train('--env=gym:environments:Stuck-v0', f'--run_dir={tmp_path}/run', '--config.stall_seconds=1')
   line = ''

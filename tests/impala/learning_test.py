@@ -1,5 +1,7 @@
 """Learning that neither a random nor a broken agent shows, through the command that users run."""
 
+import pytest
+
 from tests.common import learning
 
 
@@ -10,6 +12,7 @@ def test_cartpole_is_learned_with_an_lstm(tmp_path):
   assert result['agent']['mean'] > 250
 
 
+@pytest.mark.long
 def test_catch_is_learned_from_pixels(tmp_path):
   # At most 1. Random play reaches -0.6, no fixed action more; seed 1 reached 1.0 in all of 30 episodes.
   result = learning.train('impala', tmp_path / 'run', '--env=gym:environments:Catch-v0', '--config.torso=shallow',

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import signal
 import threading
 
 import numpy as np
@@ -149,14 +150,21 @@ def test_a_run_whose_actors_hold_no_parameters(tmp_path):
 
 def test_an_evaluator_plays_with_newer_and_newer_parameters(tmp_path):
   folder, address = tmp_path / 'run', f'127.0.0.1:{rpc.free_port("127.0.0.1", 0)}'
-  training = runs.start('impala', f'--run_dir={folder}', f'--listen={address}', '--total_frames=6000')
-  evaluator = runs.start('impala', '--role=evaluator', f'--learner={address}', '--total_frames=6000')
-  runs.wait_for(folder, 'evaluator.csv', training)
-  assert 'Training is finished.' in runs.finish(evaluator)
-  runs.finish(training)
-  with open(folder / 'evaluator.csv', newline='') as file:
-    rows = list(csv.DictReader(file))
+  frames = '--total_frames=100000000'
+  training = runs.start('impala', f'--run_dir={folder}', f'--listen={address}', frames)
+  evaluator = runs.start('impala', '--role=evaluator', f'--learner={address}', frames)
+  runs.wait_for(folder, 'evaluator.csv', evaluator)
+  assert processes.becomes_true(lambda: len(rows_of_evaluator(folder)) >= 3, 120.0)
+  for process in (evaluator, training):
+    process.send_signal(signal.SIGINT)
+    runs.finish(process, 130)
+  rows = rows_of_evaluator(folder)
   versions = [int(row['version']) for row in rows]
   assert versions == sorted(set(versions)) and {row['task'] for row in rows} == {'CartPole-v1'}
   for row in rows:
     assert float(row['low']) <= float(row['mean']) <= float(row['high']) and row['episodes'] == '2'
+
+
+def rows_of_evaluator(folder):
+  with open(folder / 'evaluator.csv', newline='') as file:
+    return list(csv.DictReader(file))
