@@ -31,6 +31,7 @@ class Run:
     Raises:
       UserError: if the settings do not fit the environment, the machine or the folder.
     """
+    hosting.check(who)
     self._config = config
     self._suite = environments.load(config.env, config.environment_options())
     config.check_environment(self._suite)

@@ -6,15 +6,20 @@ import logging
 import math
 import pathlib
 import socket
-import time
 from typing import Any, Callable, Mapping
 
 import numpy as np
 
 from common import environments, settings, version
-from common.distributed import actor_processes, cluster, parameters, queues, server as servers, wire
+from common.distributed import actor_processes, cluster, parameters, queues, rpc, server as servers, wire
 
 _REPORT = {'task': str, 'frames': int, 'version': int, 'episodes': int, 'mean': float, 'low': float, 'high': float}
+
+
+def check(who: cluster.Cluster) -> None:
+  """Raises UserError, if this process is to listen where it cannot: before a folder is made for the run."""
+  if who.listen:
+    rpc.free_port(*cluster.parse_address(who.listen, '--listen'))
 
 
 class Host:
@@ -52,7 +57,7 @@ class Host:
     identity = servers.Identity(version.of_code(), who.token, dataclasses.asdict(config))
     # Every one that joins gets a seed of its own, other ones after a restart: none is to play the same games again.
     seed_of = lambda number: int(np.random.SeedSequence(
-        [config.seed, who.index, frames(), number, time.time_ns()]).generate_state(1)[0]) % 1_000_000_000
+        [config.seed, who.index, frames(), number]).generate_state(1)[0]) % 1_000_000_000
     self._server = servers.Server(host, port, identity, assignments, queue, codec, store, frames, seed_of, self._report,
                                   inference)
 

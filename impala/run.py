@@ -30,6 +30,7 @@ class Run:
     Raises:
       UserError: if the settings do not fit the environment, the machine or the folder.
     """
+    hosting.check(who)
     self._config = config
     self._suite = environments.load(config.env, config.environment_options())
     asked = dataclasses.replace(config)  # As actors are started with it: before numbers are resolved.
