@@ -24,19 +24,6 @@ WATCHED = 0.2  # How long one that must wait is watched: only a broken link lets
 
 
 @pytest.fixture
-def learner():
-  with learners.closing(learners.Learner()) as made:
-    yield made
-
-
-@pytest.fixture
-def small():
-  """Has room for two elements."""
-  with learners.closing(learners.Learner(capacity=2)) as made:
-    yield made
-
-
-@pytest.fixture
 def start():
   """Starts learners, which are closed at the end."""
   with contextlib.ExitStack() as stack:

@@ -23,19 +23,6 @@ WATCHED = 0.2  # How long one that must wait is watched: only a broken server le
 
 
 @pytest.fixture
-def learner():
-  with learners.closing(learners.Learner()) as made:
-    yield made
-
-
-@pytest.fixture
-def small():
-  """Has room for two elements."""
-  with learners.closing(learners.Learner(capacity=2)) as made:
-    yield made
-
-
-@pytest.fixture
 def large():
   """Its elements and its parameters take three messages each."""
   made = learners.Learner(spec=learners.LARGE_SPEC, size=2 * wire.MESSAGE_BYTES // 4 + 3)
