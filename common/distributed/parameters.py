@@ -44,14 +44,14 @@ class ParameterCopy:
 
   def __init__(self, variables: Sequence[tf.Variable], store: ParameterStore):
     """Copies the latest parameters, which also runs the copying graph once, before any game starts."""
-    self._store, self._version = store, None
+    self._store, self._snapshot = store, None
     self._assign = tf.function(lambda values: assign(variables, values))
     self.refresh()
 
   def refresh(self) -> int:
     """Takes the latest parameters; returns their version."""
     snapshot = self._store.latest()
-    if snapshot.version != self._version:
+    if snapshot is not self._snapshot:  # A learner that came back may be at the same version with other parameters.
       self._assign(snapshot.values)
-      self._version = snapshot.version
-    return self._version
+      self._snapshot = snapshot
+    return snapshot.version

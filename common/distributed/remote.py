@@ -65,7 +65,7 @@ class Link:
     self.frames = 0  # That the learner had when it last gave parameters.
     self._outlived = False  # What is collected now was begun with parameters of a learner that is gone.
     self._lost, self._finished, self._closing = threading.Event(), threading.Event(), threading.Event()
-    self._describe, self._crashes = (lambda: 'setting up'), (lambda: 0)
+    self._describe, self._crashes, self._crashes_before = (lambda: 'setting up'), (lambda: 0), 0
     self._told, self._told_before = (0, 0), (0, 0)  # Crashes and dropped puts, by now and before this session.
     self._beats = threading.Thread(target=self._beat, name='beats', daemon=True)
 
@@ -106,7 +106,8 @@ class Link:
     return welcome
 
   def be_described_by(self, describe: Callable[[], str], crashes: Callable[[], int]) -> None:
-    """Sets what the learner is told: what this one is doing, and how many engines have crashed so far."""
+    """Sets what the learner is told: what this one is doing, and how many engines have crashed since this call."""
+    self._crashes_before += self._crashes()
     self._describe, self._crashes = describe, crashes
 
   def is_finished(self) -> bool:
@@ -230,7 +231,7 @@ class Link:
     while not self._closing.wait(_BEAT_SECONDS):
       with contextlib.suppress(rpc.Unreachable, queues.QueueClosed):  # Whoever needs the learner next finds out.
         if not self._lost.is_set():
-          totals = self._crashes(), self.dropped
+          totals = self._crashes_before + self._crashes(), self.dropped
           crashes, dropped = np.subtract(totals, self._told_before).tolist()
           self._heed(self._tell(_BEAT_SECONDS, kind='beat', activity=self._describe(), crashes=crashes,
                                 dropped=dropped))

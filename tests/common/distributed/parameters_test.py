@@ -85,3 +85,12 @@ def test_readers_never_see_two_versions_mixed():
     assert versions and versions == sorted(versions)
     for snapshot in {snapshot.version: snapshot for snapshot in snapshots}.values():
       assert set(snapshot.values.numpy()) == {snapshot.version}
+
+
+def test_the_same_version_of_another_learner_is_copied():
+  variable = tf.Variable([0.0, 0.0])
+  store = parameters.ParameterStore(parameters.Snapshot(3, tf.constant([1.0, 2.0])))
+  copy = parameters.ParameterCopy([variable], store)
+  store.publish(parameters.Snapshot(3, tf.constant([5.0, 6.0])))
+  assert copy.refresh() == 3
+  np.testing.assert_array_equal(variable, [5.0, 6.0])

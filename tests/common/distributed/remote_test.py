@@ -312,6 +312,18 @@ def test_totals_of_one_who_rejoins_are_counted_once(start, hasty, linked):
   assert learner.roster.totals()['crashes'] == 3
 
 
+def test_crashes_of_an_actor_that_is_made_anew_add_to_those_before(learner, hasty, linked):
+  link = linked(learner.port)
+  link.be_described_by(lambda: 'first', lambda: 3)
+  assert processes.becomes_true(lambda: learner.roster.totals()['crashes'] == 3, DEADLINE)
+  learner.roster.leave(link.welcome.session)
+  link.latest()
+  link.be_described_by(lambda: 'second', lambda: 1)
+  member, = learner.roster.members()
+  assert processes.becomes_true(lambda: member.activity == 'second', DEADLINE)
+  assert learner.roster.totals()['crashes'] == 4 and not learner.count('messages_refused')
+
+
 def test_what_it_does_is_told(learner, hasty, linked):
   link = linked(learner.port)
   link.be_described_by(lambda: 'stepping for 2 s', lambda: 5)
