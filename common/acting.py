@@ -13,9 +13,12 @@ from common.environments import suite as suites
 _MAX_CRASHES = 5  # In a row, without anything collected between them.
 
 
-def seed_of(run_seed: int, actor: int, frames: int) -> int:
-  """An actor's seed, below 10^9; a run that is resumed after some frames has others than at its start."""
-  return int(np.random.SeedSequence([run_seed, actor, frames]).generate_state(1)[0]) % 1_000_000_000
+def seed_of(run_seed: int, *numbers: int) -> int:
+  """An actor's seed, below 10^9, told from others by some numbers.
+
+  The run's frames so far are to be among them: one that is resumed then has other seeds than at its start.
+  """
+  return int(np.random.SeedSequence([run_seed, *numbers]).generate_state(1)[0]) % 1_000_000_000
 
 
 class Step(NamedTuple):

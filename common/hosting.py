@@ -3,14 +3,11 @@
 import csv
 import dataclasses
 import logging
-import math
 import pathlib
 import socket
 from typing import Any, Callable, Mapping
 
-import numpy as np
-
-from common import environments, settings, version
+from common import acting, environments, settings, version
 from common.distributed import actor_processes, cluster, parameters, queues, rpc, server as servers, wire
 
 _REPORT = {'task': str, 'frames': int, 'version': int, 'episodes': int, 'mean': float, 'low': float, 'high': float}
@@ -56,8 +53,7 @@ class Host:
     assignments = cluster.assignments(who, num_actors)
     identity = servers.Identity(version.of_code(), who.token, dataclasses.asdict(config))
     # Every one that joins gets a seed of its own, other ones after a restart: none is to play the same games again.
-    seed_of = lambda number: int(np.random.SeedSequence(
-        [config.seed, who.index, frames(), number]).generate_state(1)[0]) % 1_000_000_000
+    seed_of = lambda number: acting.seed_of(config.seed, who.index, frames(), number)
     self._server = servers.Server(host, port, identity, assignments, queue, codec, store, frames, seed_of, self._report,
                                   inference)
 
@@ -117,10 +113,8 @@ class Host:
 
   def _report(self, report: Mapping[str, Any]) -> None:
     """Adds a row to `evaluator.csv`. Raises Malformed."""
-    row = {name: report.get(name) for name in _REPORT}
-    for name, kind in _REPORT.items():
-      if type(row[name]) is not kind or kind is float and not math.isfinite(row[name]):
-        raise wire.Malformed(f'{name} is {str(row[name])[:40]!r}, expected {kind.__name__}')
+    wire.expect(report, _REPORT)
+    row = {name: report[name] for name in _REPORT}
     if row['task'] not in self._tasks:
       raise wire.Malformed(f'task is {row["task"][:40]!r}, expected one of {", ".join(self._tasks)[:200]}')
     try:

@@ -113,13 +113,11 @@ def _evaluate(link, welcome, config, suite, system) -> None:
   take, make_player = system.make_evaluator(config, suite, welcome.seed)
   episodes, played = max(1, config.evaluation_episodes), None
   for attempt in itertools.count():
-    snapshot, frames = link.latest(), link.frames
-    while snapshot.version == played:
+    while (snapshot := link.latest()) is played:
       if link.wait(config.log_every_seconds):
         return
-      snapshot, frames = link.latest(), link.frames
     take(snapshot.values)
-    played = snapshot.version
+    played, frames = snapshot, link.frames
     for task in suite.tasks:
       link.be_described_by(lambda task=task: f'playing {task}', lambda: 0)
       if link.is_ended():

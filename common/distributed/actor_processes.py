@@ -6,7 +6,6 @@ import pathlib
 import subprocess
 import sys
 import time
-from typing import Sequence
 
 from common import errors
 from common.distributed import cluster
@@ -38,10 +37,6 @@ class ActorProcesses:
     self._failures, self._started, self._processes = [0] * count, [0.0] * count, []
     for i in range(count):
       self._processes.append(self._start(i))
-
-  @property
-  def pids(self) -> Sequence[int]:
-    return [process.pid for process in self._processes]
 
   def look_after(self) -> None:
     """Starts those again that have failed; to be called now and then. Who fails again and again is given more time.

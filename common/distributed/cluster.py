@@ -168,17 +168,12 @@ def _from_cluster(values: flags.FlagValues) -> dict[str, Any]:
   kind, resolvers = values.cluster, distribute.cluster_resolver
   try:
     if kind == 'tf_config':
-      if 'TF_CONFIG' not in os.environ:
-        raise ValueError('the environment variable TF_CONFIG is not set')
-      resolver = resolvers.TFConfigClusterResolver()
-      role, index = resolver.task_type, resolver.task_id
+      role, index, learners = _of_tf_config(resolvers.TFConfigClusterResolver)
     elif kind == 'slurm':
       role, index, learners = _of_slurm(resolvers.SlurmClusterResolver, values.learners)
     else:
-      jobs = {'learner': ['job-name=learner']}
-      resolver, role, index = resolvers.KubernetesClusterResolver(jobs), values.role, 0
-    if kind != 'slurm':
-      learners = tuple(resolver.cluster_spec().as_dict()['learner'])
+      resolver = resolvers.KubernetesClusterResolver({'learner': ['job-name=learner']})
+      role, index, learners = values.role, 0, tuple(resolver.cluster_spec().as_dict()['learner'])
     if role in ROLES and (type(index) is not int or index < 0):
       raise ValueError(f'the task\'s index is {index!r}')
     own = learners[index] if role in ('all', 'learner') else learners[index % len(learners)]
@@ -199,8 +194,16 @@ def _from_cluster(values: flags.FlagValues) -> dict[str, Any]:
   return {'role': role, 'learner': own, 'name': f'{role}-{index}'}
 
 
-def _of_slurm(resolver_class, num_learners: int) -> tuple[str, int, tuple[str, ...]]:
+def _of_tf_config(resolver_class) -> tuple[str, int, tuple[str, ...]]:
   """Role and index of this task, and the learners' addresses."""
+  if 'TF_CONFIG' not in os.environ:
+    raise ValueError('the environment variable TF_CONFIG is not set')
+  resolver = resolver_class()
+  return resolver.task_type, resolver.task_id, tuple(resolver.cluster_spec().as_dict()['learner'])
+
+
+def _of_slurm(resolver_class, num_learners: int) -> tuple[str, int, tuple[str, ...]]:
+  """The same."""
   tasks = int(os.environ.get('SLURM_STEP_NUM_TASKS') or os.environ['SLURM_NTASKS'])
   # The resolver gives the first tasks to the job whose name comes first.
   jobs = {'0/learner': num_learners} | ({'1/actor': tasks - num_learners} if tasks > num_learners else {})

@@ -41,6 +41,8 @@ class Inference(NamedTuple):
 class Server:
   """Serves from `start` to `close`."""
 
+  COLUMNS = ('actors', 'actors_lost', 'puts', 'puts_repeated', 'puts_dropped', 'messages_refused', 'received_mb')
+
   def __init__(self, host: str, port: int, identity: Identity, assignments: Sequence[int], queue: queues.StructureQueue,
                codec: wire.Codec, store: parameters.ParameterStore, frames: Callable[[], int],
                seed_of: Callable[[int], int], on_report: Callable[[dict[str, Any]], None],
@@ -76,7 +78,7 @@ class Server:
 
   def start(self) -> None:
     """Serves from now on. The queue must have been made."""
-    functions = {'tell': self._graph_of(self._tell, 1, 1), 'parameters': self._graph_of(self._parameters, 1, 2),
+    functions = {'tell': self._graph_of(self._tell, 1), 'parameters': self._graph_of(self._parameters, 2),
                  'put': self._put_graph()}
     if self._inference:
       functions['infer'] = self._inference_graph(self._inference)
@@ -108,15 +110,11 @@ class Server:
             'puts_dropped': self.roster.totals()['dropped'], 'messages_refused': counts.get('refused', 0),
             'received_mb': counts.get('bytes', 0) / 1e6}
 
-  COLUMNS = ('actors', 'actors_lost', 'puts', 'puts_repeated', 'puts_dropped', 'messages_refused', 'received_mb')
-
-  def _graph_of(self, function: Callable[..., bytes], inputs: int, outputs: int):
-    """A Python function from byte strings to byte strings, as TensorFlow serves it."""
-    text = tf.TensorSpec([], tf.string)
-
-    @tf.function(input_signature=[text] * inputs)
-    def graph(*arguments):
-      results = tf.numpy_function(function, arguments, [tf.string] * outputs)
+  def _graph_of(self, function: Callable[[bytes], Any], outputs: int):
+    """A Python function from a byte string to byte strings, as TensorFlow serves it."""
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+    def graph(message):
+      results = tf.numpy_function(function, [message], [tf.string] * outputs)
       for result in results:
         result.set_shape([])
       return results
@@ -138,7 +136,7 @@ class Server:
 
   def _inference_graph(self, inference: Inference):
     def encoded(*outputs):
-      return wire.to_json(state='decided', version=inference.version()), wire.concatenated(outputs)
+      return wire.to_json(state='decided', version=inference.version()), inference.outputs.encode(outputs)
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.string)] * 2)
     def infer(header, payload):
@@ -239,28 +237,24 @@ class Server:
     try:
       request = wire.from_json(message, {'kind': str})
       kind = request['kind']
-      if kind == 'join':
-        return self._join(request)
-      answers = {'beat': self._beat, 'asked': self._asked, 'report': self._report, 'leave': self._leave}
+      answers = {'join': self._join, 'beat': self._beat, 'asked': self._asked, 'report': self._report,
+                 'leave': self._leave}
       if kind not in answers:
-        raise wire.Malformed(f'kind is {kind[:40]!r}, expected join, {", ".join(answers)}')
-      return answers[kind](wire.from_json(message, {'session': str}), message)
+        raise wire.Malformed(f'kind is {kind[:40]!r}, expected {", ".join(answers)}')
+      return answers[kind](request)
     except rosters.Unknown:
       return wire.to_json(state='unknown')
     except wire.Malformed as error:
       return self._refuse(message, 'message', str(error))
 
   def _join(self, request: dict[str, Any]) -> bytes:
-    request = wire.from_json(json.dumps(request).encode(), {
-        'name': str, 'role': str, 'token': str, 'version': str, 'config': dict})
+    wire.expect(request, {'name': str, 'role': str, 'token': str, 'version': str, 'config': dict})
     name, role = _printable(request['name'][:200]), request['role']
     if role not in ('actor', 'evaluator'):
       raise wire.Malformed(f'role is {role[:40]!r}, expected actor or evaluator')
     mismatch = _printable(self._mismatch(request))
     if mismatch:
       logging.warning('%s %s is turned away: %s', role, name, mismatch)
-      with self._lock:
-        self._counts['turned_away'] += 1
       return wire.to_json(state='turned away', reason=mismatch)
     if self._state != 'working':
       return wire.to_json(state=self._state)
@@ -289,31 +283,30 @@ class Server:
                 'it out, actors take the settings of their learner')
     return ''
 
-  def _beat(self, request: dict[str, Any], message: bytes) -> bytes:
-    request = wire.from_json(message, {'activity': str, 'crashes': int, 'dropped': int})
+  def _beat(self, request: dict[str, Any]) -> bytes:
+    wire.expect(request, {'session': str, 'activity': str, 'crashes': int, 'dropped': int})
     member = self.roster.find(request['session'])
     member.activity = _printable(request['activity'][:300])
     member.crashes, member.dropped = request['crashes'], request['dropped']
     return wire.to_json(state=self._state)
 
-  def _asked(self, request: dict[str, Any], message: bytes) -> bytes:
-    request = wire.from_json(message, {'sequence': int})
-    member = self.roster.find(request['session'])
-    sequence = request['sequence']
+  def _asked(self, request: dict[str, Any]) -> bytes:
+    wire.expect(request, {'session': str, 'sequence': int})
+    member, sequence = self.roster.find(request['session']), request['sequence']
     if sequence <= member.delivered:
       return wire.to_json(state='taken')
     if self._state != 'working':
       return wire.to_json(state=self._state)
     return wire.to_json(state='waiting' if sequence <= member.admitted else 'missing')
 
-  def _report(self, request: dict[str, Any], message: bytes) -> bytes:
-    del message
+  def _report(self, request: dict[str, Any]) -> bytes:
+    wire.expect(request, {'session': str})
     self.roster.find(request['session'])
     self._on_report(request)
     return wire.to_json(state=self._state)
 
-  def _leave(self, request: dict[str, Any], message: bytes) -> bytes:
-    del message
+  def _leave(self, request: dict[str, Any]) -> bytes:
+    wire.expect(request, {'session': str})
     self.roster.leave(request['session'])
     return wire.to_json(state=self._state)
 
@@ -327,7 +320,6 @@ class Server:
       logging.warning('A %s of %s is refused: %s%s', what, self._sender(header), reason,
                       f' ({count:,} refused so far)' if count > 1 else '')
     return wire.to_json(state='refused', reason=reason)
-
 
   def _sender(self, header: bytes) -> str:
     """Who sent a message, as far as that can be told: gRPC does not say from where it came."""

@@ -90,8 +90,7 @@ class Codec:
       if values.size and values.max() > 1:
         raise Malformed(f'{field.path} holds {values.max()}, expected booleans')
       return values.view(np.bool_)
-    # A copy only where the buffer does not lie as the numbers must.
-    values = np.frombuffer(values, field.dtype)
+    values = values.view(field.dtype)
     if field.dtype.kind == 'f' and not np.isfinite(values).all():
       raise Malformed(f'{field.path} holds numbers that are not finite')
     if field.path in self._bounds and values.size:
@@ -133,7 +132,7 @@ def from_json(message: bytes, types: Mapping[str, type] | None = None) -> dict[s
 
   Args:
     message: the JSON text of an object.
-    types: what it must hold, by name; whole numbers not below 0. More may be there.
+    types: what it must hold, by name, as `expect` says. More may be there.
 
   Raises:
     Malformed: if it does not.
@@ -145,11 +144,13 @@ def from_json(message: bytes, types: Mapping[str, type] | None = None) -> dict[s
     raise Malformed(f'not JSON: {error}') from error
   if not isinstance(values, dict):
     raise Malformed(f'expected a JSON object, got {str(values)[:40]}')
-  for name, kind in (types or {}).items():
-    if type(values.get(name)) is not kind or kind is int and not 0 <= values[name] < 2**62:
-      raise Malformed(f'{name} is {str(values.get(name))[:40]!r}, expected {kind.__name__}')
+  return expect(values, types or {})
+
+
+def expect(values: dict[str, Any], types: Mapping[str, type]) -> dict[str, Any]:
+  """The values, which must hold so: whole numbers not below 0, others finite. Raises Malformed."""
+  for name, kind in types.items():
+    value = values.get(name)
+    if type(value) is not kind or kind is int and not 0 <= value < 2**62 or kind is float and not math.isfinite(value):
+      raise Malformed(f'{name} is {str(value)[:40]!r}, expected {kind.__name__}')
   return values
-
-
-def concatenated(arrays: Sequence[np.ndarray]) -> bytes:
-  return b''.join(np.ascontiguousarray(array).tobytes() for array in arrays)

@@ -231,9 +231,10 @@ def test_a_message_leaves_room_for_its_header_in_4_mib():
   assert 4 * 2**20 - wire.MESSAGE_BYTES >= 2**15
 
 
-def test_concatenated_arrays():
-  parts = [np.arange(6, dtype=np.int32).reshape(2, 3).T, np.array(True), np.zeros(0, np.float32)]
-  assert wire.concatenated(parts) == np.array([0, 3, 1, 4, 2, 5], np.int32).tobytes() + b'\1'
+def test_flat_fields_in_any_memory_layout_are_encoded_one_after_the_other():
+  codec = wire.Codec((tf.TensorSpec([2], tf.int32), tf.TensorSpec([], tf.bool), tf.TensorSpec([0], tf.float32)), {})
+  parts = [np.arange(6, dtype=np.int32).reshape(2, 3).T, np.array([True] * 3), np.zeros([3, 0], np.float32)]
+  assert codec.encode(parts) == np.array([0, 3, 1, 4, 2, 5], np.int32).tobytes() + b'\1\1\1'
 
 
 def test_json_comes_back_as_it_was():
