@@ -5,7 +5,7 @@ from typing import Callable, Sequence
 import numpy as np
 
 from apex import agent as agents, config as configs, transitions
-from common import acting
+from common.runs import acting
 from common.distributed import queues
 from common.environments import suite as suites
 

@@ -3,7 +3,8 @@
 import dataclasses
 from typing import Any
 
-from common import environments, errors, settings
+from common import environments, errors
+from common.config import settings
 from common.environments import suite as suites
 
 

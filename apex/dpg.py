@@ -7,7 +7,8 @@ import sonnet as snt
 import tensorflow as tf
 
 from apex import agent as agents, config as configs, exploration
-from common import evaluation, optimizers
+from common import optimizers
+from common.evaluation import play as evaluation
 from common.distributed import parameters
 from common.environments import suite as suites
 from common.replay import prioritized

@@ -10,7 +10,8 @@ the config's `evaluation_epsilon`.
 from typing import Sequence
 
 from apex import config as configs
-from common import command_line, evaluation_command
+from common.config import command_line
+from common.evaluation import command as evaluation_command
 
 PLAYERS = 'apex.players'
 

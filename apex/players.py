@@ -6,7 +6,9 @@ from typing import Callable
 import tensorflow as tf
 
 from apex import algorithms, config as configs
-from common import checkpoints, environments, evaluation
+from common import environments
+from common.evaluation import play as evaluation
+from common.runs import checkpoints
 
 
 def from_checkpoint(run: pathlib.Path, config: configs.Config, suite: environments.Suite, checkpoint: str,

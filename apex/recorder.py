@@ -6,7 +6,8 @@ from typing import Mapping, Sequence
 import numpy as np
 
 from apex import actor as actors, algorithms, config as configs, learner as learners, transitions
-from common import environments, hosting, recorder as recorders
+from common import environments
+from common.runs import hosting, recorder as recorders
 from common.distributed import queues
 from common.replay import pacing, prioritized
 
@@ -19,7 +20,7 @@ _COLUMNS = (
 
 
 class Recorder:
-  """Gathers what the writer and the learner say; see `common.recorder` for when it is reported.
+  """Gathers what the writer and the learner say; see `common.runs.recorder` for when it is reported.
 
   `sample_age` is in transitions inserted since, `parameter_age` in learner updates.
   """

@@ -1,14 +1,14 @@
-"""Ape-X's parts in processes that are not its learner; see `common.roles.System`."""
+"""Ape-X's parts in processes that are not its learner; see `common.runs.roles.System`."""
 
 import tensorflow as tf
 
 from apex import actor as actors, algorithms, config as configs, transitions
 from common import environments
-from common.distributed import parameters, remote, wire
+from common.distributed import link as links, parameters, wire
 
 
-def make_actor(config: configs.Config, suite: environments.Suite, link: remote.Link,
-               welcome: remote.Welcome) -> tuple[actors.Actor, wire.Codec]:
+def make_actor(config: configs.Config, suite: environments.Suite, link: links.Link,
+               welcome: links.Welcome) -> tuple[actors.Actor, wire.Codec]:
   """The actor of the place that the learner has given, and so with that epsilon; the codec of its shipments."""
   number, seed = welcome.assignment, welcome.seed
   policy = algorithms.module(config).make_policy(config, suite, link, number, seed)

@@ -8,9 +8,13 @@ import tensorflow as tf
 
 from apex import (actor as actors, algorithms, config as configs, learner as learners, recorder, remote,
                   transitions)
-from common import acting, command_line, environments, errors, hosting, supervisor
-from common.distributed import cluster, parameters, queues, threads
-from common.replay import memory, pacing, prioritized, saving
+from common import environments, errors
+from common.config import command_line
+from common.runs import acting, hosting, supervisor
+from common.distributed import cluster, parameters, queues
+from common.machine import threads
+from common.machine import memory
+from common.replay import pacing, prioritized, saving
 
 _BLOCKS_AT_ONCE = 16  # At most so many are added to the replay together.
 _MAX_REFUSED = 200  # In a row.

@@ -8,7 +8,10 @@ replay. Actors are threads of the learner; with --actor_processes=N processes be
 from typing import Sequence
 
 from apex import config as configs, evaluate
-from common import command_line, environments, errors, evaluation_command, janitor
+from common import environments, errors
+from common.config import command_line
+from common.evaluation import command as evaluation_command
+from common.machine import janitor
 from common.distributed import cluster
 
 _DESCRIPTION = __doc__ + '\nEnvironments (--env; of several tasks, name one):\n{environments}\n'
@@ -25,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     who = cluster.resolve(options.values)
     if who.role in ('actor', 'evaluator'):
       from apex import remote
-      from common import roles
+      from common.runs import roles
       return roles.work(config, options, who, configs.PRESETS, 'apex.train', remote)
     if who.learners:
       raise errors.UserError(f'Ape-X has one learner, and the cluster names {len(who.learners)}')

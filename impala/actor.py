@@ -5,7 +5,7 @@ from typing import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from common import acting
+from common.runs import acting
 from common.distributed import queues
 from common.environments import suite as suites
 from impala import networks, policy as policies, trajectory

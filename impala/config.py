@@ -3,11 +3,12 @@
 import dataclasses
 from typing import Any, Mapping
 
-from common import errors, settings
+from common import errors
+from common.config import settings
 from common.environments import suite as suites
 from impala import hyperparameters
 
-# Names of `impala.rewards.FORMS`, said again here: see `common.settings.TORSOS`.
+# Names of `impala.rewards.FORMS`, said again here: see `common.config.settings.TORSOS`.
 REWARD_CLIPPINGS = ('none', 'abs_one', 'asymmetric', 'soft_asymmetric')
 CORRECTIONS = ('vtrace', 'one_step', 'epsilon', 'none')
 

@@ -10,7 +10,8 @@ drawn from the policy, as in the paper.
 
 from typing import Sequence
 
-from common import command_line, evaluation_command
+from common.config import command_line
+from common.evaluation import command as evaluation_command
 from impala import config as configs
 
 PLAYERS = 'impala.players'

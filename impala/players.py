@@ -6,7 +6,9 @@ from typing import Callable
 import numpy as np
 import tensorflow as tf
 
-from common import checkpoints, environments, evaluation
+from common import environments
+from common.evaluation import play as evaluation
+from common.runs import checkpoints
 from impala import config as configs, networks, policy
 
 

@@ -5,7 +5,7 @@ from typing import Any, Callable, NamedTuple, Protocol, Sequence
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from common.distributed import parameters, remote, wire
+from common.distributed import link as links, parameters, wire
 from common.environments import suite as suites
 from impala import networks, trajectory
 
@@ -113,7 +113,7 @@ class DynamicBatchingPolicy:
 class CentralPolicy:
   """Of an actor that holds no parameters: the learner's `DynamicBatchingPolicy` decides, over the wire."""
 
-  def __init__(self, link: remote.Link, inputs: wire.Codec, outputs: wire.Codec, core_state: Callable[[int], Any]):
+  def __init__(self, link: links.Link, inputs: wire.Codec, outputs: wire.Codec, core_state: Callable[[int], Any]):
     """`inputs` and `outputs`: of `central_codecs`. `core_state`: the one to start with, for N environments."""
     self._link, self._inputs, self._outputs, self.initial_state = link, inputs, outputs, core_state
     self._version = 0  # Before the first answer.

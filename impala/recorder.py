@@ -5,7 +5,8 @@ from typing import Mapping, Sequence
 
 import numpy as np
 
-from common import environments, hosting, recorder as recorders
+from common import environments
+from common.runs import hosting, recorder as recorders
 from common.distributed import queues
 from impala import actor as actors, config as configs, learner as learners, trajectory
 
@@ -15,7 +16,7 @@ _COLUMNS = ('policy_lag_mean', 'policy_lag_max', 'learner_wait_share', 'queue_le
 
 
 class Recorder:
-  """Gathers what updates say; see `common.recorder` for when it is reported."""
+  """Gathers what updates say; see `common.runs.recorder` for when it is reported."""
 
   def __init__(self, config: configs.Config, suite: environments.Suite, folder: pathlib.Path,
                learner: learners.Learner, queue: queues.StructureQueue, actors_: Sequence[actors.Actor],

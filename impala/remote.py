@@ -1,15 +1,15 @@
-"""IMPALA's parts in processes that are not its learner; see `common.roles.System`."""
+"""IMPALA's parts in processes that are not its learner; see `common.runs.roles.System`."""
 
 import sonnet as snt
 import tensorflow as tf
 
 from common import environments
-from common.distributed import parameters, remote, wire
+from common.distributed import link as links, parameters, wire
 from impala import actor as actors, config as configs, networks, players, policy, trajectory
 
 
-def make_actor(config: configs.Config, suite: environments.Suite, link: remote.Link,
-               welcome: remote.Welcome) -> tuple[actors.Actor, wire.Codec]:
+def make_actor(config: configs.Config, suite: environments.Suite, link: links.Link,
+               welcome: links.Welcome) -> tuple[actors.Actor, wire.Codec]:
   """The actor of the place that the learner has given, whose parameters come over the link; the codec of its unrolls.
   """
   config.fit(suite)
@@ -20,7 +20,7 @@ def make_actor(config: configs.Config, suite: environments.Suite, link: remote.L
   return actor, wire.Codec(spec, trajectory.bounds(suite, config.num_actors))
 
 
-def make_policy(config: configs.Config, suite: environments.Suite, link: remote.Link, seed: int) -> policy.Policy:
+def make_policy(config: configs.Config, suite: environments.Suite, link: links.Link, seed: int) -> policy.Policy:
   """With parameters of its own; or without any, where the learner decides for all actors (`dynamic_batching`)."""
   if not config.dynamic_batching:
     return policy.LocalPolicy(networks.make_agent(config, suite), suite, link, seed)

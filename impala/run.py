@@ -8,9 +8,13 @@ from typing import Iterator
 
 import tensorflow as tf
 
-from common import acting, command_line, environments, hosting, supervisor
-from common.distributed import cluster, parameters, queues, server, threads, wire
-from common.replay import memory, uniform
+from common import environments
+from common.config import command_line
+from common.runs import acting, hosting, supervisor
+from common.distributed import cluster, parameters, queues, server, wire
+from common.machine import threads
+from common.machine import memory
+from common.replay import uniform
 from impala import (actor as actors, config as configs, learner as learners, networks, policy, recorder, replicas,
                     trajectory)
 

@@ -8,7 +8,10 @@ goes on.
 
 from typing import Sequence
 
-from common import command_line, environments, evaluation_command, janitor
+from common import environments
+from common.config import command_line
+from common.evaluation import command as evaluation_command
+from common.machine import janitor
 from common.distributed import cluster
 from impala import config as configs, evaluate
 
@@ -24,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     command_line.import_tensorflow()  # Only now: --help and mistaken flags need not wait for it.
     who = cluster.resolve(options.values)
     if who.role in ('actor', 'evaluator'):
-      from common import roles
+      from common.runs import roles
       from impala import remote
       return roles.work(config, options, who, configs.PRESETS, 'impala.train', remote)
     from impala import run

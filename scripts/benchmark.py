@@ -18,7 +18,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
-from common import command_line, errors, files, janitor
+from common import errors
+from common.config import command_line
+from common.machine import files, janitor
 from scripts import measuring
 
 # Where each is measured, and the preset where neither it nor the environment is given.

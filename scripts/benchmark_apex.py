@@ -12,7 +12,8 @@ import time
 import numpy as np
 
 from apex import config as configs
-from common import command_line, environments, errors
+from common import environments, errors
+from common.config import command_line
 from scripts import measuring
 
 PRESETS = configs.PRESETS

@@ -7,7 +7,8 @@ import time
 
 import numpy as np
 
-from common import command_line, environments
+from common import environments
+from common.config import command_line
 from common.distributed import cluster
 from impala import config as configs
 from scripts import measuring

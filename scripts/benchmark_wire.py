@@ -76,7 +76,8 @@ def _state(server, processes) -> tuple[float, float, float, float]:
 def listening(codec) -> Iterator[tuple]:
   """A server whose queue is emptied by a thread that throws everything away; and the thread's crew."""
   import tensorflow as tf
-  from common.distributed import parameters, queues, server as servers, threads
+  from common.distributed import parameters, queues, server as servers
+  from common.machine import threads
   from scripts import senders
   queue = queues.StructureQueue(codec.spec, 64)
   store = parameters.ParameterStore(parameters.Snapshot(0, tf.zeros([1])))

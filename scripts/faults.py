@@ -20,7 +20,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
-from common import command_line, janitor
+from common.config import command_line
+from common.machine import janitor
 
 _MESSAGES = 1000
 _ACTORS = 5
@@ -59,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _do_round(folder: pathlib.Path, system: str, env: str, seen: dict[str, list[tuple[float | None, str]]]) -> None:
   """Adds to `seen`, by fault, the seconds until all was well again, None for never, and what was seen."""
-  from tests.common import harmed_runs
+  from scripts import harmed_runs
   settings = (f'--env={env}', '--total_frames=1000000000', f'--config.num_actors={_ACTORS}',
               '--config.envs_per_actor=2', '--config.log_every_seconds=1', '--config.checkpoint_every_seconds=3')
   with harmed_runs.harmed_run(folder, system, *settings, jumping_clock=True) as run:
@@ -94,7 +95,7 @@ def _start(run) -> str:
 
 
 def _malformed(run) -> str:
-  from tests.common import harmed_runs
+  from scripts import harmed_runs
   before, began = run.rows()[-1], time.monotonic()
   refused = harmed_runs.send_malformed(run.port, _MESSAGES)
   seconds = time.monotonic() - began
@@ -113,7 +114,7 @@ def _kill_half(run) -> str:
 
 
 def _kill(run, count: int) -> str:
-  from tests.common import harmed_runs
+  from scripts import harmed_runs
   own, others = harmed_runs.actors_of(run.learner), harmed_runs.actors_of(run.fleet)
   victims = random.sample(sorted([*own, *others, run.solo.pid]), count)
   before, joined = run.rows()[-1], run.learner.log().count(' joins: ')
@@ -145,7 +146,7 @@ def _freeze(run) -> str:
 
 
 def _fill_disk(run) -> str:
-  from tests.common import harmed_runs
+  from scripts import harmed_runs
   before = run.saved()[-1]
   with harmed_runs.full_disk(run.learner, 50_000):
     told = len(run.learner.await_log('NOT SAVED: ', run.learner.log().count('NOT SAVED: ') + 2, _SECONDS))
@@ -165,7 +166,7 @@ def _cut_checkpoint(run) -> str:
 
 
 def _resume(run, cut: bool) -> str:
-  from tests.common import harmed_runs, processes
+  from scripts import harmed_runs, processes
   run.await_newer_checkpoint(_SECONDS)
   own = harmed_runs.actors_of(run.learner)
   run.learner.popen.kill()

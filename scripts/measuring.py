@@ -8,7 +8,8 @@ from typing import Any, Callable
 
 import numpy as np
 
-from common import environments, evaluation
+from common import environments
+from common.evaluation import play as evaluation
 
 WARM_UP_SECONDS = 5.0
 

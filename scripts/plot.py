@@ -6,7 +6,8 @@ from typing import Sequence
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from common import command_line, errors, run_folder
+from common import errors
+from common.config import command_line, run_folder
 
 
 def main(argv: Sequence[str]) -> None:
@@ -19,7 +20,7 @@ def main(argv: Sequence[str]) -> None:
     if not (folder / 'metrics.csv').exists():
       raise errors.UserError(f'{folder} has no metrics.csv yet: the run has not begun to train')
   command_line.import_tensorflow()
-  from common import plots
+  from common.reporting import plots
   if not plots.compare(runs, pathlib.Path(argv[1])):
     raise errors.UserError('in none of these runs has an episode ended yet: there is nothing to draw')
 

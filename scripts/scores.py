@@ -11,7 +11,9 @@ from typing import Sequence
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from common import command_line, errors, score_report
+from common import errors
+from common.config import command_line
+from common.reporting import score_report
 
 
 def main(argv: Sequence[str]) -> None:

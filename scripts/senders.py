@@ -11,7 +11,8 @@ from typing import Sequence
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from common import command_line, janitor
+from common.config import command_line
+from common.machine import janitor
 from common.distributed import cluster
 
 VERSION = 'synthetic'
@@ -22,9 +23,10 @@ def main(argv: Sequence[str]) -> None:
   (host, port), count = cluster.parse_address(argv[1], 'the address'), int(argv[2])
   payload = pathlib.Path(argv[3]).read_bytes()
   command_line.import_tensorflow()
-  from common.distributed import queues, remote, threads
+  from common.distributed import link as links, queues
+  from common.machine import threads
 
-  def send(link: remote.Link) -> None:
+  def send(link: links.Link) -> None:
     try:
       link.join()
       while True:
@@ -33,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
     except queues.QueueClosed:
       link.close()
 
-  links = [remote.Link(host, port, remote.Applicant(f'{argv[0]}-{i}', 'actor', VERSION, '', {}), 60.0)
+  joined = [links.Link(host, port, links.Applicant(f'{argv[0]}-{i}', 'actor', VERSION, '', {}), 60.0)
            for i in range(count)]
   crew = threads.Crew(lambda: [link.stop() for link in links])
   working = [crew.start(f'sender-{i}', lambda link=link: send(link)) for i, link in enumerate(links)]

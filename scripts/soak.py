@@ -15,7 +15,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
-from common import command_line, environments, janitor
+from common import environments
+from common.config import command_line
+from common.machine import janitor
 from impala import config as configs
 from scripts import benchmark_wire
 

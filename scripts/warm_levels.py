@@ -19,8 +19,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
-from common import command_line, environments, errors, janitor, progress, settings
-from common.distributed import workers
+from common import environments, errors
+from common.config import command_line, settings
+from common.machine import janitor
+from common.reporting import progress
+from common.machine import workers
 from common.environments import dmlab
 
 

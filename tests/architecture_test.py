@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 MAX_LINES = 400
 SYSTEMS = ('impala', 'apex')
 TOP_LEVEL = {'impala', 'apex', 'common', 'tests', 'scripts', 'docs', 'requirements.txt', 'README.md', 'LICENSE',
-             'pyproject.toml', '.ci', '.git', '.gitignore', '.venv', 'runs', '__pycache__', '.pytest_cache'}
+             'pyproject.toml', '.ci', '.git', '.gitignore', '.venv', 'runs', '__pycache__', '.pytest_cache', '.ruff_cache'}
 
 
 def imports(source):
@@ -51,7 +51,7 @@ def test_there_is_something_to_check():
 
 
 @pytest.mark.parametrize('package, forbidden', [
-    ('impala', 'apex'), ('apex', 'impala'), ('common', 'impala'), ('common', 'apex'), ('common', 'tests'),
+    ('impala', 'apex'), ('apex', 'impala'), ('common', 'impala'), ('common', 'apex'), ('common', 'tests'), ('scripts', 'tests'),
     ('impala', 'tests'), ('apex', 'tests'), ('impala', 'scripts'), ('apex', 'scripts'), ('common', 'scripts')])
 def test_packages_keep_apart(package, forbidden):
   assert not importers(package, forbidden)

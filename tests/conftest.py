@@ -6,9 +6,9 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
 import pytest
 
-from common import janitor
+from common.machine import janitor
 
-_LONG = ('learning_test', 'run_test', 'faults_test', 'evaluation_jobs_test', 'replicas_test', 'remote_test')
+_LONG = ('learning_test', 'run_test', 'faults_test', 'jobs_test', 'replicas_test', 'remote_test')
 
 
 def pytest_collection_modifyitems(items):

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 
 from common import errors
-from common.distributed import workers
+from common.machine import workers
 from common.environments import suite
 
 _MAX_DEATHS = 5  # Of one environment in a row, without an episode that ended between them.

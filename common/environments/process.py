@@ -12,7 +12,7 @@ from typing import Any, Callable
 import gymnasium
 import numpy as np
 
-from common.distributed import workers
+from common.machine import workers
 from common.environments import suite
 
 

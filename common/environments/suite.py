@@ -7,7 +7,7 @@ from typing import Callable, Mapping, Sequence
 import gymnasium
 import numpy as np
 
-from common.distributed import workers
+from common.machine import workers
 
 MAX_WORDS = 32  # Room for the words of one instruction.
 INSTRUCTION_BUCKETS = 1000  # IMPALA, released code: words are hashed to 1000 buckets.
@@ -36,7 +36,7 @@ class Suite:
     reward_scales: by task, what the learner's rewards are multiplied with before clipping; 1 where a task is missing.
       Statistics and evaluation are in the task's own units.
     frame_stack: how many grey frames make one observation; 1 where frames are not stacked.
-    references: which scores of `common.scores` tasks are measured against; '' for none.
+    references: which scores of `common.reporting.scores` tasks are measured against; '' for none.
     note: what is to be said of every score of this suite; '' for nothing.
     bytes_per_environment: what the engine of one takes; 0 where that does not matter.
   """

@@ -16,7 +16,8 @@ import zipfile
 
 import numpy as np
 
-from common import errors, files
+from common import errors
+from common.machine import files
 from common.replay import prioritized
 
 _CHUNK_BYTES = 50_000_000

@@ -18,7 +18,7 @@ from common import environments
 from common.distributed import parameters
 from common.environments import suite as suites
 from common.replay import prioritized
-from tests.common import processes
+from scripts import processes
 
 N, SIGNIFICANCE = 3, 1e-3
 # Falls after eight steps at the earliest, and is cut after twelve: both kinds of ends are frequent, and coincide.

@@ -6,12 +6,12 @@ import signal
 import numpy as np
 import pytest
 
-from tests.common import runs
-from tests.common.runs import finish, rows, saved_updates, wait_for
+from tests.common import programs
+from tests.common.programs import finish, rows, saved_updates, wait_for
 
 
 def train(*flags: str):
-  return runs.start('apex', '--config.min_replay=500', *flags)
+  return programs.start('apex', '--config.min_replay=500', *flags)
 
 
 @pytest.fixture(scope='module')
@@ -82,7 +82,7 @@ def test_a_replay_of_other_blocks_is_refused(finished):
 def test_an_interrupted_run_saves_and_says_how_to_go_on(tmp_path, number):
   folder = tmp_path / 'run'
   process = train(f'--run_dir={folder}', '--total_frames=100000000')
-  runs.wait_for_rows(folder, 4, process)
+  programs.wait_for_rows(folder, 4, process)
   process.send_signal(number)
   output = finish(process, 130)
   assert f'python -m apex.train --run_dir={folder} --resume' in output
@@ -94,12 +94,12 @@ def test_a_killed_run_resumes_from_its_last_checkpoint_and_replay(tmp_path):
   process = train(f'--run_dir={folder}', '--total_frames=100000000', '--checkpoint_replay',
                   '--config.checkpoint_every_seconds=1')
   wait_for(folder, 'replay/*/priorities.npz', process)
-  runs.wait_for_rows(folder, len(rows(folder)) + 3, process)
+  programs.wait_for_rows(folder, len(rows(folder)) + 3, process)
   process.kill()
   process.communicate()
   saved = saved_updates(folder)
   process = train(f'--run_dir={folder}', '--resume', '--config.evaluation_episodes=0')
-  runs.wait_for_rows(folder, len(rows(folder)) + 1, process)
+  programs.wait_for_rows(folder, len(rows(folder)) + 1, process)
   process.send_signal(signal.SIGINT)
   output = finish(process, 130)
   assert f'ckpt-{saved} at' in output and 'Restored a replay of' in output
@@ -180,4 +180,4 @@ def test_ape_x_dpg_trains_evicts_by_priority_and_resumes_with_its_replay(tmp_pat
     (['--config.replay_capacit=5'], "unknown config field 'replay_capacit'. Did you mean replay_capacity"),
     (['--preset=figure_4'], "unknown preset 'figure_4'. Did you mean")])
 def test_mistakes_of_the_user_are_one_sentence(flags, message):
-  assert message in runs.refusal('apex', *flags)
+  assert message in programs.refusal('apex', *flags)

@@ -6,7 +6,7 @@ import pathlib
 import subprocess
 import sys
 
-from tests.common import runs
+from tests.common import programs
 
 
 def train(system: str, folder: pathlib.Path, *flags: str) -> dict[str, dict]:

@@ -9,7 +9,7 @@ import tensorflow as tf
 from common import environments, errors
 from common.distributed import parameters
 from impala import actor as actors, config as configs, learner as learners, networks, policy, trajectory
-from tests.common import processes
+from scripts import processes
 
 T, N = 20, 3
 

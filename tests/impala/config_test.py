@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from common import environments, errors, networks, settings
+from common import environments, errors, networks
+from common.config import settings
 from common.environments import atari, doom, levels
 from impala import config as configs, rewards
 

@@ -11,9 +11,10 @@ import pytest
 import tensorflow as tf
 
 from common import environments, errors
-from common.distributed import parameters, queues, remote as links, rpc, server as servers, wire
+from common.distributed import link as links, parameters, queues, rpc, server as servers, wire
 from impala import config as configs, networks, policy, remote, trajectory
-from tests.common import processes, runs
+from scripts import processes
+from tests.common import programs
 
 T, N, VERSION = 5, 3, 7
 CLOSE = dict(rtol=1e-4, atol=1e-5)
@@ -134,14 +135,14 @@ def test_inputs_that_cannot_be_are_refused_and_the_next_are_decided_upon(learner
 def test_a_run_whose_actors_hold_no_parameters(tmp_path):
   """Two processes, an evaluator that joins, and nothing left of them afterwards."""
   folder = tmp_path / 'run'
-  training = runs.start('impala', f'--run_dir={folder}', '--actor_processes=2', '--total_frames=2000',
+  training = programs.start('impala', f'--run_dir={folder}', '--actor_processes=2', '--total_frames=2000',
                         '--config.dynamic_batching=true', '--config.dynamic_batch_size=8', '--config.lstm=true')
-  runs.wait_for_rows(folder, 1, training)
+  programs.wait_for_rows(folder, 1, training)
   below = processes.descendants(training.pid)
   assert len(below) >= 2
-  output = runs.finish(training)
+  output = programs.finish(training)
   assert 'actor 0 joins' in output and 'actor 1 joins' in output
-  last = runs.rows(folder)[-1]
+  last = programs.rows(folder)[-1]
   assert last['frames'] >= 2000 and last['actors'] == 2 and last['actors_lost'] == last['messages_refused'] == 0
   assert processes.becomes_true(lambda: not any(map(processes.is_alive, below)))
   for i in range(2):
@@ -151,13 +152,13 @@ def test_a_run_whose_actors_hold_no_parameters(tmp_path):
 def test_an_evaluator_plays_with_newer_and_newer_parameters(tmp_path):
   folder, address = tmp_path / 'run', f'127.0.0.1:{rpc.free_port("127.0.0.1", 0)}'
   frames = '--total_frames=100000000'
-  training = runs.start('impala', f'--run_dir={folder}', f'--listen={address}', frames)
-  evaluator = runs.start('impala', '--role=evaluator', f'--learner={address}', frames)
-  runs.wait_for(folder, 'evaluator.csv', evaluator)
+  training = programs.start('impala', f'--run_dir={folder}', f'--listen={address}', frames)
+  evaluator = programs.start('impala', '--role=evaluator', f'--learner={address}', frames)
+  programs.wait_for(folder, 'evaluator.csv', evaluator)
   assert processes.becomes_true(lambda: len(rows_of_evaluator(folder)) >= 3, 120.0)
   for process in (evaluator, training):
     process.send_signal(signal.SIGINT)
-    runs.finish(process, 130)
+    programs.finish(process, 130)
   rows = rows_of_evaluator(folder)
   versions = [int(row['version']) for row in rows]
   assert versions == sorted(set(versions)) and {row['task'] for row in rows} == {'CartPole-v1'}

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from common import errors
 from impala import learner as learners, replicas
-from tests.common import runs
+from tests.common import programs
 from tests.impala import together
 
 _PROCESSES = {'devices': 1, 'machines': 2}  # Of learners: one with two devices; two with one each, on loopback.
@@ -51,7 +51,7 @@ def folders(tmp_path_factory, request):
                start(folders['devices'], 2, 0)]
   request.getfixturevalue('single')  # Meanwhile.
   for process, status in zip(processes, (0, -9, 0), strict=True):  # Of the two, the second kills itself.
-    runs.finish(process, status)
+    programs.finish(process, status)
   return folders
 
 

@@ -7,12 +7,12 @@ import time
 import numpy as np
 import pytest
 
-from tests.common import runs
-from tests.common.runs import finish, rows, saved_updates, wait_for
+from tests.common import programs
+from tests.common.programs import finish, rows, saved_updates, wait_for
 
 
 def train(*flags: str):
-  return runs.start('impala', *flags)
+  return programs.start('impala', *flags)
 
 
 @pytest.fixture(scope='module')
@@ -62,7 +62,7 @@ def test_resuming_with_another_network_is_refused(finished):
 def test_an_interrupted_run_saves_and_says_how_to_go_on(tmp_path, number):
   folder = tmp_path / 'run'
   process = train(f'--run_dir={folder}', '--total_frames=100000000')
-  runs.wait_for_rows(folder, 1, process)
+  programs.wait_for_rows(folder, 1, process)
   process.send_signal(number)
   sent = time.monotonic()
   output = finish(process, 130)
@@ -75,8 +75,8 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(tmp_path):
   folder = tmp_path / 'run'
   process = train(f'--run_dir={folder}', '--total_frames=100000000', '--config.checkpoint_every_seconds=1')
   wait_for(folder, 'checkpoints/latest/ckpt-[1-9]*.index', process)  # One is saved before the first update, too.
-  runs.wait_for_rows(folder, 1, process)
-  runs.wait_for_rows(folder, len(rows(folder)) + 2, process)  # Rows that the checkpoint knows nothing of.
+  programs.wait_for_rows(folder, 1, process)
+  programs.wait_for_rows(folder, len(rows(folder)) + 2, process)  # Rows that the checkpoint knows nothing of.
   process.kill()
   process.communicate()
   saved = saved_updates(folder)
@@ -125,4 +125,4 @@ def test_dynamic_batching_and_replay_train(tmp_path):
     (['--run_dir=/proc/none'], 'the run folder /proc/none cannot be written'),
     (['--config.replay_fraction=0.5', '--config.replay_capacity=1000000000'], 'lower --config.replay_capacity')])
 def test_mistakes_of_the_user_are_one_sentence(flags, message):
-  assert message in runs.refusal('impala', *flags)
+  assert message in programs.refusal('impala', *flags)

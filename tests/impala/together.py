@@ -10,7 +10,8 @@ from typing import Iterator
 import numpy as np
 import tensorflow as tf
 
-from common import checkpoints, environments, errors
+from common import environments, errors
+from common.runs import checkpoints
 from impala import config as configs, learner as learners, networks, replicas, trajectory
 
 T, B, UPDATES = 6, 8, 5

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from common import errors, scores
+from common import errors
+from common.reporting import scores
 from scripts import scores as script
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

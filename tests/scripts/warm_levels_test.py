@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from common import environments, errors
-from tests.common import processes
+from scripts import processes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STAND_INS = str(ROOT / 'tests' / 'stand_ins')

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import tensorflow as tf
 
-from common.distributed import parameters, queues, remote, rpc, server as servers, wire
+from common.distributed import link as links, parameters, queues, rpc, server as servers, wire
 
 SPEC = {'number': tf.TensorSpec([], tf.int64), 'flag': tf.TensorSpec([], tf.bool),
         'pixels': tf.TensorSpec([3], tf.uint8), 'reward': tf.TensorSpec([2], tf.float32)}
@@ -120,7 +120,7 @@ class Background:
 def link(port, name='one', role='actor', patience=20.0, host='127.0.0.1', **others):
   """The real other side, not joined yet."""
   applicant = {'name': name, 'role': role, 'version': IDENTITY.version, 'token': IDENTITY.token, 'config': {}, **others}
-  return remote.Link(host, port, remote.Applicant(**applicant), patience)
+  return links.Link(host, port, links.Applicant(**applicant), patience)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from common.distributed import queues
-from tests.common import processes
+from scripts import processes
 
 SPEC = {'number': tf.TensorSpec([], tf.int64), 'part': (tf.TensorSpec([2], tf.float32),)}
 DEADLINE = 10.0  # Seconds, for what happens at once on a quiet machine.

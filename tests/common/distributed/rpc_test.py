@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from common import errors
 from common.distributed import rpc, wire
-from tests.common import processes
+from scripts import processes
 
 TEXT = tf.TensorSpec([], tf.string)
 

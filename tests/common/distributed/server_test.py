@@ -14,7 +14,7 @@ from tensorflow.distribute.experimental.rpc.kernels import gen_rpc_ops
 
 from common import errors
 from common.distributed import rpc, server as servers, wire
-from tests.common import processes
+from scripts import processes
 from tests.common.distributed import learners
 from tests.common.distributed.learners import IDENTITY, elements, payload
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from common import environments, scores
+from common import environments
+from common.reporting import scores
 from common.environments import atari
 
 ROOT = pathlib.Path(__file__).parents[3]

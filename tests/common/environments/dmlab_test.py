@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from common import environments, errors
-from common.distributed import workers
+from common.machine import workers
 from common.environments import dmlab, levels, parallel, suite
-from tests.common import processes
+from scripts import processes
 
 ROOT = pathlib.Path(__file__).parents[3]
 STAND_INS = str(ROOT / 'tests' / 'stand_ins')

@@ -10,7 +10,7 @@ import pytest
 
 from common import environments
 from common.environments import doom, suite
-from tests.common import processes
+from scripts import processes
 
 
 @pytest.fixture

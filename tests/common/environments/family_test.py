@@ -10,7 +10,7 @@ import pytest
 
 from common import environments, errors
 from common.environments import atari, doom
-from tests.common import processes
+from scripts import processes
 
 FIRST_SEED = 1
 

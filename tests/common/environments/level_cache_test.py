@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from common import errors
-from common.distributed import workers
+from common.machine import workers
 from common.environments import dmlab, level_cache
-from tests.common import processes
+from scripts import processes
 
 ROOT = pathlib.Path(__file__).parents[3]
 KEY = 'explore_maze_noaas_807bdf61459942cd2f7b4f92f2d18b62'

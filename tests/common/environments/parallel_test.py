@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from common import environments, errors
-from common.distributed import workers
+from common.machine import workers
 from common.environments import dmlab, parallel, suite
-from tests.common import processes
+from scripts import processes
 
 ROOT = pathlib.Path(__file__).parents[3]
 WATERMAZE, LANGUAGE, MAZE = 'rooms_watermaze', 'language_execute_random_task', 'explore_goal_locations_small'
@@ -449,7 +449,7 @@ def test_environments_that_cannot_be_made_leave_nothing(tmp_path):
 
 def test_it_ends_with_a_process_that_is_killed(tmp_path):
   program = (
-      'import sys\nfrom common import environments\nfrom tests.common import processes\n'
+      'import sys\nfrom common import environments\nfrom scripts import processes\n'
       'made = environments.load("dmlab5", environments.Options()).make(["rooms_watermaze"] * 2, True)\n'
       'made.reset(seed=1)\nmade.step([0, 0])\nprint(*processes.children(), flush=True)\nsys.stdin.read()')
   path = os.environ | {'PYTHONPATH': str(ROOT / 'tests' / 'stand_ins')}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from common.environments import control, process, suite
-from tests.common import processes
+from scripts import processes
 
 TASKS = ('cartpole-swingup',) * 3
 STEPS = 1100  # An episode has 1,000.

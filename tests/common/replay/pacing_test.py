@@ -8,7 +8,7 @@ import pytest
 
 from common.distributed import queues
 from common.replay import pacing
-from tests.common import processes
+from scripts import processes
 
 DEADLINE = 20.0  # Seconds, for what happens at once on a quiet machine.
 # How long one that must wait is watched. A slow machine cannot make it go on: only a broken ratio can.

@@ -1,0 +1,230 @@
+"""The command line: where settings come from, and a clear word for every mistake."""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from common import errors
+from common.config import command_line, run_folder
+from impala import config as configs
+
+DESCRIPTION = 'Trains something.'
+
+
+def parse(*arguments):
+  return command_line.parse(['train.py', *arguments], DESCRIPTION, configs.PRESETS)
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+  """A run's folder, whose config differs from its preset."""
+  path = tmp_path / 'run'
+  run_folder.create(path, dataclasses.replace(configs.PRESETS.preset('gym'), batch_size=3, seed=11))
+  return path
+
+
+def test_without_arguments_the_main_preset():
+  config, options = parse()
+  assert config == configs.PRESETS.preset('doom')
+  assert not options.resume
+  assert options.run_dir.parent == pathlib.Path('runs') and options.run_dir.name.startswith('doom-')
+
+
+@pytest.mark.parametrize('name', configs.PRESETS.rows)
+def test_presets(name):
+  assert parse(f'--preset={name}')[0] == configs.PRESETS.preset(name)
+
+
+@pytest.mark.parametrize('env, preset', [
+    ('doom:basic', 'doom'), ('atari:breakout', 'atari_shallow'), ('gym:Acrobot-v1', 'gym')])
+def test_an_environment_alone_chooses_its_preset(env, preset):
+  config, options = parse(f'--env={env}')
+  assert config == dataclasses.replace(configs.PRESETS.preset(preset), env=env)
+  assert options.run_dir.name.startswith(env.replace(':', '-'))
+
+
+def test_flags_go_on_top_of_the_preset():
+  config, _ = parse('--preset=gym', '--env=gym:Acrobot-v1', '--total_frames=1234', '--seed=7', '--config.lstm=false',
+                    '--config.learning_rate=1e-3', '--config.batch_size', '5', '--config.correction=one_step')
+  assert config == dataclasses.replace(
+      configs.PRESETS.preset('gym'), env='gym:Acrobot-v1', total_frames=1234, seed=7, lstm=False, learning_rate=1e-3,
+      batch_size=5, correction='one_step')
+
+
+def test_values_have_the_types_of_their_fields():
+  config, _ = parse('--config.learning_rate=1', '--config.batch_size=5', '--config.torso=deep', '--config.lstm=0')
+  assert [type(x) for x in (config.learning_rate, config.batch_size, config.torso, config.lstm)] == [
+      float, int, str, bool]
+
+
+@pytest.mark.parametrize('field, value', [('seed', 5), ('total_frames', 99)])
+def test_a_short_flag_goes_before_the_long_one(field, value):
+  config, _ = parse(f'--config.{field}=3', f'--{field}={value}')
+  assert getattr(config, field) == value
+
+
+def test_presets_are_not_changed_by_flags():
+  before = configs.PRESETS.preset('doom')
+  parse('--config.batch_size=999')
+  assert configs.PRESETS.preset('doom') == before
+
+
+def test_a_folder_may_be_chosen():
+  assert parse('--run_dir=some/where')[1].run_dir == pathlib.Path('some/where')
+
+
+def test_resume_goes_on_with_the_runs_own_config(run_dir):
+  config, options = parse('--resume', f'--run_dir={run_dir}')
+  assert config == dataclasses.replace(configs.PRESETS.preset('gym'), batch_size=3, seed=11)
+  assert options == command_line.Options(run_dir, True)
+
+
+def test_resume_with_flags_on_top(run_dir):
+  config, _ = parse('--resume', f'--run_dir={run_dir}', '--total_frames=77', '--config.learning_rate=0.5')
+  assert config == dataclasses.replace(
+      configs.PRESETS.preset('gym'), batch_size=3, seed=11, total_frames=77, learning_rate=0.5)
+
+
+def test_resume_of_a_run_of_an_older_version(run_dir):
+  """Settings that were not there have their defaults; those that are gone do not matter."""
+  values = json.loads((run_dir / 'config.json').read_text())
+  del values['log_epsilon']
+  (run_dir / 'config.json').write_text(json.dumps({**values, 'gone': 3}))
+  assert parse('--resume', f'--run_dir={run_dir}')[0] == dataclasses.replace(
+      configs.PRESETS.preset('gym'), batch_size=3, seed=11)
+
+
+@pytest.mark.parametrize('argument, words', [
+    ('--sed=7', 'unknown flag --sed. Did you mean --seed'),
+    ('--frobnicate', 'unknown flag --frobnicate. See --help'),
+    ('--preset=gim', "unknown preset 'gim'. Did you mean gym"),
+    ('--preset=zzz', "unknown preset 'zzz'. Known: .*doom, .*gym"),
+    ('--config.batch_sise=3', "unknown config field 'batch_sise'. Did you mean batch_size"),
+    ('--noconfig.lst', 'lst'),
+    ('--config.batch_size=3.5', '--config.batch_size=3.5'),
+    ('--config.batch_size=many', '--config.batch_size=many'),
+    ('--config.learning_rate=fast', '--config.learning_rate=fast'),
+    ('--config.lstm=maybe', '--config.lstm=maybe'),
+    ('--config.batch_size', '--config.batch_size'),
+    ('--config=3', '--config'),
+    ('--total_frames=abc', '--total_frames=abc'),
+    ('--total_frames=1e6', '--total_frames=1e6'),
+    ('--seed=one', '--seed=one'),
+    ('--resume=maybe', '--resume=maybe'),
+    ('--env', '--env'),
+    ('doom', "unexpected argument 'doom': flags are written --NAME=VALUE"),
+    ('--config.batch_size=0', 'batch_size is 0, expected more than 0. Set it with --config.batch_size=VALUE'),
+    ('--total_frames=-1', 'total_frames is -1, expected more than 0'),
+    ('--seed=-1', 'seed is -1, expected 0 or more'),
+    ('--config.discount=1.5', 'discount is 1.5, expected between 0 and 1'),
+    ('--config.learning_rate=nan', 'learning_rate is nan'),
+    ('--config.correction=vtrac', "correction is 'vtrac', expected one of vtrace, one_step, epsilon, none"),
+    ('--config.torso=resnet', "torso is 'resnet', expected one of shallow, deep, nature, vector")])
+def test_mistakes_are_told(argument, words):
+  with pytest.raises(errors.UserError, match=words):
+    parse(argument)
+
+
+def test_resume_needs_a_folder():
+  with pytest.raises(errors.UserError, match='--resume needs the folder of the run .*--run_dir=DIR'):
+    parse('--resume')
+
+
+def test_resume_of_no_run(tmp_path):
+  with pytest.raises(errors.UserError, match=f'{tmp_path} is not the folder of a run'):
+    parse('--resume', f'--run_dir={tmp_path}')
+
+
+@pytest.mark.parametrize(
+    'change', [{'batch_size': 'many'}, {'lstm': None}, {'env': 3}, {'learning_rate': [1]}], ids=str)
+def test_resume_of_a_run_whose_config_has_other_types(run_dir, change):
+  values = json.loads((run_dir / 'config.json').read_text())
+  (run_dir / 'config.json').write_text(json.dumps({**values, **change}))
+  with pytest.raises(errors.UserError, match=next(iter(change))):
+    parse('--resume', f'--run_dir={run_dir}')
+
+
+def test_resume_and_a_preset_exclude_each_other(run_dir):
+  with pytest.raises(errors.UserError, match='--preset'):
+    parse('--resume', f'--run_dir={run_dir}', '--preset=doom')
+
+
+@pytest.mark.parametrize('flag', ['--help', '-h'])
+def test_help(capsys, flag):
+  with pytest.raises(SystemExit) as caught:
+    parse(flag)
+  shown = capsys.readouterr().out
+  assert caught.value.code == 0
+  assert shown.startswith(DESCRIPTION)
+  for name in ('--preset', '--env', '--run_dir', '--total_frames', '--seed', '--[no]resume', '--config.FIELD',
+               'batch_size='):
+    assert name in shown
+  assert ', '.join(configs.PRESETS.rows) in ' '.join(shown.split())
+
+
+def run_script(body, reader=''):
+  """Runs `command_line.run` on a main function of this body, in a shell, its output perhaps read by a `reader`."""
+  script = f'''
+import logging, sys
+from common import errors
+from common.config import command_line
+def main(argv):
+  {body}
+command_line.run(main)
+'''
+  command = f'set -o pipefail; "$0" -c "$1" first second {reader}'
+  return subprocess.run(['bash', '-c', command, sys.executable, script], capture_output=True, text=True, timeout=60,
+                        cwd=pathlib.Path(__file__).parents[3])
+
+
+def test_a_users_mistake_is_one_message_without_a_stack_trace():
+  done = run_script('raise errors.UserError("there is no such game")')
+  assert (done.returncode, done.stdout, done.stderr) == (2, '', 'error: there is no such game\n')
+
+
+def test_our_own_mistake_has_a_stack_trace():
+  done = run_script('raise KeyError("oops")')
+  assert done.returncode == 1
+  assert 'Traceback' in done.stderr and 'oops' in done.stderr
+
+
+@pytest.mark.parametrize('body, status', [
+    ('return 0', 0), ('return None', 0), ('return 7', 7), ('raise KeyboardInterrupt', 130)])
+def test_exit_status(body, status):
+  done = run_script(body)
+  assert (done.returncode, done.stderr) == (status, '')
+
+
+def test_main_gets_the_arguments_and_logs_plainly():
+  done = run_script('logging.info("%s", argv[1:])')
+  assert (done.returncode, done.stdout, done.stderr) == (0, "['first', 'second']\n", '')
+
+
+@pytest.mark.parametrize('say', ['print("word" * 500, flush=True)', 'logging.info("word" * 500)'])
+def test_a_reader_who_has_seen_enough_ends_it_quietly(say):
+  """What is said is more than a pipe holds, so that it breaks while something is being said."""
+  done = run_script(f'for _ in range(500): {say}', reader='| head -c 4')
+  assert (done.returncode, done.stdout, done.stderr) == (1, 'word', '')
+
+
+def test_mistakes_need_not_wait_for_tensorflow():
+  done = run_script('import impala.config, common.config.run_folder; return int("tensorflow" in sys.modules)')
+  assert (done.returncode, done.stderr) == (0, '')
+
+
+def test_tensorflow_is_imported_without_its_notes():
+  done = run_script('command_line.import_tensorflow(); print("after", file=sys.stderr); '
+                    'return 7 if "tensorflow" in sys.modules else 1')
+  assert (done.returncode, done.stdout, done.stderr) == (7, '', 'after\n')
+
+
+def test_the_notes_are_shown_if_tensorflow_cannot_be_imported(tmp_path, monkeypatch):
+  (tmp_path / 'tensorflow.py').write_text('import os\nos.write(2, b"a note from C++")\nraise ImportError("no libc")\n')
+  monkeypatch.setenv('PYTHONPATH', f'{tmp_path}:.')
+  done = run_script('command_line.import_tensorflow()')
+  assert done.returncode == 1
+  assert 'a note from C++' in done.stderr and 'ImportError: no libc' in done.stderr

@@ -1,0 +1,396 @@
+"""Suites that are evaluated in several processes: the same episodes as in one, nothing twice, nobody left behind."""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from common import environments, errors
+from common.config import run_folder
+from common.evaluation import command as evaluation_command, jobs as evaluation_jobs, play as evaluation
+from common.reporting import scores
+from impala import config as configs
+from scripts import processes
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+SEED, EPISODES = 5, 12
+JOBS = [evaluation_jobs.Job(who, task) for who in ('random', 'agent') for task in ('a', 'b', 'c', 'd')]
+FOREVER = 600.0
+
+
+class Diary:
+  """Plays CartPole under any task's name, and writes down each time that it is asked to, with its process."""
+
+  def __init__(self, folder: pathlib.Path):
+    self._folder, self._suite = folder, environments.load('gym:CartPole-v1')
+    folder.mkdir(exist_ok=True)
+
+  def play(self, who, task, episodes):
+    path = self._folder / f'{time.monotonic_ns()}-{who}-{task}'
+    path.with_suffix('.new').write_text(str(os.getpid()))
+    path.with_suffix('.new').rename(path)
+    self.meet(task)
+    seed = SEED + sum(map(ord, who + task))
+    player = lambda name, count: evaluation.random_player(self._suite.action_space, seed)
+    return evaluation.play(self._suite, 'CartPole-v1', player, episodes, seed).summary()
+
+  def meet(self, task):
+    """What else happens while a task is played."""
+
+
+class Mishaps(Diary):
+  """Something goes wrong with some tasks: `slow` never ends, the others fail once two have begun."""
+
+  def meet(self, task):
+    if task == 'slow':
+      time.sleep(FOREVER)
+    if task.startswith('bad'):
+      processes.becomes_true(lambda: len(begun(self._folder)) >= 2, 60.0)
+    if task == 'bad user':
+      raise errors.UserError('no bananas left')
+    if task == 'bad program':
+      raise KeyError('no such fruit')
+
+
+class Unmakeable:
+  def __init__(self):
+    raise errors.UserError('no checkpoint here')
+
+
+class Gated(Diary):
+  """The third and all later plays wait for the end of the world, as two processes may be in the midst of them."""
+
+  def meet(self, task):
+    if task not in ('a', 'b'):
+      time.sleep(FOREVER)
+
+
+def begun(folder):
+  """What was played by whom, in its order: (who, task, process)."""
+  plays = (path for path in folder.iterdir() if path.suffix != '.new')
+  plays = sorted(plays, key=lambda path: int(path.name.split('-')[0]))
+  return [(*path.name.split('-')[1:], int(path.read_text())) for path in plays]
+
+
+def names(folder):
+  return sorted(play[:2] for play in begun(folder))
+
+
+def play(tmp_path, jobs=JOBS, processes_=2, player=Diary, results='results'):
+  make = functools.partial(player, tmp_path / 'diary')
+  return evaluation_jobs.play_all(jobs, EPISODES, tmp_path / results, make(), make, processes_)
+
+
+def expected(jobs=JOBS):
+  """What one player gives that is asked for everything, one after the other."""
+  diary = pathlib.Path(f'/tmp/diary-of-{os.getpid()}')
+  try:
+    player = Diary(diary)
+    return {job: player.play(*job, EPISODES) for job in jobs}
+  finally:
+    shutil.rmtree(diary)
+
+
+def files_in(folder):
+  return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_left():
+  before = processes.descendants()
+  yield
+  assert processes.becomes_true(lambda: not any(map(processes.is_alive, processes.descendants() - before)))
+
+
+@pytest.mark.parametrize('count', [1, 2])
+def test_any_number_of_processes_gives_what_one_player_gives(tmp_path, count):
+  found = play(tmp_path, processes_=count)
+  assert found == expected() and list(found) == JOBS
+  assert {one['episodes'] for one in found.values()} == {EPISODES}
+  assert names(tmp_path / 'diary') == sorted(map(tuple, JOBS))
+  pids = {pid for *_, pid in begun(tmp_path / 'diary')}
+  assert pids == {os.getpid()} if count == 1 else os.getpid() not in pids and len(pids) <= count
+
+
+def test_no_more_processes_are_started_than_there_are_jobs(tmp_path):
+  seen, over = set(), threading.Event()
+  before = processes.descendants()
+
+  def watch():
+    while not over.is_set():
+      seen.update(processes.descendants() - before)
+      time.sleep(0.01)
+
+  watcher = threading.Thread(target=watch)
+  watcher.start()
+  try:
+    play(tmp_path, JOBS[:2], processes_=16)
+  finally:
+    over.set()
+    watcher.join()
+  assert len(seen) == 2
+
+
+def test_each_result_is_a_file_of_its_own(tmp_path):
+  found = play(tmp_path, processes_=1)
+  kept = {path.name: json.loads(path.read_text()) for path in (tmp_path / 'results').iterdir()}
+  assert kept == {f'{who}-{task}.json': found[who, task] for who, task in JOBS}
+
+
+@pytest.mark.parametrize('count', [1, 2])
+def test_what_is_there_is_not_played_again(tmp_path, count):
+  first = play(tmp_path, processes_=1)
+  for gone in ('agent-b.json', 'random-d.json'):
+    (tmp_path / 'results' / gone).unlink()
+  shutil.rmtree(tmp_path / 'diary')
+  again = play(tmp_path, processes_=count)
+  assert names(tmp_path / 'diary') == [('agent', 'b'), ('random', 'd')]
+  assert again == first and list(again) == JOBS
+
+
+def test_all_there_plays_nothing_and_starts_nobody(tmp_path):
+  first = play(tmp_path, processes_=1)
+  shutil.rmtree(tmp_path / 'diary')
+  again = evaluation_jobs.play_all(JOBS, EPISODES, tmp_path / 'results', None, None, 4)
+  assert again == first
+
+
+def test_a_result_that_is_there_is_taken_as_it_is(tmp_path):
+  """So that the other tests of resuming could fail: nothing is calculated anew."""
+  (tmp_path / 'results').mkdir()
+  (tmp_path / 'results' / 'agent-b.json').write_text('{"mean": 77}')
+  assert play(tmp_path, JOBS[4:6], 1)['agent', 'b'] == {'mean': 77}
+  assert names(tmp_path / 'diary') == [('agent', 'a')]
+
+
+@pytest.mark.parametrize('task', ['lasertag/small', 'gym:Cart-v1'])
+def test_names_that_no_file_can_have(tmp_path, task):
+  name = evaluation_jobs.file_name(task)
+  assert '/' not in name and ':' not in name and re.sub('[/:]', '_', task) == name
+
+
+@pytest.mark.parametrize('task, error, text', [
+    ('bad user', errors.UserError, '^no bananas left$'), ('bad program', RuntimeError, 'no such fruit')])
+def test_an_error_in_one_process_ends_the_others(tmp_path, task, error, text):
+  jobs = [evaluation_jobs.Job('agent', name) for name in ('slow', task, 'later')]
+  start = time.monotonic()
+  with pytest.raises(error, match=text):
+    play(tmp_path, jobs, 2, Mishaps)
+  assert time.monotonic() - start < FOREVER / 4
+  assert len(begun(tmp_path / 'diary')) == 2 and not list((tmp_path / 'results').iterdir())
+
+
+def test_an_error_keeps_what_is_done(tmp_path):
+  jobs = [evaluation_jobs.Job('agent', name) for name in ('a', 'b', 'bad user')]
+  with pytest.raises(errors.UserError, match='no bananas left'):
+    play(tmp_path, jobs, 1, Mishaps)
+  assert set(files_in(tmp_path / 'results')) == {'agent-a.json', 'agent-b.json'}
+
+
+def test_a_player_that_cannot_be_made_is_told_as_it_is(tmp_path):
+  with pytest.raises(errors.UserError, match='^no checkpoint here$'):
+    evaluation_jobs.play_all(JOBS, EPISODES, tmp_path / 'results', None, Unmakeable, 2)
+
+
+def test_a_process_that_is_killed_is_one_clear_word_to_the_user(tmp_path):
+  diary, told = tmp_path / 'diary', []
+  jobs = [evaluation_jobs.Job('agent', name) for name in ('a', 'slow', 'b')]
+
+  def kill_the_slow_one():
+    if processes.becomes_true(lambda: diary.exists() and ('agent', 'slow') in names(diary) and
+                              len(list((tmp_path / 'results').glob('*.json'))) == 2, 60.0):
+      told.append(next(pid for _, task, pid in begun(diary) if task == 'slow'))
+      os.kill(told[0], signal.SIGKILL)
+
+  killer = threading.Thread(target=kill_the_slow_one)
+  killer.start()
+  with pytest.raises(errors.UserError) as refused:
+    play(tmp_path, jobs, 2, Mishaps)
+  killer.join()
+  assert told
+  assert str(refused.value).startswith('while slow was played, the process has ended, with status -9')
+  assert 'What is done is kept: the same command goes on.' in str(refused.value)
+  assert set(files_in(tmp_path / 'results')) == {'agent-a.json', 'agent-b.json'}
+
+
+def interrupted(tmp_path, count):
+  """Plays in a process of its own, which gets Ctrl-C when two jobs are done and others are under way."""
+  program = (f'import functools, pathlib; from common.config import command_line; from common.evaluation import jobs as evaluation_jobs; from common.machine import janitor; '
+             f'from tests.common.evaluation import jobs_test as here\n'
+             f'def main(argv):\n'
+             f'  with janitor.attend():\n'
+             f'    here.play(pathlib.Path({str(tmp_path)!r}), processes_={count}, player=here.Gated)\n'
+             f'command_line.run(main)')
+  process = subprocess.Popen(
+      [sys.executable, '-c', program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+      env={**os.environ, 'PYTHONPATH': str(ROOT)})
+  try:
+    wanted = 2 + count
+    assert processes.becomes_true(
+        lambda: (tmp_path / 'diary').exists() and len(begun(tmp_path / 'diary')) >= wanted and
+        len(list((tmp_path / 'results').glob('*.json'))) >= 2 or process.poll() is not None, 60.0)
+    assert process.poll() is None, process.stdout.read()
+    below = processes.descendants(process.pid)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60.0)
+  finally:
+    process.kill()
+    process.wait()
+  return process.returncode, output, below
+
+
+@pytest.mark.parametrize('count', [1, 2])
+def test_a_run_that_is_interrupted_leaves_whole_results_and_is_finished_by_the_same_command(tmp_path, count):
+  status, output, below = interrupted(tmp_path, count)
+  assert status == 130 and 'Traceback' not in output
+  assert processes.becomes_true(lambda: not any(map(processes.is_alive, below))) and len(below) >= count
+  kept = files_in(tmp_path / 'results')
+  assert set(kept) == {'random-a.json', 'random-b.json'}
+  assert all(json.loads(text)['episodes'] == EPISODES for text in kept.values())
+  shutil.rmtree(tmp_path / 'diary')
+  assert play(tmp_path, processes_=2) == expected()
+  assert names(tmp_path / 'diary') == sorted(tuple(job) for job in JOBS[2:])
+
+
+@pytest.fixture(scope='module')
+def fresh_run(tmp_path_factory):
+  """The folder of a run of two games whose agent has learnt nothing, with the checkpoints of 1 and 2 updates."""
+  folder = tmp_path_factory.mktemp('runs') / 'fresh'
+  config = dataclasses.replace(configs.PRESETS.preset('table_4_multi_task'), tasks='breakout,road_runner',
+                               torso='shallow', num_actors=1, envs_per_actor=2)
+  run_folder.create(folder, config)
+  save(folder, config, 1)
+  save(folder, config, 2)
+  return folder
+
+
+def save(folder, config, number):
+  """Saves a new agent's checkpoint; its number is the seed of its parameters."""
+  import tensorflow as tf
+  from common.runs import checkpoints
+  from impala import networks
+  tf.random.set_seed(number)
+  model = tf.Module()
+  model.agent = networks.make_agent(config, environments.load(config.env, config.environment_options()))
+  checkpoints.Checkpoints(folder / 'checkpoints', model).save(number)
+
+
+def evaluate(folder, episodes=3, **named):
+  evaluation_command.evaluate(folder, configs.PRESETS, 'impala.players', episodes, **{'processes': 1, **named})
+  return json.loads((folder / 'evaluation.json').read_text())
+
+
+@pytest.fixture(scope='module')
+def evaluated_run(fresh_run, tmp_path_factory):
+  """The run, evaluated in this process."""
+  folder = tmp_path_factory.mktemp('runs') / 'evaluated'
+  shutil.copytree(fresh_run, folder)
+  evaluate(folder)
+  return folder
+
+
+@pytest.fixture
+def evaluated(evaluated_run, tmp_path):
+  """A copy of it, to be changed."""
+  return pathlib.Path(shutil.copytree(evaluated_run, tmp_path / 'run'))
+
+
+@pytest.fixture
+def played(monkeypatch):
+  """The tasks that are really played in this process."""
+  tasks, original = [], evaluation.play
+
+  def play_and_tell(suite, task, *rest, **named):
+    tasks.append(task)
+    return original(suite, task, *rest, **named)
+
+  monkeypatch.setattr(evaluation, 'play', play_and_tell)
+  return tasks
+
+
+def played_episodes(folder):
+  return json.loads((folder / 'evaluation.json').read_text())['agent']
+
+
+def test_the_json_of_an_evaluation(evaluated_run):
+  found = json.loads((evaluated_run / 'evaluation.json').read_text())
+  assert set(found) == {'checkpoint', 'env', 'seed', 'references', 'note', 'agent'}  # Random play is published.
+  assert (found['env'], found['references'], found['note']) == ('atari57', 'atari57', '')
+  assert found['checkpoint'].endswith('checkpoints/latest/ckpt-2') and found['seed'] == 2_000_000_000
+  assert list(found['agent']) == ['breakout', 'road_runner']
+  for summary in found['agent'].values():
+    assert set(summary) == {'mean', 'low', 'high', 'episodes', 'returns', 'lengths'}
+    assert summary['episodes'] == len(summary['returns']) == len(summary['lengths']) == 3
+    assert summary['mean'] == pytest.approx(sum(summary['returns']) / 3)
+
+
+def test_an_evaluation_leaves_scores_beside_those_of_the_papers(evaluated_run):
+  found = json.loads((evaluated_run / 'scores.json').read_text())
+  means = {task: summary['mean'] for task, summary in played_episodes(evaluated_run).items()}
+  assert found['normalised'] == scores.normalised('atari57', means)
+  assert set(found['summary']) == {'agent', 'IMPALA multi-task', 'IMPALA deep', 'Ape-X'}
+  assert (evaluated_run / 'scores.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_a_suite_in_two_processes_has_the_episodes_of_one(fresh_run, evaluated_run, tmp_path):
+  """The same seeds, the same games, the same actions: whoever plays, and whatever was played before."""
+  shutil.copytree(fresh_run, tmp_path / 'run')
+  done = subprocess.run(
+      [sys.executable, '-m', 'impala.evaluate', str(tmp_path / 'run'), '--episodes=3', '--processes=2'], cwd=ROOT,
+      capture_output=True, text=True, timeout=120.0)
+  assert done.returncode == 0, done.stdout + done.stderr
+  for word in ('Evaluating', 'breakout', 'road_runner', 'IMPALA multi-task', '2 of the 57 tasks', 'evaluation.json'):
+    assert word in done.stdout
+  assert played_episodes(tmp_path / 'run') == played_episodes(evaluated_run)
+
+
+def test_a_task_that_is_played_later_has_the_episodes_that_it_has_among_others(evaluated, played):
+  whole = played_episodes(evaluated)
+  [gone] = evaluated.glob('evaluation/*/agent-road_runner.json')
+  gone.unlink()
+  evaluate(evaluated)
+  assert played == ['road_runner'] and played_episodes(evaluated) == whole
+
+
+def test_other_episodes_seeds_and_checkpoints_are_played_anew(evaluated, played):
+  whole = played_episodes(evaluated)
+  older = str(evaluated / 'checkpoints' / 'latest' / 'ckpt-1')
+  for other in ({'episodes': 2}, {'seed': 7}, {'checkpoint': older}):
+    found = evaluate(evaluated, **other)
+    assert played == ['breakout', 'road_runner']
+    assert all(found['agent'][task] != whole[task] for task in whole)
+    assert found['seed'] == other.get('seed', 2_000_000_000)
+    assert found['checkpoint'].endswith(other.get('checkpoint', 'ckpt-2'))
+    del played[:]
+  evaluate(evaluated)
+  assert not played and played_episodes(evaluated) == whole
+
+
+def test_a_checkpoint_of_another_run_is_played_anew_though_it_is_called_the_same(evaluated, played, tmp_path):
+  config = configs.PRESETS.from_json(run_folder.load_config(evaluated))
+  save(tmp_path / 'other', config, 3)
+  for path in (tmp_path / 'other').glob('checkpoints/latest/ckpt-3.*'):
+    path.rename(path.with_name(path.name.replace('ckpt-3', 'ckpt-2')))
+  found = evaluate(evaluated, checkpoint=str(tmp_path / 'other' / 'checkpoints' / 'latest' / 'ckpt-2'))
+  assert played == ['breakout', 'road_runner'] and found['checkpoint'].startswith(str(tmp_path / 'other'))
+
+
+def test_films_are_made_though_the_episodes_are_there(evaluated, played):
+  evaluate(evaluated, video=True)
+  assert played == ['breakout', 'road_runner']
+  assert {path.name for path in (evaluated / 'videos').iterdir()} == {'breakout.gif', 'road_runner.gif'}
+
+
+def test_no_process_at_all_is_refused():
+  with pytest.raises(errors.UserError, match='processes'):
+    evaluation_command.main(['evaluate', 'a/run', '--processes=0'], 'Evaluates.', configs.PRESETS, 'impala.players')

@@ -1,0 +1,345 @@
+"""Objects in other processes: they are called as if they were here, and their ends are told and leave nothing."""
+
+import functools
+import gc
+import logging
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from common import errors
+from common.machine import workers
+from scripts import processes
+
+ROOT = pathlib.Path(__file__).parents[3]
+
+
+class Surprise(workers.Expected):
+  """Something that its caller knows of."""
+
+
+class Thing:
+  """Does what it is told."""
+
+  def __init__(self, number: int = 0):
+    self._number = number
+
+  def add(self, number: int) -> int:
+    self._number += number
+    return self._number
+
+  def echo(self, value):
+    return value
+
+  def slowly(self, seconds: float) -> str:
+    time.sleep(seconds)
+    return 'done'
+
+  def fail(self, error: BaseException) -> None:
+    raise error
+
+  def say_and_end(self, out: str, err: str, status: int, cut: int = 0) -> None:
+    """`cut`: so many bytes of the last words are missing."""
+    os.write(1, out.encode())
+    os.write(2, err.encode()[:len(err.encode()) - cut])
+    os._exit(status)  # As engines end: without Python's clearing up.
+
+  def warn(self, text: str) -> str:
+    logging.info('nothing of interest')
+    logging.warning('%s!', text)
+    return 'warned'
+
+  def write(self, text: str) -> None:
+    os.write(1, text.encode())
+
+  def where(self) -> dict:
+    return {'pid': os.getpid(), 'parent': os.getppid(), 'session': os.getsid(0), 'path': sys.path,
+            'gpu': os.environ.get('CUDA_VISIBLE_DEVICES'), 'other': os.environ.get('WORKERS_TEST')}
+
+
+class Closed(Thing):
+  """Leaves a file when it is closed."""
+
+  def __init__(self, path: pathlib.Path):
+    super().__init__()
+    self._path = path
+
+  def close(self):
+    self._path.touch()
+
+
+class Stubborn(Thing):
+  """Does not end when it is told to."""
+
+  def close(self):
+    time.sleep(60.0)
+
+
+def impossible(error: BaseException):
+  raise error
+
+
+def ending():
+  os.write(2, b'no such engine')
+  os._exit(4)
+
+
+def start(make=Thing) -> workers.Worker:
+  worker = workers.Worker(make)
+  worker.receive()
+  return worker
+
+
+@pytest.fixture(scope='module')
+def thing():
+  """For the tests that do it no harm."""
+  worker = start()
+  yield worker
+  worker.close()
+
+
+@pytest.fixture
+def mortal():
+  worker = start()
+  yield worker
+  worker.close()
+
+
+def test_what_is_warned_of_there_is_told_here_once(thing, caplog):
+  with caplog.at_level(logging.INFO):
+    assert thing.call('warn', text='a full disk') == 'warned'
+    assert thing.call('add', number=0) is not None
+  assert caplog.messages == ['a full disk!'] and caplog.records[0].levelname == 'WARNING'
+
+
+def test_of_much_that_is_written_only_the_last_is_kept(mortal):
+  held = mortal._written.fileno()
+  for _ in range(3):
+    mortal.call('write', text='x' * 900_000)
+    assert os.fstat(held).st_size <= 1_800_000
+  mortal.send('say_and_end', out='', err='the last words', status=3)
+  with pytest.raises(workers.WorkerDied, match='the last words$'):
+    mortal.receive()
+
+
+def test_a_method_that_is_not_there_is_an_error_and_the_worker_lives(thing):
+  with pytest.raises(RuntimeError, match='has no attribute'):
+    thing.call('subtract', number=3)
+  assert thing.call('echo', value=1) == 1
+
+
+def test_methods_are_called_there_with_what_is_given(thing):
+  before = thing.call('add', number=0)
+  assert thing.call('add', number=3) == before + 3
+  array = np.arange(12, dtype=np.uint8).reshape(3, 4)
+  answer = thing.call('echo', value={'array': array, 'none': None})
+  np.testing.assert_array_equal(answer['array'], array)
+  assert answer['none'] is None and answer['array'].dtype == np.uint8
+  where = thing.call('where')
+  assert where['pid'] == thing.pid != os.getpid() and where['parent'] == os.getpid()
+
+
+def test_the_object_is_made_with_what_is_bound_to_it():
+  worker = start(functools.partial(Thing, 40))
+  assert worker.call('add', number=2) == 42
+  worker.close()
+
+
+def test_answers_come_in_the_order_of_the_questions(thing):
+  for value in range(5):
+    thing.send('echo', value=value)
+  assert [thing.receive() for _ in range(5)] == list(range(5))
+
+
+def test_sending_does_not_wait(thing):
+  begin = time.monotonic()
+  thing.send('slowly', seconds=0.6)
+  assert time.monotonic() - begin < 0.4
+  assert thing.receive() == 'done' and time.monotonic() - begin >= 0.6
+
+
+@pytest.mark.parametrize('error', [errors.UserError('mend it'), Surprise('an engine has died')])
+def test_errors_for_the_caller_are_those_that_were_raised(thing, error):
+  with pytest.raises(type(error)) as raised:
+    thing.call('fail', error=error)
+  assert type(raised.value) is type(error) and str(raised.value) == str(error)
+  assert thing.call('echo', value=1) == 1
+
+
+@pytest.mark.parametrize('error', [ValueError('wrong'), OSError(28, 'disk full'), ZeroDivisionError('by zero')])
+def test_other_errors_are_mistakes_and_tell_their_place_there(thing, error):
+  with pytest.raises(RuntimeError) as raised:
+    thing.call('fail', error=error)
+  assert not isinstance(raised.value, workers.WorkerDied)
+  for word in ('in fail', 'workers_test.py', type(error).__name__, str(error.args[-1])):
+    assert word in str(raised.value)
+  assert thing.call('echo', value=1) == 1
+
+
+def test_an_error_among_answers_does_not_mix_them_up(thing):
+  thing.send('echo', value='before')
+  thing.send('fail', error=Surprise('between'))
+  thing.send('echo', value='after')
+  assert thing.receive() == 'before'
+  with pytest.raises(Surprise, match='between'):
+    thing.receive()
+  assert thing.receive() == 'after'
+
+
+@pytest.mark.parametrize('error, kind, words', [
+    (errors.UserError('no such level'), errors.UserError, '^no such level$'),
+    (KeyError('gone'), RuntimeError, "(?s)in impossible.*KeyError: 'gone'")])
+def test_what_making_it_raises_comes_with_the_first_answer(error, kind, words):
+  worker = workers.Worker(functools.partial(impossible, error))
+  with pytest.raises(kind, match=words):
+    worker.receive()
+  worker.close()
+  assert not processes.is_alive(worker.pid)
+
+
+def test_what_cannot_be_sent_leaves_no_process():
+  before = processes.children()
+  with pytest.raises(Exception, match='pickle'):
+    workers.Worker(lambda: None)
+  gc.collect()
+  assert processes.becomes_true(lambda: not any(map(processes.is_alive, processes.children() - before)))
+
+
+def test_a_process_that_ends_while_it_is_made_is_told():
+  worker = workers.Worker(ending)
+  with pytest.raises(workers.WorkerDied, match='status 4.*no such engine'):
+    worker.receive()
+  worker.close()
+
+
+def test_a_process_that_ends_tells_its_status_and_its_last_words(mortal):
+  mortal.send('say_and_end', out='x' * 10**5 + 'all is well. ', err='Sys_Error: out of memory', status=3)
+  with pytest.raises(workers.WorkerDied) as died:
+    mortal.receive()
+  said = str(died.value)
+  assert 'status 3' in said and said.endswith('all is well. Sys_Error: out of memory')
+  assert len(said) < 5000  # The last words, not all.
+  assert not mortal.is_alive()
+
+
+def test_last_words_need_not_be_text(mortal):
+  mortal.send('say_and_end', out='', err='cut: \N{SNOWMAN}', status=1, cut=1)
+  with pytest.raises(workers.WorkerDied, match='cut: '):
+    mortal.receive()
+
+
+def test_a_killed_process_is_told_at_every_call_after(mortal):
+  os.kill(mortal.pid, signal.SIGKILL)
+  assert processes.becomes_true(lambda: not mortal.is_alive())
+  for _ in range(2):
+    with pytest.raises(workers.WorkerDied, match='status -9'):
+      mortal.call('echo', value=1)
+
+
+def test_a_process_killed_at_work_is_told(mortal):
+  mortal.send('slowly', seconds=60.0)
+  os.kill(mortal.pid, signal.SIGKILL)
+  with pytest.raises(workers.WorkerDied, match='status -9'):
+    mortal.receive()
+
+
+def test_killing_ends_the_wait_for_an_answer(mortal):
+  mortal.send('slowly', seconds=60.0)
+  mortal.kill()
+  with pytest.raises(workers.WorkerDied, match='status -9'):
+    mortal.receive()
+  mortal.kill()  # It is dead already.
+
+
+def test_closing_closes_the_object_and_may_be_done_again(tmp_path):
+  worker = start(functools.partial(Closed, tmp_path / 'closed'))
+  assert worker.is_alive() and not (tmp_path / 'closed').exists()
+  worker.close()
+  assert (tmp_path / 'closed').exists() and not worker.is_alive()
+  assert worker.pid not in processes.children()  # Waited for: not even a zombie.
+  worker.close()
+
+
+def test_a_dead_process_can_be_closed(mortal):
+  os.kill(mortal.pid, signal.SIGKILL)
+  mortal.close()
+  assert mortal.pid not in processes.children()
+
+
+def test_hanging_up_ends_it_without_waiting(tmp_path):
+  worker = start(functools.partial(Closed, tmp_path / 'closed'))
+  begin = time.monotonic()
+  worker.hang_up()
+  assert time.monotonic() - begin < 0.5
+  assert processes.becomes_true(lambda: not worker.is_alive())
+  assert (tmp_path / 'closed').exists()
+  worker.close()
+
+
+def test_one_that_does_not_end_is_killed():
+  worker = start(Stubborn)
+  begin = time.monotonic()
+  worker.close(patience=0.3)
+  assert time.monotonic() - begin < 10.0
+  assert worker.pid not in processes.children()
+
+
+def test_one_ends_although_others_were_started_after_it(thing):
+  # A copy of this end of the connection in the second process would keep the first alive.
+  first = start()
+  second = start()
+  first.hang_up()
+  assert processes.becomes_true(lambda: not first.is_alive())
+  assert second.call('echo', value=1) == 1
+  for worker in (first, second):
+    worker.close()
+
+
+def test_it_has_no_gpu_and_otherwise_this_environment_and_path(monkeypatch):
+  monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '0')
+  monkeypatch.setenv('WORKERS_TEST', 'seen')
+  monkeypatch.syspath_prepend('/a/folder/of/this/process')
+  worker = start()
+  where = worker.call('where')
+  worker.close()
+  assert where['gpu'] == '' and where['other'] == 'seen'
+  assert where['path'] == sys.path
+  assert os.environ['CUDA_VISIBLE_DEVICES'] == '0'
+
+
+def test_it_does_not_hear_ctrl_c(thing):
+  # A terminal's interrupt goes to the session in its foreground.
+  assert thing.call('where')['session'] == thing.pid != os.getsid(0)
+
+
+def test_it_ends_with_a_process_that_is_killed(tmp_path):
+  program = (
+      'import functools, pathlib\nfrom common.machine import workers\n'
+      'from tests.common.machine import workers_test\n'
+      f'made = [workers.Worker(functools.partial(workers_test.Closed, pathlib.Path({str(tmp_path)!r}, name)))'
+      ' for name in ("one", "two")]\n[worker.receive() for worker in made]\n'
+      'print(*[worker.pid for worker in made], flush=True)\ninput()')
+  with subprocess.Popen([sys.executable, '-c', program], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                        text=True) as parent:
+    pids = [int(word) for word in parent.stdout.readline().split()]
+    assert len(pids) == 2 and all(map(processes.is_alive, pids))
+    parent.kill()
+  assert processes.becomes_true(lambda: not any(map(processes.is_alive, pids)))
+  assert {path.name for path in tmp_path.iterdir()} == {'one', 'two'}  # Each had the time to close what it has.
+
+
+def test_no_process_and_no_file_is_left(thing):
+  def descriptors() -> int:
+    gc.collect()  # What tests before this one left in cycles.
+    return len(os.listdir('/proc/self/fd'))
+  before = processes.children(), descriptors()
+  for _ in range(2):
+    worker = start()
+    worker.close()
+  assert (processes.children(), descriptors()) == before

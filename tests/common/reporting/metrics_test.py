@@ -1,0 +1,142 @@
+"""Rows of metrics.csv: whole, readable by anyone, and without gaps or doubles after a kill."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from common.reporting import metrics
+
+COLUMNS = ('frames', 'loss', 'return/a')
+
+
+def write(folder, rows, resumed_frames=0, columns=COLUMNS):
+  writer = metrics.MetricsWriter(folder, columns, resumed_frames)
+  for row in rows:
+    writer.write(row, {})
+  writer.close()
+
+
+def events(folder):
+  """From TensorBoard's file: by tag the steps, and the values of scalars."""
+  found = {}
+  for path in sorted((folder / 'tensorboard').glob('events.*')):
+    for event in tf.compat.v1.train.summary_iterator(str(path)):
+      for value in event.summary.value:
+        found.setdefault(value.tag, []).append((event.step, tf.make_ndarray(value.tensor)))
+  return found
+
+
+def test_columns_and_empty_cells(tmp_path):
+  write(tmp_path, [{'frames': 100, 'loss': 0.25}, {'frames': 200, 'loss': -1.5, 'return/a': 7.0}])
+  assert (tmp_path / 'metrics.csv').read_text().split() == ['frames,loss,return/a', '100,0.25,', '200,-1.5,7']
+  first, second = metrics.read(tmp_path / 'metrics.csv')
+  assert (first['frames'], first['loss']) == (100.0, 0.25) and math.isnan(first['return/a'])
+  assert second == {'frames': 200.0, 'loss': -1.5, 'return/a': 7.0}
+
+
+def test_a_row_is_on_disk_when_write_returns(tmp_path):
+  writer = metrics.MetricsWriter(tmp_path, COLUMNS)
+  writer.write({'frames': 100}, {})
+  assert [row['frames'] for row in metrics.read(tmp_path / 'metrics.csv')] == [100.0]
+  writer.close()
+
+
+def test_an_unknown_column_is_refused(tmp_path):
+  writer = metrics.MetricsWriter(tmp_path, COLUMNS)
+  with pytest.raises(ValueError, match='typo'):
+    writer.write({'frames': 100, 'typo': 1.0}, {})
+  writer.close()
+
+
+@pytest.mark.parametrize('value', [
+    0.1, 1e-8, -3.25, 123456.7, 4e9, 0, 12_345_678_901, np.float64(0.5), np.float32(0.7), np.int64(3), float('inf')])
+def test_numbers_come_back(tmp_path, value):
+  write(tmp_path, [{'frames': 1, 'loss': value}])
+  assert metrics.read(tmp_path / 'metrics.csv')[0]['loss'] == pytest.approx(float(value), rel=1e-6)
+
+
+def test_not_a_number_comes_back(tmp_path):
+  """A run that went wrong shows it, and can still be resumed."""
+  write(tmp_path, [{'frames': 1, 'loss': float('nan')}])
+  write(tmp_path, [{'frames': 2, 'loss': 1.0}], resumed_frames=1)
+  first, second = metrics.read(tmp_path / 'metrics.csv')
+  assert math.isnan(first['loss']) and second['loss'] == 1.0
+
+
+def test_resume_drops_rows_of_later_frames(tmp_path):
+  write(tmp_path, [{'frames': f, 'loss': f / 8} for f in (100, 200, 300, 400)])
+  write(tmp_path, [{'frames': 250, 'loss': 9.0}], resumed_frames=200)
+  assert [(row['frames'], row['loss']) for row in metrics.read(tmp_path / 'metrics.csv')] == [
+      (100.0, 12.5), (200.0, 25.0), (250.0, 9.0)]
+
+
+def test_resume_keeps_every_cell_that_was_left_alone(tmp_path):
+  write(tmp_path, [{'frames': 100, 'loss': 0.1234567, 'return/a': 1e-7}, {'frames': 200}])
+  before = (tmp_path / 'metrics.csv').read_bytes()
+  write(tmp_path, [], resumed_frames=200)
+  assert (tmp_path / 'metrics.csv').read_bytes() == before
+
+
+def test_resume_with_other_columns(tmp_path):
+  write(tmp_path, [{'frames': 100, 'loss': 0.5}])
+  write(tmp_path, [{'frames': 200, 'entropy': 2.0}], resumed_frames=100, columns=('frames', 'entropy', 'return/a'))
+  first, second = metrics.read(tmp_path / 'metrics.csv')
+  assert set(first) == set(second) == {'frames', 'entropy', 'return/a'}
+  assert math.isnan(first['entropy']) and second['entropy'] == 2.0
+
+
+def test_a_new_run_starts_the_file_anew(tmp_path):
+  write(tmp_path, [{'frames': 100}])
+  write(tmp_path, [{'frames': 50}])
+  assert [row['frames'] for row in metrics.read(tmp_path / 'metrics.csv')] == [50.0]
+
+
+@pytest.mark.parametrize('last', ['300,-12.5,1e-05', '300,0.125,', '300,,-7.25'])
+def test_a_last_line_cut_short_anywhere_is_left_out(tmp_path, last):
+  path = tmp_path / 'metrics.csv'
+  whole = b'frames,loss,return/a\r\n100,1,2\r\n200,3,4\r\n'
+  for length in range(len(last) + 1):
+    path.write_bytes(whole + last[:length].encode())
+    assert [row['frames'] for row in metrics.read(path)] == [100.0, 200.0], f'cut to {last[:length]!r}'
+
+
+def test_resume_after_a_line_was_cut_short(tmp_path):
+  write(tmp_path, [{'frames': f, 'loss': -f / 8} for f in (100, 200)])
+  path = tmp_path / 'metrics.csv'
+  path.write_bytes(path.read_bytes()[:-4])
+  write(tmp_path, [{'frames': 300, 'loss': 1.0}], resumed_frames=250)
+  assert [row['frames'] for row in metrics.read(path)] == [100.0, 300.0]
+
+
+def test_tensorboard_has_the_same(tmp_path):
+  writer = metrics.MetricsWriter(tmp_path, COLUMNS)
+  writer.write({'frames': 100, 'loss': 0.5}, {'lag': [1.0, 2.0, 2.0]})
+  writer.write({'frames': 200, 'loss': 0.25, 'return/a': 3.0}, {})
+  writer.close()
+  found = events(tmp_path)
+  assert [(step, float(value)) for step, value in found['loss']] == [(100, 0.5), (200, 0.25)]
+  assert [(step, float(value)) for step, value in found['return/a']] == [(200, 3.0)]
+  (step, histogram), = found['lag']
+  assert step == 100 and histogram[:, 2].sum() == 3
+
+
+class TestEpisodeWindow:
+
+  def test_report_has_means_since_the_last(self):
+    window = metrics.EpisodeWindow(['a', 'b'])
+    window.add('a', 1.0, 10)
+    window.add('a', 4.0, 30)
+    assert window.report() == {'return/a': 2.5, 'length/a': 20.0}
+    assert window.report() == {}
+    window.add('b', -1.0, 5)
+    assert window.report() == {'return/b': -1.0, 'length/b': 5.0}
+
+  def test_recent_returns_are_of_the_newest_episodes(self):
+    window = metrics.EpisodeWindow(['a', 'b', 'c'], size=3)
+    for value in (100.0, 1.0, 2.0, 6.0):
+      window.add('a', value, 1)
+    window.add('b', -5.0, 1)
+    window.report()
+    assert window.recent_returns() == {'a': 3.0, 'b': -5.0}

@@ -1,0 +1,99 @@
+"""Learning curves of a run."""
+
+import csv
+
+import numpy as np
+from PIL import Image
+import pytest
+import scipy.ndimage
+
+from common.reporting import plots
+
+BLUE, ORANGE = (31, 119, 180), (255, 127, 14)  # The first and the second run's colour.
+
+
+def write_metrics(folder, returns):
+  """`returns`: by task, a value or none for each row."""
+  rows = max(len(values) for values in returns.values()) if returns else 3
+  with open(folder / 'metrics.csv', 'w', newline='') as file:
+    writer = csv.writer(file)
+    writer.writerow(['frames', 'entropy', *(f'return/{task}' for task in returns)])
+    for i in range(rows):
+      writer.writerow([1000 * i, 1.5, *('' if values[i] is None else values[i] for values in returns.values())])
+
+
+def drawn(path, colour, tolerance):
+  pixels = np.array(Image.open(path).convert('RGB')).astype(int)
+  return np.all(np.abs(pixels - colour) < tolerance, axis=-1)
+
+
+def pieces(path, colour=BLUE):
+  """How many bold lines there are: each is in one piece, in a panel of its own or in the legend."""
+  thickened = scipy.ndimage.binary_dilation(drawn(path, colour, 40), iterations=2)
+  return scipy.ndimage.label(thickened)[1]
+
+
+@pytest.mark.parametrize('tasks', [1, 2, 4, 5, 10])
+def test_a_panel_for_each_task(tmp_path, tasks):
+  rng = np.random.default_rng(0)
+  write_metrics(tmp_path, {f'task_{i}': rng.normal(size=12).tolist() for i in range(tasks)})
+  path = plots.learning_curves(tmp_path)
+  assert path == tmp_path / 'curves.png'
+  assert pieces(path) == tasks
+
+
+def test_tasks_without_an_episode_have_no_panel(tmp_path):
+  write_metrics(tmp_path, {'a': [None, 1.0, 2.0], 'b': [None, None, None], 'c': [3.0, None, 5.0]})
+  assert pieces(plots.learning_curves(tmp_path)) == 2
+
+
+@pytest.mark.parametrize('returns', [{}, {'a': [None, None]}, {'a': []}], ids=str)
+def test_nothing_to_draw(tmp_path, returns):
+  write_metrics(tmp_path, returns)
+  assert plots.learning_curves(tmp_path) is None
+  assert not (tmp_path / 'curves.png').exists()
+
+
+def test_it_may_be_drawn_again(tmp_path):
+  write_metrics(tmp_path, {'a': [1.0, 2.0, 3.0]})
+  first = plots.learning_curves(tmp_path).read_bytes()
+  write_metrics(tmp_path, {'a': [3.0, 2.0, 1.0]})
+  assert plots.learning_curves(tmp_path).read_bytes() != first
+  assert sorted(path.name for path in tmp_path.iterdir()) == ['curves.png', 'metrics.csv']
+
+
+def test_the_bold_line_is_a_running_mean_and_the_thin_one_is_not(tmp_path):
+  """Returns that jump between 0 and 10: means of five are 4 and 6, a fifth of the height."""
+  write_metrics(tmp_path, {'a': [0.0, 10.0] * 15})
+  path = plots.learning_curves(tmp_path)
+  thin = tuple(round(0.3 * channel + 0.7 * 255) for channel in BLUE)
+  right = slice(200, None)  # The first means are of fewer values.
+  thin_height, bold_height = (
+      np.ptp(np.flatnonzero(np.any(drawn(path, colour, 20)[:, right], axis=1))) for colour in (thin, BLUE))
+  assert 0.15 < bold_height / thin_height < 0.25
+
+
+def test_runs_are_compared_task_by_task(tmp_path):
+  runs = {name: tmp_path / name for name in ('first', 'second')}
+  for i, folder in enumerate(runs.values()):
+    folder.mkdir()
+    write_metrics(folder, {'a': [100.0 * i, 100.0 * i + 1] * 5, 'b': [100.0 * i, 100.0 * i + 1] * 5})
+  path = plots.compare(runs, tmp_path / 'both.png')
+  assert path == tmp_path / 'both.png'
+  assert pieces(path, BLUE) == pieces(path, ORANGE) == 2 + 1  # Two panels and the legend.
+
+
+def test_a_run_without_the_first_task_is_in_the_legend_too(tmp_path):
+  runs = {name: tmp_path / name for name in ('first', 'second')}
+  for folder in runs.values():
+    folder.mkdir()
+  write_metrics(runs['first'], {'a': [0.0, 1.0], 'b': [0.0, 1.0]})
+  write_metrics(runs['second'], {'a': [None, None], 'b': [100.0, 101.0]})
+  path = plots.compare(runs, tmp_path / 'both.png')
+  assert pieces(path, BLUE) == 2 + 1
+  assert pieces(path, ORANGE) == 1 + 1
+
+
+def test_a_single_run_has_no_legend(tmp_path):
+  write_metrics(tmp_path, {'a': [1.0, 2.0, 3.0]})
+  assert pieces(plots.learning_curves(tmp_path)) == 1

@@ -1,0 +1,134 @@
+"""What is recorded becomes rows: means, distributions, totals by second, episodes, gauges."""
+
+import dataclasses
+import logging
+import math
+import threading
+import time
+import types
+
+import pytest
+import tensorflow as tf
+
+from common import environments
+from common.config import settings
+from common.reporting import metrics
+from common.runs import recorder as recorders
+
+COLUMNS = ('loss', 'lag_mean', 'lag_max', 'samples', 'doubled')
+
+
+@pytest.fixture
+def learner():
+  return types.SimpleNamespace(updates=tf.Variable(0, dtype=tf.int64), frames=tf.Variable(0, dtype=tf.int64),
+                               seconds=tf.Variable(0.0, dtype=tf.float64))
+
+
+@pytest.fixture
+def recorder(tmp_path, learner):
+  config = settings.Settings(env='some:task', total_frames=1000, log_every_seconds=0.05)
+  suite = dataclasses.replace(environments.load('gym:CartPole-v1'), tasks=('task',))
+  made = recorders.Recorder(config, suite, tmp_path, learner, COLUMNS,
+                            gauges=lambda row: {'doubled': 2 * row['frames']}, note=lambda row: f'loss {row["loss"]}')
+  yield made
+
+
+def rows(folder):
+  return metrics.read(folder / 'metrics.csv')
+
+
+def test_a_row_has_means_distributions_totals_gauges_and_episodes(tmp_path, learner, recorder, caplog):
+  recorder.start_clock()
+  started = time.monotonic()
+  for loss, lags in ((1.0, [1, 2]), (2.0, [6])):
+    recorder.record({'loss': loss}, {'lag': lags}, {'samples': 10})
+  recorder.add_episode('task', 5.0, 20)
+  recorder.add_episode('task', 7.0, 40)
+  learner.frames.assign(100)
+  learner.updates.assign(2)
+  with caplog.at_level(logging.INFO):
+    recorder.close()
+  elapsed = time.monotonic() - started
+  row, = rows(tmp_path)
+  assert (row['frames'], row['updates'], row['loss'], row['lag_mean'], row['lag_max']) == (100, 2, 1.5, 3.0, 6.0)
+  assert (row['return/task'], row['length/task'], row['doubled']) == (6.0, 30.0, 200.0)
+  assert row['samples'] >= 20 / elapsed and row['frames_per_second'] >= 100 / elapsed
+  assert row['samples'] / row['frames_per_second'] == pytest.approx(0.2, rel=1e-4)
+  assert 'loss 1.5' in caplog.text and 'task 6' in caplog.text
+
+
+def test_a_distribution_of_nothing_has_no_columns(tmp_path, recorder):
+  recorder.start_clock()
+  recorder.record({'loss': 1.0}, {'lag': []})
+  recorder.close()
+  row, = rows(tmp_path)
+  assert row['lag_mean'] != row['lag_mean']  # Empty.
+
+
+def test_nothing_is_reported_before_there_are_data(tmp_path, recorder):
+  time.sleep(0.06)
+  recorder.report_if_due()
+  recorder.close()
+  assert rows(tmp_path) == []
+
+
+def test_a_row_is_due_after_a_while_and_begins_anew(tmp_path, learner, recorder):
+  recorder.start_clock()
+  recorder.record({'loss': 4.0})
+  recorder.report_if_due()
+  assert rows(tmp_path) == []
+  time.sleep(0.06)
+  recorder.report_if_due()
+  recorder.record({'loss': 8.0})
+  learner.frames.assign(10)
+  recorder.close()
+  assert [row['loss'] for row in rows(tmp_path)] == [4.0, 8.0]
+
+
+def test_the_clock_runs_from_the_first_data_and_is_the_learners(learner, recorder):
+  recorder.update_clock()
+  assert float(learner.seconds) == 0.0
+  recorder.start_clock()
+  time.sleep(0.05)
+  recorder.start_clock()  # It runs already.
+  recorder.update_clock()
+  assert float(learner.seconds) >= 0.05
+  recorder.close()
+
+
+def test_threads_may_record_at_once(tmp_path, recorder):
+  recorder.start_clock()
+
+  def work():
+    for _ in range(500):
+      recorder.record({'loss': 1.0}, {'lag': [1]}, {'samples': 1})
+
+  workers = [threading.Thread(target=work) for _ in range(4)]
+  for worker in workers:
+    worker.start()
+  while any(worker.is_alive() for worker in workers):
+    recorder.report_if_due()
+  recorder.close()
+  total, before = 0.0, 0.0
+  for row in rows(tmp_path):
+    total, before = total + row['samples'] * (row['seconds'] - before), row['seconds']
+  assert total == pytest.approx(2000, rel=0.02)
+
+
+def test_suites_with_references_have_scores_once_every_task_has_ended_an_episode(tmp_path, learner, caplog):
+  suite = dataclasses.replace(environments.load('gym:CartPole-v1'), tasks=('pong', 'boxing'), references='atari57')
+  config = settings.Settings(env='atari57', total_frames=1000, log_every_seconds=0.05)
+  recorder = recorders.Recorder(config, suite, tmp_path, learner, ('loss',), lambda row: {}, lambda row: '')
+  recorder.start_clock()
+  for task, value in (('pong', 14.6), ('boxing', 6.1)):
+    recorder.record({'loss': 1.0})
+    recorder.add_episode(task, value, 20)
+    with caplog.at_level(logging.INFO):
+      recorder._report()
+  recorder.close()
+  first, second = rows(tmp_path)
+  assert math.isnan(first['score/median']) and math.isnan(first['score/mean'])
+  # A human's score is 100 in Pong; half of it in Boxing.
+  assert (second['score/median'], second['score/mean']) == pytest.approx((75.0, 75.0))
+  assert 'human-normalised (%): median 75.0, mean 75.0' in caplog.messages[-1]
+  assert 'human' not in caplog.messages[0]
