@@ -4,22 +4,33 @@ from typing import Callable, Sequence
 
 import numpy as np
 
-from apex import agent as agents, config as configs, transitions
-from common.runs import acting
+from apex import agent as agents
+from apex import config as configs
+from apex import transitions
 from common.distributed import queues
 from common.environments import suite as suites
+from common.runs import acting
 
 
 class Actor:
   """Steps N environments together, and sends a block for each B transitions of one."""
 
-  def __init__(self, index: int, suite: suites.Suite, tasks: Sequence[str], policy: agents.Policy,
-               config: configs.Config, seed: int):
+  def __init__(
+    self,
+    index: int,
+    suite: suites.Suite,
+    tasks: Sequence[str],
+    policy: agents.Policy,
+    config: configs.Config,
+    seed: int,
+  ):
     """`tasks`: one environment is made for each."""
     count, first = len(tasks), index * config.envs_per_actor
     self.games = acting.Games(index, suite, tasks, seed)
     self._suite, self._policy, self._config = suite, policy, config
-    self._accumulator = transitions.Accumulator(suite, first, count, config.block_length, config.n_step)
+    self._accumulator = transitions.Accumulator(
+      suite, first, count, config.block_length, config.n_step
+    )
     self._everyone = np.arange(count)
 
   def run(self, put: Callable[[transitions.Shipment], None], stopped: Callable[[], bool]) -> None:
@@ -28,6 +39,7 @@ class Actor:
     Raises:
       UserError: if environments crash again and again.
     """
+
     def put_all(shipments: list[transitions.Shipment]) -> None:
       for shipment in shipments:
         put(shipment)
@@ -65,10 +77,15 @@ class Actor:
     self._observation, self._start = step.observation['observation'], step.start
     # An engine that died gave no answer: what was seen before is the last that transitions can bootstrap from.
     records = transitions.Records(
-        newest, start, *decision,
-        np.clip(step.reward, -1.0, 1.0) if self._config.clip_rewards else step.reward,
-        np.where(step.terminated | step.crashed, 0.0, self._config.discount), step.crashed, step.episode_return,
-        step.episode_length)
+      newest,
+      start,
+      *decision,
+      np.clip(step.reward, -1.0, 1.0) if self._config.clip_rewards else step.reward,
+      np.where(step.terminated | step.crashed, 0.0, self._config.discount),
+      step.crashed,
+      step.episode_return,
+      step.episode_length,
+    )
     shipments = [self._accumulator.add(self._everyone, records, self._version)]
     at_limit = np.flatnonzero(step.truncated & ~step.terminated)
     if len(at_limit):
@@ -78,8 +95,11 @@ class Actor:
   def _add_final(self, which: np.ndarray, observation: np.ndarray) -> transitions.Shipment | None:
     """A time limit is no end: what was seen last is what transitions before it bootstrap from."""
     value = self._policy.bootstrap_value(observation)
-    return self._accumulator.add(which, transitions.Records(
-        self._newest(observation), False, 0, 0.0, value, 0.0, 0.0, True, 0.0, 0), self._version)
+    return self._accumulator.add(
+      which,
+      transitions.Records(self._newest(observation), False, 0, 0.0, value, 0.0, 0.0, True, 0.0, 0),
+      self._version,
+    )
 
   def _newest(self, observation: np.ndarray) -> np.ndarray:
     return observation[:, -1] if self._suite.frame_stack > 1 else observation

@@ -12,13 +12,17 @@ from common.replay import prioritized
 
 class Step(NamedTuple):
   """What an update makes of a sample `[K, ...]`."""
-  statistics: dict[str, tf.Tensor]  # Float32 scalars by name, among them the loss and the gradients' norms.
+
+  statistics: dict[
+    str, tf.Tensor
+  ]  # Float32 scalars by name, among them the loss and the gradients' norms.
   td_errors: tf.Tensor  # float32 [K].
   gradients: Any  # As `apply` takes them.
 
 
 class Agent(Protocol):
   """Networks, their older copies and optimizers: all that a checkpoint has of an algorithm."""
+
   networks: snt.Module  # What actors have a copy of.
 
   def step(self, sample: prioritized.Sample) -> Step:
@@ -33,6 +37,7 @@ class Agent(Protocol):
 
 class Decision(NamedTuple):
   """What N environments are told, and the values that initial priorities need (appendix F)."""
+
   actions: np.ndarray  # int32 [N], or float32 [N, A].
   q_taken: np.ndarray  # float32 [N]: of these actions.
   bootstrap_value: np.ndarray  # float32 [N]: of what the policy would do there without exploring.
@@ -57,7 +62,9 @@ def copy(source: snt.Module, target: snt.Module) -> None:
     variable.assign(value)
 
 
-def traced(function: Callable[..., Any], suite: suites.Suite, *others: tf.TensorSpec) -> Callable[..., Any]:
+def traced(
+  function: Callable[..., Any], suite: suites.Suite, *others: tf.TensorSpec
+) -> Callable[..., Any]:
   """A function of observations `[N, ...]` as environments give them, and of others, as one graph that has run once.
 
   See `apex.run.Run.start` for why it has.

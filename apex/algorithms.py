@@ -6,7 +6,8 @@ Each is a module with an `Agent`, `make_networks`, `make_policy` for actors, `ma
 
 import types
 
-from apex import config as configs, dpg, dqn
+from apex import config as configs
+from apex import dpg, dqn
 
 
 def module(config: configs.Config) -> types.ModuleType:

@@ -11,6 +11,7 @@ from common.environments import suite as suites
 @dataclasses.dataclass
 class Config(settings.Settings):
   """Settings of Ape-X; the defaults are the paper's for Ape-X DQN (section 4.1 and appendix C)."""
+
   # dqn, for discrete actions, or dpg, for continuous ones.
   algorithm: str = 'dqn'
   env: str = 'atari:pong'
@@ -95,24 +96,61 @@ class Config(settings.Settings):
   def check(self) -> None:
     super().check()
     self.expect_positive(
-        'num_actors', 'envs_per_actor', 'n_step', 'max_episode_frames', 'block_length', 'parameter_pull_frames',
-        'replay_capacity', 'min_replay', 'replicas', 'remove_period', 'hidden_size', 'batch_size', 'prefetch',
-        'target_period', 'learning_rate', 'rmsprop_epsilon')
+      'num_actors',
+      'envs_per_actor',
+      'n_step',
+      'max_episode_frames',
+      'block_length',
+      'parameter_pull_frames',
+      'replay_capacity',
+      'min_replay',
+      'replicas',
+      'remove_period',
+      'hidden_size',
+      'batch_size',
+      'prefetch',
+      'target_period',
+      'learning_rate',
+      'rmsprop_epsilon',
+    )
     self.expect_at_least_zero(
-        'distinct_epsilons', 'noise_sigma', 'intra_op_threads', 'alpha', 'replay_ratio', 'max_gradient_norm')
+      'distinct_epsilons',
+      'noise_sigma',
+      'intra_op_threads',
+      'alpha',
+      'replay_ratio',
+      'max_gradient_norm',
+    )
     self.expect_fraction('discount', 'beta', 'rmsprop_decay', 'evaluation_epsilon')
     self.expect_one_of('algorithm', ('dqn', 'dpg'))
     self.expect_one_of('torso', settings.TORSOS)
     self.expect_one_of('eviction', ('oldest', 'by_priority'))
-    self.expect('alpha_evict', -float('inf') < self.alpha_evict <= 0, '0 or less: what matters least leaves first')
-    self.expect('local_buffer', self.local_buffer >= 2 * self.block_length, f'at least two blocks of '
-                f'{self.block_length} transitions (block_length): one that is filled, one on its way')
-    self.expect('distinct_epsilons', self.distinct_epsilons <= self.num_environments,
-                f'at most one for each of the {self.num_environments} environments')
-    self.expect('min_replay', self.min_replay <= self.replay_capacity,
-                f'at most replay_capacity, {self.replay_capacity}')
-    self.expect('replay_capacity', self.replay_capacity >= 20 * self.block_length,
-                f'at least 20 blocks of {self.block_length} transitions (block_length)')
+    self.expect(
+      'alpha_evict',
+      -float('inf') < self.alpha_evict <= 0,
+      '0 or less: what matters least leaves first',
+    )
+    self.expect(
+      'local_buffer',
+      self.local_buffer >= 2 * self.block_length,
+      f'at least two blocks of '
+      f'{self.block_length} transitions (block_length): one that is filled, one on its way',
+    )
+    self.expect(
+      'distinct_epsilons',
+      self.distinct_epsilons <= self.num_environments,
+      f'at most one for each of the {self.num_environments} environments',
+    )
+    self.expect(
+      'min_replay',
+      self.min_replay <= self.replay_capacity,
+      f'at most replay_capacity, {self.replay_capacity}',
+    )
+    self.expect(
+      'replay_capacity',
+      self.replay_capacity >= 20 * self.block_length,
+      f'at least 20 blocks of {self.block_length} transitions (block_length)',
+    )
 
   def check_environment(self, suite: suites.Suite) -> None:
     """Refuses an environment of several tasks, and what cannot act in it, read what it shows, or keep that.
@@ -121,20 +159,30 @@ class Config(settings.Settings):
       UserError: naming both.
     """
     if len(suite.tasks) > 1:
-      raise errors.UserError(f'{suite.name} has {len(suite.tasks)} tasks and Ape-X learns one: name it, for example '
-                             f'--env={suite.name} --tasks={suite.tasks[0]}')
+      raise errors.UserError(
+        f'{suite.name} has {len(suite.tasks)} tasks and Ape-X learns one: name it, for example '
+        f'--env={suite.name} --tasks={suite.tasks[0]}'
+      )
     self.check_shares(suite)
     discrete, vectors = suite.is_discrete, len(suite.observation_space['observation'].shape) == 1
-    self.expect('algorithm', discrete == (self.algorithm == 'dqn'),
-                f'{"dqn" if discrete else "dpg"}, as {suite.name} has {"discrete" if discrete else "continuous"} '
-                f'actions; --preset={PRESETS.preset_for(suite.name)} is made for it')
-    self.expect('eviction', vectors or not self.evicts_by_priority,
-                f"'oldest', as {suite.name} shows images, which blocks of many transitions share")
+    self.expect(
+      'algorithm',
+      discrete == (self.algorithm == 'dqn'),
+      f'{"dqn" if discrete else "dpg"}, as {suite.name} has {"discrete" if discrete else "continuous"} '
+      f'actions; --preset={PRESETS.preset_for(suite.name)} is made for it',
+    )
+    self.expect(
+      'eviction',
+      vectors or not self.evicts_by_priority,
+      f"'oldest', as {suite.name} shows images, which blocks of many transitions share",
+    )
     if discrete:
       self.check_torso(suite)
     elif not vectors:
-      raise errors.UserError(f"{suite.name} shows {suite.observation_space['observation'].shape} and has continuous "
-                             'actions: dpg reads vectors only')
+      raise errors.UserError(
+        f'{suite.name} shows {suite.observation_space["observation"].shape} and has continuous '
+        'actions: dpg reads vectors only'
+      )
 
 
 _STUDY = dict(total_frames=4_700_000_000)  # 35 hours at 37,000 frames/s (Figures 4 and 5).
@@ -146,49 +194,108 @@ def _actors(count: int) -> dict[str, int]:
 
 
 _DPG = dict(  # Appendix D; what it does not say is as for Ape-X DQN.
-    algorithm='dpg', clip_rewards=False, replay_capacity=1_000_000, eviction='by_priority', batch_size=256,
-    target_period=100, learning_rate=0.0001, intra_op_threads=1)
+  algorithm='dpg',
+  clip_rewards=False,
+  replay_capacity=1_000_000,
+  eviction='by_priority',
+  batch_size=256,
+  target_period=100,
+  learning_rate=0.0001,
+  intra_op_threads=1,
+)
 # 64 actors. In 12 hours at the paper's 14,000 frames/s it was better than DDPG after 5 days (section 4.2).
 _FIGURE_3 = dict(_DPG, num_actors=4, envs_per_actor=16, total_frames=600_000_000)
 # Made to learn on 2 cores: not in the paper. The README says what it reaches.
 _SMALL_DPG = dict(
-    _DPG, num_actors=1, envs_per_actor=8, parameter_pull_frames=20, block_length=20, local_buffer=40,
-    replay_capacity=200_000, min_replay=1_000, replay_ratio=16.0, batch_size=128, prefetch=2, learning_rate=0.001)
+  _DPG,
+  num_actors=1,
+  envs_per_actor=8,
+  parameter_pull_frames=20,
+  block_length=20,
+  local_buffer=40,
+  replay_capacity=200_000,
+  min_replay=1_000,
+  replay_ratio=16.0,
+  batch_size=128,
+  prefetch=2,
+  learning_rate=0.001,
+)
 
 _ROWS: dict[str, dict[str, Any]] = {
-    'paper': {},
-    # Made to learn on 2 cores: not in the paper. The README says what it reaches.
-    'atari': dict(
-        num_actors=2, envs_per_actor=16, total_frames=6_000_000, parameter_pull_frames=80, replay_capacity=200_000,
-        min_replay=10_000, replay_ratio=4.0, torso='shallow', hidden_size=256, batch_size=64, prefetch=2,
-        target_period=500, learning_rate=0.00025),
-    # Vectors, for one's own environments and for tests: not in the paper.
-    'gym': dict(
-        env='gym:CartPole-v1', torso='vector', hidden_size=64, num_actors=2, envs_per_actor=4, block_length=10,
-        local_buffer=20, parameter_pull_frames=20, replay_capacity=20_000, min_replay=1_000, replay_ratio=8.0,
-        batch_size=64, prefetch=2, target_period=100, learning_rate=0.0005, clip_rewards=False, total_frames=60_000),
-    'control': dict(_SMALL_DPG, env='control:cartpole-swingup', total_frames=300_000),
-    'gym_continuous': dict(_SMALL_DPG, env='gym:Pendulum-v1', total_frames=60_000),
-    # Figure 3: Ape-X DPG.
-    **{f'figure_3_{name}': dict(_FIGURE_3, env=f'control:{env}')
-       for name, env in (('humanoid_stand', 'humanoid-stand'), ('humanoid_walk', 'humanoid-walk'),
-                         ('humanoid_run', 'humanoid-run'), ('manipulator_bring_ball', 'manipulator-bring_ball'))},
-    # Figure 4: the number of actors, with a replay of one million.
-    **{f'figure_4_{count}_actors': dict(_actors(count), replay_capacity=1_000_000, **_STUDY)
-       for count in (8, 16, 32, 64, 128, 256)},
-    # Figure 5: the replay's capacity. The text names 250,000; the others are our choice.
-    **{f'figure_5_{name}': dict(_actors(256), replay_capacity=capacity, **_STUDY)
-       for name, capacity in (('250k', 250_000), ('500k', 500_000), ('1m', 1_000_000), ('2m', 2_000_000))},
-    # Figure 6: fewer actors whose data are added several times.
-    'figure_6_32_actors': dict(_actors(32), replay_capacity=1_000_000, **_STUDY),
-    'figure_6_32_actors_8_copies': dict(_actors(32), replicas=8, replay_capacity=1_000_000, **_STUDY),
-    'figure_6_256_actors': dict(_actors(256), replay_capacity=1_000_000, **_STUDY),
-    # Figure 7: six epsilons; the evaluator has 0.4^7.
-    'figure_7_six_epsilons': dict(distinct_epsilons=6, evaluation_epsilon=0.00164, **_STUDY),
-    'figure_7_full_range': dict(evaluation_epsilon=0.00164, **_STUDY),
-    # Figure 12: no prioritization, with the learning rate that suits it best.
-    'figure_12_uniform': dict(_actors(256), alpha=0.0, learning_rate=0.00025, **_STUDY),
-    'figure_12_prioritized': dict(_actors(256), **_STUDY),
+  'paper': {},
+  # Made to learn on 2 cores: not in the paper. The README says what it reaches.
+  'atari': dict(
+    num_actors=2,
+    envs_per_actor=16,
+    total_frames=6_000_000,
+    parameter_pull_frames=80,
+    replay_capacity=200_000,
+    min_replay=10_000,
+    replay_ratio=4.0,
+    torso='shallow',
+    hidden_size=256,
+    batch_size=64,
+    prefetch=2,
+    target_period=500,
+    learning_rate=0.00025,
+  ),
+  # Vectors, for one's own environments and for tests: not in the paper.
+  'gym': dict(
+    env='gym:CartPole-v1',
+    torso='vector',
+    hidden_size=64,
+    num_actors=2,
+    envs_per_actor=4,
+    block_length=10,
+    local_buffer=20,
+    parameter_pull_frames=20,
+    replay_capacity=20_000,
+    min_replay=1_000,
+    replay_ratio=8.0,
+    batch_size=64,
+    prefetch=2,
+    target_period=100,
+    learning_rate=0.0005,
+    clip_rewards=False,
+    total_frames=60_000,
+  ),
+  'control': dict(_SMALL_DPG, env='control:cartpole-swingup', total_frames=300_000),
+  'gym_continuous': dict(_SMALL_DPG, env='gym:Pendulum-v1', total_frames=60_000),
+  # Figure 3: Ape-X DPG.
+  **{
+    f'figure_3_{name}': dict(_FIGURE_3, env=f'control:{env}')
+    for name, env in (
+      ('humanoid_stand', 'humanoid-stand'),
+      ('humanoid_walk', 'humanoid-walk'),
+      ('humanoid_run', 'humanoid-run'),
+      ('manipulator_bring_ball', 'manipulator-bring_ball'),
+    )
+  },
+  # Figure 4: the number of actors, with a replay of one million.
+  **{
+    f'figure_4_{count}_actors': dict(_actors(count), replay_capacity=1_000_000, **_STUDY)
+    for count in (8, 16, 32, 64, 128, 256)
+  },
+  # Figure 5: the replay's capacity. The text names 250,000; the others are our choice.
+  **{
+    f'figure_5_{name}': dict(_actors(256), replay_capacity=capacity, **_STUDY)
+    for name, capacity in (
+      ('250k', 250_000),
+      ('500k', 500_000),
+      ('1m', 1_000_000),
+      ('2m', 2_000_000),
+    )
+  },
+  # Figure 6: fewer actors whose data are added several times.
+  'figure_6_32_actors': dict(_actors(32), replay_capacity=1_000_000, **_STUDY),
+  'figure_6_32_actors_8_copies': dict(_actors(32), replicas=8, replay_capacity=1_000_000, **_STUDY),
+  'figure_6_256_actors': dict(_actors(256), replay_capacity=1_000_000, **_STUDY),
+  # Figure 7: six epsilons; the evaluator has 0.4^7.
+  'figure_7_six_epsilons': dict(distinct_epsilons=6, evaluation_epsilon=0.00164, **_STUDY),
+  'figure_7_full_range': dict(evaluation_epsilon=0.00164, **_STUDY),
+  # Figure 12: no prioritization, with the learning rate that suits it best.
+  'figure_12_uniform': dict(_actors(256), alpha=0.0, learning_rate=0.00025, **_STUDY),
+  'figure_12_prioritized': dict(_actors(256), **_STUDY),
 }
 
 
@@ -197,4 +304,5 @@ def _gym_preset(env: str) -> str:
 
 
 PRESETS = settings.Presets(
-    Config, _ROWS, {'atari': 'atari', 'control': 'control', 'gym': _gym_preset}, default='atari')
+  Config, _ROWS, {'atari': 'atari', 'control': 'control', 'gym': _gym_preset}, default='atari'
+)

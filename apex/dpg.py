@@ -6,11 +6,13 @@ import numpy as np
 import sonnet as snt
 import tensorflow as tf
 
-from apex import agent as agents, config as configs, exploration
+from apex import agent as agents
+from apex import config as configs
+from apex import exploration
 from common import optimizers
-from common.evaluation import play as evaluation
 from common.distributed import parameters
 from common.environments import suite as suites
+from common.evaluation import play as evaluation
 from common.replay import prioritized
 
 STATISTICS = ('loss', 'gradient_norm', 'policy_gradient_norm', 'q_value')
@@ -59,18 +61,22 @@ class Networks(snt.Module):
 
 class Gradients(NamedTuple):
   """Of both networks, in the order of their variables."""
+
   policy: list[tf.Tensor]
   critic: list[tf.Tensor]
 
 
 class CriticLoss(NamedTuple):
   """float32 `[K]`."""
+
   losses: tf.Tensor
   td_errors: tf.Tensor
   q_values: tf.Tensor
 
 
-def critic_losses(networks: Networks, target_networks: Networks, sample: prioritized.Sample) -> CriticLoss:
+def critic_losses(
+  networks: Networks, target_networks: Networks, sample: prioritized.Sample
+) -> CriticLoss:
   """0.5 (G_t - q(S_t, A_t, psi))^2, G_t = R + gamma^n q(S_{t+n}, pi(S_{t+n}, phi^-), psi^-) (section 3.2)."""
   next_observation = sample.next_observation[:, 0]
   bootstrap = target_networks.critic(next_observation, target_networks.policy(next_observation))
@@ -104,8 +110,9 @@ class Agent(tf.Module):
     self._config = config
     self.networks, self._target_networks = (make_networks(config, suite) for _ in range(2))
     self._policy_optimizer, self._critic_optimizer = (
-        optimizers.Adam(network.trainable_variables, config.learning_rate)
-        for network in (self.networks.policy, self.networks.critic))
+      optimizers.Adam(network.trainable_variables, config.learning_rate)
+      for network in (self.networks.policy, self.networks.critic)
+    )
     self.copy_to_target()
 
   def step(self, sample: prioritized.Sample) -> agents.Step:
@@ -114,10 +121,14 @@ class Agent(tf.Module):
     with tf.GradientTape() as tape:
       critic = critic_losses(self.networks, self._target_networks, sample)
       loss = tf.reduce_mean(sample.weight * critic.losses)
-    gradients, norm = optimizers.clip_by_global_norm(tape.gradient(loss, variables), self._config.max_gradient_norm)
+    gradients, norm = optimizers.clip_by_global_norm(
+      tape.gradient(loss, variables), self._config.max_gradient_norm
+    )
     policy = policy_gradients(self.networks, sample.observation[:, 0])
     statistics = (loss, norm, tf.linalg.global_norm(policy), tf.reduce_mean(critic.q_values))
-    return agents.Step(dict(zip(STATISTICS, statistics, strict=True)), critic.td_errors, Gradients(policy, gradients))
+    return agents.Step(
+      dict(zip(STATISTICS, statistics, strict=True)), critic.td_errors, Gradients(policy, gradients)
+    )
 
   def apply(self, gradients: Gradients) -> None:
     self._policy_optimizer.apply(gradients.policy, self.networks.policy.trainable_variables)
@@ -131,13 +142,21 @@ class Agent(tf.Module):
 class Policy:
   """The actor's own copy of both networks: one acts, with noise; the other values what was done, for priorities."""
 
-  def __init__(self, networks: Networks, suite: suites.Suite, store: parameters.ParameterStore, sigma: float,
-               seed: int):
+  def __init__(
+    self,
+    networks: Networks,
+    suite: suites.Suite,
+    store: parameters.ParameterStore,
+    sigma: float,
+    seed: int,
+  ):
     """`sigma`: of the noise on each action."""
     self._size = suite.action_space.shape[0]
     self._decide = agents.traced(
-        lambda observation, noise: _decide(networks, observation, noise), suite,
-        tf.TensorSpec([None, self._size], tf.float32))
+      lambda observation, noise: _decide(networks, observation, noise),
+      suite,
+      tf.TensorSpec([None, self._size], tf.float32),
+    )
     self._copy = parameters.ParameterCopy(networks.trainable_variables, store)
     self._sigma, self._rng = sigma, np.random.default_rng(seed)
 
@@ -146,10 +165,14 @@ class Policy:
       return self._copy.refresh()
 
   def __call__(self, observation: np.ndarray) -> agents.Decision:
-    return self._run(observation, exploration.gaussian_noise(len(observation), self._size, self._sigma, self._rng))
+    return self._run(
+      observation, exploration.gaussian_noise(len(observation), self._size, self._sigma, self._rng)
+    )
 
   def bootstrap_value(self, observation: np.ndarray) -> np.ndarray:
-    return self._run(observation, np.zeros([len(observation), self._size], np.float32)).bootstrap_value
+    return self._run(
+      observation, np.zeros([len(observation), self._size], np.float32)
+    ).bootstrap_value
 
   def _run(self, observation: np.ndarray, noise: np.ndarray) -> agents.Decision:
     with tf.device('/cpu:0'):
@@ -170,8 +193,13 @@ def make_networks(config: configs.Config, suite: suites.Suite) -> Networks:
   return Networks(suite.observation_space['observation'].shape[0], suite.action_space.shape[0])
 
 
-def make_policy(config: configs.Config, suite: suites.Suite, store: parameters.ParameterStore, actor: int,
-                seed: int) -> Policy:
+def make_policy(
+  config: configs.Config,
+  suite: suites.Suite,
+  store: parameters.ParameterStore,
+  actor: int,
+  seed: int,
+) -> Policy:
   """An actor's policy, on the CPU; all actors explore alike."""
   del actor
   with tf.device('/cpu:0'):
@@ -183,9 +211,12 @@ def shown_environments(config: configs.Config) -> np.ndarray:
   return np.ones(config.num_environments, bool)
 
 
-def make_player(networks: Networks, config: configs.Config, suite: suites.Suite,
-                seed: int) -> Callable[[str, int], evaluation.Player]:
+def make_player(
+  networks: Networks, config: configs.Config, suite: suites.Suite, seed: int
+) -> Callable[[str, int], evaluation.Player]:
   """What makes players for evaluation, which is without noise."""
   del config, seed
   act = agents.traced(networks.policy, suite)
-  return lambda task, count: lambda observations, rewards, done: act(observations['observation']).numpy()
+  return lambda task, count: (
+    lambda observations, rewards, done: act(observations['observation']).numpy()
+  )

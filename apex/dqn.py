@@ -7,11 +7,13 @@ import numpy as np
 import sonnet as snt
 import tensorflow as tf
 
-from apex import agent as agents, config as configs, exploration
+from apex import agent as agents
+from apex import config as configs
+from apex import exploration
 from common import frames, networks, optimizers
-from common.evaluation import play as evaluation
 from common.distributed import parameters
 from common.environments import suite as suites
+from common.evaluation import play as evaluation
 from common.replay import prioritized
 
 STATISTICS = ('loss', 'gradient_norm', 'q_value')
@@ -23,7 +25,9 @@ class DuelingNetwork(snt.Module):
   All of its variables exist once it is constructed.
   """
 
-  def __init__(self, observation_space: gymnasium.spaces.Box, num_actions: int, torso: str, hidden_size: int):
+  def __init__(
+    self, observation_space: gymnasium.spaces.Box, num_actions: int, torso: str, hidden_size: int
+  ):
     """Builds the network.
 
     Args:
@@ -47,13 +51,15 @@ class DuelingNetwork(snt.Module):
 
 class Targets(NamedTuple):
   """What a step on a sample needs, float32 `[K]`: the loss's terms, their TD errors, the values they began from."""
+
   losses: tf.Tensor
   td_errors: tf.Tensor
   q_values: tf.Tensor
 
 
-def double_q_targets(n_step_return: tf.Tensor, discount: tf.Tensor, next_q: tf.Tensor,
-                     next_target_q: tf.Tensor) -> tf.Tensor:
+def double_q_targets(
+  n_step_return: tf.Tensor, discount: tf.Tensor, next_q: tf.Tensor, next_target_q: tf.Tensor
+) -> tf.Tensor:
   """G_t = R + gamma^n q(S_{t+n}, argmax_a q(S_{t+n}, a, theta), theta^-) (section 3.1).
 
   Args:
@@ -76,13 +82,18 @@ def td_losses(q: tf.Tensor, action: tf.Tensor, target: tf.Tensor) -> Targets:
   return Targets(0.5 * td_errors**2, td_errors, taken)
 
 
-def evaluate_sample(network: DuelingNetwork, target_network: DuelingNetwork, sample: prioritized.Sample) -> Targets:
+def evaluate_sample(
+  network: DuelingNetwork, target_network: DuelingNetwork, sample: prioritized.Sample
+) -> Targets:
   """The losses and TD errors of a sample, by the network that is trained and its older copy."""
   observation = agent_observation(sample.observation, sample.frame_start)
   next_observation = agent_observation(sample.next_observation, sample.next_frame_start)
   target = double_q_targets(
-      sample.n_step_return, sample.discount, tf.stop_gradient(network(next_observation)),
-      target_network(next_observation))
+    sample.n_step_return,
+    sample.discount,
+    tf.stop_gradient(network(next_observation)),
+    target_network(next_observation),
+  )
   return td_losses(network(observation), sample.action, target)
 
 
@@ -98,7 +109,9 @@ class Agent(tf.Module):
     super().__init__(name='dqn')
     self._config = config
     self.networks, self._target_network = (make_networks(config, suite) for _ in range(2))
-    self._optimizer = optimizers.RMSProp(config.rmsprop_decay, config.rmsprop_epsilon, centered=True)
+    self._optimizer = optimizers.RMSProp(
+      config.rmsprop_decay, config.rmsprop_epsilon, centered=True
+    )
     self._optimizer.create_slots(self.networks.trainable_variables)
     self.copy_to_target()
 
@@ -108,7 +121,9 @@ class Agent(tf.Module):
     with tf.GradientTape() as tape:
       targets = evaluate_sample(self.networks, self._target_network, sample)
       loss = tf.reduce_mean(sample.weight * targets.losses)
-    gradients, norm = optimizers.clip_by_global_norm(tape.gradient(loss, variables), self._config.max_gradient_norm)
+    gradients, norm = optimizers.clip_by_global_norm(
+      tape.gradient(loss, variables), self._config.max_gradient_norm
+    )
     statistics = (loss, norm, tf.reduce_mean(targets.q_values))
     return agents.Step(dict(zip(STATISTICS, statistics, strict=True)), targets.td_errors, gradients)
 
@@ -123,8 +138,14 @@ class Agent(tf.Module):
 class Policy:
   """Epsilon-greedy by the actor's own copy of the network; each environment has an epsilon of its own."""
 
-  def __init__(self, network: DuelingNetwork, suite: suites.Suite, store: parameters.ParameterStore,
-               epsilon: np.ndarray, seed: int):
+  def __init__(
+    self,
+    network: DuelingNetwork,
+    suite: suites.Suite,
+    store: parameters.ParameterStore,
+    epsilon: np.ndarray,
+    seed: int,
+  ):
     """`epsilon`: of this actor's environments, float32 `[N]`."""
     self._q_values = traced_q_values(network, suite)
     self._copy = parameters.ParameterCopy(network.trainable_variables, store)
@@ -137,7 +158,9 @@ class Policy:
   def __call__(self, observation: np.ndarray) -> agents.Decision:
     q_values = self.q_values(observation)
     actions = exploration.epsilon_greedy(q_values, self._epsilon, self._rng)
-    return agents.Decision(actions, q_values[np.arange(len(actions)), actions], q_values.max(axis=1))
+    return agents.Decision(
+      actions, q_values[np.arange(len(actions)), actions], q_values.max(axis=1)
+    )
 
   def bootstrap_value(self, observation: np.ndarray) -> np.ndarray:
     return self.q_values(observation).max(axis=1)
@@ -150,25 +173,35 @@ class Policy:
 
 def make_networks(config: configs.Config, suite: suites.Suite) -> DuelingNetwork:
   """The network for a suite."""
-  return DuelingNetwork(suites.network_space(suite), suite.num_actions, config.torso, config.hidden_size)
+  return DuelingNetwork(
+    suites.network_space(suite), suite.num_actions, config.torso, config.hidden_size
+  )
 
 
-def make_policy(config: configs.Config, suite: suites.Suite, store: parameters.ParameterStore, actor: int,
-                seed: int) -> Policy:
+def make_policy(
+  config: configs.Config,
+  suite: suites.Suite,
+  store: parameters.ParameterStore,
+  actor: int,
+  seed: int,
+) -> Policy:
   """An actor's policy, on the CPU, as in the paper, with its share of the ladder of epsilons."""
   epsilons = exploration.epsilons(config.num_environments, config.distinct_epsilons)
-  own = epsilons[actor * config.envs_per_actor:][:config.envs_per_actor]
+  own = epsilons[actor * config.envs_per_actor :][: config.envs_per_actor]
   with tf.device('/cpu:0'):
     return Policy(make_networks(config, suite), suite, store, own, seed)
 
 
 def shown_environments(config: configs.Config) -> np.ndarray:
   """Whose episodes make the learning curves: bool `[N]`."""
-  return exploration.greediest(exploration.epsilons(config.num_environments, config.distinct_epsilons))
+  return exploration.greediest(
+    exploration.epsilons(config.num_environments, config.distinct_epsilons)
+  )
 
 
-def make_player(network: DuelingNetwork, config: configs.Config, suite: suites.Suite,
-                seed: int) -> Callable[[str, int], evaluation.Player]:
+def make_player(
+  network: DuelingNetwork, config: configs.Config, suite: suites.Suite, seed: int
+) -> Callable[[str, int], evaluation.Player]:
   """What makes players for evaluation: greedy but for `evaluation_epsilon`."""
   q_values = traced_q_values(network, suite)
 
@@ -176,12 +209,15 @@ def make_player(network: DuelingNetwork, config: configs.Config, suite: suites.S
     del task
     epsilon, rng = np.full(count, config.evaluation_epsilon), np.random.default_rng(seed)
     return lambda observations, rewards, done: exploration.epsilon_greedy(
-        q_values(observations['observation']).numpy(), epsilon, rng)
+      q_values(observations['observation']).numpy(), epsilon, rng
+    )
 
   return make
 
 
-def traced_q_values(network: DuelingNetwork, suite: suites.Suite) -> Callable[[np.ndarray], tf.Tensor]:
+def traced_q_values(
+  network: DuelingNetwork, suite: suites.Suite
+) -> Callable[[np.ndarray], tf.Tensor]:
   """The network as one graph for observations `[N, ...]` as environments give them, already run once."""
   return agents.traced(lambda x: network(frames.channels(x) if suite.frame_stack > 1 else x), suite)
 

@@ -17,15 +17,19 @@ def epsilons(count: int, distinct: int = 0) -> np.ndarray:
   """
   rungs = distinct or count
   rung = np.arange(count) * rungs // count
-  return (BASE_EPSILON**(1 + EXPONENT * rung / max(rungs - 1, 1))).astype(np.float32)
+  return (BASE_EPSILON ** (1 + EXPONENT * rung / max(rungs - 1, 1))).astype(np.float32)
 
 
 def greediest(epsilon: np.ndarray, share: float = 1 / 8) -> np.ndarray:
   """Whose episodes make the learning curves: bool `[N]`, the eighth with the smallest epsilons, at least one."""
-  return np.argsort(np.argsort(epsilon, kind='stable'), kind='stable') < max(1, round(share * len(epsilon)))
+  return np.argsort(np.argsort(epsilon, kind='stable'), kind='stable') < max(
+    1, round(share * len(epsilon))
+  )
 
 
-def epsilon_greedy(q_values: np.ndarray, epsilon: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def epsilon_greedy(
+  q_values: np.ndarray, epsilon: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
   """Actions int32 `[N]` for q-values `[N, A]`: any with probability epsilon `[N]`, else the best."""
   explores = rng.random(len(q_values)) < epsilon
   anything = rng.integers(q_values.shape[1], size=len(q_values))

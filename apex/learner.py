@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from apex import algorithms, config as configs
+from apex import algorithms
+from apex import config as configs
 from common.distributed import parameters
 from common.environments import suite as suites
 from common.replay import prioritized
@@ -13,6 +14,7 @@ from common.replay import prioritized
 
 class Update(NamedTuple):
   """What one update tells: scalars by name, the parameters after it as one vector, priorities float32 `[K]`."""
+
   statistics: dict[str, tf.Tensor]
   parameters: tf.Tensor
   priorities: tf.Tensor
@@ -27,12 +29,18 @@ class Learner(tf.Module):
     self.agent = algorithms.module(config).Agent(config, suite)
     with tf.device('/cpu:0'):
       self.updates = tf.Variable(0, dtype=tf.int64, trainable=False)
-      self.frames = tf.Variable(0, dtype=tf.int64, trainable=False)  # Environment frames that actors have sent.
-      self.seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False)  # Of training, over all resumed parts.
+      self.frames = tf.Variable(
+        0, dtype=tf.int64, trainable=False
+      )  # Environment frames that actors have sent.
+      self.seconds = tf.Variable(
+        0.0, dtype=tf.float64, trainable=False
+      )  # Of training, over all resumed parts.
 
   def snapshot(self) -> parameters.Snapshot:
     """The current parameters, for publication before the first update."""
-    return parameters.Snapshot(int(self.updates), parameters.flatten(self.agent.networks.trainable_variables))
+    return parameters.Snapshot(
+      int(self.updates), parameters.flatten(self.agent.networks.trainable_variables)
+    )
 
   @tf.function
   def update(self, sample: prioritized.Sample) -> Update:
@@ -49,11 +57,18 @@ class Learner(tf.Module):
         self.agent.copy_to_target()
     priorities = tf.abs(step.td_errors)
     statistics = step.statistics | {
-        'td_error': tf.reduce_mean(priorities), 'weight': tf.reduce_mean(sample.weight), 'finite': finite}
-    return Update(statistics, parameters.flatten(self.agent.networks.trainable_variables), priorities)
+      'td_error': tf.reduce_mean(priorities),
+      'weight': tf.reduce_mean(sample.weight),
+      'finite': finite,
+    }
+    return Update(
+      statistics, parameters.flatten(self.agent.networks.trainable_variables), priorities
+    )
 
 
 def warm_up(learner: Learner, spec: prioritized.Sample) -> None:
   """Traces and optimises `update` on a sample that changes nothing, as its returns are not finite."""
   sample = tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), spec)
-  learner.update(sample._replace(weight=sample.weight + 1.0, n_step_return=sample.n_step_return + np.nan))
+  learner.update(
+    sample._replace(weight=sample.weight + 1.0, n_step_return=sample.n_step_return + np.nan)
+  )

@@ -5,14 +5,16 @@ from typing import Callable
 
 import tensorflow as tf
 
-from apex import algorithms, config as configs
+from apex import algorithms
+from apex import config as configs
 from common import environments
 from common.evaluation import play as evaluation
 from common.runs import checkpoints
 
 
-def from_checkpoint(run: pathlib.Path, config: configs.Config, suite: environments.Suite, checkpoint: str,
-                    seed: int) -> tuple[str, Callable[[str, int], evaluation.Player]]:
+def from_checkpoint(
+  run: pathlib.Path, config: configs.Config, suite: environments.Suite, checkpoint: str, seed: int
+) -> tuple[str, Callable[[str, int], evaluation.Player]]:
   """Restores the networks of a run.
 
   Returns:

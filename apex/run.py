@@ -6,15 +6,16 @@ import time
 
 import tensorflow as tf
 
-from apex import (actor as actors, algorithms, config as configs, learner as learners, recorder, remote,
-                  transitions)
+from apex import actor as actors
+from apex import algorithms, recorder, remote, transitions
+from apex import config as configs
+from apex import learner as learners
 from common import environments, errors
 from common.config import command_line
-from common.runs import acting, hosting, supervisor
 from common.distributed import cluster, parameters, queues
-from common.machine import threads
-from common.machine import memory
+from common.machine import memory, threads
 from common.replay import pacing, prioritized, saving
+from common.runs import acting, hosting, supervisor
 
 _BLOCKS_AT_ONCE = 16  # At most so many are added to the replay together.
 _MAX_REFUSED = 200  # In a row.
@@ -23,8 +24,12 @@ _MAX_REFUSED = 200  # In a row.
 class Run:
   """One training run in its folder."""
 
-  def __init__(self, config: configs.Config, options: command_line.Options,
-               who: cluster.Cluster = cluster.Cluster()):
+  def __init__(
+    self,
+    config: configs.Config,
+    options: command_line.Options,
+    who: cluster.Cluster = cluster.Cluster(),
+  ):
     """Builds all parts; starts nothing.
 
     Args:
@@ -44,22 +49,52 @@ class Run:
     self.learner = learners.Learner(config, self._suite)
     self._supervisor = supervisor.Supervisor(config, options, self.learner)
     if config.total_frames < config.min_replay * self._suite.action_repeat:
-      logging.warning('Nothing will be learned: the run ends at %s frames, before the replay holds the %s transitions '
-                      'at which learning starts.', f'{config.total_frames:,}', f'{config.min_replay:,}')
+      logging.warning(
+        'Nothing will be learned: the run ends at %s frames, before the replay holds the %s transitions '
+        'at which learning starts.',
+        f'{config.total_frames:,}',
+        f'{config.min_replay:,}',
+      )
     self.ratio = pacing.ReplayRatio(config.replay_ratio, config.min_replay, config.batch_size)
-    self._saver = saving.Saver(self.replay, self._supervisor.folder / 'replay') if config.checkpoint_replay else None
+    self._saver = (
+      saving.Saver(self.replay, self._supervisor.folder / 'replay')
+      if config.checkpoint_replay
+      else None
+    )
     if options.resume and config.checkpoint_replay:
       self._restore_replay()
     self._store = parameters.ParameterStore(self.learner.snapshot())
     self._arrivals = queues.StructureQueue(
-        transitions.specification(self._suite, config.block_length, config.n_step), config.queue_capacity)
-    self._samples = queues.StructureQueue(self.replay.sample_spec(config.batch_size), config.prefetch)
+      transitions.specification(self._suite, config.block_length, config.n_step),
+      config.queue_capacity,
+    )
+    self._samples = queues.StructureQueue(
+      self.replay.sample_spec(config.batch_size), config.prefetch
+    )
     self.host = hosting.Host(
-        who, 'apex.train', config, config.num_actors, self._suite, self._supervisor.folder, self._arrivals,
-        remote.codec(config, self._suite), self._store, self.frames)
+      who,
+      'apex.train',
+      config,
+      config.num_actors,
+      self._suite,
+      self._supervisor.folder,
+      self._arrivals,
+      remote.codec(config, self._suite),
+      self._store,
+      self.frames,
+    )
     self._actors = self._make_actors() if who.has_threads else []
-    self._recorder = recorder.Recorder(config, self._suite, self._supervisor.folder, self.learner, self.replay,
-                                       self.ratio, self._arrivals, self._actors, self.host)
+    self._recorder = recorder.Recorder(
+      config,
+      self._suite,
+      self._supervisor.folder,
+      self.learner,
+      self.replay,
+      self.ratio,
+      self._arrivals,
+      self._actors,
+      self.host,
+    )
     self._refused_in_a_row = 0
     self._save_replay_now, self._saved_updates = threading.Event(), int(self.learner.updates)
     self._pulses = {name: threads.Pulse(name) for name in ('writer', 'sampler', 'learner')}
@@ -75,15 +110,28 @@ class Run:
     """
     config = self._config
     logging.info(
-        'Training %s for %s frames: %d actors of %d environments, a replay of %s transitions, batches of %d. '
-        'Learning starts at %s transitions. Folder: %s', config.env, f'{config.total_frames:,}', config.num_actors,
-        config.envs_per_actor, f'{config.replay_capacity:,}', config.batch_size, f'{config.min_replay:,}',
-        self._supervisor.folder)
+      'Training %s for %s frames: %d actors of %d environments, a replay of %s transitions, batches of %d. '
+      'Learning starts at %s transitions. Folder: %s',
+      config.env,
+      f'{config.total_frames:,}',
+      config.num_actors,
+      config.envs_per_actor,
+      f'{config.replay_capacity:,}',
+      config.batch_size,
+      f'{config.min_replay:,}',
+      self._supervisor.folder,
+    )
     finished = False
     try:
       finished = self._supervisor.watch(
-          self.start, self._recorder.base, self._save, self._pulses['writer'], self._describe, self.host.look_after,
-          'python -m apex.train')
+        self.start,
+        self._recorder.base,
+        self._save,
+        self._pulses['writer'],
+        self._describe,
+        self.host.look_after,
+        'python -m apex.train',
+      )
     finally:
       self.host.close(finished)
     return finished
@@ -104,7 +152,9 @@ class Run:
     if self._saver:
       crew.start('saver', lambda: self._save_replay(crew))
     for i, actor in enumerate(self._actors):
-      crew.start(f'actor-{i}', lambda actor=actor: actor.run(self._arrivals.put_many, crew.stop.is_set))
+      crew.start(
+        f'actor-{i}', lambda actor=actor: actor.run(self._arrivals.put_many, crew.stop.is_set)
+      )
     return crew
 
   def frames(self) -> int:
@@ -145,8 +195,9 @@ class Run:
       self._recorder.record_refusal()
       if self._refused_in_a_row > _MAX_REFUSED:
         raise errors.UserError(
-            f'the last {self._refused_in_a_row} blocks were all refused, at last one of {name}: not all of their '
-            f'numbers are finite. Do rewards or observations of {self._config.env} hold NaN?')
+          f'the last {self._refused_in_a_row} blocks were all refused, at last one of {name}: not all of their '
+          f'numbers are finite. Do rewards or observations of {self._config.env} hold NaN?'
+        )
     return tf.nest.map_structure(lambda x: x[~bad], arrived) if bad.any() else arrived
 
   def _draw(self) -> None:
@@ -193,8 +244,11 @@ class Run:
       try:
         self._saver.save(self._saved_updates, given_up=crew.stop.is_set)
       except OSError as error:
-        logging.warning('NOT SAVED: the replay cannot be written: %s. Training goes on, and tries again at the next '
-                        'checkpoint.', error)
+        logging.warning(
+          'NOT SAVED: the replay cannot be written: %s. Training goes on, and tries again at the next '
+          'checkpoint.',
+          error,
+        )
 
   def _save(self) -> None:
     updates = self._supervisor.save(self._recorder.base)
@@ -203,15 +257,21 @@ class Run:
     try:
       self._saver.save(updates)
     except OSError as error:
-      raise errors.UserError(f'the replay cannot be written: {error}. The checkpoint is saved: --resume with '
-                             '--nocheckpoint_replay goes on from it, and fills the replay anew') from error
+      raise errors.UserError(
+        f'the replay cannot be written: {error}. The checkpoint is saved: --resume with '
+        '--nocheckpoint_replay goes on from it, and fills the replay anew'
+      ) from error
 
   def _restore_replay(self) -> None:
     updates = saving.restore(self.replay, self._supervisor.folder / 'replay')
     if updates is None:
       logging.warning('No replay was saved with this run: it is filled anew.')
     elif updates != int(self.learner.updates):
-      logging.warning('The replay was saved at update %d, the checkpoint at update %d.', updates, self.learner.updates)
+      logging.warning(
+        'The replay was saved at update %d, the checkpoint at update %d.',
+        updates,
+        self.learner.updates,
+      )
     self.ratio.add_inserted(0, self.replay.size())
 
   def _close(self) -> None:
@@ -220,11 +280,17 @@ class Run:
     self._save_replay_now.set()
 
   def _make_actors(self) -> list[actors.Actor]:
-    config, suite, tasks = self._config, self._suite, [self._suite.tasks[0]] * self._config.envs_per_actor
+    config, suite, tasks = (
+      self._config,
+      self._suite,
+      [self._suite.tasks[0]] * self._config.envs_per_actor,
+    )
     seeds = [acting.seed_of(config.seed, i, self.frames()) for i in range(config.num_actors)]
     make_policy = algorithms.module(config).make_policy
-    return [actors.Actor(i, suite, tasks, make_policy(config, suite, self._store, i, seed), config, seed)
-            for i, seed in enumerate(seeds)]
+    return [
+      actors.Actor(i, suite, tasks, make_policy(config, suite, self._store, i, seed), config, seed)
+      for i, seed in enumerate(seeds)
+    ]
 
 
 def make_replay(config: configs.Config, suite: environments.Suite) -> prioritized.PrioritizedReplay:
@@ -233,15 +299,30 @@ def make_replay(config: configs.Config, suite: environments.Suite) -> prioritize
   Raises:
     UserError: if the machine's memory cannot hold it when it is full.
   """
-  spec, alpha_evict = transitions.specification(suite, config.block_length, config.n_step).block, None
+  spec, alpha_evict = (
+    transitions.specification(suite, config.block_length, config.n_step).block,
+    None,
+  )
   if config.evicts_by_priority:
     spec, alpha_evict = transitions.single_specification(suite), config.alpha_evict
-  memory.check(lambda capacity: prioritized.PrioritizedReplay.size_in_bytes(spec, capacity, alpha_evict),
-               config.replay_capacity, 'transitions')
-  return prioritized.PrioritizedReplay(spec, config.replay_capacity, suite.frame_stack, config.alpha, config.beta,
-                                       config.stratified, alpha_evict)
+  memory.check(
+    lambda capacity: prioritized.PrioritizedReplay.size_in_bytes(spec, capacity, alpha_evict),
+    config.replay_capacity,
+    'transitions',
+  )
+  return prioritized.PrioritizedReplay(
+    spec,
+    config.replay_capacity,
+    suite.frame_stack,
+    config.alpha,
+    config.beta,
+    config.stratified,
+    alpha_evict,
+  )
 
 
-def insert(config: configs.Config, replay: prioritized.PrioritizedReplay, blocks: prioritized.TransitionBlock) -> int:
+def insert(
+  config: configs.Config, replay: prioritized.PrioritizedReplay, blocks: prioritized.TransitionBlock
+) -> int:
   """Adds an actor's blocks `[M, ...]`, as the replay keeps them; returns the number of transitions."""
   return replay.add(transitions.separate(blocks) if config.evicts_by_priority else blocks)

@@ -12,15 +12,19 @@ from common.replay import prioritized
 
 class Shipment(NamedTuple):
   """What an actor sends: a block, and what is told about its making."""
+
   block: prioritized.TransitionBlock
   environment: Any  # int32 []: among all environments of all actors.
   parameter_version: Any  # int64 []: learner updates that the newest parameters used had seen.
-  episode_return: Any  # float32 [B]: where a game ended, the sum of its rewards as the environment gave them.
+  episode_return: (
+    Any  # float32 [B]: where a game ended, the sum of its rewards as the environment gave them.
+  )
   episode_length: Any  # int32 [B]: likewise, its agent steps; 0 elsewhere.
 
 
 class Records(NamedTuple):
   """Arrays `[N]` of one step of N environments: an observation, what was done there, and what came of it."""
+
   observation: Any  # The newest frame uint8 [N, H, W], or the vector or image.
   start: Any  # bool: the observation is the first of a game.
   action: Any
@@ -28,7 +32,9 @@ class Records(NamedTuple):
   bootstrap_value: Any  # float32: what transitions that end here bootstrap from.
   reward: Any  # float32, clipped if rewards are.
   discount: Any  # float32: gamma, or 0 where the episode ended.
-  final: Any  # bool: the last observation of an episode that a time limit ended; nothing was done there.
+  final: (
+    Any  # bool: the last observation of an episode that a time limit ended; nothing was done there.
+  )
   episode_return: Any
   episode_length: Any
 
@@ -40,22 +46,40 @@ def specification(suite: suites.Suite, length: int, n: int) -> Shipment:
   entries = suite.frame_stack - 1 + length + n
   per_transition = lambda dtype: tf.TensorSpec([length], dtype)
   block = prioritized.TransitionBlock(
-      observation=tf.TensorSpec([entries, *shape], tf.as_dtype(space.dtype)),
-      frame_start=tf.TensorSpec([entries], tf.bool), action=_action(suite, length),
-      n_step_return=per_transition(tf.float32), discount=per_transition(tf.float32), end=per_transition(tf.int32),
-      valid=per_transition(tf.bool), priority=per_transition(tf.float32))
-  return Shipment(block, tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.int64), per_transition(tf.float32),
-                  per_transition(tf.int32))
+    observation=tf.TensorSpec([entries, *shape], tf.as_dtype(space.dtype)),
+    frame_start=tf.TensorSpec([entries], tf.bool),
+    action=_action(suite, length),
+    n_step_return=per_transition(tf.float32),
+    discount=per_transition(tf.float32),
+    end=per_transition(tf.int32),
+    valid=per_transition(tf.bool),
+    priority=per_transition(tf.float32),
+  )
+  return Shipment(
+    block,
+    tf.TensorSpec([], tf.int32),
+    tf.TensorSpec([], tf.int64),
+    per_transition(tf.float32),
+    per_transition(tf.int32),
+  )
 
 
 def bounds(config: configs.Config, suite: suites.Suite) -> dict[str, tuple[float, float]]:
   """The lowest and highest values of a shipment's fields, for `wire.Codec`."""
   any_number = (0, np.iinfo(np.int64).max)
   limits = {
-      **{f'block.{name}': pair for name, pair in suites.integer_bounds(suite).items() if name == 'observation'},
-      'block.end': (0, config.block_length + config.n_step - 1), 'block.discount': (0, 1),
-      'block.priority': (0, np.inf), 'environment': (0, config.num_environments - 1), 'parameter_version': any_number,
-      'episode_length': any_number}
+    **{
+      f'block.{name}': pair
+      for name, pair in suites.integer_bounds(suite).items()
+      if name == 'observation'
+    },
+    'block.end': (0, config.block_length + config.n_step - 1),
+    'block.discount': (0, 1),
+    'block.priority': (0, np.inf),
+    'environment': (0, config.num_environments - 1),
+    'parameter_version': any_number,
+    'episode_length': any_number,
+  }
   if suite.is_discrete:
     limits['block.action'] = (0, suite.num_actions - 1)
   return limits
@@ -80,11 +104,16 @@ def separate(blocks: prioritized.TransitionBlock) -> prioritized.TransitionBlock
   blocks = prioritized.TransitionBlock(*(np.asarray(part) for part in blocks))
   block, start = np.nonzero(blocks.valid)
   entries = np.stack([start, blocks.end[block, start]], axis=1)
-  per_transition = {name: getattr(blocks, name)[block, start][:, np.newaxis]
-                    for name in ('action', 'n_step_return', 'discount', 'valid', 'priority')}
+  per_transition = {
+    name: getattr(blocks, name)[block, start][:, np.newaxis]
+    for name in ('action', 'n_step_return', 'discount', 'valid', 'priority')
+  }
   return prioritized.TransitionBlock(
-      blocks.observation[block[:, np.newaxis], entries], blocks.frame_start[block[:, np.newaxis], entries],
-      end=np.ones([len(block), 1], np.int32), **per_transition)
+    blocks.observation[block[:, np.newaxis], entries],
+    blocks.frame_start[block[:, np.newaxis], entries],
+    end=np.ones([len(block), 1], np.int32),
+    **per_transition,
+  )
 
 
 def n_step(reward: np.ndarray, discount: np.ndarray, final: np.ndarray, n: int):
@@ -128,9 +157,14 @@ class Accumulator:
     self._older, self._length, self._n = suite.frame_stack - 1, length, n
     self._environment = first_environment + np.arange(count, dtype=np.int32)
     records = Records(
-        self._spec.block.observation, self._spec.block.frame_start, _action(suite, length + n),
-        *[tf.TensorSpec([length + n], tf.float32)] * 4, tf.TensorSpec([length + n], tf.bool),
-        tf.TensorSpec([length + n], tf.float32), tf.TensorSpec([length + n], tf.int32))
+      self._spec.block.observation,
+      self._spec.block.frame_start,
+      _action(suite, length + n),
+      *[tf.TensorSpec([length + n], tf.float32)] * 4,
+      tf.TensorSpec([length + n], tf.bool),
+      tf.TensorSpec([length + n], tf.float32),
+      tf.TensorSpec([length + n], tf.int32),
+    )
     self._records = Records(*(np.zeros((count, *s.shape), s.dtype.as_numpy_dtype) for s in records))
     self._filled = np.zeros(count, int)
 
@@ -173,13 +207,24 @@ class Accumulator:
     # Actors have no target networks: theirs both chooses and values what comes after (appendix F).
     td_error = n_step_return + discount * bootstrap - window.q_taken[:, own]
     block = prioritized.TransitionBlock(
-        window.observation, window.start, window.action[:, own], n_step_return, discount, end, valid,
-        np.where(valid, np.abs(td_error), 0.0).astype(np.float32))
+      window.observation,
+      window.start,
+      window.action[:, own],
+      n_step_return,
+      discount,
+      end,
+      valid,
+      np.where(valid, np.abs(td_error), 0.0).astype(np.float32),
+    )
     shipment = Shipment(
-        block, self._environment[full], np.full(len(full), parameter_version, np.int64),
-        window.episode_return[:, own], window.episode_length[:, own])
+      block,
+      self._environment[full],
+      np.full(len(full), parameter_version, np.int64),
+      window.episode_return[:, own],
+      window.episode_length[:, own],
+    )
     for kept in self._records:
       keep = kept.shape[1] - self._length
-      kept[full, :keep] = kept[full, self._length:]
+      kept[full, :keep] = kept[full, self._length :]
     self._filled[full] = self._n
     return shipment

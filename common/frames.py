@@ -15,7 +15,9 @@ def interleave(frames: Sequence[tf.Tensor]) -> tf.Tensor:
     raise ValueError(f'{len(frames)} frames, expected 4: as many bytes as a word has')
   word = tf.cast(frames[0], tf.uint32)
   for i, frame in enumerate(frames[1:], 1):
-    word = tf.bitwise.bitwise_or(word, tf.bitwise.left_shift(tf.cast(frame, tf.uint32), tf.constant(8 * i, tf.uint32)))
+    word = tf.bitwise.bitwise_or(
+      word, tf.bitwise.left_shift(tf.cast(frame, tf.uint32), tf.constant(8 * i, tf.uint32))
+    )
   return tf.bitcast(word, tf.uint8)
 
 
@@ -36,14 +38,14 @@ def stack(frames: tf.Tensor, starts: tf.Tensor, size: int = 4) -> tf.Tensor:
     uint8 `[T, B, H, W, size]`, the newest frame last.
   """
   length = tf.shape(frames)[0] - (size - 1)
-  newest = frames[size - 1:size - 1 + length]
+  newest = frames[size - 1 : size - 1 + length]
   slots, visible = [newest], tf.ones(tf.shape(newest)[:2], tf.bool)
   for age in range(1, size):
     # A frame of this age is seen if no game began at any of the frames after it, up to the newest.
     first = size - 1 - age
-    visible = tf.logical_and(visible, tf.logical_not(starts[first + 1:first + 1 + length]))
+    visible = tf.logical_and(visible, tf.logical_not(starts[first + 1 : first + 1 + length]))
     mask = tf.cast(visible, tf.uint8)[:, :, tf.newaxis, tf.newaxis]
-    slots.insert(0, frames[first:first + length] * mask)
+    slots.insert(0, frames[first : first + length] * mask)
   return interleave(slots)
 
 

@@ -12,7 +12,10 @@ class ShallowTorso(snt.Module):
 
   def __init__(self):
     super().__init__(name='shallow_torso')
-    self._convolutions = [snt.Conv2D(16, 8, 4, padding='VALID'), snt.Conv2D(32, 4, 2, padding='VALID')]
+    self._convolutions = [
+      snt.Conv2D(16, 8, 4, padding='VALID'),
+      snt.Conv2D(32, 4, 2, padding='VALID'),
+    ]
     self._linear = snt.Linear(256)
 
   def __call__(self, images: tf.Tensor) -> tf.Tensor:
@@ -28,8 +31,10 @@ class NatureTorso(snt.Module):
 
   def __init__(self):
     super().__init__(name='nature_torso')
-    self._convolutions = [snt.Conv2D(channels, kernel, stride, padding='VALID')
-                          for channels, kernel, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1))]
+    self._convolutions = [
+      snt.Conv2D(channels, kernel, stride, padding='VALID')
+      for channels, kernel, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1))
+    ]
 
   def __call__(self, images: tf.Tensor) -> tf.Tensor:
     """uint8 `[N, H, W, C]` to float32 `[N, D]`; D is 3136 for 84x84."""
@@ -45,8 +50,9 @@ class DeepTorso(snt.Module):
   def __init__(self):
     super().__init__(name='deep_torso')
     self._sections = [
-        (snt.Conv2D(channels, 3), [[snt.Conv2D(channels, 3) for _ in range(2)] for _ in range(2)])
-        for channels in (16, 32, 32)]
+      (snt.Conv2D(channels, 3), [[snt.Conv2D(channels, 3) for _ in range(2)] for _ in range(2)])
+      for channels in (16, 32, 32)
+    ]
     self._linear = snt.Linear(256)
 
   def __call__(self, images: tf.Tensor) -> tf.Tensor:
@@ -86,7 +92,9 @@ class ResettingLSTM(snt.Module):
     """Zeros, `[batch_size, H]` each."""
     return self._lstm.initial_state(batch_size)
 
-  def unroll(self, inputs: tf.Tensor, done: tf.Tensor, state: snt.LSTMState) -> tuple[tf.Tensor, snt.LSTMState]:
+  def unroll(
+    self, inputs: tf.Tensor, done: tf.Tensor, state: snt.LSTMState
+  ) -> tuple[tf.Tensor, snt.LSTMState]:
     """Runs over time. The inputs' part of the gates is one product over all steps; the loop has the recurrent part.
 
     Args:
@@ -129,8 +137,14 @@ class InstructionEncoder(snt.Module):
     """
     distinct, index = tf.raw_ops.UniqueV2(x=words, axis=[0])
     lengths = tf.reduce_sum(tf.cast(distinct >= 0, tf.int32), axis=1)
-    embedded = self._embed(tf.maximum(distinct[:, :tf.maximum(tf.reduce_max(lengths), 1)], 0))
+    embedded = self._embed(tf.maximum(distinct[:, : tf.maximum(tf.reduce_max(lengths), 1)], 0))
     outputs, _ = snt.dynamic_unroll(
-        self._lstm, tf.transpose(embedded, [1, 0, 2]), self._lstm.initial_state(tf.shape(distinct)[0]), lengths)
-    last = tf.gather_nd(outputs, tf.stack([tf.maximum(lengths - 1, 0), tf.range(tf.shape(lengths)[0])], axis=1))
+      self._lstm,
+      tf.transpose(embedded, [1, 0, 2]),
+      self._lstm.initial_state(tf.shape(distinct)[0]),
+      lengths,
+    )
+    last = tf.gather_nd(
+      outputs, tf.stack([tf.maximum(lengths - 1, 0), tf.range(tf.shape(lengths)[0])], axis=1)
+    )
     return tf.gather(tf.where(lengths[:, tf.newaxis] > 0, last, 0.0), index)

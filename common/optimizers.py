@@ -14,7 +14,9 @@ class RMSProp(snt.Module):
   place of epsilon, and the papers' learning rates do not carry over to those. The kernels are TensorFlow's own.
   """
 
-  def __init__(self, decay: float = 0.99, epsilon: float = 0.1, momentum: float = 0.0, centered: bool = False):
+  def __init__(
+    self, decay: float = 0.99, epsilon: float = 0.1, momentum: float = 0.0, centered: bool = False
+  ):
     super().__init__(name='rmsprop')
     self._decay, self._epsilon, self._momentum, self._centered = decay, epsilon, momentum, centered
     self._mean_squares, self._momenta, self._mean_gradients = [], [], []
@@ -30,19 +32,32 @@ class RMSProp(snt.Module):
         raise ValueError('the variables are not those that the optimizer was first used with')
       return
     for variable in variables:
-      self._mean_squares.append(tf.Variable(tf.ones_like(variable), trainable=False, name='mean_square'))
+      self._mean_squares.append(
+        tf.Variable(tf.ones_like(variable), trainable=False, name='mean_square')
+      )
       self._momenta.append(tf.Variable(tf.zeros_like(variable), trainable=False, name='momentum'))
       if self._centered:
-        self._mean_gradients.append(tf.Variable(tf.zeros_like(variable), trainable=False, name='mean_gradient'))
+        self._mean_gradients.append(
+          tf.Variable(tf.zeros_like(variable), trainable=False, name='mean_gradient')
+        )
 
-  def apply(self, gradients: Sequence[tf.Tensor], variables: Sequence[tf.Variable], learning_rate) -> None:
+  def apply(
+    self, gradients: Sequence[tf.Tensor], variables: Sequence[tf.Variable], learning_rate
+  ) -> None:
     """Takes one step; gradients and variables in the same order in every call."""
     with tf.init_scope():
       self.create_slots(variables)
     for i, (gradient, variable) in enumerate(zip(gradients, variables, strict=True)):
-      slots = dict(var=variable.handle, ms=self._mean_squares[i].handle, mom=self._momenta[i].handle)
-      rates = dict(lr=tf.cast(learning_rate, variable.dtype), rho=self._decay, momentum=self._momentum,
-                   epsilon=self._epsilon, grad=gradient)
+      slots = dict(
+        var=variable.handle, ms=self._mean_squares[i].handle, mom=self._momenta[i].handle
+      )
+      rates = dict(
+        lr=tf.cast(learning_rate, variable.dtype),
+        rho=self._decay,
+        momentum=self._momentum,
+        epsilon=self._epsilon,
+        grad=gradient,
+      )
       if self._centered:
         tf.raw_ops.ResourceApplyCenteredRMSProp(mg=self._mean_gradients[i].handle, **slots, **rates)
       else:
@@ -55,11 +70,24 @@ class Adam(snt.Module):
   By TensorFlow's own kernel, whose epsilon is the paper's epsilon-hat, at the end of its section 2.
   """
 
-  def __init__(self, variables: Sequence[tf.Variable], learning_rate: float, beta_1: float = 0.9, beta_2: float = 0.999,
-               epsilon: float = 1e-8):
+  def __init__(
+    self,
+    variables: Sequence[tf.Variable],
+    learning_rate: float,
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-8,
+  ):
     super().__init__(name='adam')
-    self._learning_rate, self._beta_1, self._beta_2, self._epsilon = learning_rate, beta_1, beta_2, epsilon
-    zeros = lambda: [tf.Variable(tf.zeros_like(variable), trainable=False) for variable in variables]
+    self._learning_rate, self._beta_1, self._beta_2, self._epsilon = (
+      learning_rate,
+      beta_1,
+      beta_2,
+      epsilon,
+    )
+    zeros = lambda: [
+      tf.Variable(tf.zeros_like(variable), trainable=False) for variable in variables
+    ]
     self._first_moments, self._second_moments = zeros(), zeros()
     self._steps = tf.Variable(0.0, trainable=False)
 
@@ -69,12 +97,22 @@ class Adam(snt.Module):
     slots = zip(gradients, variables, self._first_moments, self._second_moments, strict=True)
     for gradient, variable, first, second in slots:
       tf.raw_ops.ResourceApplyAdam(
-          var=variable.handle, m=first.handle, v=second.handle, beta1_power=self._beta_1**self._steps,
-          beta2_power=self._beta_2**self._steps, lr=self._learning_rate, beta1=self._beta_1, beta2=self._beta_2,
-          epsilon=self._epsilon, grad=gradient)
+        var=variable.handle,
+        m=first.handle,
+        v=second.handle,
+        beta1_power=self._beta_1**self._steps,
+        beta2_power=self._beta_2**self._steps,
+        lr=self._learning_rate,
+        beta1=self._beta_1,
+        beta2=self._beta_2,
+        epsilon=self._epsilon,
+        grad=gradient,
+      )
 
 
-def clip_by_global_norm(gradients: Sequence[tf.Tensor], max_norm: float | None) -> tuple[list[tf.Tensor], tf.Tensor]:
+def clip_by_global_norm(
+  gradients: Sequence[tf.Tensor], max_norm: float | None
+) -> tuple[list[tf.Tensor], tf.Tensor]:
   """Scales the gradients down to a global norm of at most `max_norm` (none or 0: left alone).
 
   Returns:

@@ -5,17 +5,25 @@ from typing import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from common.runs import acting
 from common.distributed import queues
 from common.environments import suite as suites
-from impala import networks, policy as policies, trajectory
+from common.runs import acting
+from impala import networks, trajectory
+from impala import policy as policies
 
 
 class Actor:
   """Steps N environments with one policy; every unroll is N trajectories."""
 
-  def __init__(self, index: int, suite: suites.Suite, tasks: Sequence[str], policy: policies.Policy,
-               unroll_length: int, seed: int):
+  def __init__(
+    self,
+    index: int,
+    suite: suites.Suite,
+    tasks: Sequence[str],
+    policy: policies.Policy,
+    unroll_length: int,
+    seed: int,
+  ):
     """`tasks`: one environment is made for each. `unroll_length` in agent steps."""
     self.games = acting.Games(index, suite, tasks, seed)
     self._index, self._suite, self._policy = index, suite, policy
@@ -42,8 +50,14 @@ class Actor:
     self.games.pulse.enter('taking parameters')
     version = self._policy.refresh()
     result = trajectory.empty(self._spec, len(self._task_ids))
-    result.actor[:], result.parameter_version[:], result.task[:] = self._index, version, self._task_ids
-    tf.nest.map_structure(np.copyto, result.core_state, tf.nest.map_structure(np.asarray, self._core_state))
+    result.actor[:], result.parameter_version[:], result.task[:] = (
+      self._index,
+      version,
+      self._task_ids,
+    )
+    tf.nest.map_structure(
+      np.copyto, result.core_state, tf.nest.map_structure(np.asarray, self._core_state)
+    )
     steps, whole = result.behaviour_logits.shape[1], np.ones(len(self._task_ids), bool)
     self._record_first(result)
     for t in range(steps):
@@ -62,16 +76,25 @@ class Actor:
     observation = self.games.reset()
     self._core_state = self._policy.initial_state(count)
     self._inputs = networks.AgentInput(
-        observation, np.zeros(count, np.int32), np.zeros(count, np.float32), np.ones(count, bool))
+      observation, np.zeros(count, np.int32), np.zeros(count, np.float32), np.ones(count, bool)
+    )
     self._start = np.ones(count, bool)
-    self._episode_return, self._episode_length = np.zeros(count, np.float32), np.zeros(count, np.int32)
+    self._episode_return, self._episode_length = (
+      np.zeros(count, np.float32),
+      np.zeros(count, np.int32),
+    )
 
   def _step(self, actions: np.ndarray) -> np.ndarray:
     """Steps all environments; returns whose engine died, bool `[N]`."""
     step = self.games.step(actions)
     self._inputs = networks.AgentInput(
-        step.observation, actions, step.reward, step.terminated | step.truncated | step.crashed)
-    self._start, self._episode_return, self._episode_length = step.start, step.episode_return, step.episode_length
+      step.observation, actions, step.reward, step.terminated | step.truncated | step.crashed
+    )
+    self._start, self._episode_return, self._episode_length = (
+      step.start,
+      step.episode_return,
+      step.episode_length,
+    )
     return step.crashed
 
   def _record_first(self, result: trajectory.Trajectory) -> None:
@@ -92,4 +115,7 @@ class Actor:
         result.observation[name][:, t] = values
     result.frame_start[:, t + older] = self._start
     result.last_action[:, t], result.reward[:, t], result.done[:, t] = self._inputs[1:]
-    result.episode_return[:, t], result.episode_length[:, t] = self._episode_return, self._episode_length
+    result.episode_return[:, t], result.episode_length[:, t] = (
+      self._episode_return,
+      self._episode_length,
+    )

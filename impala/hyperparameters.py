@@ -14,6 +14,10 @@ def draw(number: int) -> dict[str, Any]:
   """Combination `number` of 0 to 23: the same for every method that is compared, as in section 5.2."""
   rng = np.random.default_rng([_SEED, number])
   entropy_cost, learning_rate = (
-      float(np.exp(rng.uniform(*np.log(bounds)))) for bounds in (_ENTROPY_COST, _LEARNING_RATE))
-  return dict(entropy_cost=entropy_cost, learning_rate=learning_rate,
-              rmsprop_epsilon=_RMSPROP_EPSILON[rng.integers(len(_RMSPROP_EPSILON))])
+    float(np.exp(rng.uniform(*np.log(bounds)))) for bounds in (_ENTROPY_COST, _LEARNING_RATE)
+  )
+  return dict(
+    entropy_cost=entropy_cost,
+    learning_rate=learning_rate,
+    rmsprop_epsilon=_RMSPROP_EPSILON[rng.integers(len(_RMSPROP_EPSILON))],
+  )

@@ -15,7 +15,10 @@ CORE_SIZE = 256
 
 class AgentInput(NamedTuple):
   """What the environment said last, and what it was asked: all `[T, B]` or with these axes in front."""
-  observation: Mapping[str, tf.Tensor]  # `observation`: pixels uint8 or vectors float32; maybe `instruction`, int32.
+
+  observation: Mapping[
+    str, tf.Tensor
+  ]  # `observation`: pixels uint8 or vectors float32; maybe `instruction`, int32.
   last_action: tf.Tensor  # int32.
   reward: tf.Tensor  # float32, for the last action, as the environment gave it.
   done: tf.Tensor  # bool: the observation is the first of an episode.
@@ -23,6 +26,7 @@ class AgentInput(NamedTuple):
 
 class AgentOutput(NamedTuple):
   """Policy logits `[T, B, A]` and values `[T, B]`, float32."""
+
   policy_logits: tf.Tensor
   values: tf.Tensor
 
@@ -30,8 +34,14 @@ class AgentOutput(NamedTuple):
 class Agent(snt.Module):
   """The network of actors and learner. All of its variables exist once it is constructed."""
 
-  def __init__(self, observation_space: gymnasium.spaces.Dict, num_actions: int, torso: str, lstm: bool,
-               feedback: bool):
+  def __init__(
+    self,
+    observation_space: gymnasium.spaces.Dict,
+    num_actions: int,
+    torso: str,
+    lstm: bool,
+    feedback: bool,
+  ):
     """Builds the network.
 
     Args:
@@ -44,9 +54,13 @@ class Agent(snt.Module):
     super().__init__(name='agent')
     self._num_actions, self._feedback = num_actions, feedback
     self._torso = networks.TORSOS[torso]()
-    self._instructions = networks.InstructionEncoder() if 'instruction' in observation_space.spaces else None
+    self._instructions = (
+      networks.InstructionEncoder() if 'instruction' in observation_space.spaces else None
+    )
     inputs = _zeros(observation_space)
-    self._core = networks.ResettingLSTM(self._features(inputs).shape[-1], CORE_SIZE) if lstm else None
+    self._core = (
+      networks.ResettingLSTM(self._features(inputs).shape[-1], CORE_SIZE) if lstm else None
+    )
     self._policy_head, self._value_head = snt.Linear(num_actions), snt.Linear(1)
     self.unroll(inputs, self.initial_state(1))
 
@@ -85,18 +99,26 @@ class Agent(snt.Module):
 
   def _heads(self, features: tf.Tensor) -> AgentOutput:
     """One product over all steps for each head, after the core (section 3.1)."""
-    policy_logits, values = (snt.BatchApply(head)(features) for head in (self._policy_head, self._value_head))
+    policy_logits, values = (
+      snt.BatchApply(head)(features) for head in (self._policy_head, self._value_head)
+    )
     return AgentOutput(policy_logits, tf.squeeze(values, axis=-1))
 
 
 def make_agent(config: configs.Config, suite: suites.Suite) -> Agent:
   """The network that a config says, for a suite."""
-  spaces = gymnasium.spaces.Dict(suite.observation_space.spaces | {'observation': suites.network_space(suite)})
+  spaces = gymnasium.spaces.Dict(
+    suite.observation_space.spaces | {'observation': suites.network_space(suite)}
+  )
   return Agent(spaces, suite.num_actions, config.torso, config.lstm, config.feedback)
 
 
 def _zeros(observation_space: gymnasium.spaces.Dict) -> AgentInput:
   """An input of one step and a batch of one, to create variables with."""
-  observation = {name: tf.zeros((1, 1, *space.shape), tf.as_dtype(space.dtype))
-                 for name, space in observation_space.spaces.items()}
-  return AgentInput(observation, tf.zeros([1, 1], tf.int32), tf.zeros([1, 1]), tf.zeros([1, 1], tf.bool))
+  observation = {
+    name: tf.zeros((1, 1, *space.shape), tf.as_dtype(space.dtype))
+    for name, space in observation_space.spaces.items()
+  }
+  return AgentInput(
+    observation, tf.zeros([1, 1], tf.int32), tf.zeros([1, 1]), tf.zeros([1, 1], tf.bool)
+  )

@@ -17,10 +17,17 @@ from common.distributed import parameters
 _Structure = TypeVar('_Structure')
 # What collectives end with when a peer has gone: its connection is refused or reset (measured: 0.1 s after a kill -9),
 # or TensorFlow's coordination service has had no heartbeat of it (8 s after a SIGSTOP).
-_GONE = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError, tf.errors.CancelledError)
+_GONE = (
+  tf.errors.UnavailableError,
+  tf.errors.DeadlineExceededError,
+  tf.errors.AbortedError,
+  tf.errors.CancelledError,
+)
 
 
-def make_strategy(devices: int = 1, addresses: Sequence[str] = (), index: int = 0) -> tf.distribute.Strategy:
+def make_strategy(
+  devices: int = 1, addresses: Sequence[str] = (), index: int = 0
+) -> tf.distribute.Strategy:
   """How this process's learner works together with others.
 
   With several machines, nothing of TensorFlow may have run before, and this waits until all learners are there. Called
@@ -39,17 +46,26 @@ def make_strategy(devices: int = 1, addresses: Sequence[str] = (), index: int = 
     return _multi_worker(kind, devices, addresses, index)
   if devices == 1:
     return tf.distribute.get_strategy()
-  return tf.distribute.MirroredStrategy(_first([d.name for d in tf.config.list_logical_devices(kind)], devices, kind))
+  return tf.distribute.MirroredStrategy(
+    _first([d.name for d in tf.config.list_logical_devices(kind)], devices, kind)
+  )
 
 
-def _multi_worker(kind: str, devices: int, addresses: Sequence[str], index: int) -> tf.distribute.Strategy:
+def _multi_worker(
+  kind: str, devices: int, addresses: Sequence[str], index: int
+) -> tf.distribute.Strategy:
   used = _first(tf.config.list_physical_devices(kind), devices, kind)
   tf.config.set_visible_devices(used, kind)
   resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
-      tf.train.ClusterSpec({'worker': list(addresses)}), task_type='worker', task_id=index,
-      rpc_layer='grpc', num_accelerators={'GPU': len(used) if kind == 'GPU' else 0})
+    tf.train.ClusterSpec({'worker': list(addresses)}),
+    task_type='worker',
+    task_id=index,
+    rpc_layer='grpc',
+    num_accelerators={'GPU': len(used) if kind == 'GPU' else 0},
+  )
   options = tf.distribute.experimental.CommunicationOptions(
-      implementation=tf.distribute.experimental.CommunicationImplementation.RING)
+    implementation=tf.distribute.experimental.CommunicationImplementation.RING
+  )
   logging.info('Learner %d of %d: waiting for the others.', index + 1, len(addresses))
   # TensorFlow waits without giving Python a chance to see Ctrl-C: nothing is there to be saved yet, so it ends all.
   # It also takes SIGTERM for itself, for good: that is given back.
@@ -64,7 +80,9 @@ def _multi_worker(kind: str, devices: int, addresses: Sequence[str], index: int)
 
 def _first(devices: Sequence[Any], count: int, kind: str) -> Sequence[Any]:
   if len(devices) < count:
-    raise errors.UserError(f'{count} devices are to learn, but TensorFlow sees {len(devices)} of kind {kind}')
+    raise errors.UserError(
+      f'{count} devices are to learn, but TensorFlow sees {len(devices)} of kind {kind}'
+    )
   return devices[:count]
 
 
@@ -86,13 +104,16 @@ def shares(strategy: tf.distribute.Strategy, batch_size: int, replayed: int) -> 
   """
   if batch_size % strategy.num_replicas_in_sync or replayed % workers(strategy):
     raise errors.UserError(
-        f'a batch of {batch_size}, {replayed} of them replayed, cannot be shared out evenly among '
-        f'{strategy.num_replicas_in_sync} devices of {workers(strategy)} learners. Set --config.batch_size to a '
-        'multiple')
+      f'a batch of {batch_size}, {replayed} of them replayed, cannot be shared out evenly among '
+      f'{strategy.num_replicas_in_sync} devices of {workers(strategy)} learners. Set --config.batch_size to a '
+      'multiple'
+    )
   return batch_size // workers(strategy), replayed // workers(strategy)
 
 
-def distribute(strategy: tf.distribute.Strategy, values: Any, split: Callable[[Any, int], Sequence[Any]]) -> Any:
+def distribute(
+  strategy: tf.distribute.Strategy, values: Any, split: Callable[[Any, int], Sequence[Any]]
+) -> Any:
   """Values of this process, split into a part for each of its replicas; as they are for a single one."""
   count = local_replicas(strategy)
   if count == 1:
@@ -100,7 +121,8 @@ def distribute(strategy: tf.distribute.Strategy, values: Any, split: Callable[[A
   with tf.device('/cpu:0'):  # So that no device gets more than its part.
     parts = split(values, count)
   return strategy.experimental_distribute_values_from_function(
-      lambda context: parts[context.replica_id_in_sync_group % count])
+    lambda context: parts[context.replica_id_in_sync_group % count]
+  )
 
 
 def first(strategy: tf.distribute.Strategy, values: Any) -> Any:
@@ -113,10 +135,14 @@ def sums(values: _Structure) -> _Structure:
   context = tf.distribute.get_replica_context()
   if context.num_replicas_in_sync == 1:
     return values
-  flat = [tf.convert_to_tensor(x) for x in tf.nest.flatten(values)]  # Gradients of embeddings are slices.
+  flat = [
+    tf.convert_to_tensor(x) for x in tf.nest.flatten(values)
+  ]  # Gradients of embeddings are slices.
   total = context.all_reduce(tf.distribute.ReduceOp.SUM, parameters.flatten(flat))
   parts = tf.split(total, [x.shape.num_elements() for x in flat])
-  return tf.nest.pack_sequence_as(values, [tf.reshape(part, x.shape) for part, x in zip(parts, flat, strict=True)])
+  return tf.nest.pack_sequence_as(
+    values, [tf.reshape(part, x.shape) for part, x in zip(parts, flat, strict=True)]
+  )
 
 
 def broadcast(strategy: tf.distribute.Strategy, variables: Sequence[tf.Variable]) -> None:
@@ -125,6 +151,7 @@ def broadcast(strategy: tf.distribute.Strategy, variables: Sequence[tf.Variable]
   Raises:
     UserError: if a learner has gone.
   """
+
   def of_the_first(values: tf.Tensor) -> tf.Tensor:
     context = tf.distribute.get_replica_context()
     mine = values if context.replica_id_in_sync_group == 0 else tf.zeros_like(values)
@@ -133,7 +160,9 @@ def broadcast(strategy: tf.distribute.Strategy, variables: Sequence[tf.Variable]
   if workers(strategy) == 1:
     return
   # One vector for all: float64 has room for every float32, and for counts up to 2^53.
-  values = tf.concat([tf.reshape(tf.cast(variable, tf.float64), [-1]) for variable in variables], axis=0)
+  values = tf.concat(
+    [tf.reshape(tf.cast(variable, tf.float64), [-1]) for variable in variables], axis=0
+  )
   with watched(strategy):
     values = first(strategy, strategy.run(of_the_first, (values,)))
   parts = tf.split(values, [variable.shape.num_elements() for variable in variables])
@@ -160,5 +189,6 @@ def watched(strategy: tf.distribute.Strategy) -> Iterator[None]:
     index = int(task[1]) if task else 0
     address = strategy.cluster_resolver.cluster_spec().task_address('worker', index)
     raise errors.UserError(
-        f'learner {index + 1} of {workers(strategy)}, {address}, does not answer any more ({reason.splitlines()[0]}): '
-        'the run has ended. All learners go on from the last checkpoint with --resume') from error
+      f'learner {index + 1} of {workers(strategy)}, {address}, does not answer any more ({reason.splitlines()[0]}): '
+      'the run has ended. All learners go on from the last checkpoint with --resume'
+    ) from error

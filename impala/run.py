@@ -10,20 +10,25 @@ import tensorflow as tf
 
 from common import environments
 from common.config import command_line
-from common.runs import acting, hosting, supervisor
 from common.distributed import cluster, parameters, queues, server, wire
-from common.machine import threads
-from common.machine import memory
+from common.machine import memory, threads
 from common.replay import uniform
-from impala import (actor as actors, config as configs, learner as learners, networks, policy, recorder, replicas,
-                    trajectory)
+from common.runs import acting, hosting, supervisor
+from impala import actor as actors
+from impala import config as configs
+from impala import learner as learners
+from impala import networks, policy, recorder, replicas, trajectory
 
 
 class Run:
   """One training run in its folder."""
 
-  def __init__(self, config: configs.Config, options: command_line.Options,
-               who: cluster.Cluster = cluster.Cluster()):
+  def __init__(
+    self,
+    config: configs.Config,
+    options: command_line.Options,
+    who: cluster.Cluster = cluster.Cluster(),
+  ):
     """Builds all parts; starts nothing.
 
     Args:
@@ -37,7 +42,9 @@ class Run:
     hosting.check(who)
     self._config = config
     self._suite = environments.load(config.env, config.environment_options())
-    asked = dataclasses.replace(config)  # As actors are started with it: before numbers are resolved.
+    asked = dataclasses.replace(
+      config
+    )  # As actors are started with it: before numbers are resolved.
     config.fit(self._suite)
     strategy = replicas.make_strategy(config.learner_devices, who.peers, who.index)
     tf.random.set_seed(config.seed)
@@ -49,16 +56,33 @@ class Run:
     self._learner.synchronise()
     self._store = parameters.ParameterStore(self._learner.snapshot())
     self._spec = trajectory.specification(
-        self._suite, config.unroll_length, self._learner.agent.initial_state(1))
+      self._suite, config.unroll_length, self._learner.agent.initial_state(1)
+    )
     self._queue = queues.StructureQueue(self._spec, config.queue_capacity)
     self._shared_policy = self._make_shared_policy() if config.dynamic_batching else None
     self.host = hosting.Host(
-        who, 'impala.train', asked, config.num_actors, self._suite, self._supervisor.folder, self._queue,
-        wire.Codec(self._spec, trajectory.bounds(self._suite, config.num_actors)), self._store, self.frames,
-        self._inference())
+      who,
+      'impala.train',
+      asked,
+      config.num_actors,
+      self._suite,
+      self._supervisor.folder,
+      self._queue,
+      wire.Codec(self._spec, trajectory.bounds(self._suite, config.num_actors)),
+      self._store,
+      self.frames,
+      self._inference(),
+    )
     self._actors = self._make_actors() if who.has_threads else []
     self._recorder = recorder.Recorder(
-        config, self._suite, self._supervisor.folder, self._learner, self._queue, self._actors, self.host)
+      config,
+      self._suite,
+      self._supervisor.folder,
+      self._learner,
+      self._queue,
+      self._actors,
+      self.host,
+    )
     self._learner_pulse = threads.Pulse('learner')
 
   def train(self) -> bool:
@@ -71,15 +95,33 @@ class Run:
       UserError: if something failed that the user can mend; other errors of threads as they are.
     """
     config = self._config
-    logging.info('Training %s for %s frames: %d actors of %d environments, batches of %d x %d steps. Folder: %s',
-                 config.env, f'{config.total_frames:,}', config.num_actors, config.envs_per_actor, config.batch_size,
-                 config.unroll_length, self._supervisor.folder)
+    logging.info(
+      'Training %s for %s frames: %d actors of %d environments, batches of %d x %d steps. Folder: %s',
+      config.env,
+      f'{config.total_frames:,}',
+      config.num_actors,
+      config.envs_per_actor,
+      config.batch_size,
+      config.unroll_length,
+      self._supervisor.folder,
+    )
     finished = False
     try:
-      finished = self._supervisor.watch(
-          self.start, self._recorder.base, self._save, self._learner_pulse,
-          lambda: [*(actor.games.pulse.describe() for actor in self._actors), *self.host.describe()],
-          self.host.look_after, 'scripts/train') and self.frames() >= config.total_frames
+      finished = (
+        self._supervisor.watch(
+          self.start,
+          self._recorder.base,
+          self._save,
+          self._learner_pulse,
+          lambda: [
+            *(actor.games.pulse.describe() for actor in self._actors),
+            *self.host.describe(),
+          ],
+          self.host.look_after,
+          'scripts/train',
+        )
+        and self.frames() >= config.total_frames
+      )
     finally:
       self.host.close(finished)
     return finished
@@ -93,12 +135,16 @@ class Run:
     config = self._config
     learner = self._learner
     learners.warm_up(learner, self._spec)
-    batches = learners.batches(self._queue, learner.batch_size, self._make_replay(), learner.replayed)
+    batches = learners.batches(
+      self._queue, learner.batch_size, self._make_replay(), learner.replayed
+    )
     self.host.start()
     crew = threads.Crew(self._queue.close)
     crew.start('learner', lambda: self._learn(batches, crew.stop))
     for i, actor in enumerate(self._actors):
-      crew.start(f'actor-{i}', lambda actor=actor: actor.run(self._queue.put_many, crew.stop.is_set))
+      crew.start(
+        f'actor-{i}', lambda actor=actor: actor.run(self._queue.put_many, crew.stop.is_set)
+      )
     return crew
 
   def frames(self) -> int:
@@ -109,25 +155,44 @@ class Run:
     config, suite = self._config, self._suite
     policies = self._make_policies()
     return [
-        actors.Actor(
-            i, suite, environments.assign(suite.tasks, i, config.num_actors, config.envs_per_actor), policies[i],
-            config.unroll_length, acting.seed_of(config.seed, i, self.frames()))
-        for i in range(config.num_actors)]
+      actors.Actor(
+        i,
+        suite,
+        environments.assign(suite.tasks, i, config.num_actors, config.envs_per_actor),
+        policies[i],
+        config.unroll_length,
+        acting.seed_of(config.seed, i, self.frames()),
+      )
+      for i in range(config.num_actors)
+    ]
 
   def _make_policies(self) -> list[policy.Policy]:
     config, suite = self._config, self._suite
     if self._shared_policy:
       return [self._shared_policy] * config.num_actors
     with tf.device('/cpu:0'):  # As in the paper, actors run on the CPU.
-      return [policy.LocalPolicy(networks.make_agent(config, suite), suite, self._store, seed=config.seed + i)
-              for i in range(config.num_actors)]
+      return [
+        policy.LocalPolicy(
+          networks.make_agent(config, suite), suite, self._store, seed=config.seed + i
+        )
+        for i in range(config.num_actors)
+      ]
 
   def _make_shared_policy(self) -> policy.DynamicBatchingPolicy:
     config, suite, agent = self._config, self._suite, self._learner.agent
-    example = policy.example_inputs(suite, config.envs_per_actor), agent.initial_state(config.envs_per_actor)
+    example = (
+      policy.example_inputs(suite, config.envs_per_actor),
+      agent.initial_state(config.envs_per_actor),
+    )
     return policy.DynamicBatchingPolicy(
-        agent, suite, lambda: int(self._learner.updates), example, config.dynamic_batch_size,
-        config.dynamic_batch_timeout_ms, config.seed)
+      agent,
+      suite,
+      lambda: int(self._learner.updates),
+      example,
+      config.dynamic_batch_size,
+      config.dynamic_batch_timeout_ms,
+      config.seed,
+    )
 
   def _inference(self) -> server.Inference | None:
     if not self._shared_policy:
@@ -140,8 +205,11 @@ class Run:
     config = self._config
     if not config.replayed_per_batch:
       return None
-    memory.check(lambda capacity: uniform.UniformReplay.size_in_bytes(self._spec, capacity), config.replay_capacity,
-                 'trajectories')
+    memory.check(
+      lambda capacity: uniform.UniformReplay.size_in_bytes(self._spec, capacity),
+      config.replay_capacity,
+      'trajectories',
+    )
     return uniform.UniformReplay(self._spec, config.replay_capacity)
 
   def _learn(self, batches: Iterator[trajectory.Trajectory], stop: threading.Event) -> None:

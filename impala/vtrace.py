@@ -12,12 +12,21 @@ import tensorflow_probability as tfp
 
 class VTraceReturns(NamedTuple):
   """Value targets `vs` and policy gradient advantages `pg_advantages`, both `[T, B]`, gradients stopped."""
+
   vs: tf.Tensor
   pg_advantages: tf.Tensor
 
 
-def from_logits(behaviour_logits, target_logits, actions, discounts, rewards, values, bootstrap_value,
-                **thresholds) -> VTraceReturns:
+def from_logits(
+  behaviour_logits,
+  target_logits,
+  actions,
+  discounts,
+  rewards,
+  values,
+  bootstrap_value,
+  **thresholds,
+) -> VTraceReturns:
   """V-trace from the two policies' logits.
 
   Args:
@@ -27,18 +36,31 @@ def from_logits(behaviour_logits, target_logits, actions, discounts, rewards, va
     discounts, rewards, values, bootstrap_value, **thresholds: see `from_importance_weights`.
   """
   log_rhos = log_importance_weights(behaviour_logits, target_logits, actions)
-  return from_importance_weights(log_rhos, discounts, rewards, values, bootstrap_value, **thresholds)
+  return from_importance_weights(
+    log_rhos, discounts, rewards, values, bootstrap_value, **thresholds
+  )
 
 
 def log_importance_weights(behaviour_logits, target_logits, actions) -> tf.Tensor:
   """log pi(a|x) - log mu(a|x), `[T, B]`, from logits `[T, B, A]` and actions `[T, B]`."""
-  target, behaviour = (tfp.distributions.Categorical(logits=logits) for logits in (target_logits, behaviour_logits))
+  target, behaviour = (
+    tfp.distributions.Categorical(logits=logits) for logits in (target_logits, behaviour_logits)
+  )
   return target.log_prob(actions) - behaviour.log_prob(actions)
 
 
-def from_importance_weights(log_rhos, discounts, rewards, values, bootstrap_value, clip_rho_threshold=1.0,
-                            clip_c_threshold=1.0, clip_pg_rho_threshold=1.0, lambda_=1.0,
-                            pg_bootstrap='vs') -> VTraceReturns:
+def from_importance_weights(
+  log_rhos,
+  discounts,
+  rewards,
+  values,
+  bootstrap_value,
+  clip_rho_threshold=1.0,
+  clip_c_threshold=1.0,
+  clip_pg_rho_threshold=1.0,
+  lambda_=1.0,
+  pg_bootstrap='vs',
+) -> VTraceReturns:
   """V-trace by the recursion of Remark 1, with Remark 2's lambda.
 
   v_s = V(x_s) + delta_s V + gamma c_s (v_{s+1} - V(x_{s+1})),
@@ -59,8 +81,9 @@ def from_importance_weights(log_rhos, discounts, rewards, values, bootstrap_valu
   Raises:
     ValueError: for another `pg_bootstrap`.
   """
-  tf.debugging.assert_shapes([(log_rhos, 'TB'), (discounts, 'TB'), (rewards, 'TB'), (values, 'TB'),
-                              (bootstrap_value, 'B')])
+  tf.debugging.assert_shapes(
+    [(log_rhos, 'TB'), (discounts, 'TB'), (rewards, 'TB'), (values, 'TB'), (bootstrap_value, 'B')]
+  )
   if pg_bootstrap not in ('vs', 'values'):
     raise ValueError(f"pg_bootstrap is {pg_bootstrap!r}, expected 'vs' or 'values'")
   rhos = tf.exp(log_rhos)
@@ -74,7 +97,8 @@ def from_importance_weights(log_rhos, discounts, rewards, values, bootstrap_valu
     return delta + discount * c * acc
 
   vs_minus_values = tf.scan(
-      recursion, (deltas, discounts, cs), initializer=tf.zeros_like(bootstrap_value), reverse=True)
+    recursion, (deltas, discounts, cs), initializer=tf.zeros_like(bootstrap_value), reverse=True
+  )
   vs = values + vs_minus_values
   vs_t_plus_1 = tf.concat([vs[1:], bootstrap_value[tf.newaxis]], axis=0)
   q = rewards + discounts * (vs_t_plus_1 if pg_bootstrap == 'vs' else values_t_plus_1)
@@ -87,8 +111,9 @@ def no_correction(discounts, rewards, values, bootstrap_value) -> VTraceReturns:
   return from_importance_weights(tf.zeros_like(values), discounts, rewards, values, bootstrap_value)
 
 
-def one_step_importance_sampling(log_rhos, discounts, rewards, values, bootstrap_value,
-                                 clip_pg_rho_threshold=1.0) -> VTraceReturns:
+def one_step_importance_sampling(
+  log_rhos, discounts, rewards, values, bootstrap_value, clip_pg_rho_threshold=1.0
+) -> VTraceReturns:
   """Ablation 3: values uncorrected, each step's advantage weighted by its own rho; V-trace without traces."""
   returns = no_correction(discounts, rewards, values, bootstrap_value)
   rhos = tf.stop_gradient(_clip(tf.exp(log_rhos), clip_pg_rho_threshold))

@@ -24,23 +24,32 @@ from common.machine import files, janitor
 from scripts import measuring
 
 # Where each is measured, and the preset where neither it nor the environment is given.
-_SYSTEMS = {'impala': ('scripts.benchmark_impala', 'doom'), 'apex_dqn': ('scripts.benchmark_apex', 'atari'),
-            'apex_dpg': ('scripts.benchmark_apex', 'control'), 'wire': ('scripts.benchmark_wire', 'atari_shallow')}
+_SYSTEMS = {
+  'impala': ('scripts.benchmark_impala', 'doom'),
+  'apex_dqn': ('scripts.benchmark_apex', 'atari'),
+  'apex_dpg': ('scripts.benchmark_apex', 'control'),
+  'wire': ('scripts.benchmark_wire', 'atari_shallow'),
+}
 
 
 def main(argv: Sequence[str]) -> int:
   """Runs the benchmark named first on the command line."""
   if len(argv) < 2 or argv[1] not in _SYSTEMS:
     raise errors.UserError(
-        f'expected what to measure: {argv[0]} {"|".join(_SYSTEMS)} --env=NAME --seconds=S')
+      f'expected what to measure: {argv[0]} {"|".join(_SYSTEMS)} --env=NAME --seconds=S'
+    )
   module, default = _SYSTEMS[argv[1]]
   system, rest = importlib.import_module(module), argv[:1] + argv[2:]
   values = flags.FlagValues()
-  flags.DEFINE_float('seconds', 20.0, 'Length of each measurement.', lower_bound=1.0, flag_values=values)
+  flags.DEFINE_float(
+    'seconds', 20.0, 'Length of each measurement.', lower_bound=1.0, flag_values=values
+  )
   flags.DEFINE_integer('rounds', 3, 'How often to measure all.', lower_bound=1, flag_values=values)
   flags.DEFINE_string('json', None, 'Write the results to this file.', flag_values=values)
   rest = [rest[0], *values(list(rest), known_only=True)[1:]]
-  config, _ = command_line.parse(rest, __doc__, dataclasses.replace(system.PRESETS, default=default))
+  config, _ = command_line.parse(
+    rest, __doc__, dataclasses.replace(system.PRESETS, default=default)
+  )
   with janitor.attend():
     command_line.import_tensorflow(getattr(config, 'intra_op_threads', 0))
     rounds = [system.measure(config, values.seconds) for _ in range(values.rounds)]

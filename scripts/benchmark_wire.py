@@ -25,10 +25,17 @@ def measure(config: configs.Config, seconds: float) -> dict[str, float]:
   config.fit(suite)
   codec, unrolls = trajectories(config, suite)
   payload, count = codec.encode(unrolls), len(unrolls.actor)
-  result = {'payload_mb': len(payload) / 1e6, 'payload_ratio': len(payload) / unrolls.observation['observation'].nbytes}
+  result = {
+    'payload_mb': len(payload) / 1e6,
+    'payload_ratio': len(payload) / unrolls.observation['observation'].nbytes,
+  }
   for number in _COUNTS:
-    result |= {f'{name}_of_{number}': value
-               for name, value in _alone(codec, payload, count * config.unroll_length, number, seconds).items()}
+    result |= {
+      f'{name}_of_{number}': value
+      for name, value in _alone(
+        codec, payload, count * config.unroll_length, number, seconds
+      ).items()
+    }
   result['threads'], result['threads_cost'] = benchmark_impala.together(config, seconds)
   who = cluster.Cluster(listen='127.0.0.1:0', actor_processes=config.num_actors, name='benchmark')
   result['remote'], result['remote_cost'] = benchmark_impala.together(config, seconds, who)
@@ -39,10 +46,15 @@ def trajectories(config: configs.Config, suite: environments.Suite):
   """The codec, and as many trajectories of an actor as one message takes."""
   from common.distributed import wire
   from impala import networks, trajectory
+
   agent = networks.make_agent(config, suite)
-  codec = wire.Codec(trajectory.specification(suite, config.unroll_length, agent.initial_state(1)),
-                     trajectory.bounds(suite, config.num_actors))
-  return codec, codec.group(benchmark_impala.collect(config, suite, agent, config.envs_per_actor))[0]
+  codec = wire.Codec(
+    trajectory.specification(suite, config.unroll_length, agent.initial_state(1)),
+    trajectory.bounds(suite, config.num_actors),
+  )
+  return codec, codec.group(benchmark_impala.collect(config, suite, agent, config.envs_per_actor))[
+    0
+  ]
 
 
 def _alone(codec, payload: bytes, steps: int, number: int, seconds: float) -> dict[str, float]:
@@ -53,8 +65,12 @@ def _alone(codec, payload: bytes, steps: int, number: int, seconds: float) -> di
     time.sleep(seconds)
     after, elapsed = _state(server, processes), time.monotonic() - started
   mb, puts, learner, senders = (b - a for a, b in zip(before, after))
-  return {'mb_per_second': mb / elapsed, 'steps_per_second': puts * steps / elapsed,
-          'learner_ms_per_mb': 1e3 * learner / mb, 'actor_ms_per_mb': 1e3 * senders / mb}
+  return {
+    'mb_per_second': mb / elapsed,
+    'steps_per_second': puts * steps / elapsed,
+    'learner_ms_per_mb': 1e3 * learner / mb,
+    'actor_ms_per_mb': 1e3 * senders / mb,
+  }
 
 
 def wait_for(server, processes, actors: int, puts: int) -> None:
@@ -76,13 +92,26 @@ def _state(server, processes) -> tuple[float, float, float, float]:
 def listening(codec) -> Iterator[tuple]:
   """A server whose queue is emptied by a thread that throws everything away; and the thread's crew."""
   import tensorflow as tf
-  from common.distributed import parameters, queues, server as servers
+
+  from common.distributed import parameters, queues
+  from common.distributed import server as servers
   from common.machine import threads
   from scripts import senders
+
   queue = queues.StructureQueue(codec.spec, 64)
   store = parameters.ParameterStore(parameters.Snapshot(0, tf.zeros([1])))
-  server = servers.Server('127.0.0.1', 0, servers.Identity(senders.VERSION, '', {}), range(1), queue, codec, store,
-                          lambda: 0, lambda number: number, lambda report: None)
+  server = servers.Server(
+    '127.0.0.1',
+    0,
+    servers.Identity(senders.VERSION, '', {}),
+    range(1),
+    queue,
+    codec,
+    store,
+    lambda: 0,
+    lambda number: number,
+    lambda report: None,
+  )
   server.start()
   crew = threads.Crew(queue.close)
 
@@ -99,14 +128,20 @@ def listening(codec) -> Iterator[tuple]:
 
 
 @contextlib.contextmanager
-def sending(address: str, payload: bytes, processes: int, links: int) -> Iterator[list[subprocess.Popen]]:
+def sending(
+  address: str, payload: bytes, processes: int, links: int
+) -> Iterator[list[subprocess.Popen]]:
   """Processes of so many synthetic actors each."""
   with tempfile.NamedTemporaryFile() as file:
     file.write(payload)
     file.flush()
     program = str(pathlib.Path(__file__).with_name('senders.py'))
-    started = [subprocess.Popen([sys.executable, program, address, str(links), file.name], stdout=subprocess.DEVNULL)
-               for _ in range(processes)]
+    started = [
+      subprocess.Popen(
+        [sys.executable, program, address, str(links), file.name], stdout=subprocess.DEVNULL
+      )
+      for _ in range(processes)
+    ]
     try:
       yield started
     finally:
@@ -117,15 +152,23 @@ def sending(address: str, payload: bytes, processes: int, links: int) -> Iterato
 
 def table(config: configs.Config, result: dict) -> str:
   """The results as text."""
-  lines = [f'{config.env}: messages of {result["payload_mb"]:.2f} MB, {result["payload_ratio"]:.3f} times the frames '
-           f'they hold; {result["cores"]} cores; medians of {len(result["rounds"])}',
-           f'{"processes":<12}{"MB/s":>10}{"steps/s":>12}{"CPU ms/MB, learner":>22}{"actors":>10}']
+  lines = [
+    f'{config.env}: messages of {result["payload_mb"]:.2f} MB, {result["payload_ratio"]:.3f} times the frames '
+    f'they hold; {result["cores"]} cores; medians of {len(result["rounds"])}',
+    f'{"processes":<12}{"MB/s":>10}{"steps/s":>12}{"CPU ms/MB, learner":>22}{"actors":>10}',
+  ]
   for number in _COUNTS:
-    values = [result[f'{name}_of_{number}'] for name in
-              ('mb_per_second', 'steps_per_second', 'learner_ms_per_mb', 'actor_ms_per_mb')]
-    lines.append(f'{number:<12}{values[0]:>10.0f}{values[1]:>12,.0f}{values[2]:>22.2f}{values[3]:>10.2f}')
+    values = [
+      result[f'{name}_of_{number}']
+      for name in ('mb_per_second', 'steps_per_second', 'learner_ms_per_mb', 'actor_ms_per_mb')
+    ]
+    lines.append(
+      f'{number:<12}{values[0]:>10.0f}{values[1]:>12,.0f}{values[2]:>22.2f}{values[3]:>10.2f}'
+    )
   for name, what in (('threads', 'threads'), ('remote', 'processes')):
-    lines.append(f'training with {config.num_actors} actors as {what}: {result[name]:,.0f} steps/s, '
-                 f'{result[f"{name}_cost"]:.0f} CPU us/step')
+    lines.append(
+      f'training with {config.num_actors} actors as {what}: {result[name]:,.0f} steps/s, '
+      f'{result[f"{name}_cost"]:.0f} CPU us/step'
+    )
   lines.append(f'ratio {result["ratio"]:.3f}')
   return '\n'.join(lines)

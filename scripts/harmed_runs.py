@@ -9,28 +9,28 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Callable, Iterator, Sequence
 import uuid
+from typing import Callable, Iterator, Sequence
 
-from common.reporting import metrics
 from common.distributed import rpc
+from common.reporting import metrics
 from scripts import processes
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _MARK = 'DISTRIBUTED_RL_HARMED'
 # Goes to sitecustomize.py: within a process the wall clock jumps by hours, there and back, every half second.
-_JUMPING_CLOCK = '''
+_JUMPING_CLOCK = """
 import time
 _time, _time_ns, _monotonic = time.time, time.time_ns, time.monotonic
 _hours = lambda: (0, 7, -5, 30)[int(2 * _monotonic()) % 4]
 time.time = lambda: _time() + 3600 * _hours()
 time.time_ns = lambda: _time_ns() + 3600 * 10**9 * _hours()
-'''
+"""
 
 
 # Goes to slow.py: CartPole that leaves the cores to who starts meanwhile, and shows much: checkpoints are large.
 SLOW = 'gym:slow:SlowCartPole-v0'
-_SLOW_ENVIRONMENT = '''
+_SLOW_ENVIRONMENT = """
 import time
 import gymnasium
 import numpy as np
@@ -43,11 +43,12 @@ class Padded(gymnasium.ObservationWrapper):
     return np.pad(observation, (0, 996)).astype(np.float32)
 
 gymnasium.register('SlowCartPole-v0', lambda **options: Padded(gymnasium.make('CartPole-v1', **options)))
-'''
+"""
 
 
 def _becomes_true(condition: Callable[[], bool], seconds: float) -> bool:
   """As of `processes`, which asks so often that reading files each time would keep a core busy."""
+
   def asked_later() -> bool:
     time.sleep(0.1)
     return condition()
@@ -93,7 +94,9 @@ class Process:
 class HarmedRun:
   """A learner, and actors wherever they were started; a temporary folder and a mark that all of them have."""
 
-  def __init__(self, folder: pathlib.Path, system: str = 'impala', *settings: str, jumping_clock: bool = False):
+  def __init__(
+    self, folder: pathlib.Path, system: str = 'impala', *settings: str, jumping_clock: bool = False
+  ):
     """`settings`: flags of the learner. `folder`: for the run's folder, logs, and temporary files."""
     self.folder, self._system, self._settings = folder / 'run', system, settings
     self._base, self._mark, self._segments = folder, uuid.uuid4().hex, set()
@@ -119,11 +122,15 @@ class HarmedRun:
     path = self.folder / 'metrics.csv'
     return metrics.read(path) if path.exists() else []
 
-  def await_row(self, condition: Callable[[dict[str, float]], bool], seconds: float = 60.0) -> dict[str, float]:
+  def await_row(
+    self, condition: Callable[[dict[str, float]], bool], seconds: float = 60.0
+  ) -> dict[str, float]:
     """Waits for a newest row of metrics of which the condition holds; returns it."""
     newest = lambda: (self.rows() or [{}])[-1]
     holds = lambda: bool(newest()) and condition(newest())
-    assert _becomes_true(holds, seconds), f'{newest()}\n' + '\n'.join(p.log()[-3000:] for p in self.processes)
+    assert _becomes_true(holds, seconds), f'{newest()}\n' + '\n'.join(
+      p.log()[-3000:] for p in self.processes
+    )
     return newest()
 
   def await_frames(self, more: int = 500, seconds: float = 60.0) -> dict[str, float]:
@@ -137,7 +144,10 @@ class HarmedRun:
   def saved(self) -> list[int]:
     """Numbers of the checkpoints that are whole, in the order in which they were saved."""
     names = (self.folder / 'checkpoints' / 'latest' / 'checkpoint').read_text()
-    return [int(number) for number in re.findall(r'^all_model_checkpoint_paths: "ckpt-(\d+)"', names, re.M)]
+    return [
+      int(number)
+      for number in re.findall(r'^all_model_checkpoint_paths: "ckpt-(\d+)"', names, re.M)
+    ]
 
   def await_newer_checkpoint(self, seconds: float = 60.0) -> list[int]:
     newest = self.saved()[-1]
@@ -149,7 +159,9 @@ class HarmedRun:
     wanted, found = f'{_MARK}={self._mark}'.encode(), set()
     for entry in pathlib.Path('/proc').glob('[0-9]*'):
       with contextlib.suppress(OSError):  # It has ended meanwhile, or is another user's.
-        if wanted in (entry / 'environ').read_bytes().split(b'\0') and processes.is_alive(int(entry.name)):
+        if wanted in (entry / 'environ').read_bytes().split(b'\0') and processes.is_alive(
+          int(entry.name)
+        ):
           found.add(int(entry.name))
     return found
 
@@ -182,23 +194,34 @@ class HarmedRun:
 
   def _start(self, name: str, *flags: str) -> Process:
     log = self._base / f'{name}-{len(self.processes)}.log'
-    environment = {**os.environ, 'PYTHONPATH': f'{self._path}:{ROOT}:{ROOT}/tests', 'TMPDIR': str(self._temporary),
-                   'CUDA_VISIBLE_DEVICES': '', _MARK: self._mark}
+    environment = {
+      **os.environ,
+      'PYTHONPATH': f'{self._path}:{ROOT}:{ROOT}/tests',
+      'TMPDIR': str(self._temporary),
+      'CUDA_VISIBLE_DEVICES': '',
+      _MARK: self._mark,
+    }
     with open(log, 'wb') as file:
       # A session of its own, with which SIGINT is not ignored, as it is in the background of a shell.
       popen = subprocess.Popen(
-          [sys.executable, '-u', '-c', _START, f'{self._system}.train', *flags], cwd=ROOT, stdin=subprocess.DEVNULL,
-          stdout=file, stderr=subprocess.STDOUT, start_new_session=True, env=environment)
+        [sys.executable, '-u', '-c', _START, f'{self._system}.train', *flags],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=file,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env=environment,
+      )
     self.processes.append(Process(popen, log))
     return self.processes[-1]
 
 
-_START = '''
+_START = """
 import runpy, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.argv = sys.argv[1:]
 runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)
-'''
+"""
 
 
 @contextlib.contextmanager
@@ -242,16 +265,27 @@ def truncate_newest(run: HarmedRun) -> int:
 def malformed(count: int) -> Sequence[tuple[str, tuple[bytes, ...]]]:
   """So many messages, function and arguments, that a learner must refuse."""
   forms = [
-      ('tell', (b'',)), ('tell', (b'\xff\x00' * 50,)), ('tell', (b'[' * 100_000,)), ('tell', (b'{"kind": "nothing"}',)),
-      ('tell', (b'{"kind": "join", "role": "king", "name": "x", "token": "", "version": "", "config": {}}',)),
-      ('tell', (b'{"kind": "beat"}',)), ('put', (b'null', b'')), ('put', (b'{"session": 1}', b'x' * 1000)),
-      ('put', (b'{"session": "a", "sequence": -1, "part": 0, "parts": 1}', b'x' * 100_000)),
-      ('parameters', (b'{"session": "a", "version": 1e9, "part": 0}',))]
+    ('tell', (b'',)),
+    ('tell', (b'\xff\x00' * 50,)),
+    ('tell', (b'[' * 100_000,)),
+    ('tell', (b'{"kind": "nothing"}',)),
+    (
+      'tell',
+      (b'{"kind": "join", "role": "king", "name": "x", "token": "", "version": "", "config": {}}',),
+    ),
+    ('tell', (b'{"kind": "beat"}',)),
+    ('put', (b'null', b'')),
+    ('put', (b'{"session": 1}', b'x' * 1000)),
+    ('put', (b'{"session": "a", "sequence": -1, "part": 0, "parts": 1}', b'x' * 100_000)),
+    ('parameters', (b'{"session": "a", "version": 1e9, "part": 0}',)),
+  ]
   return [forms[i % len(forms)] for i in range(count)]
 
 
 def send_malformed(port: int, count: int) -> int:
   """Sends them; returns how many were answered by a refusal."""
   client = rpc.Client('127.0.0.1', port, 30.0)
-  return sum(b'"refused"' in client.call(function, *arguments, seconds=30.0)[0]
-             for function, arguments in malformed(count))
+  return sum(
+    b'"refused"' in client.call(function, *arguments, seconds=30.0)[0]
+    for function, arguments in malformed(count)
+  )

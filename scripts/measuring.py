@@ -1,9 +1,9 @@
 """Measuring of speed and CPU time, for the benchmarks beside this file."""
 
-from concurrent import futures
 import os
 import pathlib
 import time
+from concurrent import futures
 from typing import Any, Callable
 
 import numpy as np
@@ -19,23 +19,30 @@ def cores() -> int:
   return len(os.sched_getaffinity(0))
 
 
-def environments_alone(suite: environments.Suite, num_actors: int, envs_per_actor: int,
-                       seconds: float) -> tuple[float, float]:
+def environments_alone(
+  suite: environments.Suite, num_actors: int, envs_per_actor: int, seconds: float
+) -> tuple[float, float]:
   """As many threads as actors, random actions. Returns as `measure`."""
-  made = [suite.make(environments.assign(suite.tasks, i, num_actors, envs_per_actor), True)
-          for i in range(num_actors)]
+  made = [
+    suite.make(environments.assign(suite.tasks, i, num_actors, envs_per_actor), True)
+    for i in range(num_actors)
+  ]
   for i, environment in enumerate(made):
     environment.reset(seed=i)
   try:
     rngs = [np.random.default_rng(i) for i in range(len(made))]
-    step = lambda i: made[i].step(evaluation.random_actions(suite.action_space, envs_per_actor, rngs[i]))
+    step = lambda i: made[i].step(
+      evaluation.random_actions(suite.action_space, envs_per_actor, rngs[i])
+    )
     return measure(step, num_actors, envs_per_actor, seconds)
   finally:
     for environment in made:
       environment.close()
 
 
-def measure(step: Callable[[int], Any], num_threads: int, steps_per_call: int, seconds: float) -> tuple[float, float]:
+def measure(
+  step: Callable[[int], Any], num_threads: int, steps_per_call: int, seconds: float
+) -> tuple[float, float]:
   """Calls `step(thread)` in threads for so long; returns agent steps/s and CPU microseconds per agent step."""
   for i in range(num_threads):
     step(i)

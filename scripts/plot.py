@@ -21,8 +21,11 @@ def main(argv: Sequence[str]) -> None:
       raise errors.UserError(f'{folder} has no metrics.csv yet: the run has not begun to train')
   command_line.import_tensorflow()
   from common.reporting import plots
+
   if not plots.compare(runs, pathlib.Path(argv[1])):
-    raise errors.UserError('in none of these runs has an episode ended yet: there is nothing to draw')
+    raise errors.UserError(
+      'in none of these runs has an episode ended yet: there is nothing to draw'
+    )
 
 
 if __name__ == '__main__':

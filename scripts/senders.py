@@ -12,8 +12,8 @@ from typing import Sequence
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from common.config import command_line
-from common.machine import janitor
 from common.distributed import cluster
+from common.machine import janitor
 
 VERSION = 'synthetic'
 
@@ -23,7 +23,8 @@ def main(argv: Sequence[str]) -> None:
   (host, port), count = cluster.parse_address(argv[1], 'the address'), int(argv[2])
   payload = pathlib.Path(argv[3]).read_bytes()
   command_line.import_tensorflow()
-  from common.distributed import link as links, queues
+  from common.distributed import link as links
+  from common.distributed import queues
   from common.machine import threads
 
   def send(link: links.Link) -> None:
@@ -35,10 +36,14 @@ def main(argv: Sequence[str]) -> None:
     except queues.QueueClosed:
       link.close()
 
-  joined = [links.Link(host, port, links.Applicant(f'{argv[0]}-{i}', 'actor', VERSION, '', {}), 60.0)
-           for i in range(count)]
-  crew = threads.Crew(lambda: [link.stop() for link in links])
-  working = [crew.start(f'sender-{i}', lambda link=link: send(link)) for i, link in enumerate(links)]
+  joined = [
+    links.Link(host, port, links.Applicant(f'{argv[0]}-{i}', 'actor', VERSION, '', {}), 60.0)
+    for i in range(count)
+  ]
+  crew = threads.Crew(lambda: [link.stop() for link in joined])
+  working = [
+    crew.start(f'sender-{i}', lambda link=link: send(link)) for i, link in enumerate(joined)
+  ]
   for thread in working:
     thread.join()
   if crew.error:

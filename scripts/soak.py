@@ -33,8 +33,11 @@ def main(argv: Sequence[str]) -> None:
   flags.DEFINE_string('env', 'atari:pong', 'Whose trajectories.', flag_values=values)
   command_line.parse_flags(values, argv, __doc__)
   config = dataclasses.replace(
-      configs.PRESETS.preset(configs.PRESETS.preset_for(values.env)), env=values.env, num_actors=1,
-      envs_per_actor=values.trajectories)
+    configs.PRESETS.preset(configs.PRESETS.preset_for(values.env)),
+    env=values.env,
+    num_actors=1,
+    envs_per_actor=values.trajectories,
+  )
   with janitor.attend():
     command_line.import_tensorflow()
     soak(config, values.actors, 60 * values.minutes)
@@ -44,8 +47,12 @@ def soak(config: configs.Config, actors: int, seconds: float) -> None:
   """Prints MB/s and the memory of the learner's process every tenth of the time."""
   suite = environments.load(config.env, config.environment_options())
   codec, unrolls = benchmark_wire.trajectories(config, suite)
-  with benchmark_wire.listening(codec) as (server, crew), benchmark_wire.sending(
-      server.address, codec.encode(unrolls), _PROCESSES, actors // _PROCESSES) as processes:
+  with (
+    benchmark_wire.listening(codec) as (server, crew),
+    benchmark_wire.sending(
+      server.address, codec.encode(unrolls), _PROCESSES, actors // _PROCESSES
+    ) as processes,
+  ):
     benchmark_wire.wait_for(server, processes, _PROCESSES * (actors // _PROCESSES), 2 * actors)
     rates, sizes, interval = [], [], seconds / 10
     for i in range(10):
@@ -56,18 +63,29 @@ def soak(config: configs.Config, actors: int, seconds: float) -> None:
         raise crew.error
       rates.append((after['received_mb'] - before['received_mb']) / elapsed)
       sizes.append(resident_mb())
-      faults = ', '.join(f'{after[name]} {name}' for name in ('actors_lost', 'puts_repeated', 'messages_refused'))
+      faults = ', '.join(
+        f'{after[name]} {name}' for name in ('actors_lost', 'puts_repeated', 'messages_refused')
+      )
       puts = (after['puts'] - before['puts']) / elapsed
-      print(f'{interval * (i + 1):6.0f} s  {after["actors"]} actors  {rates[-1]:6.0f} MB/s  {puts:6.0f} puts/s  '
-            f'learner {sizes[-1]:,.0f} MB  {faults}', flush=True)
+      print(
+        f'{interval * (i + 1):6.0f} s  {after["actors"]} actors  {rates[-1]:6.0f} MB/s  {puts:6.0f} puts/s  '
+        f'learner {sizes[-1]:,.0f} MB  {faults}',
+        flush=True,
+      )
   first, last = statistics.mean(rates[:3]), statistics.mean(rates[-3:])
-  print(f'throughput at the end / at the beginning: {last / first:.3f}; memory grew by {sizes[-1] - sizes[2]:,.0f} MB '
-        'since the first three tenths')
+  print(
+    f'throughput at the end / at the beginning: {last / first:.3f}; memory grew by {sizes[-1] - sizes[2]:,.0f} MB '
+    'since the first three tenths'
+  )
 
 
 def resident_mb() -> float:
   """Memory of this process."""
-  line = next(line for line in pathlib.Path('/proc/self/status').read_text().splitlines() if line.startswith('VmRSS'))
+  line = next(
+    line
+    for line in pathlib.Path('/proc/self/status').read_text().splitlines()
+    if line.startswith('VmRSS')
+  )
   return int(line.split()[1]) / 1e3
 
 

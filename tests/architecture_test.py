@@ -8,8 +8,26 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 MAX_LINES = 400
 SYSTEMS = ('impala', 'apex')
-TOP_LEVEL = {'impala', 'apex', 'common', 'tests', 'scripts', 'docs', 'requirements.txt', 'README.md', 'LICENSE',
-             'pyproject.toml', '.ci', '.git', '.gitignore', '.venv', 'runs', '__pycache__', '.pytest_cache', '.ruff_cache'}
+TOP_LEVEL = {
+  'impala',
+  'apex',
+  'common',
+  'tests',
+  'scripts',
+  'docs',
+  'requirements.txt',
+  'README.md',
+  'LICENSE',
+  'pyproject.toml',
+  '.ci',
+  '.git',
+  '.gitignore',
+  '.venv',
+  'runs',
+  '__pycache__',
+  '.pytest_cache',
+  '.ruff_cache',
+}
 
 
 def imports(source):
@@ -21,7 +39,11 @@ def imports(source):
     elif isinstance(node, ast.ImportFrom) and not node.level:
       found.add(node.module.split('.')[0])
     elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith('import_module'):
-      found.update(str(argument.value).split('.')[0] for argument in node.args if isinstance(argument, ast.Constant))
+      found.update(
+        str(argument.value).split('.')[0]
+        for argument in node.args
+        if isinstance(argument, ast.Constant)
+      )
   return found
 
 
@@ -30,18 +52,22 @@ def modules(*packages):
 
 
 def importers(package, imported):
-  return [str(path.relative_to(ROOT)) for path in modules(package) if imported in imports(path.read_text())]
+  return [
+    str(path.relative_to(ROOT))
+    for path in modules(package)
+    if imported in imports(path.read_text())
+  ]
 
 
 def test_imports_are_found_in_all_their_forms():
-  source = '''
+  source = """
 import a.b, c as d
 from e import f
 from . import sibling
 def later():
   from g.h import i
   importlib.import_module('j.k')
-'''
+"""
   assert imports(source) == {'a', 'c', 'e', 'g', 'j'}
 
 
@@ -50,14 +76,29 @@ def test_there_is_something_to_check():
   assert modules('common')
 
 
-@pytest.mark.parametrize('package, forbidden', [
-    ('impala', 'apex'), ('apex', 'impala'), ('common', 'impala'), ('common', 'apex'), ('common', 'tests'), ('scripts', 'tests'),
-    ('impala', 'tests'), ('apex', 'tests'), ('impala', 'scripts'), ('apex', 'scripts'), ('common', 'scripts')])
+@pytest.mark.parametrize(
+  'package, forbidden',
+  [
+    ('impala', 'apex'),
+    ('apex', 'impala'),
+    ('common', 'impala'),
+    ('common', 'apex'),
+    ('common', 'tests'),
+    ('scripts', 'tests'),
+    ('impala', 'tests'),
+    ('apex', 'tests'),
+    ('impala', 'scripts'),
+    ('apex', 'scripts'),
+    ('common', 'scripts'),
+  ],
+)
 def test_packages_keep_apart(package, forbidden):
   assert not importers(package, forbidden)
 
 
-@pytest.mark.parametrize('path', modules(*SYSTEMS, 'common'), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+  'path', modules(*SYSTEMS, 'common'), ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_files_are_short(path):
   assert len(path.read_text().splitlines()) <= MAX_LINES
 

@@ -13,7 +13,9 @@ _LONG = ('learning_test', 'run_test', 'faults_test', 'jobs_test', 'replicas_test
 
 def pytest_collection_modifyitems(items):
   """Files that take minutes begin first: of the processes that share the files, none is to be left alone with one."""
-  items.sort(key=lambda item: _LONG.index(item.path.stem) if item.path.stem in _LONG else len(_LONG))
+  items.sort(
+    key=lambda item: _LONG.index(item.path.stem) if item.path.stem in _LONG else len(_LONG)
+  )
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -15,7 +15,9 @@ class Catch(gymnasium.Env):
   five.
   """
 
-  observation_space = gymnasium.spaces.Box(0, 255, (_ROWS * _SCALE, 2 * _COLUMNS * _SCALE, 1), np.uint8)
+  observation_space = gymnasium.spaces.Box(
+    0, 255, (_ROWS * _SCALE, 2 * _COLUMNS * _SCALE, 1), np.uint8
+  )
   action_space = gymnasium.spaces.Discrete(3)  # Left, stay, right.
 
   def reset(self, *, seed=None, options=None):
@@ -38,6 +40,7 @@ class Catch(gymnasium.Env):
 
 class Stuck(gymnasium.Env):
   """An environment that stops answering: for the word on who is silent."""
+
   observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
   action_space = gymnasium.spaces.Discrete(2)
 

@@ -4,7 +4,8 @@ import dataclasses
 from typing import Any, Callable, Generic, Mapping, TypeVar
 
 from common import errors
-from common.environments import options, suite as suites
+from common.environments import options
+from common.environments import suite as suites
 from common.machine import memory
 
 # Names of `common.networks.TORSOS`, said again here: a mistaken flag is not to wait seconds for TensorFlow's import.
@@ -15,6 +16,7 @@ TORSOS = {'shallow': 20, 'deep': 1, 'nature': 36, 'vector': None}
 @dataclasses.dataclass
 class Settings:
   """Settings of any run; a system's config adds its own."""
+
   # The environment, see --help.
   env: str = ''
   # Tasks to take of an environment with many, separated by commas; all of them if empty.
@@ -48,17 +50,27 @@ class Settings:
     Raises:
       UserError: naming the field, its value and what is expected.
     """
-    self.expect_positive('total_frames', 'log_every_seconds', 'checkpoint_every_seconds', 'stall_seconds',
-                         'dmlab_level_cache_gb')
+    self.expect_positive(
+      'total_frames',
+      'log_every_seconds',
+      'checkpoint_every_seconds',
+      'stall_seconds',
+      'dmlab_level_cache_gb',
+    )
     self.expect_at_least_zero('seed', 'evaluation_episodes', 'dmlab_episode_seeds')
     self.expect_one_of('dmlab_renderer', ('software', 'hardware'))
 
   def environment_options(self) -> options.Options:
     """What is asked of the environment, beside its name."""
     return options.Options(
-        tasks=self.tasks, max_training_frames=getattr(self, 'max_episode_frames', None),
-        **{field.name: getattr(self, field.name) for field in dataclasses.fields(self)
-           if field.name.startswith('dmlab_')})
+      tasks=self.tasks,
+      max_training_frames=getattr(self, 'max_episode_frames', None),
+      **{
+        field.name: getattr(self, field.name)
+        for field in dataclasses.fields(self)
+        if field.name.startswith('dmlab_')
+      },
+    )
 
   def check_shares(self, suite: suites.Suite) -> None:
     """Refuses numbers of environments that tasks cannot share equally, or that the machine cannot hold.
@@ -67,13 +79,21 @@ class Settings:
       UserError: naming them.
     """
     count, tasks = self.num_actors * self.envs_per_actor, len(suite.tasks)
-    self.expect('envs_per_actor', count % tasks == 0, f'that num_actors x envs_per_actor, now {count}, is a '
-                f'multiple of the {tasks} tasks, for example {max(1, round(self.envs_per_actor / tasks)) * tasks}: all '
-                'tasks get equally many environments')
+    self.expect(
+      'envs_per_actor',
+      count % tasks == 0,
+      f'that num_actors x envs_per_actor, now {count}, is a '
+      f'multiple of the {tasks} tasks, for example {max(1, round(self.envs_per_actor / tasks)) * tasks}: all '
+      'tasks get equally many environments',
+    )
     needed, free = count * suite.bytes_per_environment, memory.available()
-    self.expect('envs_per_actor', needed <= free, f'fewer: {count} environments of {suite.name} take about '
-                f'{needed / 1e9:.0f} GB, {suite.bytes_per_environment / 1e6:.0f} MB each, and {free / 1e9:.0f} GB are '
-                'free')
+    self.expect(
+      'envs_per_actor',
+      needed <= free,
+      f'fewer: {count} environments of {suite.name} take about '
+      f'{needed / 1e9:.0f} GB, {suite.bytes_per_environment / 1e6:.0f} MB each, and {free / 1e9:.0f} GB are '
+      'free',
+    )
 
   def check_torso(self, suite: suites.Suite) -> None:
     """Refuses a `torso` that cannot read what the environment shows.
@@ -83,16 +103,23 @@ class Settings:
     """
     shape = suite.observation_space['observation'].shape
     smallest = TORSOS[self.torso]
-    self.expect('torso', (smallest is None) == (len(shape) == 1),
-                f"'vector' for vectors, another for images; {suite.name} shows {shape}")
+    self.expect(
+      'torso',
+      (smallest is None) == (len(shape) == 1),
+      f"'vector' for vectors, another for images; {suite.name} shows {shape}",
+    )
     size = suites.network_space(suite).shape[:2]
-    self.expect('torso', smallest is None or min(size) >= smallest,
-                f'one for images as small as those of {suite.name}, {size}; {self.torso} needs {smallest} pixels')
+    self.expect(
+      'torso',
+      smallest is None or min(size) >= smallest,
+      f'one for images as small as those of {suite.name}, {size}; {self.torso} needs {smallest} pixels',
+    )
 
   def expect(self, name: str, holds: bool, expected: str) -> None:
     if not holds:
       raise errors.UserError(
-          f'{name} is {getattr(self, name)!r}, expected {expected}. Set it with --config.{name}=VALUE')
+        f'{name} is {getattr(self, name)!r}, expected {expected}. Set it with --config.{name}=VALUE'
+      )
 
   def expect_positive(self, *names: str) -> None:
     for name in names:
@@ -126,6 +153,7 @@ class Presets(Generic[_Config]):
     draws: how many combinations of hyperparameters there are to start from, as in `PRESET:7`; 0 for none.
     draw: from the number of a combination to its values.
   """
+
   config: type[_Config]
   rows: Mapping[str, Mapping[str, Any]]
   families: Mapping[str, str | Callable[[str], str]]
@@ -143,9 +171,14 @@ class Presets(Generic[_Config]):
     if row not in self.rows:
       raise errors.unknown('preset', name, self.rows)
     if drawn and not (number.isdecimal() and int(number) < self.draws):
-      raise errors.UserError(f'preset {name!r}: expected {row}, ' + (
-          f'or {row}:0 to {row}:{self.draws - 1} for a combination of hyperparameters' if self.draws
-          else 'without a number: there are no combinations of hyperparameters to take'))
+      raise errors.UserError(
+        f'preset {name!r}: expected {row}, '
+        + (
+          f'or {row}:0 to {row}:{self.draws - 1} for a combination of hyperparameters'
+          if self.draws
+          else 'without a number: there are no combinations of hyperparameters to take'
+        )
+      )
     return self.config(**{**self.rows[row], **(self.draw(int(number)) if drawn else {})})
 
   def preset_for(self, env: str) -> str:
@@ -169,6 +202,8 @@ class Presets(Generic[_Config]):
       if field.type is float and type(value) is int:
         value = float(value)
       if type(value) is not field.type:
-        raise errors.UserError(f'config.json says {field.name} is {value!r}, expected {field.type.__name__}')
+        raise errors.UserError(
+          f'config.json says {field.name} is {value!r}, expected {field.type.__name__}'
+        )
       setattr(config, field.name, value)
     return config

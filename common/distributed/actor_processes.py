@@ -19,7 +19,9 @@ _LAST_WORDS = 2000  # Bytes of what an actor has written that are shown when it 
 class ActorProcesses:
   """N processes of one program. What they write goes to `actor-I.log` in a folder."""
 
-  def __init__(self, program: str, count: int, learner: str, who: cluster.Cluster, folder: pathlib.Path):
+  def __init__(
+    self, program: str, count: int, learner: str, who: cluster.Cluster, folder: pathlib.Path
+  ):
     """Starts them.
 
     Args:
@@ -30,8 +32,14 @@ class ActorProcesses:
       folder: for their logs.
     """
     self._who, self._folder = who, folder
-    self._command = [sys.executable, '-m', program, '--role=actor', f'--learner={learner}',
-                     f'--patience_seconds={who.patience_seconds}']
+    self._command = [
+      sys.executable,
+      '-m',
+      program,
+      '--role=actor',
+      f'--learner={learner}',
+      f'--patience_seconds={who.patience_seconds}',
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     self.restarts = 0
     self._failures, self._started, self._processes = [0] * count, [0.0] * count, []
@@ -51,10 +59,16 @@ class ActorProcesses:
         self._failures[i] = 0
       self._failures[i] += 1
       status, words = process.returncode, self._last_words(i)
-      if self._failures[i] >= _MOST_FAILURES and all(other.poll() is not None for other in self._processes):
-        raise errors.UserError(f'actor process {i} has ended {self._failures[i]} times in a row, the last time with '
-                               f'status {status}: {words}')
-      logging.warning('Actor process %d has ended with status %d and is started again. %s', i, status, words)
+      if self._failures[i] >= _MOST_FAILURES and all(
+        other.poll() is not None for other in self._processes
+      ):
+        raise errors.UserError(
+          f'actor process {i} has ended {self._failures[i]} times in a row, the last time with '
+          f'status {status}: {words}'
+        )
+      logging.warning(
+        'Actor process %d has ended with status %d and is started again. %s', i, status, words
+      )
       self.restarts += 1
       self._processes[i] = self._start(i)
 
@@ -81,15 +95,25 @@ class ActorProcesses:
 
   def _start(self, i: int) -> subprocess.Popen:
     self._started[i] = time.monotonic()
-    environment = {**os.environ, cluster.TOKEN_VARIABLE: self._who.token, 'CUDA_VISIBLE_DEVICES': ''}
+    environment = {
+      **os.environ,
+      cluster.TOKEN_VARIABLE: self._who.token,
+      'CUDA_VISIBLE_DEVICES': '',
+    }
     # One thread each: there are about as many processes as cores, and threads that wait by spinning cost all others.
     for name in ('TF_NUM_INTRAOP_THREADS', 'TF_NUM_INTEROP_THREADS', 'OMP_NUM_THREADS'):
       environment.setdefault(name, '1')
     with open(self._folder / f'actor-{i}.log', 'ab') as log:
       # A session of its own: Ctrl-C is for the learner, which ends its actors once it has saved.
       return subprocess.Popen(
-          [*self._command, f'--name={self._who.name}-{i}'], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-          start_new_session=True, env=environment, cwd=pathlib.Path(__file__).resolve().parents[2])
+        [*self._command, f'--name={self._who.name}-{i}'],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+        env=environment,
+        cwd=pathlib.Path(__file__).resolve().parents[2],
+      )
 
   def _last_words(self, i: int) -> str:
     path = self._folder / f'actor-{i}.log'

@@ -18,7 +18,10 @@ from common import errors
 from common.distributed import parameters, queues, rpc, wire
 
 _BEAT_SECONDS, _CALL_SECONDS, _POLL_SECONDS, _RETRY_SECONDS = 3.0, 30.0, 1.0, 5.0
-_PUT_SECONDS, _MOST_PUT_SECONDS = 5.0, 80.0  # The more, the longer a message takes; who waits for room can ask.
+_PUT_SECONDS, _MOST_PUT_SECONDS = (
+  5.0,
+  80.0,
+)  # The more, the longer a message takes; who waits for room can ask.
 _MOST_REFUSED = 20  # In a row.
 
 
@@ -28,6 +31,7 @@ class PlaceChanged(Exception):
 
 class Welcome(NamedTuple):
   """What a learner tells one that joins."""
+
   session: str
   place: int
   assignment: int  # Of the run's actors the one whose tasks or epsilon it has.
@@ -37,6 +41,7 @@ class Welcome(NamedTuple):
 
 class Applicant(NamedTuple):
   """Who wants to join: see `server.Identity`. `config` holds only the settings that were asked for here."""
+
   name: str
   role: str
   version: str
@@ -45,8 +50,7 @@ class Applicant(NamedTuple):
 
 
 class Link:
-  """The connection of one actor or evaluator. Its methods are for one thread; it has another, that tells it is alive.
-  """
+  """The connection of one actor or evaluator. Its methods are for one thread; it has another, that tells it is alive."""
 
   def __init__(self, host: str, port: int, applicant: Applicant, patience_seconds: float):
     """Connects to nothing yet.
@@ -57,16 +61,30 @@ class Link:
       applicant: this one.
       patience_seconds: a learner that does not answer is waited for so long.
     """
-    self._host, self._port, self._applicant, self._patience = host, port, applicant, patience_seconds
+    self._host, self._port, self._applicant, self._patience = (
+      host,
+      port,
+      applicant,
+      patience_seconds,
+    )
     self._client: rpc.Client | None = None
     self.welcome: Welcome | None = None
     self._snapshot: parameters.Snapshot | None = None
     self._sequence, self._refused_in_a_row, self.dropped = 0, 0, 0
     self.frames = 0  # That the learner had when it last gave parameters.
-    self._outlived = False  # What is collected now was begun with parameters of a learner that is gone.
-    self._lost, self._finished, self._closing = threading.Event(), threading.Event(), threading.Event()
+    self._outlived = (
+      False  # What is collected now was begun with parameters of a learner that is gone.
+    )
+    self._lost, self._finished, self._closing = (
+      threading.Event(),
+      threading.Event(),
+      threading.Event(),
+    )
     self._describe, self._crashes, self._crashes_before = (lambda: 'setting up'), (lambda: 0), 0
-    self._told, self._told_before = (0, 0), (0, 0)  # Crashes and dropped puts, by now and before this session.
+    self._told, self._told_before = (
+      (0, 0),
+      (0, 0),
+    )  # Crashes and dropped puts, by now and before this session.
     self._beats = threading.Thread(target=self._beat, name='beats', daemon=True)
 
   def join(self) -> Welcome:
@@ -86,11 +104,18 @@ class Link:
         left = self._patience - (time.monotonic() - started)
         if left < 0:
           raise errors.UserError(
-              f'no learner has answered at {self._host}:{self._port} for {self._patience:.0f} s ({reason}). Is '
-              '--learner its address, and does it listen beyond its own machine (--listen=0.0.0.0:PORT)?') from reason
+            f'no learner has answered at {self._host}:{self._port} for {self._patience:.0f} s ({reason}). Is '
+            '--learner its address, and does it listen beyond its own machine (--listen=0.0.0.0:PORT)?'
+          ) from reason
         new = '' if str(reason) in reasons else f' ({reason})'
-        logging.info('No learner at %s:%d%s. Trying again every %.0f s, %.0f s more.', self._host, self._port, new,
-                     _RETRY_SECONDS, left)
+        logging.info(
+          'No learner at %s:%d%s. Trying again every %.0f s, %.0f s more.',
+          self._host,
+          self._port,
+          new,
+          _RETRY_SECONDS,
+          left,
+        )
         reasons.add(str(reason))
       if self._closing.wait(_RETRY_SECONDS):
         raise queues.QueueClosed
@@ -100,7 +125,13 @@ class Link:
     self._sequence, self._snapshot, self._outlived = 0, None, before is not None
     self._told_before = self._told
     self._lost.clear()
-    logging.info('Joined the learner at %s:%d as %s %d.', self._host, self._port, self._applicant.role, welcome.place)
+    logging.info(
+      'Joined the learner at %s:%d as %s %d.',
+      self._host,
+      self._port,
+      self._applicant.role,
+      welcome.place,
+    )
     if before is not None and before.assignment != welcome.assignment:
       raise PlaceChanged
     return welcome
@@ -154,8 +185,10 @@ class Link:
     if answer['state'] == 'refused':
       logging.warning('The learner refuses what was collected: %s', answer['reason'])
     if self._refused_in_a_row == _MOST_REFUSED:
-      raise errors.UserError(f'the learner has refused the last {_MOST_REFUSED} times what was collected here, the '
-                             f'last time as {answer["reason"]}')
+      raise errors.UserError(
+        f'the learner has refused the last {_MOST_REFUSED} times what was collected here, the '
+        f'last time as {answer["reason"]}'
+      )
     if answer['state'] != 'taken':
       self.dropped += 1
 
@@ -176,7 +209,9 @@ class Link:
       if answer['state'] == 'decided':
         return answer['version'], decided
       if answer['state'] == 'refused':
-        raise errors.UserError(f'the learner refuses to decide on what is seen here: {answer["reason"]}')
+        raise errors.UserError(
+          f'the learner refuses to decide on what is seen here: {answer["reason"]}'
+        )
       self._heed(answer)
 
   def begin(self) -> None:
@@ -217,24 +252,45 @@ class Link:
     if not rpc.reaches(self._host, self._port):
       raise rpc.Unreachable('nobody listens there')
     self._client, me = rpc.Client(self._host, self._port, _CALL_SECONDS), self._applicant
-    answer = self._call_tell(_CALL_SECONDS, kind='join', name=me.name, role=me.role, token=me.token, version=me.version,
-                             config=dict(me.config), place=self.welcome.place if self.welcome else -1)
+    answer = self._call_tell(
+      _CALL_SECONDS,
+      kind='join',
+      name=me.name,
+      role=me.role,
+      token=me.token,
+      version=me.version,
+      config=dict(me.config),
+      place=self.welcome.place if self.welcome else -1,
+    )
     if answer['state'] in ('turned away', 'refused'):
-      raise errors.UserError(f'the learner at {self._host}:{self._port} turns this {me.role} away: {answer["reason"]}')
+      raise errors.UserError(
+        f'the learner at {self._host}:{self._port} turns this {me.role} away: {answer["reason"]}'
+      )
     self._heed(answer)
     if answer['state'] != 'joined':
       raise rpc.Unreachable(f'it is {answer["state"]}')
-    return Welcome(answer['session'], answer['place'], answer['assignment'], answer['seed'], answer['config'])
+    return Welcome(
+      answer['session'], answer['place'], answer['assignment'], answer['seed'], answer['config']
+    )
 
   def _beat(self) -> None:
     """The other thread: tells that this one is alive."""
     while not self._closing.wait(_BEAT_SECONDS):
-      with contextlib.suppress(rpc.Unreachable, queues.QueueClosed):  # Whoever needs the learner next finds out.
+      with contextlib.suppress(
+        rpc.Unreachable, queues.QueueClosed
+      ):  # Whoever needs the learner next finds out.
         if not self._lost.is_set():
           totals = self._crashes_before + self._crashes(), self.dropped
           crashes, dropped = np.subtract(totals, self._told_before).tolist()
-          self._heed(self._tell(_BEAT_SECONDS, kind='beat', activity=self._describe(), crashes=crashes,
-                                dropped=dropped))
+          self._heed(
+            self._tell(
+              _BEAT_SECONDS,
+              kind='beat',
+              activity=self._describe(),
+              crashes=crashes,
+              dropped=dropped,
+            )
+          )
           self._told = totals
 
   def _rejoin_if_lost(self) -> None:
@@ -260,7 +316,9 @@ class Link:
     """The latest snapshot; None if the session was lost meanwhile."""
     while not self._lost.is_set():
       known = {} if self._snapshot is None else {'known': True}
-      answer, message = self._parameters(0 if self._snapshot is None else self._snapshot.version, 0, **known)
+      answer, message = self._parameters(
+        0 if self._snapshot is None else self._snapshot.version, 0, **known
+      )
       self.frames = answer.get('frames', self.frames)
       if answer['state'] == 'known':
         return self._snapshot
@@ -269,14 +327,18 @@ class Link:
         answer, message = self._parameters(answer['version'], len(parts))
         parts.append(message)
       if answer['state'] == 'given':
-        return parameters.Snapshot(answer['version'], tf.constant(np.frombuffer(b''.join(parts), np.float32)))
+        return parameters.Snapshot(
+          answer['version'], tf.constant(np.frombuffer(b''.join(parts), np.float32))
+        )
       self._heed(answer)
     return None
 
   def _parameters(self, version: int, part: int, **known: bool) -> tuple[dict[str, Any], bytes]:
     answer, message = self._client.call(
-        'parameters', wire.to_json(session=self.welcome.session, version=version, part=part, **known),
-        seconds=_CALL_SECONDS)
+      'parameters',
+      wire.to_json(session=self.welcome.session, version=version, part=part, **known),
+      seconds=_CALL_SECONDS,
+    )
     return wire.from_json(answer, {'state': str}), message
 
   def _delivered(self, parts: list[bytes]) -> dict[str, Any]:
@@ -293,8 +355,12 @@ class Link:
 
   def _send(self, parts: list[bytes], seconds: float) -> dict[str, Any]:
     for i, part in enumerate(parts):
-      header = wire.to_json(session=self.welcome.session, sequence=self._sequence, part=i, parts=len(parts))
-      answer = wire.from_json(self._client.call('put', header, part, seconds=seconds)[0], {'state': str})
+      header = wire.to_json(
+        session=self.welcome.session, sequence=self._sequence, part=i, parts=len(parts)
+      )
+      answer = wire.from_json(
+        self._client.call('put', header, part, seconds=seconds)[0], {'state': str}
+      )
       if answer['state'] != 'more':
         break
     return answer
@@ -303,4 +369,6 @@ class Link:
     return self._call_tell(seconds, session=self.welcome.session, **values)
 
   def _call_tell(self, seconds: float, **values: Any) -> dict[str, Any]:
-    return wire.from_json(self._client.call('tell', wire.to_json(**values), seconds=seconds)[0], {'state': str})
+    return wire.from_json(
+      self._client.call('tell', wire.to_json(**values), seconds=seconds)[0], {'state': str}
+    )

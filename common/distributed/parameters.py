@@ -8,6 +8,7 @@ import tensorflow as tf
 
 class Snapshot(NamedTuple):
   """All parameters after `version` learner updates, as one vector: float32 `[P]`."""
+
   version: int
   values: tf.Tensor
 
@@ -51,7 +52,9 @@ class ParameterCopy:
   def refresh(self) -> int:
     """Takes the latest parameters; returns their version."""
     snapshot = self._store.latest()
-    if snapshot is not self._snapshot:  # A learner that came back may be at the same version with other parameters.
+    if (
+      snapshot is not self._snapshot
+    ):  # A learner that came back may be at the same version with other parameters.
       self._assign(snapshot.values)
       self._snapshot = snapshot
     return snapshot.version

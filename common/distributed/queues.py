@@ -72,7 +72,9 @@ class StructureQueue:
     Raises:
       QueueClosed: if the queue is closed, also while waiting.
     """
-    return tf.nest.pack_sequence_as(self._spec, _unless_closed(self._dequeue_many, tf.constant(count)))
+    return tf.nest.pack_sequence_as(
+      self._spec, _unless_closed(self._dequeue_many, tf.constant(count))
+    )
 
   def take(self) -> Any:
     """Takes one element; waits while there is none.

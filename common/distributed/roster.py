@@ -7,7 +7,6 @@ import threading
 import time
 from typing import Any, Callable
 
-
 _TOTALS = ('crashes', 'dropped')
 
 
@@ -30,6 +29,7 @@ class Member:
     admitted, delivered: the sequence numbers of its last put that came whole, and that is in the queue.
     coming, parts: the sequence number of a put of several messages, and those that have come.
   """
+
   name: str
   role: str
   place: int
@@ -51,12 +51,18 @@ class Member:
 
 
 class Roster:
-  """Gives out places, gives one that returns its own, and forgets who has not been heard of for long. For any thread.
-  """
+  """Gives out places, gives one that returns its own, and forgets who has not been heard of for long. For any thread."""
 
-  def __init__(self, places: int, lease_seconds: float, clock: Callable[[], float] = time.monotonic):
+  def __init__(
+    self, places: int, lease_seconds: float, clock: Callable[[], float] = time.monotonic
+  ):
     """`places`: the run's number of actors."""
-    self._places, self._lease, self._clock, self._lock = places, lease_seconds, clock, threading.Lock()
+    self._places, self._lease, self._clock, self._lock = (
+      places,
+      lease_seconds,
+      clock,
+      threading.Lock(),
+    )
     self._members: dict[str, Member] = {}
     self._last_place: dict[str, int] = {}  # By name, also of those who have gone.
     self._gone = dict.fromkeys(_TOTALS, 0)
@@ -119,8 +125,10 @@ class Roster:
   def totals(self) -> dict[str, int]:
     """Crashes and dropped puts of all who are or were here."""
     with self._lock:
-      return {name: self._gone[name] + sum(getattr(member, name) for member in self._members.values())
-              for name in _TOTALS}
+      return {
+        name: self._gone[name] + sum(getattr(member, name) for member in self._members.values())
+        for name in _TOTALS
+      }
 
   def _forget(self, member: Member) -> None:
     for name in _TOTALS:

@@ -9,7 +9,12 @@ import tensorflow as tf
 from common import errors
 from common.distributed import cluster
 
-_UNREACHABLE = {tf.errors.UNAVAILABLE, tf.errors.DEADLINE_EXCEEDED, tf.errors.CANCELLED, tf.errors.ABORTED}
+_UNREACHABLE = {
+  tf.errors.UNAVAILABLE,
+  tf.errors.DEADLINE_EXCEEDED,
+  tf.errors.CANCELLED,
+  tf.errors.ABORTED,
+}
 
 
 class Unreachable(Exception):
@@ -37,7 +42,9 @@ def free_port(host: str, port: int) -> int:
   """
   family = socket.AF_INET6 if ':' in host else socket.AF_INET
   with socket.socket(family) as probe:
-    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # Calls that have just ended do not hold it.
+    probe.setsockopt(
+      socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+    )  # Calls that have just ended do not hold it.
     try:
       probe.bind((host, port))
       probe.listen()
@@ -45,8 +52,9 @@ def free_port(host: str, port: int) -> int:
       raise errors.UserError(f'port {port} is none: expected 0 to 65535') from error
     except OSError as error:
       raise errors.UserError(
-          f'the learner cannot listen on {host}:{port}: {error.strerror or error}. Give another address with '
-          '--listen=HOST:PORT, port 0 for any that is free') from error
+        f'the learner cannot listen on {host}:{port}: {error.strerror or error}. Give another address with '
+        '--listen=HOST:PORT, port 0 for any that is free'
+      ) from error
     return probe.getsockname()[1]
 
 
@@ -59,7 +67,9 @@ def reaches(host: str, port: int, seconds: float = 2.0) -> bool:
   try:
     socket.create_connection((host, port), seconds).close()
   except (socket.gaierror, UnicodeError) as error:
-    raise errors.UserError(f'there is no host {host!r} ({error}): is the address of --learner right?') from error
+    raise errors.UserError(
+      f'there is no host {host!r} ({error}): is the address of --learner right?'
+    ) from error
   except OSError:
     return False
   return True
@@ -77,7 +87,8 @@ class Client:
     address = cluster.join_address(host, port)
     try:
       self._client = tf.distribute.experimental.rpc.Client.create(
-          'grpc', address, name=f'{address}/{time.monotonic_ns()}', timeout_in_ms=int(1000 * seconds))
+        'grpc', address, name=f'{address}/{time.monotonic_ns()}', timeout_in_ms=int(1000 * seconds)
+      )
     except tf.errors.OpError as error:
       raise Unreachable(_first_line(error.message)) from error
 
@@ -88,11 +99,17 @@ class Client:
       Unreachable: if no answer comes within so many seconds.
       RuntimeError: if the server cannot carry it out.
     """
-    result = getattr(self._client, function)(*map(tf.constant, arguments), timeout_in_ms=int(1000 * seconds))
+    result = getattr(self._client, function)(
+      *map(tf.constant, arguments), timeout_in_ms=int(1000 * seconds)
+    )
     if not result.is_ok():
       code, message = (part.numpy() for part in result.get_error())
       reason = _first_line(message.decode(errors='replace'))
-      raise Unreachable(reason) if code in _UNREACHABLE else RuntimeError(f'the learner cannot do {function}: {reason}')
+      raise (
+        Unreachable(reason)
+        if code in _UNREACHABLE
+        else RuntimeError(f'the learner cannot do {function}: {reason}')
+      )
     return [part.numpy() for part in tf.nest.flatten(result.get_value())]
 
 

@@ -14,7 +14,8 @@ from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 import tensorflow as tf
 
-from common.distributed import cluster, parameters, queues, roster as rosters, rpc, wire
+from common.distributed import cluster, parameters, queues, rpc, wire
+from common.distributed import roster as rosters
 
 LEASE_SECONDS = 30.0  # Who is not heard of for so long has gone.
 _KEPT_SECONDS = 30.0  # For whoever is still fetching parameters that are not the latest any more.
@@ -25,6 +26,7 @@ _LOGGED = 10  # Refusals that are shown; of more, each tenfold number is.
 
 class Identity(NamedTuple):
   """What an actor must share with its learner."""
+
   version: str  # Of the code.
   token: str
   config: Mapping[str, Any]
@@ -32,21 +34,42 @@ class Identity(NamedTuple):
 
 class Inference(NamedTuple):
   """How the learner acts for actors that hold no parameters."""
+
   inputs: wire.Codec  # Of what one environment shows.
   outputs: wire.Codec  # Of what is decided for it.
-  decide: Callable[[Any], Any]  # Flat inputs `[N, ...]` to flat outputs `[N, ...]`; in batches of all who ask.
+  decide: Callable[
+    [Any], Any
+  ]  # Flat inputs `[N, ...]` to flat outputs `[N, ...]`; in batches of all who ask.
   version: Callable[[], int]  # Of the parameters in use.
 
 
 class Server:
   """Serves from `start` to `close`."""
 
-  COLUMNS = ('actors', 'actors_lost', 'puts', 'puts_repeated', 'puts_dropped', 'messages_refused', 'received_mb')
+  COLUMNS = (
+    'actors',
+    'actors_lost',
+    'puts',
+    'puts_repeated',
+    'puts_dropped',
+    'messages_refused',
+    'received_mb',
+  )
 
-  def __init__(self, host: str, port: int, identity: Identity, assignments: Sequence[int], queue: queues.StructureQueue,
-               codec: wire.Codec, store: parameters.ParameterStore, frames: Callable[[], int],
-               seed_of: Callable[[int], int], on_report: Callable[[dict[str, Any]], None],
-               inference: Inference | None = None):
+  def __init__(
+    self,
+    host: str,
+    port: int,
+    identity: Identity,
+    assignments: Sequence[int],
+    queue: queues.StructureQueue,
+    codec: wire.Codec,
+    store: parameters.ParameterStore,
+    frames: Callable[[], int],
+    seed_of: Callable[[int], int],
+    on_report: Callable[[dict[str, Any]], None],
+    inference: Inference | None = None,
+  ):
     """Takes a port.
 
     Args:
@@ -67,10 +90,25 @@ class Server:
     """
     self.host, self.port = host, rpc.free_port(host, port)
     self.roster = rosters.Roster(len(assignments), LEASE_SECONDS)
-    self._identity, self._assignments, self._queue, self._codec = identity, assignments, queue, codec
-    self._snapshots, self._frames, self._seed_of, self._on_report = _Snapshots(store), frames, seed_of, on_report
+    self._identity, self._assignments, self._queue, self._codec = (
+      identity,
+      assignments,
+      queue,
+      codec,
+    )
+    self._snapshots, self._frames, self._seed_of, self._on_report = (
+      _Snapshots(store),
+      frames,
+      seed_of,
+      on_report,
+    )
     self._inference = inference
-    self._lock, self._counts, self._state, self._server = threading.Lock(), collections.Counter(), 'working', None
+    self._lock, self._counts, self._state, self._server = (
+      threading.Lock(),
+      collections.Counter(),
+      'working',
+      None,
+    )
 
   @property
   def address(self) -> str:
@@ -78,8 +116,11 @@ class Server:
 
   def start(self) -> None:
     """Serves from now on. The queue must have been made."""
-    functions = {'tell': self._graph_of(self._tell, 1), 'parameters': self._graph_of(self._parameters, 2),
-                 'put': self._put_graph()}
+    functions = {
+      'tell': self._graph_of(self._tell, 1),
+      'parameters': self._graph_of(self._parameters, 2),
+      'put': self._put_graph(),
+    }
     if self._inference:
       functions['infer'] = self._inference_graph(self._inference)
     self._server = rpc.serve(self.host, self.port, functions)
@@ -91,27 +132,39 @@ class Server:
     """
     self._state = 'finished' if finished else 'stopped'
     deadline = time.monotonic() + (_FAREWELL_SECONDS if finished else 0.0)
-    while self.roster.members() and time.monotonic() < deadline:  # Each leaves as soon as it hears of it.
+    while (
+      self.roster.members() and time.monotonic() < deadline
+    ):  # Each leaves as soon as it hears of it.
       time.sleep(0.05)
     self._server = None
 
   def expire(self) -> None:
     """Lets those go who have not been heard of; to be called now and then."""
     for member in self.roster.expire():
-      logging.warning('%s has gone: nothing was heard of it for %.0f s. The last was: %s. Its place is free.',
-                      member.title(), LEASE_SECONDS, member.activity)
+      logging.warning(
+        '%s has gone: nothing was heard of it for %.0f s. The last was: %s. Its place is free.',
+        member.title(),
+        LEASE_SECONDS,
+        member.activity,
+      )
 
   def gauges(self) -> dict[str, float]:
     """Columns of `metrics.csv`: who is there, and totals since the start."""
     with self._lock:
       counts = dict(self._counts)
-    return {'actors': sum(member.role == 'actor' for member in self.roster.members()), 'actors_lost': self.roster.lost,
-            'puts': counts.get('puts', 0), 'puts_repeated': counts.get('repeated', 0),
-            'puts_dropped': self.roster.totals()['dropped'], 'messages_refused': counts.get('refused', 0),
-            'received_mb': counts.get('bytes', 0) / 1e6}
+    return {
+      'actors': sum(member.role == 'actor' for member in self.roster.members()),
+      'actors_lost': self.roster.lost,
+      'puts': counts.get('puts', 0),
+      'puts_repeated': counts.get('repeated', 0),
+      'puts_dropped': self.roster.totals()['dropped'],
+      'messages_refused': counts.get('refused', 0),
+      'received_mb': counts.get('bytes', 0) / 1e6,
+    }
 
   def _graph_of(self, function: Callable[[bytes], Any], outputs: int):
     """A Python function from a byte string to byte strings, as TensorFlow serves it."""
+
     @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
     def graph(message):
       results = tf.numpy_function(function, [message], [tf.string] * outputs)
@@ -136,13 +189,18 @@ class Server:
 
   def _inference_graph(self, inference: Inference):
     def encoded(*outputs):
-      return wire.to_json(state='decided', version=inference.version()), inference.outputs.encode(outputs)
+      return wire.to_json(state='decided', version=inference.version()), inference.outputs.encode(
+        outputs
+      )
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.string)] * 2)
     def infer(header, payload):
       answer, ready, fields = _received(self._receive_inputs, inference.inputs, header, payload)
       decide = lambda: tf.numpy_function(encoded, inference.decide(fields), [tf.string] * 2)
-      return [tf.ensure_shape(text, []) for text in tf.cond(ready, decide, lambda: [answer, tf.constant('')])]
+      return [
+        tf.ensure_shape(text, [])
+        for text in tf.cond(ready, decide, lambda: [answer, tf.constant('')])
+      ]
 
     return infer
 
@@ -191,12 +249,16 @@ class Server:
       self._counts['repeated'] += 1
       return 'taken' if sequence <= member.delivered else 'waiting'
     if not part < parts <= self._codec.most_parts:
-      raise wire.Malformed(f'part {part} of {parts}, expected at most {self._codec.most_parts} parts')
+      raise wire.Malformed(
+        f'part {part} of {parts}, expected at most {self._codec.most_parts} parts'
+      )
     if part == 0:
       member.parts, member.coming = [], sequence
     if part != len(member.parts) or sequence != member.coming:
-      raise wire.Malformed(f'part {part} of {parts} of put {sequence}, expected part {len(member.parts)} of '
-                           f'put {member.coming}')
+      raise wire.Malformed(
+        f'part {part} of {parts} of put {sequence}, expected part {len(member.parts)} of '
+        f'put {member.coming}'
+      )
     member.parts.append(payload)
     return 'whole' if part == parts - 1 else 'more'
 
@@ -220,7 +282,9 @@ class Server:
         latest, parts = self._snapshots.latest()
         if latest == version and 'known' in request:
           return wire.to_json(state='known', frames=self._frames()), b''
-        return wire.to_json(state='given', version=latest, parts=len(parts), frames=self._frames()), parts[0]
+        return wire.to_json(
+          state='given', version=latest, parts=len(parts), frames=self._frames()
+        ), parts[0]
       parts = self._snapshots.kept(version)
       if part < len(parts):
         return wire.to_json(state='given', version=version, parts=len(parts)), parts[part]
@@ -237,8 +301,13 @@ class Server:
     try:
       request = wire.from_json(message, {'kind': str})
       kind = request['kind']
-      answers = {'join': self._join, 'beat': self._beat, 'asked': self._asked, 'report': self._report,
-                 'leave': self._leave}
+      answers = {
+        'join': self._join,
+        'beat': self._beat,
+        'asked': self._asked,
+        'report': self._report,
+        'leave': self._leave,
+      }
       if kind not in answers:
         raise wire.Malformed(f'kind is {kind[:40]!r}, expected {", ".join(answers)}')
       return answers[kind](request)
@@ -264,23 +333,35 @@ class Server:
       number = self._counts['joined']
     logging.info('%s %d joins: %s', role, member.place, name)
     return wire.to_json(
-        state='joined', session=member.session, place=member.place,
-        assignment=self._assignments[member.place % len(self._assignments)], seed=self._seed_of(number),
-        config=self._identity.config)
+      state='joined',
+      session=member.session,
+      place=member.place,
+      assignment=self._assignments[member.place % len(self._assignments)],
+      seed=self._seed_of(number),
+      config=self._identity.config,
+    )
 
   def _mismatch(self, request: Mapping[str, Any]) -> str:
     """In what one who wants to join is not of this run; empty if in nothing."""
     own = self._identity
-    if not hmac.compare_digest(*(token.encode(errors='surrogatepass') for token in (request['token'], own.token))):
-      return ('its token is not the learner\'s: give both the same, by --token_file=PATH or in the environment '
-              'variable DISTRIBUTED_RL_TOKEN')
+    if not hmac.compare_digest(
+      *(token.encode(errors='surrogatepass') for token in (request['token'], own.token))
+    ):
+      return (
+        "its token is not the learner's: give both the same, by --token_file=PATH or in the environment "
+        'variable DISTRIBUTED_RL_TOKEN'
+      )
     if request['version'] != own.version:
-      return (f'its code is of version {request["version"][:20]}, the learner\'s of {own.version}: run both from the '
-              'same checkout')
+      return (
+        f"its code is of version {request['version'][:20]}, the learner's of {own.version}: run both from the "
+        'same checkout'
+      )
     for field, value in request['config'].items():
       if field not in own.config or own.config[field] != value:
-        return (f'its setting {field[:60]} is {str(value)[:80]!r}, the learner\'s {own.config.get(field)!r}: leave '
-                'it out, actors take the settings of their learner')
+        return (
+          f"its setting {field[:60]} is {str(value)[:80]!r}, the learner's {own.config.get(field)!r}: leave "
+          'it out, actors take the settings of their learner'
+        )
     return ''
 
   def _beat(self, request: dict[str, Any]) -> bytes:
@@ -317,8 +398,13 @@ class Server:
       self._counts['refused'] += 1
       count = self._counts['refused']
     if count <= _LOGGED or str(count).strip('0') == '1':
-      logging.warning('A %s of %s is refused: %s%s', what, self._sender(header), reason,
-                      f' ({count:,} refused so far)' if count > 1 else '')
+      logging.warning(
+        'A %s of %s is refused: %s%s',
+        what,
+        self._sender(header),
+        reason,
+        f' ({count:,} refused so far)' if count > 1 else '',
+      )
     return wire.to_json(state='refused', reason=reason)
 
   def _sender(self, header: bytes) -> str:
@@ -329,11 +415,17 @@ class Server:
       return 'someone who has not joined'
 
 
-def _received(receive: Callable[..., Any], codec: wire.Codec, header: tf.Tensor, payload: tf.Tensor):
+def _received(
+  receive: Callable[..., Any], codec: wire.Codec, header: tf.Tensor, payload: tf.Tensor
+):
   """In a graph: what `receive` makes of a message: the answer, whether it is good, and its fields if it is."""
   answer, ready, *fields = tf.numpy_function(
-      receive, [header, payload], [tf.string, tf.bool, *(spec.dtype for spec in codec.specs)])
-  fields = [tf.ensure_shape(field, [None, *spec.shape]) for field, spec in zip(fields, codec.specs, strict=True)]
+    receive, [header, payload], [tf.string, tf.bool, *(spec.dtype for spec in codec.specs)]
+  )
+  fields = [
+    tf.ensure_shape(field, [None, *spec.shape])
+    for field, spec in zip(fields, codec.specs, strict=True)
+  ]
   return tf.ensure_shape(answer, []), tf.ensure_shape(ready, []), fields
 
 
@@ -364,5 +456,7 @@ class _Snapshots:
   def _touched(self, version: int) -> list[bytes]:
     now, messages = time.monotonic(), self._kept[version][1]
     self._kept[version] = now, messages
-    self._kept = {v: kept for v, kept in self._kept.items() if v == version or now - kept[0] < _KEPT_SECONDS}
+    self._kept = {
+      v: kept for v, kept in self._kept.items() if v == version or now - kept[0] < _KEPT_SECONDS
+    }
     return messages

@@ -10,7 +10,9 @@ from typing import Any, Mapping, NamedTuple, Sequence
 import numpy as np
 import tensorflow as tf
 
-MESSAGE_BYTES = 4 * 2**20 - 2**16  # gRPC takes 4 MiB; the rest is for the request beside the payload.
+MESSAGE_BYTES = (
+  4 * 2**20 - 2**16
+)  # gRPC takes 4 MiB; the rest is for the request beside the payload.
 
 
 class Malformed(Exception):
@@ -29,12 +31,14 @@ class Codec:
 
   def __init__(self, spec: Any, bounds: Mapping[str, tuple[float, float]]):
     """Args:
-      spec: the nested `tf.TensorSpec`s of one element.
-      bounds: by a field's path, as `block.action`, the lowest and the highest value that it can have.
+    spec: the nested `tf.TensorSpec`s of one element.
+    bounds: by a field's path, as `block.action`, the lowest and the highest value that it can have.
     """
     self.spec, self._bounds = spec, bounds
-    self._fields = [_Field(path, s, np.dtype(s.dtype.as_numpy_dtype), s.shape.num_elements() * s.dtype.size)
-                    for path, s in _leaves('', spec)]
+    self._fields = [
+      _Field(path, s, np.dtype(s.dtype.as_numpy_dtype), s.shape.num_elements() * s.dtype.size)
+      for path, s in _leaves('', spec)
+    ]
     unknown = set(bounds) - {field.path for field in self._fields}
     if unknown:
       raise ValueError(f'bounds of {unknown}: there are {[field.path for field in self._fields]}')
@@ -55,8 +59,10 @@ class Codec:
 
   def encode(self, elements: Any) -> bytes:
     """The bytes of elements `[M, ...]`."""
-    return b''.join(np.ascontiguousarray(part, field.dtype).tobytes()
-                    for field, part in zip(self._fields, tf.nest.flatten(elements), strict=True))
+    return b''.join(
+      np.ascontiguousarray(part, field.dtype).tobytes()
+      for field, part in zip(self._fields, tf.nest.flatten(elements), strict=True)
+    )
 
   def decode(self, payload: bytes) -> list[np.ndarray]:
     """The flat fields `[M, ...]` of M elements, which share the payload's memory.
@@ -66,7 +72,9 @@ class Codec:
     """
     count, rest = divmod(len(payload), self.element_bytes)
     if rest or not count:
-      raise Malformed(f'{len(payload)} bytes, expected a multiple of {self.element_bytes}, those of one element')
+      raise Malformed(
+        f'{len(payload)} bytes, expected a multiple of {self.element_bytes}, those of one element'
+      )
     fields, start = [], 0
     for field in self._fields:
       values = np.frombuffer(payload, np.uint8, count * field.size, start)
@@ -78,7 +86,10 @@ class Codec:
     """Elements `[N, ...]` as parts `[M, ...]` of one message each; of one element, if that takes several messages."""
     count = max(1, MESSAGE_BYTES // self.element_bytes)
     total = len(tf.nest.flatten(elements)[0])
-    return [tf.nest.map_structure(lambda x, i=i: x[i:i + count], elements) for i in range(0, total, count)]
+    return [
+      tf.nest.map_structure(lambda x, i=i: x[i : i + count], elements)
+      for i in range(0, total, count)
+    ]
 
   @property
   def most_parts(self) -> int:
@@ -97,7 +108,9 @@ class Codec:
       low, high = self._bounds[field.path]
       least, most = values.min(), values.max()
       if least < low or most > high:
-        raise Malformed(f'{field.path} holds {least if least < low else most}, expected {low:g} to {high:g}')
+        raise Malformed(
+          f'{field.path} holds {least if least < low else most}, expected {low:g} to {high:g}'
+        )
     return values
 
 
@@ -109,12 +122,14 @@ def _leaves(path: str, spec: Any) -> list[tuple[str, tf.TensorSpec]]:
     named = list(spec._asdict().items())
   else:
     named = sorted(spec.items()) if isinstance(spec, Mapping) else enumerate(spec)
-  return [leaf for name, part in named for leaf in _leaves(f'{path}.{name}' if path else str(name), part)]
+  return [
+    leaf for name, part in named for leaf in _leaves(f'{path}.{name}' if path else str(name), part)
+  ]
 
 
 def split(payload: bytes) -> list[bytes]:
   """The messages that a payload takes: at least one."""
-  return [payload[i:i + MESSAGE_BYTES] for i in range(0, max(1, len(payload)), MESSAGE_BYTES)]
+  return [payload[i : i + MESSAGE_BYTES] for i in range(0, max(1, len(payload)), MESSAGE_BYTES)]
 
 
 def check_bytes(message: Any) -> None:
@@ -151,6 +166,12 @@ def expect(values: dict[str, Any], types: Mapping[str, type]) -> dict[str, Any]:
   """The values, which must hold so: whole numbers not below 0, others finite. Raises Malformed."""
   for name, kind in types.items():
     value = values.get(name)
-    if type(value) is not kind or kind is int and not 0 <= value < 2**62 or kind is float and not math.isfinite(value):
+    if (
+      type(value) is not kind
+      or kind is int
+      and not 0 <= value < 2**62
+      or kind is float
+      and not math.isfinite(value)
+    ):
       raise Malformed(f'{name} is {str(value)[:40]!r}, expected {kind.__name__}')
   return values

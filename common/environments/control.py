@@ -8,12 +8,14 @@ import functools
 import os
 from typing import Any, Sequence
 
-os.environ.setdefault('MUJOCO_GL', 'disable')  # Nothing is rendered: no display is needed, nor its libraries.
+os.environ.setdefault(
+  'MUJOCO_GL', 'disable'
+)  # Nothing is rendered: no display is needed, nor its libraries.
 
-from dm_control import suite as control_suite
-from dm_control.rl import control
 import gymnasium
 import numpy as np
+from dm_control import suite as control_suite
+from dm_control.rl import control
 
 from common import errors
 from common.environments import process, suite
@@ -32,7 +34,11 @@ def _form(domain: str, task: str) -> tuple[np.ndarray, np.ndarray, int]:
   env = control_suite.load(domain, task)
   actions, observation = env.action_spec(), env.observation_spec()
   env.close()
-  return actions.minimum, actions.maximum, sum(int(np.prod(spec.shape)) for spec in observation.values())
+  return (
+    actions.minimum,
+    actions.maximum,
+    sum(int(np.prod(spec.shape)) for spec in observation.values()),
+  )
 
 
 class ControlEnv(gymnasium.Env):
@@ -45,7 +51,8 @@ class ControlEnv(gymnasium.Env):
     self._env, (self._low, self._high, size) = None, _form(self._domain, self._task)
     self.action_space = suite.continuous_actions(len(self._low))
     self.observation_space = gymnasium.spaces.Dict(
-        {'observation': gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)})
+      {'observation': gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)}
+    )
 
   def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
     super().reset(seed=seed)
@@ -61,14 +68,24 @@ class ControlEnv(gymnasium.Env):
       raise suite.EnvironmentCrashed(f'{self._domain}-{self._task}: {error}') from error
     # At the clock's end the discount still is 1; it is 0 where the task itself says that nothing comes after.
     terminated = step.last() and step.discount == 0.0
-    return self._flat(step.observation), float(step.reward), terminated, step.last() and not terminated, {}
+    return (
+      self._flat(step.observation),
+      float(step.reward),
+      terminated,
+      step.last() and not terminated,
+      {},
+    )
 
   def close(self):
     if self._env is not None:
       self._env.close()
 
   def _flat(self, observation) -> dict[str, np.ndarray]:
-    return {'observation': np.concatenate([np.ravel(part) for part in observation.values()]).astype(np.float32)}
+    return {
+      'observation': np.concatenate([np.ravel(part) for part in observation.values()]).astype(
+        np.float32
+      )
+    }
 
 
 def load(name: str, task: str) -> suite.Suite:
@@ -79,17 +96,23 @@ def load(name: str, task: str) -> suite.Suite:
   """
   _, high, _ = _form(*task.split('-'))
   if np.max(high) > _MAX_BOUND:
-    raise errors.UserError(f'{name} has actions up to {np.max(high):g}: there is nothing to rescale them by. Other '
-                           'tasks have bounds around 1.')
+    raise errors.UserError(
+      f'{name} has actions up to {np.max(high):g}: there is nothing to rescale them by. Other '
+      'tasks have bounds around 1.'
+    )
   probe = ControlEnv(task)
-  return suite.Suite(name, (task,), probe.observation_space, probe.action_space, action_repeat=1, make=_make)
+  return suite.Suite(
+    name, (task,), probe.observation_space, probe.action_space, action_repeat=1, make=_make
+  )
 
 
 def together(names: Sequence[str]) -> gymnasium.vector.VectorEnv:
   """Environments of tasks, stepped one after the other in this process."""
   return gymnasium.vector.SyncVectorEnv(
-      [lambda name=name: ControlEnv(name) for name in names], copy=False,
-      autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP)
+    [lambda name=name: ControlEnv(name) for name in names],
+    copy=False,
+    autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP,
+  )
 
 
 def _make(names: Sequence[str], training: bool) -> gymnasium.vector.VectorEnv:

@@ -17,22 +17,35 @@ import gymnasium
 import numpy as np
 
 from common import errors
-from common.environments import level_cache, levels, options as option_sets, parallel, suite
+from common.environments import level_cache, levels, parallel, suite
+from common.environments import options as option_sets
 
 HEIGHT, WIDTH, ACTION_REPEAT = 72, 96, 4
 # Look left or right, look down or up (pixels), strafe, move, fire, jump, crouch: forward, backward, strafe left, strafe
 # right, look left, look right, the two looks with forward, fire.
-ACTIONS = np.array([
-    (0, 0, 0, 1, 0, 0, 0), (0, 0, 0, -1, 0, 0, 0), (0, 0, -1, 0, 0, 0, 0), (0, 0, 1, 0, 0, 0, 0),
-    (-20, 0, 0, 0, 0, 0, 0), (20, 0, 0, 0, 0, 0, 0), (-20, 0, 0, 1, 0, 0, 0), (20, 0, 0, 1, 0, 0, 0),
-    (0, 0, 0, 0, 1, 0, 0)], np.intc)
-BYTES_PER_ENVIRONMENT = 250 * 10**6  # Measured: 105 to 115 MB in the lightest level, peaks of 211 to 340 while loading.
+ACTIONS = np.array(
+  [
+    (0, 0, 0, 1, 0, 0, 0),
+    (0, 0, 0, -1, 0, 0, 0),
+    (0, 0, -1, 0, 0, 0, 0),
+    (0, 0, 1, 0, 0, 0, 0),
+    (-20, 0, 0, 0, 0, 0, 0),
+    (20, 0, 0, 0, 0, 0, 0),
+    (-20, 0, 0, 1, 0, 0, 0),
+    (20, 0, 0, 1, 0, 0, 0),
+    (0, 0, 0, 0, 1, 0, 0),
+  ],
+  np.intc,
+)
+BYTES_PER_ENVIRONMENT = (
+  250 * 10**6
+)  # Measured: 105 to 115 MB in the lightest level, peaks of 211 to 340 while loading.
 _TEST_MIXER_SEED = 0x600D5EED  # The released code's, for evaluation.
 
-MISSING = '''{name} needs the module deepmind_lab, which is on no package index: build its wheel as upstream explains
+MISSING = """{name} needs the module deepmind_lab, which is on no package index: build its wheel as upstream explains
 (https://github.com/google-deepmind/lab/blob/master/docs/users/build.md, and python/pip_package/README.md there),
 then install it: .venv/bin/pip install deepmind_lab-1.0-py3-none-any.whl. Meanwhile `--env=doom` has observations,
-actions and instructions of the same form, and any preset of DMLab runs on it.'''
+actions and instructions of the same form, and any preset of DMLab runs on it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +60,7 @@ class Level:
     cache_bytes: the most that it may hold.
     episode_seeds: how many different episodes there are; 0 for all.
   """
+
   path: str
   config: Mapping[str, str]
   renderer: str
@@ -67,16 +81,27 @@ class DmLabEnv(gymnasium.Env):
 
   def __init__(self, level: Level):
     """Raises UserError if there is no such level, or it refuses its settings."""
-    os.environ.setdefault('LP_NUM_THREADS', '1')  # Else the software renderer has five threads for each level.
+    os.environ.setdefault(
+      'LP_NUM_THREADS', '1'
+    )  # Else the software renderer has five threads for each level.
     try:
       import deepmind_lab
     except (ImportError, OSError) as error:
-      raise errors.UserError(f'the module deepmind_lab is there, but cannot be imported: {error}') from error
+      raise errors.UserError(
+        f'the module deepmind_lab is there, but cannot be imported: {error}'
+      ) from error
     self._level, self._last = level, None
-    cache = level_cache.LevelCache(pathlib.Path(level.cache), level.cache_bytes) if level.cache else None
+    cache = (
+      level_cache.LevelCache(pathlib.Path(level.cache), level.cache_bytes) if level.cache else None
+    )
     try:
-      self._lab = deepmind_lab.Lab(level.path, ['RGB_INTERLEAVED', 'INSTR'], config=dict(level.config),
-                                   renderer=level.renderer, level_cache=cache)
+      self._lab = deepmind_lab.Lab(
+        level.path,
+        ['RGB_INTERLEAVED', 'INSTR'],
+        config=dict(level.config),
+        renderer=level.renderer,
+        level_cache=cache,
+      )
     except (RuntimeError, ValueError) as error:
       raise errors.UserError(f'DeepMind Lab cannot make the level {level.path}: {error}') from error
 
@@ -102,7 +127,10 @@ class DmLabEnv(gymnasium.Env):
 
   def _observe(self) -> dict[str, np.ndarray]:
     seen = self._lab.observations()
-    self._last = {'instruction': suite.hash_words(seen['INSTR']), 'observation': seen['RGB_INTERLEAVED']}
+    self._last = {
+      'instruction': suite.hash_words(seen['INSTR']),
+      'observation': seen['RGB_INTERLEAVED'],
+    }
     return self._last
 
   def _call(self, function, *arguments, **named):
@@ -131,49 +159,73 @@ def load(name: str, tasks: Sequence[str], options: option_sets.Options) -> suite
 
   def make(names: Sequence[str], training: bool) -> gymnasium.vector.VectorEnv:
     made = [level(task, training, options) for task in names]
-    return parallel.ParallelVectorEnv([functools.partial(DmLabEnv, one) for one in made], names,
-                                      DmLabEnv.observation_space, DmLabEnv.action_space)
+    return parallel.ParallelVectorEnv(
+      [functools.partial(DmLabEnv, one) for one in made],
+      names,
+      DmLabEnv.observation_space,
+      DmLabEnv.action_space,
+    )
 
   return suite.Suite(
-      name, tuple(tasks), DmLabEnv.observation_space, DmLabEnv.action_space, ACTION_REPEAT, make,
-      references='dmlab30' if set(tasks) <= set(levels.DMLAB_30) else '', note=note,
-      bytes_per_environment=BYTES_PER_ENVIRONMENT)
+    name,
+    tuple(tasks),
+    DmLabEnv.observation_space,
+    DmLabEnv.action_space,
+    ACTION_REPEAT,
+    make,
+    references='dmlab30' if set(tasks) <= set(levels.DMLAB_30) else '',
+    note=note,
+    bytes_per_environment=BYTES_PER_ENVIRONMENT,
+  )
 
 
 def level(task: str, training: bool, options: option_sets.Options) -> Level:
   """What the environment of a task is made of."""
   config = {'width': str(WIDTH), 'height': str(HEIGHT)}
-  if task in levels.DMLAB_30:  # Other levels do not know all of these settings, and refuse what they do not know.
+  if (
+    task in levels.DMLAB_30
+  ):  # Other levels do not know all of these settings, and refuse what they do not know.
     config |= {'logLevel': 'WARN'}
     if options.dmlab_dataset_path:
       config['datasetPath'] = options.dmlab_dataset_path
     if not training:
       config |= {'allowHoldOutLevels': 'true', 'mixerSeed': str(_TEST_MIXER_SEED)}
   return Level(
-      path=levels.path(task if training else levels.test_variant(task)),
-      config={**config, **engine_settings(options.dmlab_engine)}, renderer=options.dmlab_renderer,
-      cache=os.path.expanduser(options.dmlab_level_cache), cache_bytes=options.dmlab_level_cache_gb * 1e9,
-      episode_seeds=options.dmlab_episode_seeds if training else 0)
+    path=levels.path(task if training else levels.test_variant(task)),
+    config={**config, **engine_settings(options.dmlab_engine)},
+    renderer=options.dmlab_renderer,
+    cache=os.path.expanduser(options.dmlab_level_cache),
+    cache_bytes=options.dmlab_level_cache_gb * 1e9,
+    episode_seeds=options.dmlab_episode_seeds if training else 0,
+  )
 
 
 def _absolute(dataset: str) -> str:
   """The path as the level's process needs it, which may stand elsewhere."""
-  return dataset and dataset != levels.DUMMY and os.path.abspath(os.path.expanduser(dataset)) or dataset
+  return (
+    dataset and dataset != levels.DUMMY and os.path.abspath(os.path.expanduser(dataset)) or dataset
+  )
 
 
 def _with_their_data(name: str, tasks: Sequence[str], dataset: str) -> tuple[list[str], str]:
   """The tasks that can run, and what is to be said of every score of them."""
   affected = [task for task in tasks if task in levels.NEED_DATASET]
   if dataset == levels.DUMMY:
-    return list(tasks), f'{", ".join(affected)}: with dummy images in place of the data set.' if affected else ''
+    return list(
+      tasks
+    ), f'{", ".join(affected)}: with dummy images in place of the data set.' if affected else ''
   if dataset and not pathlib.Path(dataset).is_dir():
-    raise errors.UserError(f'dmlab_dataset_path is {dataset!r}, expected the folder of the images 0001.png, 0002.png '
-                           f'and so on, or {levels.DUMMY!r} for the levels\' own dummy images')
+    raise errors.UserError(
+      f'dmlab_dataset_path is {dataset!r}, expected the folder of the images 0001.png, 0002.png '
+      f"and so on, or {levels.DUMMY!r} for the levels' own dummy images"
+    )
   if dataset or not affected:
     return list(tasks), ''
   rest = [task for task in tasks if task not in affected]
-  how = (f'--config.dmlab_dataset_path=DIR gives the images of Brady et al. (2008), which DeepMind Lab\'s '
-         f'data/brady_konkle_oliva2008/README.md tells how to get; {levels.DUMMY!r} in place of DIR takes dummy images')
+  how = (
+    f"--config.dmlab_dataset_path=DIR gives the images of Brady et al. (2008), which DeepMind Lab's "
+    f'data/brady_konkle_oliva2008/README.md tells how to get; {levels.DUMMY!r} in place of DIR takes dummy images'
+  )
   if not rest:
     raise errors.UserError(f'{name} needs a data set. {how}.')
   logging.warning('%s LEFT OUT: they need a data set. %s.', ' and '.join(affected), how)
@@ -186,7 +238,9 @@ def engine_settings(text: str) -> dict[str, str]:
   for pair in filter(None, text.split(',')):
     key, equals, value = pair.partition('=')
     if not equals or key in ('width', 'height'):
-      raise errors.UserError(f'dmlab_engine has {pair!r}, expected KEY=VALUE,KEY=VALUE with keys of the engine or the '
-                             'level such as minimalUI=true; width and height are those of the paper')
+      raise errors.UserError(
+        f'dmlab_engine has {pair!r}, expected KEY=VALUE,KEY=VALUE with keys of the engine or the '
+        'level such as minimalUI=true; width and height are those of the paper'
+      )
     settings[key] = value
   return settings

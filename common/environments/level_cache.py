@@ -13,7 +13,9 @@ from typing import IO, Iterator
 
 from common import errors
 
-_LOCK = '.level_cache'  # Its text is how many bytes the maps have. A folder without it is not a cache.
+_LOCK = (
+  '.level_cache'  # Its text is how many bytes the maps have. A folder without it is not a cache.
+)
 _ROOM = 0.9  # Of the limit is left when maps have to leave: they are listed then, 80,000 of them in a second.
 
 
@@ -31,11 +33,15 @@ class LevelCache:
     try:
       folder.mkdir(parents=True, exist_ok=True)
       if not (folder / _LOCK).exists() and any(path.name != _LOCK for path in folder.iterdir()):
-        raise errors.UserError(f'{folder} holds other files than compiled maps, which are removed when there are too '
-                               f'many of them. {mend}')
+        raise errors.UserError(
+          f'{folder} holds other files than compiled maps, which are removed when there are too '
+          f'many of them. {mend}'
+        )
       (folder / _LOCK).touch()
     except OSError as error:
-      raise errors.UserError(f'the level cache {folder} cannot be written: {error}. {mend}') from error
+      raise errors.UserError(
+        f'the level cache {folder} cannot be written: {error}. {mend}'
+      ) from error
 
   def fetch(self, key: str, pk3_path: str) -> bool:
     """Copies the map of a key to a path; whether there was one. The engine dies of True without the file."""
@@ -46,7 +52,9 @@ class LevelCache:
     except OSError as error:
       self._warn('read', error)
       return False
-    with contextlib.suppress(OSError):  # It was used just now; unless another process has evicted it meanwhile.
+    with contextlib.suppress(
+      OSError
+    ):  # It was used just now; unless another process has evicted it meanwhile.
       os.utime(self._folder / key)
     return True
 
@@ -70,8 +78,12 @@ class LevelCache:
   def _warn(self, what: str, error: OSError) -> None:
     """Once: every reset to come will fail likewise."""
     if not self._warned:
-      logging.warning('the level cache %s cannot be %s, maps are compiled at every reset: %s', self._folder, what,
-                      error)
+      logging.warning(
+        'the level cache %s cannot be %s, maps are compiled at every reset: %s',
+        self._folder,
+        what,
+        error,
+      )
     self._warned = True
 
   @contextlib.contextmanager
@@ -82,8 +94,11 @@ class LevelCache:
 
   def _evict(self, goal: float) -> int:
     """Removes maps until they have so many bytes at most; returns how many they have."""
-    states = sorted((path.stat().st_mtime, path.stat().st_size, path)
-                    for path in self._folder.iterdir() if not path.name.startswith(_LOCK))
+    states = sorted(
+      (path.stat().st_mtime, path.stat().st_size, path)
+      for path in self._folder.iterdir()
+      if not path.name.startswith(_LOCK)
+    )
     total = sum(size for _, size, _ in states)
     for _, size, path in states:
       if total <= goal:

@@ -6,6 +6,7 @@ import dataclasses
 @dataclasses.dataclass(frozen=True)
 class Options:
   """Choices of a run; families that do not know one leave it alone. The config's fields of the same names say more."""
+
   tasks: str = ''
   max_training_frames: int | None = None
   dmlab_dataset_path: str = ''

@@ -10,11 +10,13 @@ import gymnasium
 import numpy as np
 
 from common import errors
-from common.machine import workers
 from common.environments import suite
+from common.machine import workers
 
 _MAX_DEATHS = 5  # Of one environment in a row, without an episode that ended between them.
-_RESTART_SEED = 1_000_003  # An environment that is started again gets another seed: the same one would die again.
+_RESTART_SEED = (
+  1_000_003  # An environment that is started again gets another seed: the same one would die again.
+)
 
 
 class ParallelVectorEnv(gymnasium.vector.VectorEnv):
@@ -25,8 +27,13 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
   Resets are within the step, too: the slowest is waited for.
   """
 
-  def __init__(self, makes: Sequence[Callable[[], gymnasium.Env]], names: Sequence[str],
-               observation_space: gymnasium.spaces.Dict, action_space: gymnasium.Space):
+  def __init__(
+    self,
+    makes: Sequence[Callable[[], gymnasium.Env]],
+    names: Sequence[str],
+    observation_space: gymnasium.spaces.Dict,
+    action_space: gymnasium.Space,
+  ):
     """Starts the processes.
 
     Args:
@@ -38,7 +45,10 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
     Raises:
       UserError: if an environment cannot be made.
     """
-    self.num_envs, self.metadata = len(makes), {'autoreset_mode': gymnasium.vector.AutoresetMode.SAME_STEP}
+    self.num_envs, self.metadata = (
+      len(makes),
+      {'autoreset_mode': gymnasium.vector.AutoresetMode.SAME_STEP},
+    )
     self.single_observation_space, self.single_action_space = observation_space, action_space
     self.observation_space = gymnasium.vector.utils.batch_space(observation_space, self.num_envs)
     self.action_space = gymnasium.vector.utils.batch_space(action_space, self.num_envs)
@@ -58,9 +68,13 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
     del options
     if seed is not None:
       self._seeds = seed + np.arange(self.num_envs)
-    answers = self._ask('reset', {i: dict(seed=None if seed is None else int(self._seeds[i])) for i in self._workers})
+    answers = self._ask(
+      'reset', {i: dict(seed=None if seed is None else int(self._seeds[i])) for i in self._workers}
+    )
     crashes = _crashes(answers)
-    observations = self._begin_again(crashes) | {i: answer[0] for i, answer in answers.items() if i not in crashes}
+    observations = self._begin_again(crashes) | {
+      i: answer[0] for i, answer in answers.items() if i not in crashes
+    }
     return self._stacked(observations), {'crashes': _reasons(crashes)}
 
   def step(self, actions: np.ndarray):
@@ -78,12 +92,21 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
       _, rewards[i], terminated[i], truncated[i], _ = answers[i]
     ended = np.flatnonzero(terminated | truncated).tolist()
     self._deaths[ended] = 0
-    final = np.array([*(observations[i] if i in ended else None for i in range(self.num_envs)), None], object)[:-1]
+    final = np.array(
+      [*(observations[i] if i in ended else None for i in range(self.num_envs)), None], object
+    )[:-1]
     resets = self._ask('reset', {i: dict(seed=None) for i in ended})
     crashes |= _crashes(resets)
-    observations |= {i: answer[0] for i, answer in resets.items() if i not in crashes} | self._begin_again(crashes)
-    return self._stacked(observations), rewards, terminated, truncated, {
-        'final_obs': final, 'crashes': _reasons(crashes)}
+    observations |= {
+      i: answer[0] for i, answer in resets.items() if i not in crashes
+    } | self._begin_again(crashes)
+    return (
+      self._stacked(observations),
+      rewards,
+      terminated,
+      truncated,
+      {'final_obs': final, 'crashes': _reasons(crashes)},
+    )
 
   def close_extras(self, **kwargs) -> None:
     """Ends the processes."""
@@ -120,21 +143,27 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
       for i, crash in crashes.items():
         self._deaths[i] += 1
         if self._deaths[i] == _MAX_DEATHS:
-          raise errors.UserError(f'{self._names[i]} died {_MAX_DEATHS} times without an episode that ended. The last '
-                                 f'time: {crash}')
+          raise errors.UserError(
+            f'{self._names[i]} died {_MAX_DEATHS} times without an episode that ended. The last '
+            f'time: {crash}'
+          )
         self._seeds[i] = (self._seeds[i] + _RESTART_SEED) % 2**31
         self._workers[i].close()
         self._workers[i] = workers.Worker(self._makes[i])
       made = self._receive(crashes)
       crashes = _crashes(made)
-      answers = self._ask('reset', {i: dict(seed=int(self._seeds[i])) for i in made if i not in crashes})
+      answers = self._ask(
+        'reset', {i: dict(seed=int(self._seeds[i])) for i in made if i not in crashes}
+      )
       crashes |= _crashes(answers)
       begun |= {i: answer[0] for i, answer in answers.items() if i not in crashes}
     return begun
 
   def _stacked(self, observations: Mapping[int, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.stack([observations[i][name] for i in range(self.num_envs)])
-            for name in self.single_observation_space}
+    return {
+      name: np.stack([observations[i][name] for i in range(self.num_envs)])
+      for name in self.single_observation_space
+    }
 
 
 def _crashes(answers: Mapping[int, Any]) -> dict[int, Exception]:

@@ -12,13 +12,12 @@ from typing import Any, Callable
 import gymnasium
 import numpy as np
 
-from common.machine import workers
 from common.environments import suite
+from common.machine import workers
 
 
 class ProcessVectorEnv(gymnasium.vector.VectorEnv):
-  """Steps what `make` makes there. If the process ends, that is an `EnvironmentCrashed`; the next reset starts another.
-  """
+  """Steps what `make` makes there. If the process ends, that is an `EnvironmentCrashed`; the next reset starts another."""
 
   def __init__(self, make: Callable[[], gymnasium.vector.VectorEnv]):
     """`make`: is pickled, as it is called in the other process."""
@@ -27,7 +26,9 @@ class ProcessVectorEnv(gymnasium.vector.VectorEnv):
     described = self._worker.call('describe')
     self.num_envs, self.metadata = described['num_envs'], described['metadata']
     self.single_observation_space, self.single_action_space = described['spaces']
-    self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, self.num_envs)
+    self.observation_space = gymnasium.vector.utils.batch_space(
+      self.single_observation_space, self.num_envs
+    )
     self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, self.num_envs)
 
   def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
@@ -67,9 +68,16 @@ class _Described:
 
   def __init__(self, make: Callable[[], gymnasium.vector.VectorEnv]):
     self._environment = make()
-    self.reset, self.step, self.close = self._environment.reset, self._environment.step, self._environment.close
+    self.reset, self.step, self.close = (
+      self._environment.reset,
+      self._environment.step,
+      self._environment.close,
+    )
 
   def describe(self) -> dict[str, Any]:
     environment = self._environment
-    return dict(num_envs=environment.num_envs, metadata=environment.metadata,
-                spaces=(environment.single_observation_space, environment.single_action_space))
+    return dict(
+      num_envs=environment.num_envs,
+      metadata=environment.metadata,
+      spaces=(environment.single_observation_space, environment.single_action_space),
+    )

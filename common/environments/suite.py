@@ -40,6 +40,7 @@ class Suite:
     note: what is to be said of every score of this suite; '' for nothing.
     bytes_per_environment: what the engine of one takes; 0 where that does not matter.
   """
+
   name: str
   tasks: tuple[str, ...]
   observation_space: gymnasium.spaces.Dict
@@ -79,10 +80,15 @@ def network_space(suite: Suite) -> gymnasium.spaces.Box:
 
 def integer_bounds(suite: Suite) -> dict[str, tuple[int, int]]:
   """The lowest and highest value of observations that are whole numbers and cannot have all values of their type."""
-  spaces = {name: space for name, space in suite.observation_space.spaces.items()
-            if np.issubdtype(space.dtype, np.integer)}
+  spaces = {
+    name: space
+    for name, space in suite.observation_space.spaces.items()
+    if np.issubdtype(space.dtype, np.integer)
+  }
   bounds = {name: (int(space.low.min()), int(space.high.max())) for name, space in spaces.items()}
-  every = {name: (np.iinfo(space.dtype).min, np.iinfo(space.dtype).max) for name, space in spaces.items()}
+  every = {
+    name: (np.iinfo(space.dtype).min, np.iinfo(space.dtype).max) for name, space in spaces.items()
+  }
   return {name: pair for name, pair in bounds.items() if pair != every[name]}
 
 
@@ -98,15 +104,20 @@ def hash_words(instruction: str) -> np.ndarray:
   """
   words = instruction.split()[:MAX_WORDS]
   hashed = np.full(MAX_WORDS, _NO_WORD, np.int32)
-  hashed[:len(words)] = [zlib.crc32(word.encode()) % INSTRUCTION_BUCKETS for word in words]
+  hashed[: len(words)] = [zlib.crc32(word.encode()) % INSTRUCTION_BUCKETS for word in words]
   return hashed
 
 
 def pixels_and_instruction(height: int, width: int) -> gymnasium.spaces.Dict:
   """The observation space of the first-person suites: RGB pixels and a hashed instruction."""
-  return gymnasium.spaces.Dict({
-      'instruction': gymnasium.spaces.Box(_NO_WORD, INSTRUCTION_BUCKETS - 1, (MAX_WORDS,), np.int32),
-      'observation': gymnasium.spaces.Box(0, 255, (height, width, 3), np.uint8)})
+  return gymnasium.spaces.Dict(
+    {
+      'instruction': gymnasium.spaces.Box(
+        _NO_WORD, INSTRUCTION_BUCKETS - 1, (MAX_WORDS,), np.int32
+      ),
+      'observation': gymnasium.spaces.Box(0, 255, (height, width, 3), np.uint8),
+    }
+  )
 
 
 def assign(tasks: Sequence[str], actor: int, num_actors: int, envs_per_actor: int) -> list[str]:

@@ -13,17 +13,27 @@ from absl import flags
 
 from common import environments, errors
 from common.config import command_line, run_folder, settings
-from common.evaluation import jobs as evaluation_jobs, play as evaluation
-from common.machine import files, janitor
+from common.evaluation import jobs as evaluation_jobs
+from common.evaluation import play as evaluation
+from common.machine import files, janitor, memory
 from common.reporting import score_report
-from common.machine import memory
 
 _SEED = 2_000_000_000  # Beyond the seeds of training.
 _BYTES_PER_PROCESS = 10**9  # TensorFlow and the agent.
 # Settings that say nothing of what an agent's episodes are like: an evaluation goes on though they have changed.
-_INDECISIVE = ('tasks', 'total_frames', 'num_actors', 'envs_per_actor', 'evaluation_episodes', 'dmlab_level_cache',
-               'dmlab_level_cache_gb', 'dmlab_episode_seeds', 'log_every_seconds', 'checkpoint_every_seconds',
-               'stall_seconds')
+_INDECISIVE = (
+  'tasks',
+  'total_frames',
+  'num_actors',
+  'envs_per_actor',
+  'evaluation_episodes',
+  'dmlab_level_cache',
+  'dmlab_level_cache_gb',
+  'dmlab_episode_seeds',
+  'log_every_seconds',
+  'checkpoint_every_seconds',
+  'stall_seconds',
+)
 
 
 def main(argv: Sequence[str], description: str, presets: settings.Presets, players: str) -> int:
@@ -37,22 +47,47 @@ def main(argv: Sequence[str], description: str, presets: settings.Presets, playe
   """
   values = flags.FlagValues()
   flags.DEFINE_integer('episodes', 100, 'Episodes of each task.', lower_bound=1, flag_values=values)
-  flags.DEFINE_string('checkpoint', 'latest', 'latest, best, or the path of a checkpoint.', flag_values=values)
+  flags.DEFINE_string(
+    'checkpoint', 'latest', 'latest, best, or the path of a checkpoint.', flag_values=values
+  )
   flags.DEFINE_integer('seed', _SEED, 'Of environments and actions.', flag_values=values)
   flags.DEFINE_boolean('video', False, "Film each task's first episode.", flag_values=values)
-  flags.DEFINE_integer('processes', os.cpu_count(), 'At most so many play tasks at once.', lower_bound=1,
-                       flag_values=values)
+  flags.DEFINE_integer(
+    'processes',
+    os.cpu_count(),
+    'At most so many play tasks at once.',
+    lower_bound=1,
+    flag_values=values,
+  )
   arguments = command_line.parse_flags(values, argv, description)
   if len(arguments) != 1:
-    raise errors.UserError(f'expected one folder of a run, got {len(arguments)}: RUN [--episodes=N]. See --help.')
+    raise errors.UserError(
+      f'expected one folder of a run, got {len(arguments)}: RUN [--episodes=N]. See --help.'
+    )
   with janitor.attend():
-    evaluate(pathlib.Path(arguments[0]), presets, players, values.episodes, values.checkpoint, values.seed,
-             values.video, values.processes)
+    evaluate(
+      pathlib.Path(arguments[0]),
+      presets,
+      players,
+      values.episodes,
+      values.checkpoint,
+      values.seed,
+      values.video,
+      values.processes,
+    )
   return 0
 
 
-def evaluate(run: pathlib.Path, presets: settings.Presets, players: str, episodes: int, checkpoint: str = 'latest',
-             seed: int = _SEED, video: bool = False, processes: int | None = None) -> None:
+def evaluate(
+  run: pathlib.Path,
+  presets: settings.Presets,
+  players: str,
+  episodes: int,
+  checkpoint: str = 'latest',
+  seed: int = _SEED,
+  video: bool = False,
+  processes: int | None = None,
+) -> None:
   """Evaluates the run in a folder; prints the table and writes `evaluation.json`.
 
   A random policy plays, too, where no scores of one are published. What was played of the same checkpoint, number of
@@ -75,18 +110,33 @@ def evaluate(run: pathlib.Path, presets: settings.Presets, players: str, episode
   player = evaluation_jobs.TaskPlayer(run, config, players, checkpoint, seed, video)
   suite, path = player.suite, player.checkpoint
   if video and len(suite.observation_space['observation'].shape) != 3:
-    raise errors.UserError(f'{config.env} is observed as vectors: there is nothing to film. Leave out --video.')
+    raise errors.UserError(
+      f'{config.env} is observed as vectors: there is nothing to film. Leave out --video.'
+    )
   logging.info('Evaluating %s: %d episodes of each task.', path, episodes)
   columns = ('agent',) if suite.references else ('random', 'agent')
   played = evaluation_jobs.play_all(
-      [evaluation_jobs.Job(who, task) for who in columns for task in suite.tasks], episodes,
-      run / 'evaluation' / _name(config, os.path.relpath(path, run), episodes, seed, video),
-      player, functools.partial(evaluation_jobs.TaskPlayer, run, config, players, path, seed, video),
-      _at_once(processes or os.cpu_count(), suite, episodes))
+    [evaluation_jobs.Job(who, task) for who in columns for task in suite.tasks],
+    episodes,
+    run / 'evaluation' / _name(config, os.path.relpath(path, run), episodes, seed, video),
+    player,
+    functools.partial(evaluation_jobs.TaskPlayer, run, config, players, path, seed, video),
+    _at_once(processes or os.cpu_count(), suite, episodes),
+  )
   results = {who: {task: played[who, task] for task in suite.tasks} for who in columns}
   with files.replacing(run / 'evaluation.json') as file:
-    json.dump({'checkpoint': str(path), 'env': config.env, 'seed': seed, 'references': suite.references,
-               'note': suite.note, **results}, file, indent=1)
+    json.dump(
+      {
+        'checkpoint': str(path),
+        'env': config.env,
+        'seed': seed,
+        'references': suite.references,
+        'note': suite.note,
+        **results,
+      },
+      file,
+      indent=1,
+    )
   logging.info('\nMean return of %d episodes, 95%% bootstrap interval. %s', episodes, suite.note)
   if suite.references:
     score_report.write(run, suite.references, results['agent'], suite.note)
@@ -101,7 +151,9 @@ def _at_once(processes: int, suite: environments.Suite, episodes: int) -> int:
   """So many processes, or as many as the memory holds with their engines."""
   if not suite.bytes_per_environment:
     return processes
-  each = evaluation.environments_at_once(episodes) * suite.bytes_per_environment + _BYTES_PER_PROCESS
+  each = (
+    evaluation.environments_at_once(episodes) * suite.bytes_per_environment + _BYTES_PER_PROCESS
+  )
   return max(1, min(processes, memory.available() // each))
 
 
@@ -110,7 +162,9 @@ def _name(config: settings.Settings, checkpoint: str, episodes: int, seed: int, 
 
   `checkpoint` is relative to the run, whose folder may be moved.
   """
-  decisive = {name: value for name, value in dataclasses.asdict(config).items() if name not in _INDECISIVE}
+  decisive = {
+    name: value for name, value in dataclasses.asdict(config).items() if name not in _INDECISIVE
+  }
   text = json.dumps([checkpoint, decisive, video], sort_keys=True)
   digest = hashlib.sha256(text.encode()).hexdigest()[:8]
   return f'{pathlib.Path(checkpoint).name}-{episodes}-episodes-seed-{seed}-{digest}'

@@ -10,12 +10,12 @@ from typing import Any, Callable, NamedTuple, Sequence
 from common import environments, errors
 from common.config import command_line, settings
 from common.evaluation import play as evaluation
-from common.machine import files
-from common.machine import workers
+from common.machine import files, workers
 
 
 class Job(NamedTuple):
   """`who` plays: `agent` or `random`."""
+
   who: str
   task: str
 
@@ -23,8 +23,15 @@ class Job(NamedTuple):
 class TaskPlayer:
   """The agent of a checkpoint, and a random policy; in this process or as a `workers.Worker`."""
 
-  def __init__(self, run: pathlib.Path, config: settings.Settings, players: str, checkpoint: str, seed: int,
-               video: bool):
+  def __init__(
+    self,
+    run: pathlib.Path,
+    config: settings.Settings,
+    players: str,
+    checkpoint: str,
+    seed: int,
+    video: bool,
+  ):
     """Restores the agent.
 
     Args:
@@ -41,18 +48,28 @@ class TaskPlayer:
     command_line.import_tensorflow()
     self.suite = environments.load(config.env, config.environment_options())
     self.checkpoint, self._make_player = importlib.import_module(players).from_checkpoint(
-        run, config, self.suite, checkpoint, seed)
+      run, config, self.suite, checkpoint, seed
+    )
     self._seed, self._videos = seed, run / 'videos' if video else None
 
   def play(self, who: str, task: str, episodes: int) -> dict[str, Any]:
     """Plays a job; returns the summary of `evaluation.Episodes`."""
     film = self._videos is not None and who == 'agent'
-    played = evaluation.play(self.suite, task, self._make_player if who == 'agent' else self._random, episodes,
-                             self._seed, pictures=film)
+    played = evaluation.play(
+      self.suite,
+      task,
+      self._make_player if who == 'agent' else self._random,
+      episodes,
+      self._seed,
+      pictures=film,
+    )
     if film:
       from common.reporting import films as video
+
       self._videos.mkdir(exist_ok=True)
-      video.write_gif(self._videos / f'{file_name(task)}.gif', played.pictures, self.suite.steps_per_second)
+      video.write_gif(
+        self._videos / f'{file_name(task)}.gif', played.pictures, self.suite.steps_per_second
+      )
     return played.summary()
 
   def _random(self, task: str, count: int) -> evaluation.Player:
@@ -65,8 +82,14 @@ def file_name(task: str) -> str:
   return task.replace('/', '_').replace(':', '_')
 
 
-def play_all(jobs: Sequence[Job], episodes: int, folder: pathlib.Path, player: TaskPlayer,
-             make_player: Callable[[], TaskPlayer], processes: int) -> dict[Job, dict[str, Any]]:
+def play_all(
+  jobs: Sequence[Job],
+  episodes: int,
+  folder: pathlib.Path,
+  player: TaskPlayer,
+  make_player: Callable[[], TaskPlayer],
+  processes: int,
+) -> dict[Job, dict[str, Any]]:
   """Plays what is not there yet, and keeps each result in the folder as soon as it is there.
 
   Args:
@@ -91,7 +114,9 @@ def play_all(jobs: Sequence[Job], episodes: int, folder: pathlib.Path, player: T
     with files.replacing(path(job)) as file:
       json.dump(summary, file)
     results[job] = summary
-    logging.info('  %s, %s: %.2f (%d of %d)', job.task, job.who, summary['mean'], len(results), len(jobs))
+    logging.info(
+      '  %s, %s: %.2f (%d of %d)', job.task, job.who, summary['mean'], len(results), len(jobs)
+    )
 
   count = min(processes, len(left))
   try:
@@ -101,8 +126,11 @@ def play_all(jobs: Sequence[Job], episodes: int, folder: pathlib.Path, player: T
     else:
       _play_in_processes(left, episodes, make_player, count, done)
   except KeyboardInterrupt:
-    logging.info('Stopped. The results of %d of %d are kept: the same evaluation goes on from there.', len(results),
-                 len(jobs))
+    logging.info(
+      'Stopped. The results of %d of %d are kept: the same evaluation goes on from there.',
+      len(results),
+      len(jobs),
+    )
     raise
   return {job: results[job] for job in jobs}
 
@@ -117,8 +145,10 @@ def _play_in_processes(jobs, episodes, make_player, count, done) -> None:
       for job in todo:
         done(job, worker.call('play', who=job.who, task=job.task, episodes=episodes))
     except workers.WorkerDied as death:
-      raise errors.UserError(f'while {job.task if job else "the first task"} was played, {death}. What is done is '
-                             'kept: the same command goes on.') from death
+      raise errors.UserError(
+        f'while {job.task if job else "the first task"} was played, {death}. What is done is '
+        'kept: the same command goes on.'
+      ) from death
 
   staff = [workers.Worker(make_player) for _ in range(count)]
   try:

@@ -18,6 +18,7 @@ _MAX_CRASHES = 3
 @dataclasses.dataclass
 class Episodes:
   """What was played of one task: undiscounted, unclipped returns, lengths in agent steps, pictures of the first one."""
+
   returns: list[float]
   lengths: list[int]
   pictures: list[np.ndarray] = dataclasses.field(default_factory=list)
@@ -25,8 +26,14 @@ class Episodes:
   def summary(self) -> dict[str, Any]:
     """Mean return with a 95% bootstrap interval, and what it is made of."""
     low, high = bootstrap_interval(self.returns)
-    return {'mean': float(np.mean(self.returns)), 'low': low, 'high': high, 'episodes': len(self.returns),
-            'returns': self.returns, 'lengths': self.lengths}
+    return {
+      'mean': float(np.mean(self.returns)),
+      'low': low,
+      'high': high,
+      'episodes': len(self.returns),
+      'returns': self.returns,
+      'lengths': self.lengths,
+    }
 
 
 def bootstrap_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
@@ -34,7 +41,8 @@ def bootstrap_interval(values: Sequence[float], confidence: float = 0.95) -> tup
   if len(set(values)) == 1:
     return float(values[0]), float(values[0])
   interval = scipy.stats.bootstrap(
-      (np.asarray(values),), np.mean, confidence_level=confidence, method='percentile', rng=0).confidence_interval
+    (np.asarray(values),), np.mean, confidence_level=confidence, method='percentile', rng=0
+  ).confidence_interval
   return float(interval.low), float(interval.high)
 
 
@@ -44,15 +52,23 @@ def random_player(action_space: gymnasium.Space, seed: int) -> Player:
   return lambda observations, rewards, done: random_actions(action_space, len(done), rng)
 
 
-def random_actions(action_space: gymnasium.Space, count: int, rng: np.random.Generator) -> np.ndarray:
+def random_actions(
+  action_space: gymnasium.Space, count: int, rng: np.random.Generator
+) -> np.ndarray:
   """Uniform actions for `count` environments: int64 `[count]`, or float32 `[count, A]` in [-1, 1]."""
   if isinstance(action_space, gymnasium.spaces.Discrete):
     return rng.integers(action_space.n, size=count)
   return rng.uniform(-1.0, 1.0, (count, *action_space.shape)).astype(np.float32)
 
 
-def play(suite: environments.Suite, task: str, make_player: Callable[[str, int], Player], episodes: int, seed: int,
-         pictures: bool = False) -> Episodes:
+def play(
+  suite: environments.Suite,
+  task: str,
+  make_player: Callable[[str, int], Player],
+  episodes: int,
+  seed: int,
+  pictures: bool = False,
+) -> Episodes:
   """Plays a number of episodes of a task.
 
   Args:
@@ -71,7 +87,9 @@ def play(suite: environments.Suite, task: str, make_player: Callable[[str, int],
       return _play(suite, task, make_player, episodes, seed + attempt, pictures)
     except environments.EnvironmentCrashed as error:
       crash = error
-  raise errors.UserError(f'{suite.name}: {_MAX_CRASHES} attempts at {task} ended in a crash: {crash}')
+  raise errors.UserError(
+    f'{suite.name}: {_MAX_CRASHES} attempts at {task} ended in a crash: {crash}'
+  )
 
 
 def environments_at_once(episodes: int) -> int:
@@ -85,7 +103,10 @@ def table(columns: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
   width = max(len(task) for task in [*tasks, 'task'])
   lines = ['task'.ljust(width) + ''.join(f'{name:>34}' for name in columns)]
   for task in tasks:
-    cells = (f'{c[task]["mean"]:10.2f}  [{c[task]["low"]:9.2f}, {c[task]["high"]:9.2f}]' for c in columns.values())
+    cells = (
+      f'{c[task]["mean"]:10.2f}  [{c[task]["low"]:9.2f}, {c[task]["high"]:9.2f}]'
+      for c in columns.values()
+    )
     lines.append(task.ljust(width) + ''.join(f'{cell:>34}' for cell in cells))
   return '\n'.join(lines)
 
@@ -97,7 +118,11 @@ def _play(suite, task, make_player, episodes, seed, pictures) -> Episodes:
   environment, result = suite.make([task] * count, False), Episodes([], [])
   try:
     observations, _ = environment.reset(seed=seed)
-    player, rewards, done = make_player(task, count), np.zeros(count, np.float32), np.ones(count, bool)
+    player, rewards, done = (
+      make_player(task, count),
+      np.zeros(count, np.float32),
+      np.ones(count, bool),
+    )
     returns, lengths, played = np.zeros(count), np.zeros(count, int), np.zeros(count, int)
     while np.any(played < share):
       if pictures and not played[0]:
@@ -112,7 +137,9 @@ def _play(suite, task, make_player, episodes, seed, pictures) -> Episodes:
           result.lengths.append(int(lengths[i]))
         played[i] += 1
         returns[i] = lengths[i] = 0
-      for i in info.get('crashes', {}):  # Its engine was started again: an episode that has no end does not count.
+      for i in info.get(
+        'crashes', {}
+      ):  # Its engine was started again: an episode that has no end does not count.
         returns[i] = lengths[i] = 0
         done[i] = True
   finally:

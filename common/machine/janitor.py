@@ -19,7 +19,9 @@ import uuid
 from typing import Iterator
 
 _MARK = 'DISTRIBUTED_RL_RUN'
-_MIN_ID_LENGTH = 10  # VizDoom's engines get a random name of ten letters for their shared memory as an argument.
+_MIN_ID_LENGTH = (
+  10  # VizDoom's engines get a random name of ten letters for their shared memory as an argument.
+)
 
 
 @contextlib.contextmanager
@@ -28,8 +30,11 @@ def attend() -> Iterator[pathlib.Path]:
   mark, folder = uuid.uuid4().hex, pathlib.Path(tempfile.mkdtemp(prefix='run-'))
   clean_environment = {k: v for k, v in os.environ.items() if k != _MARK}
   janitor = subprocess.Popen(
-      [sys.executable, '-S', '-E', __file__, mark, str(folder)], stdin=subprocess.PIPE, env=clean_environment,
-      start_new_session=True)
+    [sys.executable, '-S', '-E', __file__, mark, str(folder)],
+    stdin=subprocess.PIPE,
+    env=clean_environment,
+    start_new_session=True,
+  )
   before = {name: os.environ.get(name) for name in (_MARK, 'TMPDIR')}, tempfile.tempdir
   os.environ[_MARK], os.environ['TMPDIR'], tempfile.tempdir = mark, str(folder), str(folder)
   try:
@@ -57,7 +62,11 @@ def _shared_memory_of(pid: int) -> set[str]:
   """The segments that a process has mapped, and those named after one of its arguments: it may be about to map them."""
   process, names = pathlib.Path('/proc', str(pid)), set()
   with contextlib.suppress(OSError):  # It ended meanwhile.
-    names = {line.split()[5] for line in (process / 'maps').read_text().splitlines() if len(line.split()) == 6}
+    names = {
+      line.split()[5]
+      for line in (process / 'maps').read_text().splitlines()
+      if len(line.split()) == 6
+    }
     names |= _shared_memory_named_after((process / 'cmdline').read_text().split('\0'))
   return {name for name in names if name.startswith('/dev/shm/')}
 

@@ -27,8 +27,9 @@ def check(size_in_bytes: Callable[[int], int], capacity: int, elements: str) -> 
   while fitting and size_in_bytes(fitting) > 0.9 * free:
     fitting = fitting * 19 // 20
   raise errors.UserError(
-      f'a replay of {capacity:,} {elements} takes {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free: '
-      f'lower --config.replay_capacity to {fitting:,} or less')
+    f'a replay of {capacity:,} {elements} takes {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free: '
+    f'lower --config.replay_capacity to {fitting:,} or less'
+  )
 
 
 def available() -> int:

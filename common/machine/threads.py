@@ -11,12 +11,15 @@ from common.distributed import queues
 @dataclasses.dataclass
 class Pulse:
   """What a worker is doing and since when, for the word on who is silent."""
+
   name: str
   activity: str = 'starting'
   since: float = dataclasses.field(default_factory=time.monotonic)
 
   def enter(self, activity: str) -> None:
-    self.since = time.monotonic()  # First: else who reads now takes the new activity for an old one.
+    self.since = (
+      time.monotonic()
+    )  # First: else who reads now takes the new activity for an old one.
     self.activity = activity
 
   def describe(self) -> str:

@@ -7,18 +7,21 @@ with TensorFlow's threads.
 import contextlib
 import logging
 import multiprocessing
-from multiprocessing import connection as connections
 import os
 import subprocess
 import sys
 import tempfile
 import traceback
+from multiprocessing import connection as connections
 from typing import Any, Callable
 
 from common import errors
 
 PATIENCE = 5.0  # Seconds, for the process to end by itself.
-_LAST_WORDS, _MOST_WORDS = 2000, 10**6  # Bytes of what it writes: that are shown when it has died; that are kept.
+_LAST_WORDS, _MOST_WORDS = (
+  2000,
+  10**6,
+)  # Bytes of what it writes: that are shown when it has died; that are kept.
 
 
 class WorkerDied(RuntimeError):
@@ -30,8 +33,7 @@ class Expected(Exception):
 
 
 class Worker:
-  """Makes an object in another process, which ends with this, and with the process that this is in, however that ends.
-  """
+  """Makes an object in another process, which ends with this, and with the process that this is in, however that ends."""
 
   def __init__(self, make: Callable[[], Any]):
     """Starts the process and has it make the object; the first `receive` waits until it has.
@@ -40,13 +42,23 @@ class Worker:
       make: is pickled, as it is called in the other process.
     """
     self._connection, theirs = multiprocessing.Pipe()
-    program = (f'import sys; sys.path[:] = {sys.path!r}; from common.machine import workers; '
-               f'workers.serve({theirs.fileno()})')
-    self._written = tempfile.TemporaryFile('ab+')  # What engines write is of interest only once they have died.
+    program = (
+      f'import sys; sys.path[:] = {sys.path!r}; from common.machine import workers; '
+      f'workers.serve({theirs.fileno()})'
+    )
+    self._written = tempfile.TemporaryFile(
+      'ab+'
+    )  # What engines write is of interest only once they have died.
     # A session of its own: Ctrl-C is for the run, which ends this once it has saved. No GPU: that is the learner's.
     self._process = subprocess.Popen(
-        [sys.executable, '-c', program], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=self._written,
-        stderr=self._written, start_new_session=True, env={**os.environ, 'CUDA_VISIBLE_DEVICES': ''})
+      [sys.executable, '-c', program],
+      pass_fds=[theirs.fileno()],
+      stdin=subprocess.DEVNULL,
+      stdout=self._written,
+      stderr=self._written,
+      start_new_session=True,
+      env={**os.environ, 'CUDA_VISIBLE_DEVICES': ''},
+    )
     theirs.close()
     with contextlib.suppress(WorkerDied):  # The first `receive` tells of it.
       self._send(make)

@@ -103,7 +103,7 @@ class ByPriority(tf.Module):
 
   def priorities(self, slots: tf.Tensor) -> tf.Tensor:
     values = self._tree.get(slots)
-    return tf.where(values > 0.0, values**(1 / self._alpha), 0.0) if self._alpha else values
+    return tf.where(values > 0.0, values ** (1 / self._alpha), 0.0) if self._alpha else values
 
   def excess(self, counts: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     """None: there never is."""
@@ -121,9 +121,13 @@ class ByPriority(tf.Module):
     while tf.shape(drawn, out_type=tf.int64)[0] < count:
       tf.autograph.experimental.set_loop_options(shape_invariants=[(drawn, tf.TensorShape([None]))])
       self._tree.set(drawn, tf.zeros_like(drawn, tf.float64))
-      drawn = tf.concat([drawn, self._distinct(count - tf.shape(drawn, out_type=tf.int64)[0])], axis=0)
+      drawn = tf.concat(
+        [drawn, self._distinct(count - tf.shape(drawn, out_type=tf.int64)[0])], axis=0
+      )
     return drawn
 
   def _distinct(self, count: tf.Tensor) -> tf.Tensor:
     """Up to `count` different slots: those of as many draws with replacement."""
-    return tf.unique(self._tree.find(tf.random.uniform([count], dtype=tf.float64) * self._tree.total()))[0]
+    return tf.unique(
+      self._tree.find(tf.random.uniform([count], dtype=tf.float64) * self._tree.total())
+    )[0]

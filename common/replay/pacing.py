@@ -33,8 +33,14 @@ class ReplayRatio:
       QueueClosed: if this is closed.
     """
     with self._condition:
-      self._condition.wait_for(lambda: self._closed or not self._target or self._held < self._minimum
-                               or self.inserted * self._target <= self.sampled + self._slack)
+      self._condition.wait_for(
+        lambda: (
+          self._closed
+          or not self._target
+          or self._held < self._minimum
+          or self.inserted * self._target <= self.sampled + self._slack
+        )
+      )
       self._check()
 
   def add_inserted(self, count: int, held: int) -> None:
@@ -52,8 +58,15 @@ class ReplayRatio:
       QueueClosed: if this is closed.
     """
     with self._condition:
-      self._condition.wait_for(lambda: self._closed or self._held >= self._minimum and (
-          not self._target or self.sampled + count <= self.inserted * self._target + self._slack))
+      self._condition.wait_for(
+        lambda: (
+          self._closed
+          or self._held >= self._minimum
+          and (
+            not self._target or self.sampled + count <= self.inserted * self._target + self._slack
+          )
+        )
+      )
       self._check()
       self.sampled += count
       self._condition.notify_all()

@@ -23,10 +23,13 @@ class TransitionBlock(NamedTuple):
 
   Transition b starts at entry stack - 1 + b, and bootstraps from entry stack - 1 + end[b].
   """
+
   observation: Any  # [E, ...]: single frames uint8, or vectors float32.
   frame_start: Any  # bool [E]: the entry is the first of a game; no stack reaches back beyond it.
   action: Any  # int32 [B], or float32 [B, A].
-  n_step_return: Any  # float32 [B]: rewards of up to n steps, discounted, to the episode's end at most.
+  n_step_return: (
+    Any  # float32 [B]: rewards of up to n steps, discounted, to the episode's end at most.
+  )
   discount: Any  # float32 [B]: of the bootstrap value; 0 where the episode ended.
   end: Any  # int32 [B].
   valid: Any  # bool [B]: the place holds a transition; not so, for example, where a time limit's last observation is.
@@ -35,6 +38,7 @@ class TransitionBlock(NamedTuple):
 
 class Sample(NamedTuple):
   """K transitions. Stacks are single frames `[K, stack, ...]`, the newest last; see `frames.stacks` for their use."""
+
   leaf: tf.Tensor  # int64 [K]: where it is kept.
   stamp: tf.Tensor  # int64 [K]: the number of its block, which tells whether it still is there.
   observation: tf.Tensor  # [K, stack, ...].
@@ -77,8 +81,16 @@ class PrioritizedReplay(tf.Module):
   Memory is taken as it fills. Adds are always accepted; who leaves for them is up to the eviction.
   """
 
-  def __init__(self, spec: TransitionBlock, capacity: int, stack: int, alpha: float, beta: float, stratified: bool,
-               alpha_evict: float | None = None):
+  def __init__(
+    self,
+    spec: TransitionBlock,
+    capacity: int,
+    stack: int,
+    alpha: float,
+    beta: float,
+    stratified: bool,
+    alpha_evict: float | None = None,
+  ):
     """Makes an empty replay.
 
     Args:
@@ -97,19 +109,24 @@ class PrioritizedReplay(tf.Module):
     self._length, self._entries = spec.priority.shape[0], spec.frame_start.shape[0]
     if alpha_evict is not None and self._length != 1:
       raise ValueError(f'blocks of {self._length} transitions, expected 1: each is to leave alone')
-    self._eviction = (eviction.OldestFirst(capacity, self._length) if alpha_evict is None
-                      else eviction.ByPriority(capacity, alpha_evict))
+    self._eviction = (
+      eviction.OldestFirst(capacity, self._length)
+      if alpha_evict is None
+      else eviction.ByPriority(capacity, alpha_evict)
+    )
     self.keeps_order = alpha_evict is None  # Of slots: blocks that come one after the other lie so.
     self.slots = self._eviction.slots
     self._lock, self._graphs = threading.Lock(), {}
     with tf.device('/cpu:0'):
       empty = lambda count, s: tf.Variable(
-          tf.raw_ops.Empty(shape=[count, *s.shape[1:]], dtype=s.dtype), trainable=False)
+        tf.raw_ops.Empty(shape=[count, *s.shape[1:]], dtype=s.dtype), trainable=False
+      )
       self._observation = empty(self.slots * self._entries, spec.observation)
       self._frame_start = empty(self.slots * self._entries, spec.frame_start)
       self._per_transition = {
-          name: empty(self.slots * self._length, getattr(spec, name))
-          for name in ('action', 'n_step_return', 'discount', 'end', 'valid')}
+        name: empty(self.slots * self._length, getattr(spec, name))
+        for name in ('action', 'n_step_return', 'discount', 'end', 'valid')
+      }
       self._tree = sum_tree.SumTree(self.slots * self._length)
       counter = lambda: tf.Variable(0, dtype=tf.int64, trainable=False)
       self._added, self._size = counter(), counter()  # Blocks so far, transitions now.
@@ -120,10 +137,16 @@ class PrioritizedReplay(tf.Module):
   @staticmethod
   def size_in_bytes(spec: TransitionBlock, capacity: int, alpha_evict: float | None = None) -> int:
     """What it takes when it is full."""
-    way, length = eviction.OldestFirst if alpha_evict is None else eviction.ByPriority, spec.priority.shape[0]
+    way, length = (
+      eviction.OldestFirst if alpha_evict is None else eviction.ByPriority,
+      spec.priority.shape[0],
+    )
     slots = way.num_slots(capacity, length)
-    return (slots * (16 + block_bytes(spec)) + way.size_in_bytes(slots)  # A slot has a stamp and a count, too.
-            + sum_tree.SumTree.size_in_bytes(slots * length))
+    return (
+      slots * (16 + block_bytes(spec))
+      + way.size_in_bytes(slots)  # A slot has a stamp and a count, too.
+      + sum_tree.SumTree.size_in_bytes(slots * length)
+    )
 
   def size(self) -> int:
     """Transitions that can be drawn."""
@@ -143,8 +166,10 @@ class PrioritizedReplay(tf.Module):
       raise ValueError(f'{len(blocks.priority)} blocks at once, expected at most {self.slots}')
     bad = refused(blocks)
     if bad.any():
-      raise RefusedBlock(f'a block with priorities {np.asarray(blocks.priority)[bad][0]}: expected finite numbers, and '
-                         'priorities of at least 0')
+      raise RefusedBlock(
+        f'a block with priorities {np.asarray(blocks.priority)[bad][0]}: expected finite numbers, and '
+        'priorities of at least 0'
+      )
     with self._lock:
       return int(self._call(self._add, blocks))
 
@@ -186,7 +211,9 @@ class PrioritizedReplay(tf.Module):
 
   def sample_spec(self, count: int) -> Sample:
     """The `tf.TensorSpec`s of a sample of so many transitions."""
-    return tf.nest.map_structure(lambda x: tf.TensorSpec([count, *x.shape[1:]], x.dtype), self.sample(0))
+    return tf.nest.map_structure(
+      lambda x: tf.TensorSpec([count, *x.shape[1:]], x.dtype), self.sample(0)
+    )
 
   def warm_up(self) -> None:
     """Traces and optimises all graphs; changes nothing but that it removes to fit."""
@@ -199,8 +226,9 @@ class PrioritizedReplay(tf.Module):
     """Calls a method as a graph, for any number of elements."""
     if function.__name__ not in self._graphs:
       signature = tf.nest.map_structure(
-          lambda x: tf.TensorSpec([None, *x.shape[1:]] if x.shape.rank else [], x.dtype),
-          tf.nest.map_structure(tf.convert_to_tensor, arguments))
+        lambda x: tf.TensorSpec([None, *x.shape[1:]] if x.shape.rank else [], x.dtype),
+        tf.nest.map_structure(tf.convert_to_tensor, arguments),
+      )
       self._graphs[function.__name__] = tf.function(function, input_signature=signature)
     with tf.device('/cpu:0'):
       return self._graphs[function.__name__](*arguments)
@@ -213,7 +241,7 @@ class PrioritizedReplay(tf.Module):
 
   def _priorities(self, values: tf.Tensor) -> tf.Tensor:
     """Those that values in the tree were made from, float32."""
-    return tf.cast(values**(1 / self._alpha) if self._alpha else values, tf.float32)
+    return tf.cast(values ** (1 / self._alpha) if self._alpha else values, tf.float32)
 
   def _rows(self, slots: tf.Tensor, length: int) -> tf.Tensor:
     """The rows of blocks `[M]`, each of `length`; `[M * length]`."""
@@ -243,7 +271,9 @@ class PrioritizedReplay(tf.Module):
     slots = self._eviction.excess(self._counts, self._size)
     leaves = self._rows(slots, self._length)
     self._tree.set(leaves, tf.zeros_like(leaves, tf.float64))
-    self._stamps.scatter_update(tf.IndexedSlices(tf.fill(tf.shape(slots), tf.constant(-1, tf.int64)), slots))
+    self._stamps.scatter_update(
+      tf.IndexedSlices(tf.fill(tf.shape(slots), tf.constant(-1, tf.int64)), slots)
+    )
     removed = tf.reduce_sum(tf.gather(self._counts, slots))
     self._size.assign_sub(removed)
     return removed
@@ -252,11 +282,13 @@ class PrioritizedReplay(tf.Module):
     total = self._tree.total()
     points = tf.random.uniform([count], dtype=tf.float64)
     if self._stratified:
-      points = (points + tf.range(tf.cast(count, tf.float64), dtype=tf.float64)) / tf.cast(count, tf.float64)
+      points = (points + tf.range(tf.cast(count, tf.float64), dtype=tf.float64)) / tf.cast(
+        count, tf.float64
+      )
     leaf = self._tree.find(points * total)
     value = self._tree.get(leaf)
     probability = value / total
-    weight = (tf.cast(self._size, tf.float64) * probability)**-self._beta
+    weight = (tf.cast(self._size, tf.float64) * probability) ** -self._beta
     slot = leaf // self._length
     first = slot * self._entries
     start = first + leaf % self._length
@@ -265,13 +297,20 @@ class PrioritizedReplay(tf.Module):
     now, later = start[:, tf.newaxis] + window, end[:, tf.newaxis] + window
     stamp = tf.gather(self._stamps, slot)
     return Sample(
-        leaf=leaf, stamp=stamp,
-        observation=tf.gather(self._observation, now), frame_start=tf.gather(self._frame_start, now),
-        next_observation=tf.gather(self._observation, later), next_frame_start=tf.gather(self._frame_start, later),
-        **{name: tf.gather(self._per_transition[name], leaf) for name in ('action', 'n_step_return', 'discount')},
-        weight=tf.cast(weight / tf.reduce_max(weight), tf.float32),
-        priority=self._priorities(value),
-        age=(self._added - 1 - stamp) * self._length)
+      leaf=leaf,
+      stamp=stamp,
+      observation=tf.gather(self._observation, now),
+      frame_start=tf.gather(self._frame_start, now),
+      next_observation=tf.gather(self._observation, later),
+      next_frame_start=tf.gather(self._frame_start, later),
+      **{
+        name: tf.gather(self._per_transition[name], leaf)
+        for name in ('action', 'n_step_return', 'discount')
+      },
+      weight=tf.cast(weight / tf.reduce_max(weight), tf.float32),
+      priority=self._priorities(value),
+      age=(self._added - 1 - stamp) * self._length,
+    )
 
   def _update_priorities(self, leaf: tf.Tensor, stamp: tf.Tensor, priority: tf.Tensor) -> tf.Tensor:
     there = tf.gather(self._stamps, leaf // self._length) == stamp
@@ -284,15 +323,23 @@ class PrioritizedReplay(tf.Module):
 
   def _read(self, slots: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     blocks = lambda variable, length: tf.reshape(
-        tf.gather(variable, self._rows(slots, length)), [-1, length, *variable.shape[1:]])
-    parts = {'observation': blocks(self._observation, self._entries),
-             'frame_start': blocks(self._frame_start, self._entries)}
-    parts |= {name: blocks(variable, self._length) for name, variable in self._per_transition.items()}
+      tf.gather(variable, self._rows(slots, length)), [-1, length, *variable.shape[1:]]
+    )
+    parts = {
+      'observation': blocks(self._observation, self._entries),
+      'frame_start': blocks(self._frame_start, self._entries),
+    }
+    parts |= {
+      name: blocks(variable, self._length) for name, variable in self._per_transition.items()
+    }
     return tf.gather(self._stamps, slots), parts
 
   def _read_priorities(self) -> tuple[tf.Tensor, tf.Tensor]:
     leaves = tf.range(self.slots * self._length, dtype=tf.int64)
     # The sampling tree tells nothing of them where it is uniform, yet the eviction may have them.
-    priorities = (self._priorities(self._tree.get(leaves)) if self._alpha
-                  else tf.cast(self._eviction.priorities(leaves // self._length), tf.float32))
+    priorities = (
+      self._priorities(self._tree.get(leaves))
+      if self._alpha
+      else tf.cast(self._eviction.priorities(leaves // self._length), tf.float32)
+    )
     return tf.identity(self._stamps), tf.reshape(priorities, [self.slots, self._length])

@@ -11,8 +11,8 @@ import pathlib
 import shutil
 import threading
 import time
-from typing import Callable
 import zipfile
+from typing import Callable
 
 import numpy as np
 
@@ -59,7 +59,11 @@ class Saver:
         self._written[chunk], written = now, written + path.stat().st_size
     stamps, priorities = self._replay.priorities()
     _write(self._folder / _PRIORITIES, stamp=stamps, priority=priorities, updates=updates)
-    logging.info('Saved what is new in the replay: %.2f GB in %.1f s.', written / 1e9, time.monotonic() - started)
+    logging.info(
+      'Saved what is new in the replay: %.2f GB in %.1f s.',
+      written / 1e9,
+      time.monotonic() - started,
+    )
     for number in _numbers(self._root):
       if self._root / f'{number:06}' != self._folder:
         shutil.rmtree(self._root / f'{number:06}')
@@ -82,8 +86,9 @@ def restore(replay: prioritized.PrioritizedReplay, folder: pathlib.Path) -> int 
     return _restore(replay, saved[-1])
   except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
     raise errors.UserError(
-        f'the replay saved in {saved[-1]} does not fit or is damaged ({error}). Go on without it, filling the replay '
-        'anew: --config.checkpoint_replay=false') from error
+      f'the replay saved in {saved[-1]} does not fit or is damaged ({error}). Go on without it, filling the replay '
+      'anew: --config.checkpoint_replay=false'
+    ) from error
 
 
 def _restore(replay: prioritized.PrioritizedReplay, folder: pathlib.Path) -> int:
@@ -93,20 +98,31 @@ def _restore(replay: prioritized.PrioritizedReplay, folder: pathlib.Path) -> int
   places = []  # Of every block: its stamp, its file, its place there.
   for path in sorted(folder.glob('chunk-*.npz')):
     with np.load(path) as chunk:
-      places += [(int(stamp), path, i) for i, stamp in enumerate(chunk['stamp']) if int(stamp) in held]
+      places += [
+        (int(stamp), path, i) for i, stamp in enumerate(chunk['stamp']) if int(stamp) in held
+      ]
   if replay.keeps_order:
     places.sort(key=lambda place: place[0])
   if len(places) < len(held):
-    logging.warning('%d of %d blocks of the replay were replaced while they were saved, and are lost.',
-                    len(held) - len(places), len(held))
+    logging.warning(
+      '%d of %d blocks of the replay were replaced while they were saved, and are lost.',
+      len(held) - len(places),
+      len(held),
+    )
   while places:
     path = places[0][1]
     count = next((i for i, place in enumerate(places) if place[1] != path), len(places))
     count = min(count, replay.slots)  # This replay may be smaller than the one that was saved.
     stamps, rows = [p[0] for p in places[:count]], [p[2] for p in places[:count]]
     with np.load(path) as chunk:
-      fields = {name: chunk[name][rows] for name in prioritized.TransitionBlock._fields if name != 'priority'}
-    block = prioritized.TransitionBlock(**fields, priority=priorities[[held[stamp] for stamp in stamps]])
+      fields = {
+        name: chunk[name][rows]
+        for name in prioritized.TransitionBlock._fields
+        if name != 'priority'
+      }
+    block = prioritized.TransitionBlock(
+      **fields, priority=priorities[[held[stamp] for stamp in stamps]]
+    )
     _check_form(block, replay.spec)
     replay.add(block)
     places = places[count:]
@@ -117,8 +133,10 @@ def _restore(replay: prioritized.PrioritizedReplay, folder: pathlib.Path) -> int
 def _check_form(block: prioritized.TransitionBlock, spec: prioritized.TransitionBlock) -> None:
   for name, values, expected in zip(spec._fields, block, spec):
     if values.shape[1:] != tuple(expected.shape) or values.dtype != expected.dtype.as_numpy_dtype:
-      raise ValueError(f'{name} is {values.dtype} {list(values.shape[1:])} in a block, '
-                       f'expected {expected.dtype.name} {expected.shape.as_list()}')
+      raise ValueError(
+        f'{name} is {values.dtype} {list(values.shape[1:])} in a block, '
+        f'expected {expected.dtype.name} {expected.shape.as_list()}'
+      )
 
 
 def _write(path: pathlib.Path, **arrays: np.ndarray) -> None:

@@ -17,7 +17,9 @@ import numpy as np
 import tensorflow as tf
 
 _WIDTH = 16
-_BEFORE = np.triu(np.ones([_WIDTH, _WIDTH]), 1)  # A row times this: for each number, the sum of those before it.
+_BEFORE = np.triu(
+  np.ones([_WIDTH, _WIDTH]), 1
+)  # A row times this: for each number, the sum of those before it.
 
 
 def _rows(size: int) -> list[int]:
@@ -34,7 +36,9 @@ class SumTree(tf.Module):
   def __init__(self, size: int):
     super().__init__(name='sum_tree')
     with tf.device('/cpu:0'):  # Of float64, so that a small value counts beside a large sum.
-      self.levels = [tf.Variable(tf.zeros([rows, _WIDTH], tf.float64), trainable=False) for rows in _rows(size)]
+      self.levels = [
+        tf.Variable(tf.zeros([rows, _WIDTH], tf.float64), trainable=False) for rows in _rows(size)
+      ]
 
   @staticmethod
   def size_in_bytes(size: int) -> int:
@@ -57,15 +61,18 @@ class SumTree(tf.Module):
       values = tf.reduce_sum(tf.gather(level, leaves), axis=1)
 
   def find(self, points: tf.Tensor) -> tf.Tensor:
-    """The leaves int64 `[K]` at points float64 `[K]` in [0, total); never one whose value is zero if the total is not.
-    """
+    """The leaves int64 `[K]` at points float64 `[K]` in [0, total); never one whose value is zero if the total is not."""
     found = tf.zeros_like(points, tf.int64)
     for level in reversed(self.levels):
       row = tf.gather(level, found)
       before = tf.matmul(row, _BEFORE)
-      number = tf.searchsorted(before, points[:, tf.newaxis], side='right', out_type=tf.int64)[:, 0] - 1
+      number = (
+        tf.searchsorted(before, points[:, tf.newaxis], side='right', out_type=tf.int64)[:, 0] - 1
+      )
       # Where rounding has moved a point out of its row, or onto a zero at the row's end, its largest number has it.
-      number = tf.where(tf.gather(row, tf.maximum(number, 0), batch_dims=1) > 0.0, number, tf.argmax(row, axis=1))
+      number = tf.where(
+        tf.gather(row, tf.maximum(number, 0), batch_dims=1) > 0.0, number, tf.argmax(row, axis=1)
+      )
       points -= tf.gather(before, number, batch_dims=1)
       found = found * _WIDTH + number
     return found

@@ -13,8 +13,10 @@ class UniformReplay(tf.Module):
     super().__init__(name='uniform_replay')
     self._spec, self._capacity = spec, capacity
     with tf.device('/cpu:0'):
-      self._storage = [tf.Variable(tf.zeros([capacity, *s.shape], s.dtype), trainable=False)
-                       for s in tf.nest.flatten(spec)]
+      self._storage = [
+        tf.Variable(tf.zeros([capacity, *s.shape], s.dtype), trainable=False)
+        for s in tf.nest.flatten(spec)
+      ]
       self._added = tf.Variable(0, dtype=tf.int64, trainable=False)
 
   @staticmethod
@@ -38,4 +40,6 @@ class UniformReplay(tf.Module):
   def sample(self, count: int) -> Any:
     """`count` elements drawn uniformly with replacement, `[count, ...]`; there must be at least one."""
     slots = tf.random.uniform([count], maxval=self.size(), dtype=tf.int64)
-    return tf.nest.pack_sequence_as(self._spec, [tf.gather(variable, slots) for variable in self._storage])
+    return tf.nest.pack_sequence_as(
+      self._spec, [tf.gather(variable, slots) for variable in self._storage]
+    )

@@ -17,7 +17,15 @@ def write_gif(path: pathlib.Path, pictures: Sequence[np.ndarray], frames_per_sec
   images = []
   for picture in pictures:
     image = Image.fromarray(picture if picture.shape[-1] == 3 else picture[-1])
-    images.append(image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST))
+    images.append(
+      image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+    )
   with files.replacing(path, 'wb') as file:
-    images[0].save(file, format='GIF', save_all=True, append_images=images[1:], loop=0,
-                   duration=round(1000 / frames_per_second))
+    images[0].save(
+      file,
+      format='GIF',
+      save_all=True,
+      append_images=images[1:],
+      loop=0,
+      duration=round(1000 / frames_per_second),
+    )

@@ -25,7 +25,11 @@ class EpisodeWindow:
 
   def recent_returns(self, episodes: int = 1) -> dict[str, float]:
     """Mean return over the last episodes of each task that has ended so many."""
-    return {task: float(np.mean(returns)) for task, returns in self._recent.items() if len(returns) >= episodes}
+    return {
+      task: float(np.mean(returns))
+      for task, returns in self._recent.items()
+      if len(returns) >= episodes
+    }
 
   def report(self) -> dict[str, float]:
     """Means since the last call, as columns; tasks without a finished episode are left out."""
@@ -43,11 +47,17 @@ class MetricsWriter:
   def __init__(self, folder: pathlib.Path, columns: Sequence[str], resumed_frames: int = 0):
     """Starts the file, or goes on after `resumed_frames`: rows of later frames, which a kill left, are taken out."""
     self._path, self._columns = folder / 'metrics.csv', list(columns)
-    rows = [row for row in read(self._path) if row['frames'] <= resumed_frames] if self._path.exists() else []
+    rows = (
+      [row for row in read(self._path) if row['frames'] <= resumed_frames]
+      if self._path.exists()
+      else []
+    )
     with files.replacing(self._path) as file:
       writer = csv.DictWriter(file, self._columns, extrasaction='ignore')
       writer.writeheader()
-      writer.writerows({k: '' if math.isnan(v) else _short(v) for k, v in row.items()} for row in rows)
+      writer.writerows(
+        {k: '' if math.isnan(v) else _short(v) for k, v in row.items()} for row in rows
+      )
     self._file = open(self._path, 'a', newline='')
     self._writer = csv.DictWriter(self._file, self._columns)
     self._events = tf.summary.create_file_writer(str(folder / 'tensorboard'))
@@ -72,7 +82,10 @@ def read(path: pathlib.Path) -> list[dict[str, float]]:
   """The rows of a `metrics.csv`; NaN where a column is empty. A last row that a kill cut short is left out."""
   with open(path, newline='') as file:
     lines = [line for line in file if line.endswith('\n')]
-  return [{name: float(value) if value else math.nan for name, value in row.items()} for row in csv.DictReader(lines)]
+  return [
+    {name: float(value) if value else math.nan for name, value in row.items()}
+    for row in csv.DictReader(lines)
+  ]
 
 
 def _short(value: float) -> str:

@@ -13,7 +13,9 @@ from common.machine import files
 from common.reporting import metrics
 
 _COLUMNS = 4
-_SMOOTHING = 5  # Rows of metrics that a point of the bold line is the mean of; the thin line is not smoothed.
+_SMOOTHING = (
+  5  # Rows of metrics that a point of the bold line is the mean of; the thin line is not smoothed.
+)
 
 
 def learning_curves(folder: pathlib.Path) -> pathlib.Path | None:
@@ -42,7 +44,9 @@ def compare(runs: Mapping[str, pathlib.Path], path: pathlib.Path) -> pathlib.Pat
   return path
 
 
-def bars(columns: Mapping[str, Mapping[str, float]], path: pathlib.Path, label: str, note: str = '') -> None:
+def bars(
+  columns: Mapping[str, Mapping[str, float]], path: pathlib.Path, label: str, note: str = ''
+) -> None:
   """Draws a bar for each task and column, the best task of the first column on top.
 
   Args:
@@ -56,8 +60,15 @@ def bars(columns: Mapping[str, Mapping[str, float]], path: pathlib.Path, label: 
   figure, axis = pyplot.subplots(figsize=(8, 1.2 + 0.24 * len(tasks)), layout='constrained')
   height = 0.8 / len(columns)
   for i, (name, values) in enumerate(columns.items()):
-    axis.barh([place - i * height for place in range(len(tasks))], [values[task] for task in tasks], height, label=name)
-  axis.set_yticks([place - height * (len(columns) - 1) / 2 for place in range(len(tasks))], tasks, fontsize=8)
+    axis.barh(
+      [place - i * height for place in range(len(tasks))],
+      [values[task] for task in tasks],
+      height,
+      label=name,
+    )
+  axis.set_yticks(
+    [place - height * (len(columns) - 1) / 2 for place in range(len(tasks))], tasks, fontsize=8
+  )
   axis.set_ylim(-1, len(tasks))
   axis.set_xscale('symlog', linthresh=100)
   axis.axvline(100, color='grey', linewidth=1, linestyle='--')
@@ -72,17 +83,28 @@ def bars(columns: Mapping[str, Mapping[str, float]], path: pathlib.Path, label: 
 
 def _curves(rows: Sequence[Mapping[str, float]]) -> dict[str, list[tuple[float, float]]]:
   """By task, millions of frames and mean return of the rows in which an episode of the task ended."""
-  tasks = [name.removeprefix('return/') for name in (rows[0] if rows else ()) if name.startswith('return/')]
-  curves = {task: [(row['frames'] / 1e6, row[f'return/{task}']) for row in rows
-                   if not math.isnan(row[f'return/{task}'])] for task in tasks}
+  tasks = [
+    name.removeprefix('return/') for name in (rows[0] if rows else ()) if name.startswith('return/')
+  ]
+  curves = {
+    task: [
+      (row['frames'] / 1e6, row[f'return/{task}'])
+      for row in rows
+      if not math.isnan(row[f'return/{task}'])
+    ]
+    for task in tasks
+  }
   return {task: points for task, points in curves.items() if points}
 
 
-def _panels(tasks: Sequence[str], curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]):
+def _panels(
+  tasks: Sequence[str], curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
+):
   columns = min(_COLUMNS, len(tasks))
   lines = math.ceil(len(tasks) / columns)
-  figure, axes = pyplot.subplots(lines, columns, figsize=(3.4 * columns, 2.5 * lines), squeeze=False,
-                                 layout='constrained')
+  figure, axes = pyplot.subplots(
+    lines, columns, figsize=(3.4 * columns, 2.5 * lines), squeeze=False, layout='constrained'
+  )
   for axis, task in zip(axes.flat, tasks):
     for i, (name, run) in enumerate(curves.items()):
       if task in run:
@@ -91,10 +113,14 @@ def _panels(tasks: Sequence[str], curves: Mapping[str, Mapping[str, Sequence[tup
         axis.plot(frames, _smooth(returns), color=f'C{i}', linewidth=2, label=name or None)
     axis.set_title(task, fontsize=10)
     axis.grid(alpha=0.3)
-  for axis in list(axes.flat)[len(tasks):]:
+  for axis in list(axes.flat)[len(tasks) :]:
     axis.set_visible(False)
   if any(curves):
-    labels = {label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels())}
+    labels = {
+      label: handle
+      for axis in axes.flat
+      for handle, label in zip(*axis.get_legend_handles_labels())
+    }
     figure.legend(labels.values(), labels.keys(), loc='outside upper center', ncols=4)
   figure.supxlabel('environment frames (millions)', fontsize=10)
   figure.supylabel('mean return of training episodes', fontsize=10)
@@ -103,5 +129,5 @@ def _panels(tasks: Sequence[str], curves: Mapping[str, Mapping[str, Sequence[tup
 
 def _smooth(values: Sequence[float]) -> list[float]:
   """Means over the last rows, up to each."""
-  windows = (values[max(0, i + 1 - _SMOOTHING):i + 1] for i in range(len(values)))
+  windows = (values[max(0, i + 1 - _SMOOTHING) : i + 1] for i in range(len(values)))
   return [sum(window) / len(window) for window in windows]

@@ -14,8 +14,13 @@ import numpy as np
 _FOLDER = pathlib.Path(__file__).parent / 'references'
 # The columns of the papers that results are shown beside, by reference.
 PAPER_COLUMNS = {
-    'atari57': {'IMPALA multi-task': 'impala_deep_multi_task', 'IMPALA deep': 'impala_deep', 'Ape-X': 'apex'},
-    'dmlab30': {'IMPALA deep PBT': 'impala_deep_pbt', 'experts': 'experts_deep'}}
+  'atari57': {
+    'IMPALA multi-task': 'impala_deep_multi_task',
+    'IMPALA deep': 'impala_deep',
+    'Ape-X': 'apex',
+  },
+  'dmlab30': {'IMPALA deep PBT': 'impala_deep_pbt', 'experts': 'experts_deep'},
+}
 
 
 @functools.cache
@@ -32,8 +37,10 @@ def human_normalised(score: float, random: float, human: float) -> float:
 def normalised(name: str, scores: Mapping[str, float], prefix: str = '') -> dict[str, float]:
   """Human-normalised scores by task; `prefix`: of the random and human references, e.g. `human_starts_`."""
   known = references(name)
-  return {task: human_normalised(score, known[task][f'{prefix}random'], known[task][f'{prefix}human'])
-          for task, score in scores.items()}
+  return {
+    task: human_normalised(score, known[task][f'{prefix}random'], known[task][f'{prefix}human'])
+    for task, score in scores.items()
+  }
 
 
 def summary(name: str, scores: Mapping[str, float], human_starts: bool = False) -> dict[str, float]:
@@ -50,12 +57,20 @@ def summary(name: str, scores: Mapping[str, float], human_starts: bool = False) 
   """
   if name == 'dmlab30':
     own, table = (list(normalised(name, scores, prefix).values()) for prefix in ('', 'table_b1_'))
-    return {'mean_capped': float(np.mean(np.minimum(own, 100.0))),
-            'mean_capped_table_b1': float(np.mean(np.minimum(table, 100.0))), 'mean': float(np.mean(own))}
+    return {
+      'mean_capped': float(np.mean(np.minimum(own, 100.0))),
+      'mean_capped_table_b1': float(np.mean(np.minimum(table, 100.0))),
+      'mean': float(np.mean(own)),
+    }
   by_task = normalised(name, scores, 'human_starts_' if human_starts else '')
-  result = {'median': float(np.median(list(by_task.values()))), 'mean': float(np.mean(list(by_task.values())))}
+  result = {
+    'median': float(np.median(list(by_task.values()))),
+    'mean': float(np.mean(list(by_task.values()))),
+  }
   if 'video_pinball' in scores and not human_starts:
     pinball = references(name)['video_pinball']
-    without = by_task | {'video_pinball': human_normalised(scores['video_pinball'], 0.0, pinball['human'])}
+    without = by_task | {
+      'video_pinball': human_normalised(scores['video_pinball'], 0.0, pinball['human'])
+    }
     result['mean_video_pinball_from_0'] = float(np.mean(list(without.values())))
   return result

@@ -8,8 +8,8 @@ import numpy as np
 
 from common import errors
 from common.distributed import queues
-from common.machine import threads
 from common.environments import suite as suites
+from common.machine import threads
 
 _MAX_CRASHES = 5  # In a row, without anything collected between them.
 

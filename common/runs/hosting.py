@@ -9,9 +9,10 @@ from typing import Any, Callable, Mapping
 
 from common import environments
 from common.config import settings
+from common.distributed import actor_processes, cluster, parameters, queues, rpc, wire
+from common.distributed import server as servers
 from common.machine import version
 from common.runs import acting
-from common.distributed import actor_processes, cluster, parameters, queues, rpc, server as servers, wire
 
 _REPORT = {'task': str, 'frames': int, 'version': int, 'episodes': int, 'mean': float, 'low': float, 'high': float}
 

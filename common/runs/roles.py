@@ -4,17 +4,16 @@ import contextlib
 import dataclasses
 import itertools
 import logging
-import pathlib
 import socket
 import threading
 from typing import Any, Callable, Mapping, Protocol
 
 from common import environments
 from common.config import command_line, run_folder, settings
+from common.distributed import actor_processes, cluster, queues, wire
+from common.distributed import link as links
 from common.evaluation import play as evaluation
-from common.machine import signals, version
-from common.distributed import actor_processes, cluster, link as links, queues, wire
-from common.machine import threads
+from common.machine import signals, threads, version
 
 # Settings of the machine, not of the run: an actor has its own.
 _OF_THE_MACHINE = ('dmlab_dataset_path', 'dmlab_level_cache', 'dmlab_level_cache_gb', 'dmlab_renderer')

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import pathlib
 import threading
 import time
 from typing import Any, Callable, Iterator, Sequence
@@ -12,10 +11,10 @@ import tensorflow as tf
 
 from common import errors
 from common.config import command_line, run_folder, settings
-from common.machine import files, signals
+from common.machine import files, signals, threads
 from common.reporting import plots
-from common.runs import checkpoints, recorder as recorders
-from common.machine import threads
+from common.runs import checkpoints
+from common.runs import recorder as recorders
 
 
 class NonFiniteLoss(errors.UserError):

@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 import pytest
-from scipy import stats
 import tensorflow as tf
+from scipy import stats
 
-from apex import actor as actors, config as configs, dqn, exploration, transitions
+from apex import actor as actors
+from apex import config as configs
+from apex import dqn, exploration, transitions
 from common import environments
 from common.distributed import parameters
 from common.environments import suite as suites
@@ -23,7 +25,9 @@ from scripts import processes
 N, SIGNIFICANCE = 3, 1e-3
 # Falls after eight steps at the earliest, and is cut after twelve: both kinds of ends are frequent, and coincide.
 SHORT = 'ShortCartPole-v0'
-gymnasium.register(SHORT, 'gymnasium.envs.classic_control.cartpole:CartPoleEnv', max_episode_steps=12)
+gymnasium.register(
+  SHORT, 'gymnasium.envs.classic_control.cartpole:CartPoleEnv', max_episode_steps=12
+)
 
 
 class Recorder(gymnasium.vector.VectorWrapper):
@@ -54,11 +58,16 @@ class Recorder(gymnasium.vector.VectorWrapper):
 
 
 class Trace:
-
   def __init__(self, on_step):
     self.on_step = on_step
-    self.observations, self.actions, self.rewards, self.terminated, self.truncated, self.game_over = (
-        [] for _ in range(6))
+    (
+      self.observations,
+      self.actions,
+      self.rewards,
+      self.terminated,
+      self.truncated,
+      self.game_over,
+    ) = ([] for _ in range(6))
     self.last = {}  # By step and environment: the observation that a time limit ended.
 
   def transition(self, t, environment, n, discount, reward):
@@ -69,7 +78,7 @@ class Trace:
       if self.terminated[t + k][environment]:
         return total, 0.0, None
       if self.truncated[t + k][environment]:
-        return total, discount**(k + 1), self.last[t + k, environment]
+        return total, discount ** (k + 1), self.last[t + k, environment]
     return total, discount**n, self.observations[t + n][environment]
 
   def records(self, environment):
@@ -80,6 +89,7 @@ class Trace:
 
 class Run(NamedTuple):
   """An actor that has run, its trace, and what it put."""
+
   suite: suites.Suite
   config: configs.Config
   actor: actors.Actor
@@ -94,20 +104,31 @@ def make_policy(suite, config, epsilon=np.zeros(N, np.float32), seed=0):
   tf.random.set_seed(3)
   with tf.device('/cpu:0'):
     network = dqn.make_networks(config, suite)
-  store = parameters.ParameterStore(parameters.Snapshot(0, parameters.flatten(network.trainable_variables)))
+  store = parameters.ParameterStore(
+    parameters.Snapshot(0, parameters.flatten(network.trainable_variables))
+  )
   return dqn.Policy(network, suite, store, epsilon, seed), network, store
 
 
 def run_actor(suite, config, steps, epsilon, index=0, publish=None) -> Run:
   """Runs an actor for so many steps; `publish(store, values, steps)` after each of them."""
   config.check()
-  actors_policy, network, store = make_policy(suite, config, np.float32(epsilon), config.seed + index)
+  actors_policy, network, store = make_policy(
+    suite, config, np.float32(epsilon), config.seed + index
+  )
   first = store.latest().values
   trace = Trace(lambda done: publish and publish(store, first, done))
-  recorded = dataclasses.replace(suite, make=lambda *arguments: Recorder(suite.make(*arguments), trace))
+  recorded = dataclasses.replace(
+    suite, make=lambda *arguments: Recorder(suite.make(*arguments), trace)
+  )
   actor = actors.Actor(
-      index, recorded, [suite.tasks[0]] * config.envs_per_actor, actors_policy, config,
-      seed=config.seed + index)
+    index,
+    recorded,
+    [suite.tasks[0]] * config.envs_per_actor,
+    actors_policy,
+    config,
+    seed=config.seed + index,
+  )
   shipments, put_after = [], []
 
   def put(shipment):
@@ -119,11 +140,14 @@ def run_actor(suite, config, steps, epsilon, index=0, publish=None) -> Run:
 
 
 def settings(preset, **values):
-  return dataclasses.replace(configs.PRESETS.preset(preset), **(dict(seed=5, envs_per_actor=N) | values))
+  return dataclasses.replace(
+    configs.PRESETS.preset(preset), **(dict(seed=5, envs_per_actor=N) | values)
+  )
 
 
 class Case(NamedTuple):
   """What is run, and how many ends of each kind it must have to say something."""
+
   env: str
   preset: str
   steps: int
@@ -136,15 +160,36 @@ class Case(NamedTuple):
 
 
 CASES = {
-    **{f'cartpole_{n}_step': Case(
-        f'gym:{SHORT}', 'gym', 300, dict(n_step=n, block_length=length, local_buffer=20), reward_scale=2.5,
-        terminations=5, limits=20) for n, length in ((1, 10), (3, 10), (5, 4))},
-    'pong_limits': Case('atari:pong', 'atari', 250, dict(block_length=10), 240, reward_scale=2.0, limits=9),
-    # Up to the end of a game.
-    'pong_ends': Case('atari:pong', 'atari', 1150, dict(block_length=50, envs_per_actor=1), terminations=1),
-    'breakout': Case(
-        'atari:breakout', 'atari', 330, dict(block_length=20, local_buffer=40), 640, reward_scale=0.5, terminations=1,
-        lost_lives=12, limits=3),
+  **{
+    f'cartpole_{n}_step': Case(
+      f'gym:{SHORT}',
+      'gym',
+      300,
+      dict(n_step=n, block_length=length, local_buffer=20),
+      reward_scale=2.5,
+      terminations=5,
+      limits=20,
+    )
+    for n, length in ((1, 10), (3, 10), (5, 4))
+  },
+  'pong_limits': Case(
+    'atari:pong', 'atari', 250, dict(block_length=10), 240, reward_scale=2.0, limits=9
+  ),
+  # Up to the end of a game.
+  'pong_ends': Case(
+    'atari:pong', 'atari', 1150, dict(block_length=50, envs_per_actor=1), terminations=1
+  ),
+  'breakout': Case(
+    'atari:breakout',
+    'atari',
+    330,
+    dict(block_length=20, local_buffer=40),
+    640,
+    reward_scale=0.5,
+    terminations=1,
+    lost_lives=12,
+    limits=3,
+  ),
 }
 
 
@@ -155,7 +200,9 @@ def case(request):
 
 @pytest.fixture(scope='module')
 def run(case) -> Run:
-  suite = environments.load(case.env, environments.Options(max_training_frames=case.max_training_frames))
+  suite = environments.load(
+    case.env, environments.Options(max_training_frames=case.max_training_frames)
+  )
   suite = dataclasses.replace(suite, reward_scales={suite.tasks[0]: case.reward_scale})
   epsilons = np.ones(case.values.get('envs_per_actor', N))
   return run_actor(suite, settings(case.preset, **case.values), case.steps, epsilons)
@@ -163,8 +210,11 @@ def run(case) -> Run:
 
 def blocks_in_order(run):
   """Each shipped block: its environment and the block, in the order of their coming."""
-  return [(int(shipment.environment[i]), tf.nest.map_structure(lambda x, i=i: x[i], shipment))
-          for shipment in run.shipments for i in range(len(shipment.environment))]
+  return [
+    (int(shipment.environment[i]), tf.nest.map_structure(lambda x, i=i: x[i], shipment))
+    for shipment in run.shipments
+    for i in range(len(shipment.environment))
+  ]
 
 
 def steps_of_transitions(run):
@@ -188,12 +238,16 @@ def seen(run, observation):
 def paid(run):
   """What an actor makes of a reward."""
   scale = run.suite.reward_scales[run.suite.tasks[0]]
-  return lambda reward: np.clip(scale * reward, -1.0, 1.0) if run.config.clip_rewards else scale * reward
+  return lambda reward: (
+    np.clip(scale * reward, -1.0, 1.0) if run.config.clip_rewards else scale * reward
+  )
 
 
 def test_the_run_has_ends_of_all_its_kinds(run, case):
   trace = run.trace
-  terminated, truncated, over = (np.array(x) for x in (trace.terminated, trace.truncated, trace.game_over))
+  terminated, truncated, over = (
+    np.array(x) for x in (trace.terminated, trace.truncated, trace.game_over)
+  )
   assert np.sum(terminated & over) >= case.terminations
   assert np.sum(terminated & ~over) >= case.lost_lives
   assert np.sum(truncated & ~terminated) >= case.limits
@@ -223,24 +277,39 @@ def test_all_that_was_gathered_is_sent_as_soon_as_a_block_is_full(run):
 def test_a_transition_read_from_the_replay_is_what_the_environment_emitted(run, case):
   config, steps = run.config, steps_of_transitions(run)
   replay = prioritized.PrioritizedReplay(
-      transitions.specification(run.suite, config.block_length, config.n_step).block, steps.size,
-      run.suite.frame_stack, alpha=0.0, beta=0.0, stratified=True)
+    transitions.specification(run.suite, config.block_length, config.n_step).block,
+    steps.size,
+    run.suite.frame_stack,
+    alpha=0.0,
+    beta=0.0,
+    stratified=True,
+  )
   for shipment in run.shipments:
     replay.add(shipment.block)
   assert replay.size() == np.sum(steps >= 0)
   # Alike and stratified, as many draws as there are transitions give each of them once.
   sample = replay.sample(replay.size())
-  sample = prioritized.Sample(*(part.numpy() for part in sample._replace(
-      observation=dqn.agent_observation(sample.observation, sample.frame_start),
-      next_observation=dqn.agent_observation(sample.next_observation, sample.next_frame_start))))
+  sample = prioritized.Sample(
+    *(
+      part.numpy()
+      for part in sample._replace(
+        observation=dqn.agent_observation(sample.observation, sample.frame_start),
+        next_observation=dqn.agent_observation(sample.next_observation, sample.next_frame_start),
+      )
+    )
+  )
   np.testing.assert_array_equal(np.sort(sample.leaf), np.flatnonzero(steps.ravel() >= 0))
   assert set(sample.leaf % config.block_length) == set(range(config.block_length))
 
   owners, bootstrapped = [environment for environment, _ in blocks_in_order(run)], 0
   for i, leaf in enumerate(sample.leaf):
     environment, step = owners[leaf // config.block_length], steps.ravel()[leaf]
-    total, discount, end = run.trace.transition(step, environment, config.n_step, config.discount, paid(run))
-    assert np.array_equal(sample.observation[i], seen(run, run.trace.observations[step][environment]))
+    total, discount, end = run.trace.transition(
+      step, environment, config.n_step, config.discount, paid(run)
+    )
+    assert np.array_equal(
+      sample.observation[i], seen(run, run.trace.observations[step][environment])
+    )
     assert sample.action[i] == run.trace.actions[step][environment]
     assert sample.n_step_return[i] == pytest.approx(total, rel=1e-6, abs=1e-6)
     assert sample.discount[i] == pytest.approx(discount, rel=1e-6)
@@ -254,10 +323,17 @@ def test_initial_priorities_are_the_td_errors_by_the_actors_q_values(run):
   # The parameters were never published anew: the policy says the same at the end as when it acted.
   steps = steps_of_transitions(run)
   observations = run.trace.observations
-  q = np.concatenate([run.policy.q_values(np.concatenate(observations[t:t + 100]))
-                      for t in range(0, len(observations), 100)])
+  q = np.concatenate(
+    [
+      run.policy.q_values(np.concatenate(observations[t : t + 100]))
+      for t in range(0, len(observations), 100)
+    ]
+  )
   q = q.reshape(len(observations), -1, run.suite.num_actions)
-  last = {key: run.policy.q_values(observation[np.newaxis])[0] for key, observation in run.trace.last.items()}
+  last = {
+    key: run.policy.q_values(observation[np.newaxis])[0]
+    for key, observation in run.trace.last.items()
+  }
   for (environment, shipment), block_steps in zip(blocks_in_order(run), steps):
     for b, step in enumerate(block_steps):
       priority = shipment.block.priority[b]
@@ -265,12 +341,16 @@ def test_initial_priorities_are_the_td_errors_by_the_actors_q_values(run):
         assert priority == 0.0
         continue
       # Of two passes through the network, with batches of other sizes.
-      assert priority == pytest.approx(abs(td_error(run, step, environment, q, last)), rel=1e-5, abs=1e-5)
+      assert priority == pytest.approx(
+        abs(td_error(run, step, environment, q, last)), rel=1e-5, abs=1e-5
+      )
 
 
 def td_error(run, t, environment, q, last):
   """R + gamma^n max q(S_{t+n}) - q(S_t, A_t); the q-values by step, and those of observations at a time limit."""
-  total, discount, _ = run.trace.transition(t, environment, run.config.n_step, run.config.discount, paid(run))
+  total, discount, _ = run.trace.transition(
+    t, environment, run.config.n_step, run.config.discount, paid(run)
+  )
   taken = float(q[t][environment, run.trace.actions[t][environment]])
   if not discount:
     return total - taken
@@ -286,14 +366,18 @@ def test_each_game_is_counted_once_in_its_own_units(run):
   for environment in range(run.config.envs_per_actor):
     start = 0
     for end in np.flatnonzero(over[:, environment]):
-      returns[end, environment] = rewards[start:end + 1, environment].sum()
+      returns[end, environment] = rewards[start : end + 1, environment].sum()
       lengths[end, environment], start = end + 1 - start, end + 1
   counted = 0
   for (environment, shipment), steps in zip(blocks_in_order(run), steps_of_transitions(run)):
     there = steps >= 0
     assert not np.any(shipment.episode_length[~there])
-    np.testing.assert_array_equal(shipment.episode_length[there], lengths[steps[there], environment])
-    np.testing.assert_array_equal(shipment.episode_return[there], returns[steps[there], environment])
+    np.testing.assert_array_equal(
+      shipment.episode_length[there], lengths[steps[there], environment]
+    )
+    np.testing.assert_array_equal(
+      shipment.episode_return[there], returns[steps[there], environment]
+    )
     counted += np.count_nonzero(shipment.episode_length)
   assert counted > 0
 
@@ -303,16 +387,29 @@ def other_values(first, version):
   return tf.roll(first, 997 * version, axis=0)
 
 
-@pytest.mark.parametrize('env, preset, frames, period', [
-    ('gym:CartPole-v1', 'gym', 20, 20), ('gym:CartPole-v1', 'gym', 7, 7), ('atari:pong', 'atari', 40, 10),
-    ('atari:pong', 'atari', 2, 1)])
+@pytest.mark.parametrize(
+  'env, preset, frames, period',
+  [
+    ('gym:CartPole-v1', 'gym', 20, 20),
+    ('gym:CartPole-v1', 'gym', 7, 7),
+    ('atari:pong', 'atari', 40, 10),
+    ('atari:pong', 'atari', 2, 1),
+  ],
+)
 def test_parameters_are_pulled_after_so_many_environment_frames(env, preset, frames, period):
   # After each step others are published. Without exploration, actions tell them: at step t, those of the last multiple
   # of the period.
   suite = environments.load(env)
   config = settings(preset, parameter_pull_frames=frames, block_length=1, local_buffer=2, n_step=1)
-  run = run_actor(suite, config, 65, np.zeros(N), publish=lambda store, first, steps: store.publish(
-      parameters.Snapshot(steps, other_values(first, steps))))
+  run = run_actor(
+    suite,
+    config,
+    65,
+    np.zeros(N),
+    publish=lambda store, first, steps: store.publish(
+      parameters.Snapshot(steps, other_values(first, steps))
+    ),
+  )
   first, newest_would_differ = make_policy(suite, config)[2].latest().values, 0
   for step, actions in enumerate(run.trace.actions):
     greedy = {}
@@ -332,24 +429,30 @@ def test_environments_of_an_actor_have_their_own_epsilons_and_numbers():
   epsilons = [0.0, 0.5, 1.0]
   run = run_actor(suite, settings('gym'), steps, epsilons, index=1)
   assert {environment for environment, _ in blocks_in_order(run)} == {N, N + 1, N + 2}
-  greedy = np.stack([run.policy.q_values(observation).argmax(axis=1) for observation in run.trace.observations[:-1]])
+  greedy = np.stack(
+    [run.policy.q_values(observation).argmax(axis=1) for observation in run.trace.observations[:-1]]
+  )
   others = np.sum(np.array(run.trace.actions) != greedy, axis=0)
   assert others[0] == 0
   for count, epsilon in zip(others[1:], epsilons[1:]):
-    assert stats.binomtest(int(count), len(greedy), epsilon / suite.num_actions).pvalue > SIGNIFICANCE
+    assert (
+      stats.binomtest(int(count), len(greedy), epsilon / suite.num_actions).pvalue > SIGNIFICANCE
+    )
 
 
 def test_an_actors_share_of_the_ladder_is_that_of_its_number():
   suite, config = environments.load('gym:CartPole-v1'), settings('gym', num_actors=3)
   _, _, store = make_policy(suite, config)
   made = dqn.make_policy(config, suite, store, actor=1, seed=0)
-  np.testing.assert_array_equal(made._epsilon, exploration.epsilons(3 * N)[N:2 * N])
+  np.testing.assert_array_equal(made._epsilon, exploration.epsilons(3 * N)[N : 2 * N])
 
 
 def test_actors_of_other_numbers_play_other_games():
   suite = environments.load('gym:CartPole-v1')
-  firsts = [run_actor(suite, settings('gym'), 1, np.ones(N), index=index).trace.observations[0]
-            for index in (0, 0, 1)]
+  firsts = [
+    run_actor(suite, settings('gym'), 1, np.ones(N), index=index).trace.observations[0]
+    for index in (0, 0, 1)
+  ]
   np.testing.assert_array_equal(firsts[0], firsts[1])
   assert np.all(np.any(firsts[0] != firsts[2], axis=1))
 
@@ -379,20 +482,25 @@ def test_a_crashed_game_starts_again_and_its_open_blocks_are_dropped():
 
 
 class TestPolicy:
-
   def test_stacks_are_read_as_channels(self):
     suite = environments.load('atari:pong')
     actors_policy, network, _ = make_policy(suite, settings('atari'))
     stacks = np.random.default_rng(0).integers(256, size=(5, 4, 84, 84), dtype=np.uint8)
     q_values = actors_policy.q_values(stacks)
-    assert isinstance(q_values, np.ndarray) and q_values.dtype == np.float32 and q_values.shape == (5, 6)
-    np.testing.assert_allclose(q_values, network(tf.constant(np.moveaxis(stacks, 1, -1))), rtol=1e-5, atol=1e-6)
+    assert (
+      isinstance(q_values, np.ndarray) and q_values.dtype == np.float32 and q_values.shape == (5, 6)
+    )
+    np.testing.assert_allclose(
+      q_values, network(tf.constant(np.moveaxis(stacks, 1, -1))), rtol=1e-5, atol=1e-6
+    )
 
   def test_vectors_are_read_as_they_are(self):
     suite = environments.load('gym:CartPole-v1')
     actors_policy, network, _ = make_policy(suite, settings('gym'))
     observations = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
-    np.testing.assert_allclose(actors_policy.q_values(observations), network(observations), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+      actors_policy.q_values(observations), network(observations), rtol=1e-5, atol=1e-6
+    )
 
   def test_parameters_change_only_when_it_refreshes(self):
     suite = environments.load('gym:CartPole-v1')

@@ -10,10 +10,13 @@ from typing import NamedTuple
 import gymnasium
 import numpy as np
 import pytest
-from scipy import stats
 import tensorflow as tf
+from scipy import stats
 
-from apex import actor as actors, config as configs, dpg, learner as learners, transitions
+from apex import actor as actors
+from apex import config as configs
+from apex import dpg, transitions
+from apex import learner as learners
 from common import environments, optimizers
 from common.distributed import parameters
 from common.environments import suite as suites
@@ -29,7 +32,9 @@ STEEP, SEED = 120.0, 14
 
 
 def make_suite(inputs=INPUT, actions=ACTIONS) -> suites.Suite:
-  space = gymnasium.spaces.Dict({'observation': gymnasium.spaces.Box(-np.inf, np.inf, (inputs,), np.float32)})
+  space = gymnasium.spaces.Dict(
+    {'observation': gymnasium.spaces.Box(-np.inf, np.inf, (inputs,), np.float32)}
+  )
   return suites.Suite('tiny', ('tiny',), space, suites.continuous_actions(actions), 1, make=None)
 
 
@@ -54,7 +59,9 @@ def in_order(network, *sizes):
   variables = {tuple(variable.shape): variable for variable in network.trainable_variables}
   shapes = []
   for i, width in enumerate(sizes[1:]):
-    entering = ACTIONS if sizes[1] == 400 and i == 1 else 0  # The critic's second layer reads the action, too.
+    entering = (
+      ACTIONS if sizes[1] == 400 and i == 1 else 0
+    )  # The critic's second layer reads the action, too.
     shapes += [(sizes[i] + entering, width), (width,)]
   assert set(variables) == set(shapes) and len(network.trainable_variables) == len(shapes)
   return [variables[shape] for shape in shapes]
@@ -73,7 +80,9 @@ class Replica:
 
   def __init__(self, policy, critic):
     """`policy` and `critic`: variables, weights and biases of three layers."""
-    self.policy, self.critic = ([np.array(variable, np.float64) for variable in part] for part in (policy, critic))
+    self.policy, self.critic = (
+      [np.array(variable, np.float64) for variable in part] for part in (policy, critic)
+    )
 
   @classmethod
   def of(cls, networks):
@@ -105,8 +114,14 @@ class Replica:
     by_first = by_second @ w1.T
     features = first[:, :400]
     by_features = by_first[:, :400] * (1.0 - features**2)
-    gradients = [x.T @ by_features, by_features.sum(axis=0), first.T @ by_second, by_second.sum(axis=0),
-                 second.T @ by_q[:, np.newaxis], by_q.sum(keepdims=True)]
+    gradients = [
+      x.T @ by_features,
+      by_features.sum(axis=0),
+      first.T @ by_second,
+      by_second.sum(axis=0),
+      second.T @ by_q[:, np.newaxis],
+      by_q.sum(keepdims=True),
+    ]
     return gradients, by_first[:, 400:]
 
   def policy_gradients(self, x, by_action):
@@ -116,8 +131,14 @@ class Replica:
     by_output = by_action * (1.0 - actions**2)
     by_second = (by_output @ w2.T) * (second > 0.0)
     by_first = (by_second @ w1.T) * (1.0 - first**2)
-    return [x.T @ by_first, by_first.sum(axis=0), first.T @ by_second, by_second.sum(axis=0),
-            second.T @ by_output, by_output.sum(axis=0)]
+    return [
+      x.T @ by_first,
+      by_first.sum(axis=0),
+      first.T @ by_second,
+      by_second.sum(axis=0),
+      second.T @ by_output,
+      by_output.sum(axis=0),
+    ]
 
 
 def vectors(count=BATCH, size=INPUT, seed=1):
@@ -134,16 +155,27 @@ def make_sample(seed=3, **parts) -> prioritized.Sample:
   number = lambda *shape: tf.constant(rng.normal(size=shape), tf.float32)
   indices, starts = tf.range(BATCH, dtype=tf.int64), tf.zeros([BATCH, 1], tf.bool)
   sample = prioritized.Sample(
-      leaf=indices, stamp=indices, observation=number(BATCH, 1, INPUT), frame_start=starts,
-      action=tf.constant(rng.uniform(-1.0, 1.0, (BATCH, ACTIONS)), tf.float32), n_step_return=3.0 * number(BATCH),
-      discount=tf.constant(0.97 * (rng.permutation(BATCH) % 3 > 0), tf.float32),
-      next_observation=number(BATCH, 1, INPUT), next_frame_start=starts,
-      weight=tf.constant(rng.uniform(0.1, 1.0, BATCH), tf.float32), priority=tf.ones([BATCH]), age=indices)
-  return sample._replace(**{name: tf.constant(part, getattr(sample, name).dtype) for name, part in parts.items()})
+    leaf=indices,
+    stamp=indices,
+    observation=number(BATCH, 1, INPUT),
+    frame_start=starts,
+    action=tf.constant(rng.uniform(-1.0, 1.0, (BATCH, ACTIONS)), tf.float32),
+    n_step_return=3.0 * number(BATCH),
+    discount=tf.constant(0.97 * (rng.permutation(BATCH) % 3 > 0), tf.float32),
+    next_observation=number(BATCH, 1, INPUT),
+    next_frame_start=starts,
+    weight=tf.constant(rng.uniform(0.1, 1.0, BATCH), tf.float32),
+    priority=tf.ones([BATCH]),
+    age=indices,
+  )
+  return sample._replace(
+    **{name: tf.constant(part, getattr(sample, name).dtype) for name, part in parts.items()}
+  )
 
 
 class Numbers(NamedTuple):
   """What counts of a sample, in float64."""
+
   x: np.ndarray
   a: np.ndarray
   n_step_return: np.ndarray
@@ -154,15 +186,21 @@ class Numbers(NamedTuple):
 
 def numbers(sample) -> Numbers:
   wide = lambda part: part.numpy().astype(np.float64)
-  return Numbers(wide(sample.observation)[:, 0], wide(sample.action), wide(sample.n_step_return),
-                 wide(sample.discount), wide(sample.next_observation)[:, 0], wide(sample.weight))
+  return Numbers(
+    wide(sample.observation)[:, 0],
+    wide(sample.action),
+    wide(sample.n_step_return),
+    wide(sample.discount),
+    wide(sample.next_observation)[:, 0],
+    wide(sample.weight),
+  )
 
 
 def targets_by_hand(sample, policy, critic):
   """G_t = R + gamma^n q(S_{t+n}, pi(S_{t+n})), with the policy of one replica and the critic of another."""
   of, targets = numbers(sample), np.zeros(len(sample.leaf))
   for k in range(len(targets)):
-    x = of.next_x[k:k + 1]
+    x = of.next_x[k : k + 1]
     targets[k] = of.n_step_return[k] + of.discount[k] * critic.q(x, policy.pi(x))[0]
   return targets
 
@@ -190,7 +228,9 @@ def assert_slopes(gradients, slopes, tolerance=1e-4):
     gradient = np.asarray(gradient)
     scale = np.abs(slope).max()
     assert scale > 0.0
-    np.testing.assert_allclose([gradient[place] for place in places], slope, rtol=0.0, atol=tolerance * scale)
+    np.testing.assert_allclose(
+      [gradient[place] for place in places], slope, rtol=0.0, atol=tolerance * scale
+    )
   assert sum(np.count_nonzero(slope) for _, slope in slopes) > 60
 
 
@@ -198,7 +238,9 @@ def assert_arrays_close(ones, others, tolerance=2e-5):
   """Up to a part of the largest number of each array."""
   for one, other in zip(ones, others, strict=True):
     assert np.shape(one) == np.shape(other)
-    np.testing.assert_allclose(one, other, rtol=0.0, atol=tolerance * max(np.abs(other).max(), 1e-30))
+    np.testing.assert_allclose(
+      one, other, rtol=0.0, atol=tolerance * max(np.abs(other).max(), 1e-30)
+    )
 
 
 def assert_arrays_equal(ones, others):
@@ -211,7 +253,6 @@ def values(variables):
 
 
 class TestReplica:
-
   def test_the_chain_rule_by_hand_is_that_of_finite_differences(self):
     replica, x = Replica.of(make_networks()), vectors().astype(np.float64)
     a, rng = bounded_actions().astype(np.float64), np.random.default_rng(5)
@@ -219,14 +260,16 @@ class TestReplica:
     by_critic, by_inputs = replica.critic_gradients(x, a, by_q)
     value = lambda: by_q @ replica.q(x, a)
     assert_slopes(by_critic, differences(value, replica.critic), 1e-6)
-    (places, slopes), = differences(value, [a])
+    ((places, slopes),) = differences(value, [a])
     np.testing.assert_allclose([by_inputs[place] for place in places], slopes, rtol=1e-6)
-    assert_slopes(replica.policy_gradients(x, by_action),
-                  differences(lambda: np.sum(by_action * replica.pi(x)), replica.policy), 1e-6)
+    assert_slopes(
+      replica.policy_gradients(x, by_action),
+      differences(lambda: np.sum(by_action * replica.pi(x)), replica.policy),
+      1e-6,
+    )
 
 
 class TestNetworks:
-
   def test_the_policy_equals_its_formula(self):
     networks, x = make_networks(), vectors(200)
     actions = networks.policy(tf.constant(x))
@@ -238,7 +281,9 @@ class TestNetworks:
     networks, x, a = make_networks(), vectors(200), bounded_actions(200)
     q = networks.critic(tf.constant(x), tf.constant(a))
     assert q.dtype == tf.float32 and q.shape == [200]
-    np.testing.assert_allclose(q, Replica.of(networks).q(x.astype(np.float64), a.astype(np.float64)), **FORWARD)
+    np.testing.assert_allclose(
+      q, Replica.of(networks).q(x.astype(np.float64), a.astype(np.float64)), **FORWARD
+    )
     assert np.ptp(q) > 0.5 and np.ptp(networks.critic(tf.constant(x), tf.constant(-a)) - q) > 0.1
 
   def test_actions_stay_within_the_bounds_and_finite_for_any_observation(self):
@@ -253,9 +298,18 @@ class TestNetworks:
     shapes = lambda network: {tuple(variable.shape) for variable in network.trainable_variables}
     assert shapes(networks.policy) == {(67, 300), (300,), (300, 200), (200,), (200, 21), (21,)}
     assert shapes(networks.critic) == {(67, 400), (400,), (421, 300), (300,), (300, 1), (1,)}
-    count = lambda network: sum(variable.shape.num_elements() for variable in network.trainable_variables)
-    policy, critic = 67 * 300 + 300 + 300 * 200 + 200 + 200 * 21 + 21, 67 * 400 + 400 + 421 * 300 + 300 + 300 + 1
-    assert (count(networks.policy), count(networks.critic), count(networks)) == (policy, critic, policy + critic)
+    count = lambda network: sum(
+      variable.shape.num_elements() for variable in network.trainable_variables
+    )
+    policy, critic = (
+      67 * 300 + 300 + 300 * 200 + 200 + 200 * 21 + 21,
+      67 * 400 + 400 + 421 * 300 + 300 + 300 + 1,
+    )
+    assert (count(networks.policy), count(networks.critic), count(networks)) == (
+      policy,
+      critic,
+      policy + critic,
+    )
     assert networks.policy(tf.zeros([4, 67])).shape == [4, 21]
     assert networks.critic(tf.zeros([4, 67]), tf.zeros([4, 21])).shape == [4]
 
@@ -269,8 +323,12 @@ class TestNetworks:
   def test_last_layers_begin_uniform_and_small(self):
     tf.random.set_seed(11)
     networks = dpg.Networks(67, 21)
-    last = [variable.numpy().ravel() for network, size in ((networks.policy, 21), (networks.critic, 1))
-            for variable in network.trainable_variables if variable.shape[-1] == size]
+    last = [
+      variable.numpy().ravel()
+      for network, size in ((networks.policy, 21), (networks.critic, 1))
+      for variable in network.trainable_variables
+      if variable.shape[-1] == size
+    ]
     assert sorted(map(len, last)) == [1, 21, 300, 4200]
     for array in last:
       assert np.all(np.abs(array) <= 0.003)
@@ -288,10 +346,11 @@ class TestNetworks:
 
 
 class TestCriticLosses:
-
   def test_equal_the_formula_also_for_large_errors(self):
     networks, target_networks, sample = make_networks(0), make_networks(1), make_sample()
-    sample = sample._replace(n_step_return=sample.n_step_return * [1.0, 1.0, 1.0, 300.0, 1.0, 1.0, 1.0, -300.0])
+    sample = sample._replace(
+      n_step_return=sample.n_step_return * [1.0, 1.0, 1.0, 300.0, 1.0, 1.0, 1.0, -300.0]
+    )
     online, older, of = Replica.of(networks), Replica.of(target_networks), numbers(sample)
     q, targets = online.q(of.x, of.a), targets_by_hand(sample, older, older)
     loss = dpg.critic_losses(networks, target_networks, sample)
@@ -299,12 +358,16 @@ class TestCriticLosses:
       assert part.dtype == tf.float32 and part.shape == [BATCH]
     np.testing.assert_allclose(loss.q_values, q, **FORWARD)
     np.testing.assert_allclose(loss.td_errors, targets - q, **FORWARD)
-    np.testing.assert_allclose(loss.losses, 0.5 * (targets - q)**2, rtol=5e-5, atol=1e-5)
+    np.testing.assert_allclose(loss.losses, 0.5 * (targets - q) ** 2, rtol=5e-5, atol=1e-5)
     assert np.abs(targets - q).max() > 100.0
 
   def test_the_target_is_of_the_older_policy_and_the_older_critic(self):
     # None of the three other combinations would do.
-    networks, target_networks, sample = make_networks(0, STEEP), make_networks(1, STEEP), make_sample()
+    networks, target_networks, sample = (
+      make_networks(0, STEEP),
+      make_networks(1, STEEP),
+      make_sample(),
+    )
     online, older = Replica.of(networks), Replica.of(target_networks)
     loss = dpg.critic_losses(networks, target_networks, sample)
     targets, lives = loss.td_errors + loss.q_values, numbers(sample).discount > 0.0
@@ -320,10 +383,12 @@ class TestCriticLosses:
     target_networks = networks if same else make_networks(1)
     replica, older, of = Replica.of(networks), Replica.of(target_networks), numbers(sample)
     with tf.GradientTape() as tape:
-      loss = tf.reduce_mean(sample.weight * dpg.critic_losses(networks, target_networks, sample).losses)
+      loss = tf.reduce_mean(
+        sample.weight * dpg.critic_losses(networks, target_networks, sample).losses
+      )
     gradients = tape.gradient(loss, critic_variables(networks))
     targets = targets_by_hand(sample, older, older)
-    by_hand = lambda: np.mean(of.weight * 0.5 * (targets - replica.q(of.x, of.a))**2)
+    by_hand = lambda: np.mean(of.weight * 0.5 * (targets - replica.q(of.x, of.a)) ** 2)
     np.testing.assert_allclose(loss, by_hand(), rtol=1e-5)
     assert_slopes(gradients, differences(by_hand, replica.critic))
 
@@ -344,16 +409,19 @@ class TestCriticLosses:
     for next_observation in (sample.next_observation, tf.constant(other)):
       variables = networks.critic.trainable_variables
       with tf.GradientTape() as tape:
-        evaluated = dpg.critic_losses(networks, target_networks, sample._replace(next_observation=next_observation))
+        evaluated = dpg.critic_losses(
+          networks, target_networks, sample._replace(next_observation=next_observation)
+        )
         loss = tf.reduce_mean(evaluated.losses)
       outputs.append([*evaluated, *tape.gradient(loss, variables)])
     assert_arrays_equal(*outputs)
     td_errors, q = outputs[0][1].numpy(), outputs[0][2].numpy()
-    np.testing.assert_allclose(td_errors[ended], sample.n_step_return.numpy()[ended] - q[ended], **FORWARD)
+    np.testing.assert_allclose(
+      td_errors[ended], sample.n_step_return.numpy()[ended] - q[ended], **FORWARD
+    )
 
 
 class TestPolicyGradients:
-
   def test_are_those_of_finite_differences_where_nothing_is_clipped(self):
     # Descending, the optimizer climbs q: the gradient is that of -q.
     networks, x = make_networks(), vectors()
@@ -369,16 +437,22 @@ class TestPolicyGradients:
     replica, wide = Replica.of(networks), x.astype(np.float64)
     actions = replica.pi(wide)
     _, by_action = replica.critic_gradients(wide, actions, np.ones(count))
-    (places, slopes), = differences(lambda: replica.q(wide, actions).sum(), [actions], per_array=2 * count)
+    ((places, slopes),) = differences(
+      lambda: replica.q(wide, actions).sum(), [actions], per_array=2 * count
+    )
     np.testing.assert_allclose([by_action[place] for place in places], slopes, rtol=1e-5)
     if count > 1:
-      assert min(np.sum(by_action > 1.5), np.sum(by_action < -1.5), np.sum(np.abs(by_action) < 0.9)) >= 2
+      assert (
+        min(np.sum(by_action > 1.5), np.sum(by_action < -1.5), np.sum(np.abs(by_action) < 0.9)) >= 2
+      )
     else:
       assert np.any(np.abs(by_action) > 1.5)
     clipped = np.clip(by_action, -1.0, 1.0)
     gradients = self.in_order(networks, x)
     assert_arrays_close(gradients, replica.policy_gradients(wide, -clipped / count))
-    assert_slopes(gradients, differences(lambda: -np.sum(clipped * replica.pi(wide)) / count, replica.policy))
+    assert_slopes(
+      gradients, differences(lambda: -np.sum(clipped * replica.pi(wide)) / count, replica.policy)
+    )
 
   def test_do_not_grow_with_the_critic_beyond_the_clipping(self):
     # A hundred thousand times as steep, only signs are left.
@@ -386,32 +460,42 @@ class TestPolicyGradients:
     replica, wide = Replica.of(networks), x.astype(np.float64)
     _, by_action = replica.critic_gradients(wide, replica.pi(wide), np.ones(BATCH))
     assert np.abs(by_action).min() > 1.0
-    assert_arrays_close(self.in_order(networks, x), replica.policy_gradients(wide, -np.sign(by_action) / BATCH))
+    assert_arrays_close(
+      self.in_order(networks, x), replica.policy_gradients(wide, -np.sign(by_action) / BATCH)
+    )
 
   def test_point_uphill(self):
     networks, x = make_networks(critic_scale=STEEP), vectors()
     variables = networks.policy.trainable_variables
     before = tf.reduce_mean(networks.critic(x, networks.policy(x)))
-    for variable, gradient in zip(variables, dpg.policy_gradients(networks, tf.constant(x)), strict=True):
+    for variable, gradient in zip(
+      variables, dpg.policy_gradients(networks, tf.constant(x)), strict=True
+    ):
       variable.assign_sub(1e-2 * gradient)
     assert tf.reduce_mean(networks.critic(x, networks.policy(x))) > before + 1e-3
 
   def test_of_a_batch_are_the_mean_of_those_of_its_samples(self):
     networks, x = make_networks(critic_scale=STEEP), vectors()
-    alone = [self.in_order(networks, x[k:k + 1]) for k in range(BATCH)]
-    assert_arrays_close(self.in_order(networks, x), [np.mean(parts, axis=0) for parts in zip(*alone)])
+    alone = [self.in_order(networks, x[k : k + 1]) for k in range(BATCH)]
+    assert_arrays_close(
+      self.in_order(networks, x), [np.mean(parts, axis=0) for parts in zip(*alone)]
+    )
 
   @staticmethod
   def in_order(networks, x):
     """The gradients in the order of a replica's arrays; they come in that of the policy's own variables."""
     gradients = dpg.policy_gradients(networks, tf.constant(x))
-    by_shape = {tuple(variable.shape): np.asarray(gradient) for variable, gradient in zip(
-        networks.policy.trainable_variables, gradients, strict=True)}
+    by_shape = {
+      tuple(variable.shape): np.asarray(gradient)
+      for variable, gradient in zip(networks.policy.trainable_variables, gradients, strict=True)
+    }
     return [by_shape[tuple(variable.shape)] for variable in policy_variables(networks)]
 
 
 def settings(**changes) -> configs.Config:
-  return dataclasses.replace(configs.PRESETS.preset('gym_continuous'), **(dict(batch_size=BATCH) | changes))
+  return dataclasses.replace(
+    configs.PRESETS.preset('gym_continuous'), **(dict(batch_size=BATCH) | changes)
+  )
 
 
 def make_agent(seed=SEED, critic_scale=1.0, **changes) -> dpg.Agent:
@@ -429,16 +513,18 @@ def replicas_of_agent(seed=SEED, critic_scale=1.0):
 
 
 class TestAgent:
-
   def gradients(self, agent, sample):
     """Of policy and critic, in the order of a replica's arrays."""
     step, networks = agent.step(sample), agent.networks
     results = []
     for gradients, network, ordered in (
-        (step.gradients.policy, networks.policy, policy_variables(networks)),
-        (step.gradients.critic, networks.critic, critic_variables(networks))):
-      by_shape = {tuple(variable.shape): np.asarray(gradient)
-                  for variable, gradient in zip(network.trainable_variables, gradients, strict=True)}
+      (step.gradients.policy, networks.policy, policy_variables(networks)),
+      (step.gradients.critic, networks.critic, critic_variables(networks)),
+    ):
+      by_shape = {
+        tuple(variable.shape): np.asarray(gradient)
+        for variable, gradient in zip(network.trainable_variables, gradients, strict=True)
+      }
       results.append([by_shape[tuple(variable.shape)] for variable in ordered])
     return step, *results
 
@@ -461,9 +547,12 @@ class TestAgent:
     np.testing.assert_allclose(step.td_errors, td_errors, rtol=1e-4, atol=1e-4)
     norm = lambda arrays: np.sqrt(sum(np.sum(array**2) for array in arrays))
     of = numbers(sample)
-    expected = dict(loss=np.mean(of.weight * 0.5 * td_errors**2), gradient_norm=norm(by_critic),
-                    policy_gradient_norm=norm(by_policy),
-                    q_value=np.mean(Replica.of(agent.networks).q(of.x, of.a)))
+    expected = dict(
+      loss=np.mean(of.weight * 0.5 * td_errors**2),
+      gradient_norm=norm(by_critic),
+      policy_gradient_norm=norm(by_policy),
+      q_value=np.mean(Replica.of(agent.networks).q(of.x, of.a)),
+    )
     assert set(dpg.STATISTICS) == set(step.statistics) == set(expected)
     for name, value in expected.items():
       assert step.statistics[name].shape == [] and step.statistics[name].dtype == tf.float32
@@ -476,7 +565,9 @@ class TestAgent:
     limits = [0.5 * norm, 2.0 * norm, 1e-4]
     assert 1e-4 < np.sqrt(sum(np.sum(array**2) for array in by_policy))
     for limit in limits:
-      step, policy, critic = self.gradients(make_agent(critic_scale=STEEP, max_gradient_norm=limit), sample)
+      step, policy, critic = self.gradients(
+        make_agent(critic_scale=STEEP, max_gradient_norm=limit), sample
+      )
       assert_arrays_close(policy, by_policy)
       assert_arrays_close(critic, [array * min(1.0, limit / norm) for array in by_critic])
       np.testing.assert_allclose(step.statistics['gradient_norm'], norm, rtol=1e-4)
@@ -496,7 +587,9 @@ class TestAgent:
     # Importance weights, too, are for the critic alone.
     agent, sample, other = make_agent(), make_sample(), make_sample(seed=33)
     policy = self.gradients(agent, sample)[1]
-    assert_arrays_equal(self.gradients(agent, other._replace(observation=sample.observation))[1], policy)
+    assert_arrays_equal(
+      self.gradients(agent, other._replace(observation=sample.observation))[1], policy
+    )
     agent.copy_to_target()
     assert_arrays_equal(self.gradients(agent, sample._replace(weight=tf.zeros(BATCH)))[1], policy)
 
@@ -516,8 +609,12 @@ class TestAgent:
       agent = make_agent()
       gradients = agent.step(sample).gradients
       still = {'policy': 'critic', 'critic': 'policy'}[moved]
-      gradients = gradients._replace(**{still: [tf.zeros_like(part) for part in getattr(gradients, still)]})
-      before = {name: values(getattr(agent.networks, name).trainable_variables) for name in (moved, still)}
+      gradients = gradients._replace(
+        **{still: [tf.zeros_like(part) for part in getattr(gradients, still)]}
+      )
+      before = {
+        name: values(getattr(agent.networks, name).trainable_variables) for name in (moved, still)
+      }
       older = agent.step(sample._replace(n_step_return=tf.zeros(BATCH)))
       agent.apply(gradients)
       assert_arrays_equal(getattr(agent.networks, still).trainable_variables, before[still])
@@ -535,8 +632,13 @@ class TestAgent:
     chosen = self.gradients(agent, sample._replace(weight=tf.constant(weight)))
     # Whatever the others hold.
     other = make_sample(seed=34, observation=sample.observation)
-    mixed = {name: np.where(np.reshape(weight == 1, [-1] + [1] * (len(part.shape) - 1)), part, getattr(other, name))
-             for name, part in sample._asdict().items() if name in ('action', 'n_step_return', 'next_observation')}
+    mixed = {
+      name: np.where(
+        np.reshape(weight == 1, [-1] + [1] * (len(part.shape) - 1)), part, getattr(other, name)
+      )
+      for name, part in sample._asdict().items()
+      if name in ('action', 'n_step_return', 'next_observation')
+    }
     again = self.gradients(agent, sample._replace(weight=tf.constant(weight), **mixed))
     assert_arrays_close(again[2], chosen[2], 1e-6)
     assert_arrays_equal(again[1], chosen[1])
@@ -547,7 +649,9 @@ class TestAgent:
     agent, sample = make_agent(max_gradient_norm=0.0), make_sample()
     none = self.gradients(agent, sample._replace(weight=tf.zeros(BATCH)))
     assert float(none[0].statistics['loss']) == 0.0 and all(not np.any(part) for part in none[2])
-    once, twice = (self.gradients(agent, sample._replace(weight=factor * sample.weight)) for factor in (1.0, 2.0))
+    once, twice = (
+      self.gradients(agent, sample._replace(weight=factor * sample.weight)) for factor in (1.0, 2.0)
+    )
     assert_arrays_close(twice[2], [2.0 * part for part in once[2]], 1e-6)
 
   def test_older_copies_begin_as_the_networks(self):
@@ -575,7 +679,9 @@ class NumpyAdam:
   def apply(self, gradients, arrays):
     self._steps += 1
     rate = self._learning_rate * np.sqrt(1.0 - 0.999**self._steps) / (1.0 - 0.9**self._steps)
-    for array, gradient, first, second in zip(arrays, gradients, self._first, self._second, strict=True):
+    for array, gradient, first, second in zip(
+      arrays, gradients, self._first, self._second, strict=True
+    ):
       first[...] = 0.9 * first + 0.1 * gradient
       second[...] = 0.999 * second + 0.001 * gradient**2
       array -= rate * first / (np.sqrt(second) + 1e-8)
@@ -593,8 +699,13 @@ class TestAdam:
     """Of all sizes, down to those beside which epsilon counts."""
     rng = np.random.default_rng(seed)
     scales = [rng.choice([1e-9, 1e-7, 1e-2, 10.0], size=shape) for shape in self.SHAPES]
-    return [[tf.constant(scale * rng.normal(size=shape), tf.float32) for scale, shape in zip(scales, self.SHAPES)]
-            for _ in range(steps)]
+    return [
+      [
+        tf.constant(scale * rng.normal(size=shape), tf.float32)
+        for scale, shape in zip(scales, self.SHAPES)
+      ]
+      for _ in range(steps)
+    ]
 
   def test_equals_the_formula(self):
     variables = self.variables()
@@ -618,8 +729,12 @@ class TestAdam:
         one.apply(step, variables)
         other.apply(step, straight_on)
       assert len(one.variables) == len(shapes)
-      path = tf.train.Checkpoint(adam=one, variables=variables).save(str(tmp_path / f'after_{done}'))
-      assert sum(name.startswith('adam/') for name, _ in tf.train.list_variables(path)) >= len(shapes)
+      path = tf.train.Checkpoint(adam=one, variables=variables).save(
+        str(tmp_path / f'after_{done}')
+      )
+      assert sum(name.startswith('adam/') for name, _ in tf.train.list_variables(path)) >= len(
+        shapes
+      )
       again = [tf.Variable(tf.zeros(shape)) for shape in self.SHAPES]
       restored = optimizers.Adam(again, self.RATE)
       tf.train.Checkpoint(adam=restored, variables=again).restore(path).assert_consumed()
@@ -634,7 +749,9 @@ class NumpyLearner:
 
   def __init__(self, online, older, config):
     self.online, self.older, self._config, self._updates = online, older, config, 0
-    self._adams = [NumpyAdam(arrays, config.learning_rate) for arrays in (online.policy, online.critic)]
+    self._adams = [
+      NumpyAdam(arrays, config.learning_rate) for arrays in (online.policy, online.critic)
+    ]
 
   def update(self, sample):
     """Returns the TD errors."""
@@ -645,7 +762,9 @@ class NumpyLearner:
     critic = [gradient * min(1.0, config.max_gradient_norm / norm) for gradient in critic]
     _, by_action = online.critic_gradients(of.x, online.pi(of.x), np.ones(BATCH))
     policy = online.policy_gradients(of.x, -np.clip(by_action, -1.0, 1.0) / BATCH)
-    for adam, gradients, arrays in zip(self._adams, (policy, critic), (online.policy, online.critic), strict=True):
+    for adam, gradients, arrays in zip(
+      self._adams, (policy, critic), (online.policy, online.critic), strict=True
+    ):
       adam.apply(gradients, arrays)
     self._updates += 1
     if self._updates % config.target_period == 0:
@@ -656,7 +775,9 @@ class NumpyLearner:
 @pytest.fixture(scope='module')
 def learner() -> learners.Learner:
   """One whose target networks are copied to at every third update; tests bring it to the start."""
-  return learners.Learner(settings(target_period=3, learning_rate=0.003, max_gradient_norm=20.0), make_suite())
+  return learners.Learner(
+    settings(target_period=3, learning_rate=0.003, max_gradient_norm=20.0), make_suite()
+  )
 
 
 def bring_to_the_start(learner):
@@ -668,7 +789,6 @@ def bring_to_the_start(learner):
 
 
 class TestLearner:
-
   def test_updates_are_those_of_a_numpy_loop(self, learner):
     # Also the lag of the targets: copies are made after updates 3, 6 and 9.
     bring_to_the_start(learner)
@@ -683,17 +803,31 @@ class TestLearner:
       assert update.statistics['finite'] and int(learner.updates) == number
       scale = np.abs(expected).max()
       np.testing.assert_allclose(update.priorities, np.abs(expected), rtol=0.0, atol=1e-4 * scale)
-      np.testing.assert_allclose(update.statistics['loss'], np.mean(of.weight * 0.5 * expected**2), rtol=1e-3)
-      ordered = [*policy_variables(learner.agent.networks), *critic_variables(learner.agent.networks)]
+      np.testing.assert_allclose(
+        update.statistics['loss'], np.mean(of.weight * 0.5 * expected**2), rtol=1e-3
+      )
+      ordered = [
+        *policy_variables(learner.agent.networks),
+        *critic_variables(learner.agent.networks),
+      ]
       for variable, array in zip(ordered, online.policy + online.critic, strict=True):
         error = np.abs(variable - array)
         # Adam divides a gradient by its size: where it cancels to rounding errors, the step's sign is theirs.
         assert np.mean(error > 0.01 * rate) < 1e-3 and error.max() < 3 * rate * number
     assert learner.updates == 10
 
-  @pytest.mark.parametrize('part, value', [
-      ('n_step_return', np.nan), ('n_step_return', -np.inf), ('n_step_return', 1e30), ('observation', np.nan),
-      ('action', np.inf), ('discount', np.nan), ('weight', np.inf)])
+  @pytest.mark.parametrize(
+    'part, value',
+    [
+      ('n_step_return', np.nan),
+      ('n_step_return', -np.inf),
+      ('n_step_return', 1e30),
+      ('observation', np.nan),
+      ('action', np.inf),
+      ('discount', np.nan),
+      ('weight', np.inf),
+    ],
+  )
   def test_a_sample_that_is_not_finite_changes_nothing(self, learner, part, value):
     bring_to_the_start(learner)
     for number in range(2):  # The third update would copy to the targets.
@@ -729,7 +863,9 @@ class TestLearner:
 def make_policy(networks, sigma, seed=0, suite=None) -> dpg.Policy:
   """A policy of these parameters in networks of its own."""
   suite = suite or make_suite()
-  store = parameters.ParameterStore(parameters.Snapshot(0, parameters.flatten(networks.trainable_variables)))
+  store = parameters.ParameterStore(
+    parameters.Snapshot(0, parameters.flatten(networks.trainable_variables))
+  )
   return dpg.Policy(dpg.make_networks(settings(), suite), suite, store, sigma, seed)
 
 
@@ -757,7 +893,9 @@ class TestNoise:
     for variable in policy_variables(networks)[-2:]:
       variable.assign(0.1 * variable)
     policy, replica = make_policy(networks, self.SIGMA, seed=7), Replica.of(networks)
-    x = vectors(self.STEPS * self.ENVIRONMENTS, seed=8).reshape(self.STEPS, self.ENVIRONMENTS, INPUT)
+    x = vectors(self.STEPS * self.ENVIRONMENTS, seed=8).reshape(
+      self.STEPS, self.ENVIRONMENTS, INPUT
+    )
     actions = np.stack([policy(observation).actions for observation in x])
     pi = replica.pi(x.reshape(-1, INPUT).astype(np.float64)).reshape(actions.shape)
     assert np.abs(actions).max() < 1.0 and np.std(pi) > 0.02
@@ -777,11 +915,13 @@ class TestNoise:
 
   def test_is_uncorrelated_between_environments_and_between_actions(self, noise):
     columns = noise.reshape(self.STEPS, -1).T
-    assert bonferroni([stats.pearsonr(columns[i], columns[j]).pvalue for i in range(len(columns)) for j in range(i)])
+    assert bonferroni(
+      [stats.pearsonr(columns[i], columns[j]).pvalue for i in range(len(columns)) for j in range(i)]
+    )
 
   def test_is_no_less_in_any_step_or_environment(self, noise):
     # The noise of actors is not annealed.
-    halves = np.sum(noise[:self.STEPS // 2]**2), np.sum(noise[self.STEPS // 2:]**2)
+    halves = np.sum(noise[: self.STEPS // 2] ** 2), np.sum(noise[self.STEPS // 2 :] ** 2)
     f = stats.f(noise.size // 2, noise.size // 2).cdf(halves[0] / halves[1])
     assert 2 * min(f, 1.0 - f) > SIGNIFICANCE
 
@@ -795,18 +935,23 @@ class TestNoise:
     assert stats.kstest(inside, stats.truncnorm(-1.0, 1.0).cdf).pvalue > SIGNIFICANCE
 
   def test_of_other_seeds_is_another(self):
-    one, again, other = (make_policy(quiet_networks(), 0.2, seed)(vectors()).actions for seed in (1, 1, 2))
+    one, again, other = (
+      make_policy(quiet_networks(), 0.2, seed)(vectors()).actions for seed in (1, 1, 2)
+    )
     np.testing.assert_array_equal(one, again)
     assert np.all(one != other)
 
 
 class TestPolicy:
-
   def test_values_are_of_the_clipped_noisy_action_and_of_the_noiseless_one(self):
     # The same seed gives the same noise to a policy that says nothing itself, which shows it.
     networks, x, count = make_networks(critic_scale=10.0), vectors(20), 20
     policy_variables(networks)[-1].assign([1.5, -1.5])
-    policy, noise, replica = make_policy(networks, 0.2), make_policy(quiet_networks(), 0.2), Replica.of(networks)
+    policy, noise, replica = (
+      make_policy(networks, 0.2),
+      make_policy(quiet_networks(), 0.2),
+      Replica.of(networks),
+    )
     wide, beyond = x.astype(np.float64), np.zeros(2, int)
     for _ in range(10):
       decision, added = policy(x), noise(x).actions.astype(np.float64)
@@ -818,7 +963,9 @@ class TestPolicy:
       np.testing.assert_allclose(decision.actions, actions, **FORWARD)
       assert np.abs(decision.actions).max() <= 1.0
       np.testing.assert_allclose(decision.q_taken, replica.q(wide, actions), rtol=1e-4, atol=1e-4)
-      np.testing.assert_allclose(decision.bootstrap_value, replica.q(wide, replica.pi(wide)), rtol=1e-4, atol=1e-4)
+      np.testing.assert_allclose(
+        decision.bootstrap_value, replica.q(wide, replica.pi(wide)), rtol=1e-4, atol=1e-4
+      )
       for other in (unclipped, replica.pi(wide)):
         assert np.abs(replica.q(wide, other) - decision.q_taken).max() > 0.01
       assert np.abs(replica.q(wide, actions) - decision.bootstrap_value).max() > 0.01
@@ -832,7 +979,9 @@ class TestPolicy:
       wide = x.astype(np.float64)
       for _ in range(2):
         value = policy.bootstrap_value(x)
-        assert isinstance(value, np.ndarray) and value.dtype == np.float32 and value.shape == (count,)
+        assert (
+          isinstance(value, np.ndarray) and value.dtype == np.float32 and value.shape == (count,)
+        )
         np.testing.assert_allclose(value, replica.q(wide, replica.pi(wide)), **FORWARD)
 
   def test_without_noise_both_values_are_the_same(self):
@@ -843,18 +992,24 @@ class TestPolicy:
 
   def test_parameters_change_only_when_it_refreshes(self):
     first, second, x = make_networks(0), make_networks(1), vectors()
-    store = parameters.ParameterStore(parameters.Snapshot(0, parameters.flatten(first.trainable_variables)))
+    store = parameters.ParameterStore(
+      parameters.Snapshot(0, parameters.flatten(first.trainable_variables))
+    )
     policy = dpg.Policy(dpg.Networks(INPUT, ACTIONS), make_suite(), store, 0.0, 0)
     before = policy(x)
     store.publish(parameters.Snapshot(7, parameters.flatten(second.trainable_variables)))
     assert_arrays_equal(policy(x), before)
     assert policy.refresh() == 7
     np.testing.assert_allclose(policy(x).actions, second.policy(x), **FORWARD)
-    np.testing.assert_allclose(policy.bootstrap_value(x), second.critic(x, second.policy(x)), **FORWARD)
+    np.testing.assert_allclose(
+      policy.bootstrap_value(x), second.critic(x, second.policy(x)), **FORWARD
+    )
 
   def test_an_actors_noise_is_the_configs_whatever_its_number(self):
     networks, suite, x = make_networks(), make_suite(), vectors()
-    store = parameters.ParameterStore(parameters.Snapshot(0, parameters.flatten(networks.trainable_variables)))
+    store = parameters.ParameterStore(
+      parameters.Snapshot(0, parameters.flatten(networks.trainable_variables))
+    )
     expected = make_policy(networks, 0.17, seed=5)(x)
     for actor in (0, 3):
       made = dpg.make_policy(settings(noise_sigma=0.17), suite, store, actor, seed=5)
@@ -882,6 +1037,7 @@ POINT = 'DpgPoint-v0'
 
 class Point(gymnasium.Env):
   """A point that is pushed about, until it leaves a square: then nothing comes after."""
+
   observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
   action_space = gymnasium.spaces.Box(np.float32([-2.0, 0.0]), np.float32([1.0, 3.0]))
 
@@ -891,9 +1047,17 @@ class Point(gymnasium.Env):
     return self._position.astype(np.float32), {}
 
   def step(self, action):
-    self._position = self._position + 0.3 * (action - [-0.5, 1.5]) + self.np_random.normal(scale=0.1, size=2)
+    self._position = (
+      self._position + 0.3 * (action - [-0.5, 1.5]) + self.np_random.normal(scale=0.1, size=2)
+    )
     reward = float(self._position[0] - 0.2 * action[1])
-    return self._position.astype(np.float32), reward, bool(np.abs(self._position).max() > 1.0), False, {}
+    return (
+      self._position.astype(np.float32),
+      reward,
+      bool(np.abs(self._position).max() > 1.0),
+      False,
+      {},
+    )
 
 
 # Both kinds of ends are frequent.
@@ -926,9 +1090,10 @@ class Trace(gymnasium.vector.VectorWrapper):
 
 
 class Notes:
-
   def __init__(self):
-    self.observations, self.actions, self.rewards, self.terminated, self.truncated = ([] for _ in range(5))
+    self.observations, self.actions, self.rewards, self.terminated, self.truncated = (
+      [] for _ in range(5)
+    )
     self.last = {}  # By step and environment: what was seen last of an episode.
 
   def transition(self, t, environment, n, discount, scale):
@@ -939,12 +1104,13 @@ class Notes:
       if self.terminated[t + k][environment]:
         return total, 0.0, None
       if self.truncated[t + k][environment]:
-        return total, discount**(k + 1), self.last[t + k, environment]
+        return total, discount ** (k + 1), self.last[t + k, environment]
     return total, discount**n, self.observations[t + n][environment]
 
 
 class Case(NamedTuple):
   """What is run, and how many ends of each kind it must have to say something."""
+
   env: str
   steps: int
   n_step: int
@@ -954,15 +1120,17 @@ class Case(NamedTuple):
 
 
 CASES = {
-    'pendulum': Case('Pendulum-v1', 430, 3, 10, 0, 4),
-    'point_3_step': Case(POINT, 120, 3, 10, 15, 10),
-    'point_1_step': Case(POINT, 120, 1, 4, 15, 10),
-    'point_5_step': Case(POINT, 120, 5, 3, 15, 10)}
+  'pendulum': Case('Pendulum-v1', 430, 3, 10, 0, 4),
+  'point_3_step': Case(POINT, 120, 3, 10, 15, 10),
+  'point_1_step': Case(POINT, 120, 1, 4, 15, 10),
+  'point_5_step': Case(POINT, 120, 5, 3, 15, 10),
+}
 ENVIRONMENTS, SCALE = 2, 0.5  # SCALE: of rewards.
 
 
 class Run(NamedTuple):
   """An actor that has run, what its environments answered, and what it put."""
+
   suite: suites.Suite
   config: configs.Config
   networks: dpg.Networks  # Whose parameters it had.
@@ -980,7 +1148,11 @@ class Run(NamedTuple):
       owners = np.repeat(shipment.environment, np.sum(shipment.block.valid, axis=1))
       assert len(owners) == len(alone.action)
       for k, environment in enumerate(owners):
-        yield taken[environment], int(environment), prioritized.TransitionBlock(*(part[k] for part in alone))
+        yield (
+          taken[environment],
+          int(environment),
+          prioritized.TransitionBlock(*(part[k] for part in alone)),
+        )
         taken[environment] += 1
     assert np.all(taken >= len(self.notes.actions) - self.config.n_step - self.config.block_length)
 
@@ -995,24 +1167,32 @@ def run(case) -> Run:
   suite = environments.load(f'gym:{case.env}')
   suite = dataclasses.replace(suite, reward_scales={suite.tasks[0]: SCALE})
   config = settings(
-      env=suite.name, n_step=case.n_step, block_length=case.block_length, local_buffer=2 * case.block_length,
-      envs_per_actor=ENVIRONMENTS, discount=0.9)
+    env=suite.name,
+    n_step=case.n_step,
+    block_length=case.block_length,
+    local_buffer=2 * case.block_length,
+    envs_per_actor=ENVIRONMENTS,
+    discount=0.9,
+  )
   config.check()
   # Of an observation of another size: as the networks begin, but with last layers of which much comes.
   tf.random.set_seed(90)
   networks = dpg.make_networks(config, suite)
   for variable in networks.trainable_variables:
     if variable.shape[-1] in (1, suite.action_space.shape[0]):
-      variable.assign(300.0 * variable if variable.shape.rank == 2 else tf.zeros_like(variable) + 0.1)
+      variable.assign(
+        300.0 * variable if variable.shape.rank == 2 else tf.zeros_like(variable) + 0.1
+      )
   policy, notes, shipments = make_policy(networks, config.noise_sigma, 91, suite), Notes(), []
-  recorded = dataclasses.replace(suite, make=lambda *arguments: Trace(suite.make(*arguments), notes))
+  recorded = dataclasses.replace(
+    suite, make=lambda *arguments: Trace(suite.make(*arguments), notes)
+  )
   actor = actors.Actor(0, recorded, [suite.tasks[0]] * ENVIRONMENTS, policy, config, seed=92)
   actor.run(shipments.append, lambda: len(notes.actions) >= case.steps)
   return Run(suite, config, networks, notes, shipments)
 
 
 class TestActor:
-
   def test_the_run_has_ends_of_its_kinds(self, run, case):
     terminated, truncated = np.array(run.notes.terminated), np.array(run.notes.truncated)
     assert np.sum(terminated) >= case.terminations and np.any(terminated) == (case.terminations > 0)
@@ -1035,7 +1215,9 @@ class TestActor:
     for step, environment, alone in run.transitions():
       for part, expected in zip(alone, spec, strict=True):
         assert part.shape == expected.shape and part.dtype == expected.dtype.as_numpy_dtype
-      total, discount, end = run.notes.transition(step, environment, run.config.n_step, run.config.discount, SCALE)
+      total, discount, end = run.notes.transition(
+        step, environment, run.config.n_step, run.config.discount, SCALE
+      )
       assert alone.valid[0] and alone.end[0] == 1
       np.testing.assert_array_equal(alone.observation[0], run.notes.observations[step][environment])
       np.testing.assert_array_equal(alone.action[0], run.notes.actions[step][environment])
@@ -1056,8 +1238,12 @@ class TestActor:
     value = lambda x: float(replica.q(x[np.newaxis], replica.pi(x[np.newaxis]))[0])
     priorities, expected = [], []
     for step, environment, alone in run.transitions():
-      total, discount, end = run.notes.transition(step, environment, run.config.n_step, run.config.discount, SCALE)
-      x, a = (np.float64(part[step][environment]) for part in (run.notes.observations, run.notes.actions))
+      total, discount, end = run.notes.transition(
+        step, environment, run.config.n_step, run.config.discount, SCALE
+      )
+      x, a = (
+        np.float64(part[step][environment]) for part in (run.notes.observations, run.notes.actions)
+      )
       target = total + (discount * value(np.float64(end)) if end is not None else 0.0)
       expected.append(abs(target - float(replica.q(x[np.newaxis], a[np.newaxis])[0])))
       priorities.append(float(alone.priority[0]))
@@ -1068,7 +1254,8 @@ class TestActor:
     # Through the replay from which transitions leave one by one; with the networks as their own older copies.
     spec = transitions.single_specification(run.suite)
     replay = prioritized.PrioritizedReplay(
-        spec, 2000, 1, alpha=0.6, beta=0.4, stratified=True, alpha_evict=-0.4)
+      spec, 2000, 1, alpha=0.6, beta=0.4, stratified=True, alpha_evict=-0.4
+    )
     count = 0
     for shipment in run.shipments:
       alone = transitions.separate(shipment.block)
@@ -1081,8 +1268,21 @@ class TestActor:
 
   @staticmethod
   def replica(run) -> Replica:
-    size, actions = run.suite.observation_space['observation'].shape[0], run.suite.action_space.shape[0]
-    by_shape = lambda network: {tuple(variable.shape): variable for variable in network.trainable_variables}
+    size, actions = (
+      run.suite.observation_space['observation'].shape[0],
+      run.suite.action_space.shape[0],
+    )
+    by_shape = lambda network: {
+      tuple(variable.shape): variable for variable in network.trainable_variables
+    }
     policy, critic = by_shape(run.networks.policy), by_shape(run.networks.critic)
-    return Replica([policy[shape] for shape in ((size, 300), (300,), (300, 200), (200,), (200, actions), (actions,))],
-                   [critic[shape] for shape in ((size, 400), (400,), (400 + actions, 300), (300,), (300, 1), (1,))])
+    return Replica(
+      [
+        policy[shape]
+        for shape in ((size, 300), (300,), (300, 200), (200,), (200, actions), (actions,))
+      ],
+      [
+        critic[shape]
+        for shape in ((size, 400), (400,), (400 + actions, 300), (300,), (300, 1), (1,))
+      ],
+    )

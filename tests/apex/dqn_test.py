@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from apex import config as configs, dqn
+from apex import config as configs
+from apex import dqn
 from common.environments import suite as suites
 from common.replay import prioritized
 
@@ -38,8 +39,10 @@ class Replica:
 
   @staticmethod
   def _weights(part, layer):
-    variables = {v.name.split(':')[0].split('/')[-2][-1] + v.name.split(':')[0][-1]: v
-                 for v in part.trainable_variables}
+    variables = {
+      v.name.split(':')[0].split('/')[-2][-1] + v.name.split(':')[0][-1]: v
+      for v in part.trainable_variables
+    }
     return [variables[f'{layer}{kind}'].numpy().astype(np.float64) for kind in 'wb']
 
   @property
@@ -83,11 +86,21 @@ def make_sample(seed=2, discount=None):
   number = lambda *shape: tf.constant(rng.normal(size=shape), tf.float32)
   indices, starts = tf.range(BATCH, dtype=tf.int64), tf.zeros([BATCH, 1], tf.bool)
   return prioritized.Sample(
-      leaf=indices, stamp=indices, observation=number(BATCH, 1, INPUT), frame_start=starts,
-      action=tf.constant(rng.integers(ACTIONS, size=BATCH), tf.int32), n_step_return=number(BATCH),
-      discount=tf.constant([0.97, 0.0, 0.9, 0.97, 0.0, 0.5] if discount is None else [discount] * BATCH),
-      next_observation=number(BATCH, 1, INPUT), next_frame_start=starts,
-      weight=tf.constant(rng.uniform(0.1, 1.0, BATCH), tf.float32), priority=tf.ones([BATCH]), age=indices)
+    leaf=indices,
+    stamp=indices,
+    observation=number(BATCH, 1, INPUT),
+    frame_start=starts,
+    action=tf.constant(rng.integers(ACTIONS, size=BATCH), tf.int32),
+    n_step_return=number(BATCH),
+    discount=tf.constant(
+      [0.97, 0.0, 0.9, 0.97, 0.0, 0.5] if discount is None else [discount] * BATCH
+    ),
+    next_observation=number(BATCH, 1, INPUT),
+    next_frame_start=starts,
+    weight=tf.constant(rng.uniform(0.1, 1.0, BATCH), tf.float32),
+    priority=tf.ones([BATCH]),
+    age=indices,
+  )
 
 
 def targets_by_hand(sample, next_q, next_target_q):
@@ -100,11 +113,13 @@ def targets_by_hand(sample, next_q, next_target_q):
 
 
 class TestDoubleQTargets:
-
   def test_the_network_chooses_and_the_target_network_values(self):
     target = dqn.double_q_targets(
-        tf.constant([1.0, 1.0]), tf.constant([0.5, 0.0]), tf.constant([[3.0, 5.0, 4.0]] * 2),
-        tf.constant([[70.0, 20.0, 90.0]] * 2))
+      tf.constant([1.0, 1.0]),
+      tf.constant([0.5, 0.0]),
+      tf.constant([[3.0, 5.0, 4.0]] * 2),
+      tf.constant([[70.0, 20.0, 90.0]] * 2),
+    )
     np.testing.assert_array_equal(target, [11.0, 1.0])
 
   def test_equal_the_formula_sample_by_sample(self):
@@ -112,14 +127,20 @@ class TestDoubleQTargets:
     next_q, next_target_q = rng.normal(size=(2, BATCH, ACTIONS)).astype(np.float32)
     targets = dqn.double_q_targets(sample.n_step_return, sample.discount, next_q, next_target_q)
     assert targets.dtype == tf.float32 and targets.shape == [BATCH]
-    np.testing.assert_allclose(targets, targets_by_hand(sample, next_q, next_target_q), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+      targets, targets_by_hand(sample, next_q, next_target_q), rtol=1e-6, atol=1e-6
+    )
     # Neither the target network's own best action nor the network's own value would do.
     alone = [targets_by_hand(sample, q, q) for q in (next_q, next_target_q)]
     assert all(np.any(np.abs(targets - other) > 0.1) for other in alone)
 
   def test_carry_no_gradient(self):
     sample = make_sample()
-    inputs = [sample.n_step_return, sample.discount, *tf.random.stateless_normal([2, BATCH, ACTIONS], [1, 2])]
+    inputs = [
+      sample.n_step_return,
+      sample.discount,
+      *tf.random.stateless_normal([2, BATCH, ACTIONS], [1, 2]),
+    ]
     with tf.GradientTape() as tape:
       tape.watch(inputs)
       total = tf.reduce_sum(dqn.double_q_targets(*inputs))
@@ -128,14 +149,17 @@ class TestDoubleQTargets:
   def test_without_discount_the_next_q_values_do_not_matter(self):
     returns = tf.constant([0.25, -3.0])
     garbage = tf.constant([[1e30, -1e30, 0.0], [-1e30, 1e30, 1e-30]])
-    np.testing.assert_array_equal(dqn.double_q_targets(returns, tf.zeros(2), garbage, -garbage), returns)
+    np.testing.assert_array_equal(
+      dqn.double_q_targets(returns, tf.zeros(2), garbage, -garbage), returns
+    )
 
 
 class TestTdLosses:
-
   def test_are_half_the_squared_error_also_of_large_errors(self):
     q = tf.constant([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
-    losses, td_errors, taken = dqn.td_losses(q, tf.constant([1, 0, 1]), tf.constant([3.0, 2.0, 106.0]))
+    losses, td_errors, taken = dqn.td_losses(
+      q, tf.constant([1, 0, 1]), tf.constant([3.0, 2.0, 106.0])
+    )
     np.testing.assert_array_equal(taken, [2.0, 3.0, 6.0])
     np.testing.assert_array_equal(td_errors, [1.0, -1.0, 100.0])
     np.testing.assert_array_equal(losses, [0.5, 0.5, 5000.0])
@@ -149,12 +173,13 @@ class TestTdLosses:
       loss = tf.reduce_mean(sample.weight * dqn.td_losses(q, sample.action, target).losses)
     expected = np.zeros((BATCH, ACTIONS))
     for k, action in enumerate(sample.action.numpy()):
-      expected[k, action] = float(sample.weight[k]) * (float(q[k, action]) - float(target[k])) / BATCH
+      expected[k, action] = (
+        float(sample.weight[k]) * (float(q[k, action]) - float(target[k])) / BATCH
+      )
     np.testing.assert_allclose(tape.gradient(loss, q), expected, rtol=1e-6, atol=1e-7)
 
 
 class TestDuelingNetwork:
-
   def test_equals_its_formulas(self):
     network, x = make_network(), vectors()
     q = network(x)
@@ -174,12 +199,17 @@ class TestDuelingNetwork:
 
   def test_a_constant_added_to_all_advantages_changes_nothing(self):
     network, x = make_network(), vectors()
-    before, biases = network(x), [v for v in network._advantage.trainable_variables if v.shape == [ACTIONS]]
+    before, biases = (
+      network(x),
+      [v for v in network._advantage.trainable_variables if v.shape == [ACTIONS]],
+    )
     assert len(biases) == 1
     biases[0].assign_add(tf.fill([ACTIONS], 3.0))
     np.testing.assert_allclose(network(x), before, **FORWARD)
     biases[0].assign_add([1.0, 0.0, 0.0, 0.0])  # To one of them: it does.
-    np.testing.assert_allclose(network(x) - before, [[0.75, -0.25, -0.25, -0.25]] * BATCH, rtol=1e-5, atol=4e-6)
+    np.testing.assert_allclose(
+      network(x) - before, [[0.75, -0.25, -0.25, -0.25]] * BATCH, rtol=1e-5, atol=4e-6
+    )
 
   def test_a_constant_added_to_the_value_is_added_to_all_q_values(self):
     network, x = make_network(), vectors()
@@ -189,8 +219,17 @@ class TestDuelingNetwork:
 
   def test_all_variables_exist_once_it_is_constructed(self):
     network = make_network()
-    expected = sum(a * b + b for a, b in ((INPUT, 64), (64, 64), (64, HIDDEN), (HIDDEN, 1), (64, HIDDEN),
-                                          (HIDDEN, ACTIONS)))
+    expected = sum(
+      a * b + b
+      for a, b in (
+        (INPUT, 64),
+        (64, 64),
+        (64, HIDDEN),
+        (HIDDEN, 1),
+        (64, HIDDEN),
+        (HIDDEN, ACTIONS),
+      )
+    )
     assert sum(v.shape.num_elements() for v in network.trainable_variables) == expected
     count = len(network.variables)
     network(vectors())
@@ -208,7 +247,9 @@ class TestDuelingNetwork:
         else:
           features = network._torso(x)
           advantage = network._advantage(features)
-          q = network._value(features) + advantage - tf.reduce_mean(advantage, axis=1, keepdims=True)
+          q = (
+            network._value(features) + advantage - tf.reduce_mean(advantage, axis=1, keepdims=True)
+          )
         total = tf.reduce_sum(weights * q)
       gradients.append(tape.gradient(total, variables))
       q_values.append(q)
@@ -216,12 +257,13 @@ class TestDuelingNetwork:
     scales = {True: np.sqrt(0.5), False: 1.0}
     for variable, gradient, unscaled in zip(variables, *gradients, strict=True):
       assert np.any(unscaled.numpy() != 0.0)
-      np.testing.assert_allclose(gradient, scales[is_of_torso(variable)] * unscaled, rtol=1e-5, atol=1e-6)
+      np.testing.assert_allclose(
+        gradient, scales[is_of_torso(variable)] * unscaled, rtol=1e-5, atol=1e-6
+      )
     assert sum(map(is_of_torso, variables)) == 4 and len(variables) == 12
 
 
 class TestEvaluateSample:
-
   def test_targets_and_errors_are_the_formulas(self):
     network, target_network, sample = make_network(0), make_network(1), make_sample()
     replica, older = Replica(network), Replica(target_network)
@@ -232,7 +274,7 @@ class TestEvaluateSample:
     evaluated = dqn.evaluate_sample(network, target_network, sample)
     np.testing.assert_allclose(evaluated.q_values, taken, **FORWARD)
     np.testing.assert_allclose(evaluated.td_errors, targets - taken, **FORWARD)
-    np.testing.assert_allclose(evaluated.losses, 0.5 * (targets - taken)**2, rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(evaluated.losses, 0.5 * (targets - taken) ** 2, rtol=2e-5, atol=2e-6)
 
   @pytest.mark.parametrize('same', [False, True], ids=['another_target', 'itself_as_target'])
   def test_the_gradient_is_that_of_finite_differences(self, same):
@@ -242,7 +284,9 @@ class TestEvaluateSample:
     target_network = network if same else make_network(1)
     variables = in_order(network)
     with tf.GradientTape() as tape:
-      loss = tf.reduce_mean(sample.weight * dqn.evaluate_sample(network, target_network, sample).losses)
+      loss = tf.reduce_mean(
+        sample.weight * dqn.evaluate_sample(network, target_network, sample).losses
+      )
     gradients = tape.gradient(loss, variables)
 
     replica = Replica(network)
@@ -252,7 +296,7 @@ class TestEvaluateSample:
     weight = sample.weight.numpy().astype(np.float64)
 
     def loss_by_hand():
-      return np.mean(weight * 0.5 * (targets - replica(x)[np.arange(BATCH), action])**2)
+      return np.mean(weight * 0.5 * (targets - replica(x)[np.arange(BATCH), action]) ** 2)
 
     np.testing.assert_allclose(loss, loss_by_hand(), rtol=1e-5)
     step, rng, checked = 1e-5, np.random.default_rng(6), 0
@@ -273,15 +317,19 @@ class TestEvaluateSample:
     network, target_network, sample = make_network(0), make_network(1), make_sample()
     with tf.GradientTape() as tape:
       loss = tf.reduce_mean(dqn.evaluate_sample(network, target_network, sample).losses)
-    assert all(gradient is None for gradient in tape.gradient(loss, target_network.trainable_variables))
+    assert all(
+      gradient is None for gradient in tape.gradient(loss, target_network.trainable_variables)
+    )
 
   def test_after_an_episodes_end_next_observations_do_not_matter(self):
     network, target_network = make_network(0), make_network(1)
     outputs = []
     for scale in (1.0, -1e6):
       sample = make_sample(discount=0.0)
-      sample = sample._replace(next_observation=scale * sample.next_observation,
-                               next_frame_start=tf.fill([BATCH, 1], scale < 0.0))
+      sample = sample._replace(
+        next_observation=scale * sample.next_observation,
+        next_frame_start=tf.fill([BATCH, 1], scale < 0.0),
+      )
       variables = network.trainable_variables
       with tf.GradientTape() as tape:
         evaluated = dqn.evaluate_sample(network, target_network, sample)
@@ -300,8 +348,12 @@ class TestEvaluateSample:
     sample, rng = make_sample(), np.random.default_rng(7)
     frames, later = rng.integers(256, size=(2, BATCH, 4, 36, 36), dtype=np.uint8)
     starts, later_starts = rng.random((2, BATCH, 4)) < 0.3
-    sample = sample._replace(observation=tf.constant(frames), frame_start=tf.constant(starts),
-                             next_observation=tf.constant(later), next_frame_start=tf.constant(later_starts))
+    sample = sample._replace(
+      observation=tf.constant(frames),
+      frame_start=tf.constant(starts),
+      next_observation=tf.constant(later),
+      next_frame_start=tf.constant(later_starts),
+    )
     evaluated = dqn.evaluate_sample(network, target_network, sample)
     now, after = stacks_by_hand(frames, starts), stacks_by_hand(later, later_starts)
     targets = targets_by_hand(sample, network(after).numpy(), target_network(after).numpy())
@@ -311,8 +363,12 @@ class TestEvaluateSample:
 
 
 def image_suite():
-  space = gymnasium.spaces.Dict({'observation': gymnasium.spaces.Box(0, 255, (4, 36, 36), np.uint8)})
-  return suites.Suite('tiny', ('tiny',), space, gymnasium.spaces.Discrete(ACTIONS), 4, make=None, frame_stack=4)
+  space = gymnasium.spaces.Dict(
+    {'observation': gymnasium.spaces.Box(0, 255, (4, 36, 36), np.uint8)}
+  )
+  return suites.Suite(
+    'tiny', ('tiny',), space, gymnasium.spaces.Discrete(ACTIONS), 4, make=None, frame_stack=4
+  )
 
 
 def stacks_by_hand(frames, starts):
@@ -328,7 +384,9 @@ def stacks_by_hand(frames, starts):
 
 def test_observations_of_single_entries_are_taken_as_they_are():
   x = vectors()
-  observation = dqn.agent_observation(tf.constant(x[:, np.newaxis]), tf.constant([[True], [False]] * 3))
+  observation = dqn.agent_observation(
+    tf.constant(x[:, np.newaxis]), tf.constant([[True], [False]] * 3)
+  )
   np.testing.assert_array_equal(observation, x)
 
 
@@ -350,8 +408,12 @@ def test_networks_of_stacked_frames_read_them_as_channels():
 
 def test_the_papers_network_has_the_papers_size():
   # Three convolutions on 84x84x4, and two streams of 512 (Wang et al. 2016, whose network Ape-X takes).
-  space = gymnasium.spaces.Dict({'observation': gymnasium.spaces.Box(0, 255, (4, 84, 84), np.uint8)})
-  suite = suites.Suite('game', ('game',), space, gymnasium.spaces.Discrete(18), 4, make=None, frame_stack=4)
+  space = gymnasium.spaces.Dict(
+    {'observation': gymnasium.spaces.Box(0, 255, (4, 84, 84), np.uint8)}
+  )
+  suite = suites.Suite(
+    'game', ('game',), space, gymnasium.spaces.Discrete(18), 4, make=None, frame_stack=4
+  )
   convolutions = (8 * 8 * 4 + 1) * 32 + (4 * 4 * 32 + 1) * 64 + (3 * 3 * 64 + 1) * 64
   streams = 2 * (7 * 7 * 64 + 1) * 512 + (512 + 1) * (1 + 18)
   network = dqn.make_networks(configs.Config(), suite)

@@ -48,7 +48,8 @@ def test_six_rungs_have_sixty_environments_each():
 def test_rungs_follow_one_another(count, distinct):
   rungs = ladder_by_hand(distinct) if distinct > 1 else [0.4]
   np.testing.assert_allclose(
-      exploration.epsilons(count, distinct), np.repeat(rungs, count // distinct), rtol=1e-6)
+    exploration.epsilons(count, distinct), np.repeat(rungs, count // distinct), rtol=1e-6
+  )
 
 
 @pytest.mark.parametrize('count, distinct', [(10, 6), (360, 7), (7, 3)])
@@ -59,7 +60,9 @@ def test_rungs_that_do_not_divide_evenly_differ_by_one_environment(count, distin
   assert np.ptp(counts) == 1 and np.all(np.diff(epsilons) <= 0)
 
 
-@pytest.mark.parametrize('count, expected', [(1, 1), (2, 1), (8, 1), (16, 2), (32, 4), (256, 32), (360, 45)])
+@pytest.mark.parametrize(
+  'count, expected', [(1, 1), (2, 1), (8, 1), (16, 2), (32, 4), (256, 32), (360, 45)]
+)
 def test_the_greediest_are_the_eighth_with_the_smallest_epsilons(count, expected):
   epsilons = np.random.default_rng(0).permutation(exploration.epsilons(count))
   chosen = exploration.greediest(epsilons)
@@ -77,7 +80,9 @@ def test_the_greediest_are_as_many_where_rungs_are_shared():
 @pytest.mark.parametrize('share, expected', [(0.0, 1), (0.01, 1), (0.25, 5), (1.0, 20)])
 def test_the_greediest_are_the_share_asked_for_and_at_least_one(share, expected):
   epsilons = exploration.epsilons(20)
-  np.testing.assert_array_equal(exploration.greediest(epsilons, share), np.arange(20) >= 20 - expected)
+  np.testing.assert_array_equal(
+    exploration.greediest(epsilons, share), np.arange(20) >= 20 - expected
+  )
 
 
 def q_values_with_best(best, count, actions=4):
@@ -92,23 +97,29 @@ def q_values_with_best(best, count, actions=4):
 def test_each_other_action_is_drawn_with_an_equal_part_of_epsilon(epsilon, best):
   draws, actions = 40_000, 4
   drawn = exploration.epsilon_greedy(
-      q_values_with_best([best], draws), np.full(draws, epsilon, np.float32), np.random.default_rng(2))
+    q_values_with_best([best], draws), np.full(draws, epsilon, np.float32), np.random.default_rng(2)
+  )
   assert drawn.dtype == np.int32
   expected = np.full(actions, epsilon / actions)
   expected[best] += 1 - epsilon  # Exploration may choose the best action too.
-  assert stats.chisquare(np.bincount(drawn, minlength=actions), draws * expected).pvalue > SIGNIFICANCE
+  assert (
+    stats.chisquare(np.bincount(drawn, minlength=actions), draws * expected).pvalue > SIGNIFICANCE
+  )
 
 
 def test_without_epsilon_the_best_action_is_always_taken():
   q_values = np.random.default_rng(3).normal(size=(10_000, 6)).astype(np.float32)
-  drawn = exploration.epsilon_greedy(q_values, np.zeros(10_000, np.float32), np.random.default_rng(4))
+  drawn = exploration.epsilon_greedy(
+    q_values, np.zeros(10_000, np.float32), np.random.default_rng(4)
+  )
   np.testing.assert_array_equal(drawn, [max(range(6), key=row.__getitem__) for row in q_values])
 
 
 def test_with_epsilon_one_all_actions_are_alike_and_independent_of_one_another():
   draws, actions = 40_000, 4
   drawn = exploration.epsilon_greedy(
-      q_values_with_best([0, 1, 2, 3], draws), np.ones(draws, np.float32), np.random.default_rng(5))
+    q_values_with_best([0, 1, 2, 3], draws), np.ones(draws, np.float32), np.random.default_rng(5)
+  )
   assert stats.chisquare(np.bincount(drawn, minlength=actions)).pvalue > SIGNIFICANCE
   pairs = np.bincount(actions * drawn[0::2] + drawn[1::2], minlength=actions**2)
   assert stats.chisquare(pairs).pvalue > SIGNIFICANCE

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from apex import config as configs, dqn, learner as learners
+from apex import config as configs
+from apex import dqn
+from apex import learner as learners
 from common import environments
 from common.replay import prioritized
 
@@ -16,7 +18,9 @@ SUITE = environments.load('gym:CartPole-v1')
 
 def make_learner(**settings) -> learners.Learner:
   tf.random.set_seed(1)
-  return learners.Learner(dataclasses.replace(configs.PRESETS.preset('gym'), batch_size=K, **settings), SUITE)
+  return learners.Learner(
+    dataclasses.replace(configs.PRESETS.preset('gym'), batch_size=K, **settings), SUITE
+  )
 
 
 def random_sample(seed: int) -> prioritized.Sample:
@@ -24,18 +28,31 @@ def random_sample(seed: int) -> prioritized.Sample:
   vectors = lambda: tf.constant(rng.normal(size=(K, 1, 4)), tf.float32)
   floats = lambda x: tf.constant(x, tf.float32)
   return prioritized.Sample(
-      leaf=tf.range(K, dtype=tf.int64), stamp=tf.zeros([K], tf.int64), observation=vectors(),
-      frame_start=tf.zeros([K, 1], tf.bool), action=tf.constant(rng.integers(2, size=K), tf.int32),
-      n_step_return=floats(3 * rng.normal(size=K)), discount=floats(0.97 * (rng.random(K) < 0.7)),
-      next_observation=vectors(), next_frame_start=tf.zeros([K, 1], tf.bool), weight=floats(rng.random(K)),
-      priority=tf.ones([K]), age=tf.zeros([K], tf.int64))
+    leaf=tf.range(K, dtype=tf.int64),
+    stamp=tf.zeros([K], tf.int64),
+    observation=vectors(),
+    frame_start=tf.zeros([K, 1], tf.bool),
+    action=tf.constant(rng.integers(2, size=K), tf.int32),
+    n_step_return=floats(3 * rng.normal(size=K)),
+    discount=floats(0.97 * (rng.random(K) < 0.7)),
+    next_observation=vectors(),
+    next_frame_start=tf.zeros([K, 1], tf.bool),
+    weight=floats(rng.random(K)),
+    priority=tf.ones([K]),
+    age=tf.zeros([K], tf.int64),
+  )
 
 
 def td_errors(network, target_network, sample) -> np.ndarray:
   """Section 3.1, one transition at a time."""
   q, next_q, next_target_q = (
-      net(x[:, 0]).numpy() for net, x in ((network, sample.observation), (network, sample.next_observation),
-                                          (target_network, sample.next_observation)))
+    net(x[:, 0]).numpy()
+    for net, x in (
+      (network, sample.observation),
+      (network, sample.next_observation),
+      (target_network, sample.next_observation),
+    )
+  )
   result = np.zeros(K)
   for k in range(K):
     target = sample.n_step_return[k] + sample.discount[k] * next_target_q[k][np.argmax(next_q[k])]
@@ -59,7 +76,8 @@ def test_loss_and_priorities_are_the_papers_while_the_target_network_lags():
     update = learner.update(sample)
     np.testing.assert_allclose(update.priorities, np.abs(expected), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(
-        update.statistics['loss'], np.mean(sample.weight * 0.5 * expected**2), rtol=1e-4)
+      update.statistics['loss'], np.mean(sample.weight * 0.5 * expected**2), rtol=1e-4
+    )
 
 
 def test_the_target_network_is_copied_to_every_so_many_updates():
@@ -68,7 +86,9 @@ def test_the_target_network_is_copied_to_every_so_many_updates():
   for number in range(1, 8):
     sample = random_sample(number)
     expected = td_errors(copy_of(learner.agent.networks), older, sample)
-    np.testing.assert_allclose(learner.update(sample).priorities, np.abs(expected), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+      learner.update(sample).priorities, np.abs(expected), rtol=1e-4, atol=1e-5
+    )
     if number % 3 == 0:
       older = copy_of(learner.agent.networks)
 
@@ -84,10 +104,15 @@ def test_the_step_is_centered_rmsprops_on_the_weighted_mean_clipped_by_norm():
   assert norm > 0.1
   learner.update(sample)
   for before, after, gradient in zip(
-      network.trainable_variables, learner.agent.networks.trainable_variables, gradients):
+    network.trainable_variables, learner.agent.networks.trainable_variables, gradients
+  ):
     g = gradient * 0.1 / norm
-    variance = (0.95 + 0.05 * g**2) - (0.05 * g)**2  # The mean square starts at one, the mean at zero.
-    np.testing.assert_allclose(after, before - 0.01 * g / np.sqrt(variance + 1.5e-7), rtol=1e-4, atol=1e-7)
+    variance = (0.95 + 0.05 * g**2) - (
+      0.05 * g
+    ) ** 2  # The mean square starts at one, the mean at zero.
+    np.testing.assert_allclose(
+      after, before - 0.01 * g / np.sqrt(variance + 1.5e-7), rtol=1e-4, atol=1e-7
+    )
 
 
 def test_updates_are_counted_and_their_parameters_given_out():
@@ -114,6 +139,8 @@ def test_a_sample_that_is_not_finite_changes_nothing(bad):
 def test_warming_up_changes_nothing():
   learner = make_learner()
   before = [v.numpy() for v in learner.variables]
-  learners.warm_up(learner, tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), random_sample(0)))
+  learners.warm_up(
+    learner, tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), random_sample(0))
+  )
   for variable, value in zip(learner.variables, before, strict=True):
     np.testing.assert_array_equal(variable, value)

@@ -23,6 +23,8 @@ def test_pendulum_is_learned(tmp_path):
 def test_cartpole_swingup_is_learned(tmp_path):
   # At most 1,000. With critics that were broken on purpose, 150,000 frames came to 98 (without bootstrap values), and
   # 118,000 to 73 (without steps of the critic).
-  result = learning.train('apex', tmp_path / 'run', '--env=control:cartpole-swingup', '--total_frames=160000')
+  result = learning.train(
+    'apex', tmp_path / 'run', '--env=control:cartpole-swingup', '--total_frames=160000'
+  )
   assert result['random']['mean'] < 60
   assert result['agent']['mean'] > 250

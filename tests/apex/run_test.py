@@ -17,7 +17,9 @@ def train(*flags: str):
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
   folder = tmp_path_factory.mktemp('runs') / 'finished'
-  return folder, finish(train(f'--run_dir={folder}', '--total_frames=4000', '--seed=4', '--checkpoint_replay'))
+  return folder, finish(
+    train(f'--run_dir={folder}', '--total_frames=4000', '--seed=4', '--checkpoint_replay')
+  )
 
 
 def test_a_run_leaves_config_metrics_curves_checkpoints_and_an_evaluation(finished):
@@ -28,18 +30,26 @@ def test_a_run_leaves_config_metrics_curves_checkpoints_and_an_evaluation(finish
   assert 4000 <= last['frames'] < 4200 and saved_updates(folder) >= last['updates'] > 0
   assert (folder / 'curves.png').stat().st_size > 1000 and list(folder.glob('tensorboard/events*'))
   evaluation = json.loads((folder / 'evaluation.json').read_text())
-  assert len(evaluation['agent']['CartPole-v1']['returns']) == len(evaluation['random']['CartPole-v1']['returns']) == 2
+  assert (
+    len(evaluation['agent']['CartPole-v1']['returns'])
+    == len(evaluation['random']['CartPole-v1']['returns'])
+    == 2
+  )
   assert 'updates/s' in output and 'ratio' in output and 'random' in output
 
 
 def test_the_metrics_tell_the_replays_state(finished):
   last = rows(finished[0])[-1]
-  assert last['replay_size'] == last['frames']  # CartPole has one frame to a step, and nothing has left yet.
+  assert (
+    last['replay_size'] == last['frames']
+  )  # CartPole has one frame to a step, and nothing has left yet.
   assert 0 < last['sample_age_mean'] < last['sample_age_max'] < last['frames']
   assert 0 < last['sampled_priority_mean'] <= last['sampled_priority_max']
   assert last['parameter_age_mean'] >= 0
   learning = [row for row in rows(finished[0]) if row['updates'] > 20]
-  assert np.isfinite([[row[name] for name in ('loss', 'q_value', 'td_error', 'weight')] for row in learning]).all()
+  assert np.isfinite(
+    [[row[name] for name in ('loss', 'q_value', 'td_error', 'weight')] for row in learning]
+  ).all()
 
 
 def test_the_replay_ratio_is_held(finished):
@@ -53,8 +63,11 @@ def test_resuming_with_the_replay_goes_on_at_once(finished):
   before = rows(folder)
   output = finish(train(f'--run_dir={folder}', '--resume', '--total_frames=6000'))
   after = rows(folder)
-  assert f'Restored a replay of {int(before[-1]["frames"]):,} transitions' in output and 'filling' not in output
-  assert after[:len(before)] == before
+  assert (
+    f'Restored a replay of {int(before[-1]["frames"]):,} transitions' in output
+    and 'filling' not in output
+  )
+  assert after[: len(before)] == before
   assert after[-1]['frames'] >= 6000 and after[-1]['updates'] > before[-1]['updates']
   assert after[-1]['seconds'] > before[-1]['seconds']
 
@@ -63,9 +76,13 @@ def test_resuming_without_the_replay_fills_it_anew(tmp_path):
   folder = tmp_path / 'run'
   finish(train(f'--run_dir={folder}', '--total_frames=2000'))
   updates = saved_updates(folder)
-  output = finish(train(f'--run_dir={folder}', '--resume', '--total_frames=2300', '--config.min_replay=1000'))
+  output = finish(
+    train(f'--run_dir={folder}', '--resume', '--total_frames=2300', '--config.min_replay=1000')
+  )
   assert 'filling the replay' in output and 'Restored a replay' not in output
-  assert saved_updates(folder) == updates > 0  # 300 transitions are less than the minimum: nothing was learned.
+  assert (
+    saved_updates(folder) == updates > 0
+  )  # 300 transitions are less than the minimum: nothing was learned.
 
 
 def test_resuming_with_another_network_is_refused(finished):
@@ -91,8 +108,12 @@ def test_an_interrupted_run_saves_and_says_how_to_go_on(tmp_path, number):
 
 def test_a_killed_run_resumes_from_its_last_checkpoint_and_replay(tmp_path):
   folder = tmp_path / 'run'
-  process = train(f'--run_dir={folder}', '--total_frames=100000000', '--checkpoint_replay',
-                  '--config.checkpoint_every_seconds=1')
+  process = train(
+    f'--run_dir={folder}',
+    '--total_frames=100000000',
+    '--checkpoint_replay',
+    '--config.checkpoint_every_seconds=1',
+  )
   wait_for(folder, 'replay/*/priorities.npz', process)
   programs.wait_for_rows(folder, len(rows(folder)) + 3, process)
   process.kill()
@@ -116,7 +137,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_sample(tmp_path):
 
 
 def test_priorities_that_are_no_numbers_are_refused_with_their_actor(tmp_path):
-  process = train('--env=gym:environments:Undefined-v0', f'--run_dir={tmp_path}/run', '--config.num_actors=1')
+  process = train(
+    '--env=gym:environments:Undefined-v0', f'--run_dir={tmp_path}/run', '--config.num_actors=1'
+  )
   line = ''
   while 'is refused' not in line:
     line = process.stdout.readline()
@@ -135,7 +158,9 @@ def test_an_error_in_an_actor_ends_the_run_with_its_cause(tmp_path):
 
 @pytest.mark.long
 def test_a_silent_run_says_who_is_silent(tmp_path):
-  process = train('--env=gym:environments:Stuck-v0', f'--run_dir={tmp_path}/run', '--config.stall_seconds=1')
+  process = train(
+    '--env=gym:environments:Stuck-v0', f'--run_dir={tmp_path}/run', '--config.stall_seconds=1'
+  )
   line = ''
   while 'Nothing to learn from for' not in line or 'choosing' in line:
     line = process.stdout.readline()
@@ -147,37 +172,70 @@ def test_a_silent_run_says_who_is_silent(tmp_path):
 
 def test_copies_uniform_sampling_and_six_epsilons_train(tmp_path):
   folder = tmp_path / 'run'
-  finish(train(f'--run_dir={folder}', '--total_frames=2000', '--config.replicas=3', '--config.alpha=0',
-               '--config.distinct_epsilons=6', '--config.stratified=false', '--config.replay_ratio=0'))
+  finish(
+    train(
+      f'--run_dir={folder}',
+      '--total_frames=2000',
+      '--config.replicas=3',
+      '--config.alpha=0',
+      '--config.distinct_epsilons=6',
+      '--config.stratified=false',
+      '--config.replay_ratio=0',
+    )
+  )
   last = rows(folder)[-1]
   assert last['replay_size'] == 3 * last['frames'] and last['updates'] > 0 and last['weight'] == 1.0
 
 
 def test_ape_x_dpg_trains_evicts_by_priority_and_resumes_with_its_replay(tmp_path):
   folder = tmp_path / 'run'
-  dpg = ['--env=gym:Pendulum-v1', f'--run_dir={folder}', '--config.replay_capacity=1500', '--config.replay_ratio=4']
+  dpg = [
+    '--env=gym:Pendulum-v1',
+    f'--run_dir={folder}',
+    '--config.replay_capacity=1500',
+    '--config.replay_ratio=4',
+  ]
   finish(train(*dpg, '--total_frames=2500', '--checkpoint_replay'))
   before = rows(folder)
   assert before[-1]['replay_size'] == 1500 and before[-1]['updates'] > 0
-  assert np.isfinite([before[-1][name] for name in ('loss', 'q_value', 'policy_gradient_norm', 'td_error')]).all()
+  assert np.isfinite(
+    [before[-1][name] for name in ('loss', 'q_value', 'policy_gradient_norm', 'td_error')]
+  ).all()
   assert json.loads((folder / 'config.json').read_text())['algorithm'] == 'dpg'
   returns = json.loads((folder / 'evaluation.json').read_text())['agent']['Pendulum-v1']['returns']
   assert len(returns) == 2 and max(returns) < 0
-  output = finish(train(f'--run_dir={folder}', '--env=gym:Pendulum-v1', '--resume', '--total_frames=3500'))
+  output = finish(
+    train(f'--run_dir={folder}', '--env=gym:Pendulum-v1', '--resume', '--total_frames=3500')
+  )
   assert 'Restored a replay of 1,500 transitions' in output and 'filling' not in output
   assert rows(folder)[-1]['updates'] > before[-1]['updates']
 
 
-@pytest.mark.parametrize('flags, message', [
+@pytest.mark.parametrize(
+  'flags, message',
+  [
     (['--env=doom'], 'doom has 10 tasks and Ape-X learns one'),
-    (['--env=gym:Pendulum-v1', '--preset=gym'], "algorithm is 'dqn', expected dpg, as gym:Pendulum-v1 has continuous "
-     'actions; --preset=gym_continuous is made for it'),
-    (['--env=control:walker-wlk'], "unknown Control Suite task 'walker-wlk'. Did you mean walker-walk"),
-    (['--env=atari:pong', '--preset=gym', '--config.eviction=by_priority'],
-     "eviction is 'by_priority', expected 'oldest'"),
+    (
+      ['--env=gym:Pendulum-v1', '--preset=gym'],
+      "algorithm is 'dqn', expected dpg, as gym:Pendulum-v1 has continuous "
+      'actions; --preset=gym_continuous is made for it',
+    ),
+    (
+      ['--env=control:walker-wlk'],
+      "unknown Control Suite task 'walker-wlk'. Did you mean walker-walk",
+    ),
+    (
+      ['--env=atari:pong', '--preset=gym', '--config.eviction=by_priority'],
+      "eviction is 'by_priority', expected 'oldest'",
+    ),
     (['--config.torso=nature'], "torso is 'nature', expected 'vector' for vectors"),
     (['--config.replay_capacity=100000000000'], 'lower --config.replay_capacity'),
-    (['--config.replay_capacit=5'], "unknown config field 'replay_capacit'. Did you mean replay_capacity"),
-    (['--preset=figure_4'], "unknown preset 'figure_4'. Did you mean")])
+    (
+      ['--config.replay_capacit=5'],
+      "unknown config field 'replay_capacit'. Did you mean replay_capacity",
+    ),
+    (['--preset=figure_4'], "unknown preset 'figure_4'. Did you mean"),
+  ],
+)
 def test_mistakes_of_the_user_are_one_sentence(flags, message):
   assert message in programs.refusal('apex', *flags)

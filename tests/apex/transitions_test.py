@@ -15,14 +15,27 @@ from common.environments import suite as suites
 GAMMA = 0.9
 # Returns of at most five rewards of order one, in float32.
 ROUNDING = dict(rtol=1e-6, atol=2e-6)
-FIRST, N, STACK = 100, 4, 4  # The environments' first number, how many there are, and frames to a stack.
+FIRST, N, STACK = (
+  100,
+  4,
+  4,
+)  # The environments' first number, how many there are, and frames to a stack.
 
 
 def tiny_suite(stacked):
-  shape, dtype, low, high = ((STACK, 2, 3), np.uint8, 0, 255) if stacked else ((5,), np.float32, -np.inf, np.inf)
+  shape, dtype, low, high = (
+    ((STACK, 2, 3), np.uint8, 0, 255) if stacked else ((5,), np.float32, -np.inf, np.inf)
+  )
   space = gymnasium.spaces.Dict({'observation': gymnasium.spaces.Box(low, high, shape, dtype)})
-  return suites.Suite('tiny', ('tiny',), space, gymnasium.spaces.Discrete(3), 1, make=None,
-                      frame_stack=STACK if stacked else 1)
+  return suites.Suite(
+    'tiny',
+    ('tiny',),
+    space,
+    gymnasium.spaces.Discrete(3),
+    1,
+    make=None,
+    frame_stack=STACK if stacked else 1,
+  )
 
 
 def n_step_by_hand(rewards, ended, final, t, n):
@@ -57,7 +70,6 @@ def event_patterns(length):
 
 
 class TestNStep:
-
   @pytest.mark.parametrize('n', [1, 3, 5])
   @pytest.mark.parametrize('length', [1, 4])
   def test_equals_the_sum_to_the_end_of_the_episode_wherever_episodes_end(self, length, n):
@@ -71,7 +83,9 @@ class TestNStep:
     assert returns.shape == end_discounts.shape == ends.shape == (len(ended), length)
     for b, t in np.ndindex(*returns.shape):
       total, discount, end = n_step_by_hand(rewards[b], ended[b], final[b], t, n)
-      np.testing.assert_allclose([returns[b, t], end_discounts[b, t]], [total, discount], **ROUNDING)
+      np.testing.assert_allclose(
+        [returns[b, t], end_discounts[b, t]], [total, discount], **ROUNDING
+      )
       assert ends[b, t] == end if discount else t < ends[b, t] <= t + n
 
   def test_worked_example(self):
@@ -86,8 +100,11 @@ class TestNStep:
 
   def test_arguments_are_left_as_they_are(self):
     rng = np.random.default_rng(2)
-    arguments = [rng.normal(size=(2, 6)).astype(np.float32), rng.random((2, 6)).astype(np.float32),
-                 rng.random((2, 6)) < 0.3]
+    arguments = [
+      rng.normal(size=(2, 6)).astype(np.float32),
+      rng.random((2, 6)).astype(np.float32),
+      rng.random((2, 6)) < 0.3,
+    ]
     before = [argument.copy() for argument in arguments]
     transitions.n_step(*arguments, 3)
     for argument, original in zip(arguments, before):
@@ -98,10 +115,21 @@ def test_specification_of_stacked_frames():
   block, *rest = transitions.specification(tiny_suite(True), 50, 3)
   assert block.observation == tf.TensorSpec([3 + 50 + 3, 2, 3], tf.uint8)
   assert block.frame_start == tf.TensorSpec([3 + 50 + 3], tf.bool)
-  assert [part.dtype for part in block[2:]] == [tf.int32, tf.float32, tf.float32, tf.int32, tf.bool, tf.float32]
+  assert [part.dtype for part in block[2:]] == [
+    tf.int32,
+    tf.float32,
+    tf.float32,
+    tf.int32,
+    tf.bool,
+    tf.float32,
+  ]
   assert all(part.shape == [50] for part in block[2:])
-  assert rest == [tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.int64), tf.TensorSpec([50], tf.float32),
-                  tf.TensorSpec([50], tf.int32)]
+  assert rest == [
+    tf.TensorSpec([], tf.int32),
+    tf.TensorSpec([], tf.int64),
+    tf.TensorSpec([50], tf.float32),
+    tf.TensorSpec([50], tf.int32),
+  ]
 
 
 def test_specification_of_vectors():
@@ -126,8 +154,13 @@ class Player:
   def restart(self):
     """Starts all games, and the lists, anew."""
     self.accumulator.restart()
-    nothing = transitions.Records(*(np.array(part[0]) for part in self._records(1, final=np.ones(1, bool))))
-    self.kept, self.blocks = [[nothing] * empty for empty in self.empty], [[] for _ in range(N)]  # By environment.
+    nothing = transitions.Records(
+      *(np.array(part[0]) for part in self._records(1, final=np.ones(1, bool)))
+    )
+    self.kept, self.blocks = (
+      [[nothing] * empty for empty in self.empty],
+      [[] for _ in range(N)],
+    )  # By environment.
     self.added = [[] for _ in range(N)]  # As `kept`, without the empty places.
     self.together = []  # For each shipment: the environments, and whether final records had filled them.
     self._start = np.ones(N, bool)
@@ -140,13 +173,22 @@ class Player:
   def _records(self, count, **fixed):
     """Random records; those of one add are numbered by their action, so that each is recognised."""
     self.number += 1
-    shape = self.suite.observation_space['observation'].shape[-2 if self.suite.frame_stack > 1 else -1:]
+    shape = self.suite.observation_space['observation'].shape[
+      -2 if self.suite.frame_stack > 1 else -1 :
+    ]
     number = lambda: self.rng.normal(size=count).astype(np.float32)
     values = dict(
-        observation=self._random(count, *shape), start=np.zeros(count, bool),
-        action=np.full(count, self.number, np.int32), q_taken=number(), bootstrap_value=number(), reward=number(),
-        discount=np.full(count, GAMMA, np.float32), final=np.zeros(count, bool),
-        episode_return=np.zeros(count, np.float32), episode_length=np.zeros(count, np.int32))
+      observation=self._random(count, *shape),
+      start=np.zeros(count, bool),
+      action=np.full(count, self.number, np.int32),
+      q_taken=number(),
+      bootstrap_value=number(),
+      reward=number(),
+      discount=np.full(count, GAMMA, np.float32),
+      final=np.zeros(count, bool),
+      episode_return=np.zeros(count, np.float32),
+      episode_length=np.zeros(count, np.int32),
+    )
     return transitions.Records(**(values | fixed))
 
   def _add(self, which, records):
@@ -155,7 +197,11 @@ class Player:
       self.kept[environment].append(record)
       self.added[environment].append(record)
     shipment = self.accumulator.add(which, records, self.number)
-    due = [e for e in which if (len(self.kept[e]) - self.n) % self.length == 0 and len(self.kept[e]) > self.n]
+    due = [
+      e
+      for e in which
+      if (len(self.kept[e]) - self.n) % self.length == 0 and len(self.kept[e]) > self.n
+    ]
     assert (shipment is None) == (not due)
     if due:
       assert list(shipment.environment) == [FIRST + e for e in due]
@@ -166,13 +212,21 @@ class Player:
 
   def play(self, steps):
     for _ in range(steps):
-      over, lost = self.rng.random((2, N)) < 0.1  # Games that end, and episodes that end within a game.
+      over, lost = (
+        self.rng.random((2, N)) < 0.1
+      )  # Games that end, and episodes that end within a game.
       limit = (self.rng.random(N) < self._limits) & ~over & ~lost
       finished = over | limit
-      self._add(np.arange(N), self._records(
-          N, start=self._start, discount=np.where(over | lost, 0.0, GAMMA).astype(np.float32),
+      self._add(
+        np.arange(N),
+        self._records(
+          N,
+          start=self._start,
+          discount=np.where(over | lost, 0.0, GAMMA).astype(np.float32),
           episode_return=np.where(finished, self.rng.normal(size=N), 0.0).astype(np.float32),
-          episode_length=np.where(finished, self.rng.integers(1, 99, size=N), 0).astype(np.int32)))
+          episode_length=np.where(finished, self.rng.integers(1, 99, size=N), 0).astype(np.int32),
+        ),
+      )
       if limit.any():
         which = np.flatnonzero(limit)
         self._add(which, self._records(len(which), final=np.ones(len(which), bool)))
@@ -189,35 +243,43 @@ class Player:
     kept, block, older = self.kept[environment], shipment.block, self.suite.frame_stack - 1
     for entry in range(older + self.length + self.n):
       number = first - older + entry
-      if number < self.empty[environment]:  # Before the first record: no stack reaches back to there.
+      if (
+        number < self.empty[environment]
+      ):  # Before the first record: no stack reaches back to there.
         assert not block.frame_start[entry]
       else:
         np.testing.assert_array_equal(block.observation[entry], kept[number].observation)
         assert block.frame_start[entry] == kept[number].start
-    window = transitions.Records(*(np.stack(part) for part in zip(*kept[first:first + self.length + self.n])))
+    window = transitions.Records(
+      *(np.stack(part) for part in zip(*kept[first : first + self.length + self.n]))
+    )
     ended = (window.discount == 0.0) & ~window.final
-    np.testing.assert_array_equal(block.valid, ~window.final[:self.length])
-    np.testing.assert_array_equal(shipment.episode_length, window.episode_length[:self.length])
+    np.testing.assert_array_equal(block.valid, ~window.final[: self.length])
+    np.testing.assert_array_equal(shipment.episode_length, window.episode_length[: self.length])
     ends = shipment.episode_length > 0
-    np.testing.assert_array_equal(shipment.episode_return[ends], window.episode_return[:self.length][ends])
+    np.testing.assert_array_equal(
+      shipment.episode_return[ends], window.episode_return[: self.length][ends]
+    )
     assert np.all((0 <= block.end) & (block.end < self.length + self.n))
     np.testing.assert_array_equal(block.priority[~block.valid], 0.0)
     for t in np.flatnonzero(block.valid):
       total, discount, end = n_step_by_hand(window.reward, ended, window.final, t, self.n)
       assert block.action[t] == window.action[t]
       assert end is None or block.end[t] == end
-      np.testing.assert_allclose([block.n_step_return[t], block.discount[t]], [total, discount], **ROUNDING)
+      np.testing.assert_allclose(
+        [block.n_step_return[t], block.discount[t]], [total, discount], **ROUNDING
+      )
       # The q-values were random numbers of order one: they are added to the return.
       bootstrap = 0.0 if end is None else discount * float(window.bootstrap_value[end])
       np.testing.assert_allclose(
-          block.priority[t], abs(total + bootstrap - float(window.q_taken[t])), rtol=1e-5, atol=2e-6)
+        block.priority[t], abs(total + bootstrap - float(window.q_taken[t])), rtol=1e-5, atol=2e-6
+      )
 
 
 SIZES = [(10, 3), (5, 1), (4, 5), (1, 1), (1, 3), (2, 5)]  # Transitions to a block, and n.
 
 
 class TestAccumulator:
-
   @pytest.mark.parametrize('stacked', [True, False], ids=['frames', 'vectors'])
   @pytest.mark.parametrize('length, n', SIZES)
   def test_blocks_are_those_of_a_list_of_all_records(self, length, n, stacked):
@@ -236,7 +298,7 @@ class TestAccumulator:
       sent = np.concatenate([shipment.block.action[shipment.block.valid] for shipment in blocks])
       taken = [int(record.action) for record in added if not record.final]
       assert len(set(taken)) == len(taken)
-      np.testing.assert_array_equal(sent, taken[:len(sent)])
+      np.testing.assert_array_equal(sent, taken[: len(sent)])
       assert len(taken) - len(sent) < length + n
 
   def test_statistics_of_each_episode_are_sent_once(self):
@@ -244,13 +306,27 @@ class TestAccumulator:
     player.play(120)
     for added, blocks in zip(player.added, player.blocks):
       ends = [shipment.episode_length > 0 for shipment in blocks]
-      sent = [(int(length), float(total)) for shipment, end in zip(blocks, ends)
-              for length, total in zip(shipment.episode_length[end], shipment.episode_return[end])]
-      had = [(int(record.episode_length), float(record.episode_return)) for record in added if record.episode_length]
-      assert sent == had[:len(sent)] and len(had) - len(sent) <= 4 + 3 and len(sent) > 5
+      sent = [
+        (int(length), float(total))
+        for shipment, end in zip(blocks, ends)
+        for length, total in zip(shipment.episode_length[end], shipment.episode_return[end])
+      ]
+      had = [
+        (int(record.episode_length), float(record.episode_return))
+        for record in added
+        if record.episode_length
+      ]
+      assert sent == had[: len(sent)] and len(had) - len(sent) <= 4 + 3 and len(sent) > 5
 
-  @pytest.mark.parametrize('length, turns', [(5, [[3], [2], [1], [0], []]), (8, [[3], [], [2], [], [1], [], [0], []]),
-                                             (2, [[2, 3], [0, 1]]), (1, [[0, 1, 2, 3]])])
+  @pytest.mark.parametrize(
+    'length, turns',
+    [
+      (5, [[3], [2], [1], [0], []]),
+      (8, [[3], [], [2], [], [1], [], [0], []]),
+      (2, [[2, 3], [0, 1]]),
+      (1, [[0, 1, 2, 3]]),
+    ],
+  )
   def test_without_time_limits_environments_take_turns(self, length, turns):
     # The first block is the last environment's, as it begins with the most empty places.
     player, n = Player(True, length, 3, limits=0.0), 3
@@ -278,7 +354,9 @@ class TestAccumulator:
     player = Player(True, 10, 3)
     player.play(60)
     specification = transitions.specification(player.suite, 10, 3)
-    for part, spec in zip(tf.nest.flatten(player.blocks[0][0]), tf.nest.flatten(specification), strict=True):
+    for part, spec in zip(
+      tf.nest.flatten(player.blocks[0][0]), tf.nest.flatten(specification), strict=True
+    ):
       assert part.shape == spec.shape and part.dtype == spec.dtype.as_numpy_dtype
 
   def test_numbers_that_stand_for_all_environments_will_do(self):
@@ -287,11 +365,29 @@ class TestAccumulator:
     accumulator.restart()
     both = np.arange(2)
     observations = np.float32([[[i] * 5, [-i] * 5] for i in range(3)])
-    accumulator.add(both, transitions.Records(
-        observations[0], np.ones(2, bool), np.int32([1, 2]), np.float32([3, 4]), np.float32([5, 6]),
-        np.float32([1, 2]), np.full(2, 0.5), False, np.zeros(2), np.zeros(2)), 7)
-    shipment = accumulator.add(np.array([1]), transitions.Records(
-        observations[1, 1:], False, 0, 0.0, np.float32([8.0]), 0.0, 0.0, True, 0.0, 0), 7)
+    accumulator.add(
+      both,
+      transitions.Records(
+        observations[0],
+        np.ones(2, bool),
+        np.int32([1, 2]),
+        np.float32([3, 4]),
+        np.float32([5, 6]),
+        np.float32([1, 2]),
+        np.full(2, 0.5),
+        False,
+        np.zeros(2),
+        np.zeros(2),
+      ),
+      7,
+    )
+    shipment = accumulator.add(
+      np.array([1]),
+      transitions.Records(
+        observations[1, 1:], False, 0, 0.0, np.float32([8.0]), 0.0, 0.0, True, 0.0, 0
+      ),
+      7,
+    )
     assert list(shipment.environment) == [1]
     np.testing.assert_array_equal(shipment.block.observation, [observations[:2, 1]])
     np.testing.assert_array_equal(shipment.block.n_step_return, [[2.0]])

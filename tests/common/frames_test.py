@@ -34,7 +34,9 @@ def start_patterns(length):
   singles = np.eye(length, dtype=bool)
   pairs = [singles[first] | singles[second] for first in range(length) for second in range(first)]
   randoms = np.random.default_rng(1).random((20, length)) < 0.4
-  return np.concatenate([np.zeros((1, length), bool), singles, pairs, np.ones((1, length), bool), randoms]).T
+  return np.concatenate(
+    [np.zeros((1, length), bool), singles, pairs, np.ones((1, length), bool), randoms]
+  ).T
 
 
 @pytest.mark.parametrize('shape', [(3, 5), (2, 3, 5), (4, 2, 3, 5)])
@@ -49,7 +51,9 @@ def test_interleave_keeps_every_byte_in_its_channel():
   every_byte, zeros = np.arange(256, dtype=np.uint8).reshape(16, 16), np.zeros((16, 16), np.uint8)
   for channel in range(4):
     images = [every_byte if i == channel else zeros for i in range(4)]
-    np.testing.assert_array_equal(frames.interleave([tf.constant(i) for i in images]), np.stack(images, axis=-1))
+    np.testing.assert_array_equal(
+      frames.interleave([tf.constant(i) for i in images]), np.stack(images, axis=-1)
+    )
 
 
 @pytest.mark.parametrize('count', [3, 5])
@@ -70,7 +74,9 @@ def test_stack_with_starts_at_all_positions(steps):
 def test_stacks_drawn_one_by_one():
   starts = start_patterns(STACK).T  # A row for each.
   single = random_frames(len(starts), STACK, 3, 5)
-  expected = [stacked_by_hand(frame[:, None], start[:, None])[0, 0] for frame, start in zip(single, starts)]
+  expected = [
+    stacked_by_hand(frame[:, None], start[:, None])[0, 0] for frame, start in zip(single, starts)
+  ]
   np.testing.assert_array_equal(frames.stacks(tf.constant(single), tf.constant(starts)), expected)
 
 
@@ -80,7 +86,12 @@ def test_channels_are_the_frames_of_a_stack():
 
 
 def test_stack_in_a_graph_of_unknown_shapes():
-  @tf.function(input_signature=[tf.TensorSpec([None, None, 3, 5], tf.uint8), tf.TensorSpec([None, None], tf.bool)])
+  @tf.function(
+    input_signature=[
+      tf.TensorSpec([None, None, 3, 5], tf.uint8),
+      tf.TensorSpec([None, None], tf.bool),
+    ]
+  )
   def stack(single, starts):
     return frames.stack(single, starts)
 
@@ -95,7 +106,9 @@ def unroll_of(environment, rng, first_stacks, first_starts, num_actions):
   starts = [np.zeros(GAMES, bool)] * (STACK - 1) + [first_starts]
   stacks, lost = [first_stacks], 0
   for _ in range(UNROLL):
-    observations, _, terminated, truncated, info = environment.step(rng.integers(num_actions, size=GAMES))
+    observations, _, terminated, truncated, info = environment.step(
+      rng.integers(num_actions, size=GAMES)
+    )
     stacks.append(observations['observation'].copy())
     single.append(stacks[-1][:, -1])
     starts.append(info['game_over'].copy())
@@ -107,9 +120,14 @@ def unroll_of(environment, rng, first_stacks, first_starts, num_actions):
 def test_the_stacks_of_real_games_come_back(game, steps, has_lives):
   suite, rng, ends, lost = environments.load(f'atari:{game}'), np.random.default_rng(0), 0, 0
   with contextlib.closing(suite.make([game] * GAMES, True)) as environment:
-    stacks, starts = environment.reset(seed=1)[0]['observation'].copy()[None], np.ones((1, GAMES), bool)
+    stacks, starts = (
+      environment.reset(seed=1)[0]['observation'].copy()[None],
+      np.ones((1, GAMES), bool),
+    )
     for _ in range(steps // UNROLL):
-      single, starts, stacks, lost_now = unroll_of(environment, rng, stacks[-1], starts[-1], suite.num_actions)
+      single, starts, stacks, lost_now = unroll_of(
+        environment, rng, stacks[-1], starts[-1], suite.num_actions
+      )
       restacked = frames.stack(tf.constant(single), tf.constant(starts))
       np.testing.assert_array_equal(restacked, np.moveaxis(stacks, 2, -1))
       ends, lost = ends + np.sum(starts[STACK:]), lost + lost_now

@@ -36,17 +36,24 @@ def weights_of(module):
 def reset_patterns(steps):
   """A column for each: no reset, one at each single step, at every step, and random ones."""
   randoms = np.random.default_rng(1).random((5, steps)) < 0.4
-  return np.concatenate([np.zeros((1, steps)), np.eye(steps), np.ones((1, steps)), randoms]).T.astype(bool)
+  return np.concatenate(
+    [np.zeros((1, steps)), np.eye(steps), np.ones((1, steps)), randoms]
+  ).T.astype(bool)
 
 
 def problem(steps):
   """A core, inputs `[T, B, D]`, resets `[T, B]`, a first state that is not zero, and the outputs of the loop."""
-  core, rng, done = networks.ResettingLSTM(INPUT, HIDDEN), np.random.default_rng(0), reset_patterns(steps)
+  core, rng, done = (
+    networks.ResettingLSTM(INPUT, HIDDEN),
+    np.random.default_rng(0),
+    reset_patterns(steps),
+  )
   weights = weights_of(core)
   batch = done.shape[1]
   inputs = rng.normal(size=(steps, batch, INPUT)).astype(np.float32)
   state = tf.nest.map_structure(
-      lambda x: tf.constant(rng.normal(size=x.shape), tf.float32), core.initial_state(batch))
+    lambda x: tf.constant(rng.normal(size=x.shape), tf.float32), core.initial_state(batch)
+  )
   outputs, cells = np.zeros((steps, batch, HIDDEN)), np.zeros((steps, batch, HIDDEN))
   for b in range(batch):
     hidden, cell = state.hidden[b].numpy(), state.cell[b].numpy()
@@ -74,7 +81,7 @@ def test_learning_sees_what_acting_saw():
   core, inputs, done, state, *_ = problem(7)
   outputs, last = core.unroll(inputs, done, state)
   for t in range(7):
-    output, state = core.unroll(inputs[t:t + 1], done[t:t + 1], state)
+    output, state = core.unroll(inputs[t : t + 1], done[t : t + 1], state)
     np.testing.assert_allclose(output[0], outputs[t], **TOLERANCE)
   for at_once, by_step in zip(tf.nest.flatten(last), tf.nest.flatten(state), strict=True):
     np.testing.assert_allclose(by_step, at_once, **TOLERANCE)
@@ -82,16 +89,22 @@ def test_learning_sees_what_acting_saw():
 
 def test_the_forget_gate_starts_open():
   """The bias of 1 that Sonnet gives it is where the loop has its forget gate."""
-  bias = next(v for v in networks.ResettingLSTM(INPUT, HIDDEN).trainable_variables if v.shape.rank == 1).numpy()
+  bias = next(
+    v for v in networks.ResettingLSTM(INPUT, HIDDEN).trainable_variables if v.shape.rank == 1
+  ).numpy()
   np.testing.assert_array_equal(bias, np.repeat([0, 1, 0, 0], HIDDEN))
 
 
 def test_the_initial_state_is_zero_and_what_a_reset_gives():
   core, inputs, _, state, *_ = problem(1)
   initial = core.initial_state(inputs.shape[1])
-  assert all(x.shape == (inputs.shape[1], HIDDEN) and not np.any(x) for x in tf.nest.flatten(initial))
+  assert all(
+    x.shape == (inputs.shape[1], HIDDEN) and not np.any(x) for x in tf.nest.flatten(initial)
+  )
   always, never = tf.ones(inputs.shape[:2], tf.bool), tf.zeros(inputs.shape[:2], tf.bool)
-  np.testing.assert_array_equal(core.unroll(inputs, always, state)[0], core.unroll(inputs, never, initial)[0])
+  np.testing.assert_array_equal(
+    core.unroll(inputs, always, state)[0], core.unroll(inputs, never, initial)[0]
+  )
 
 
 def test_no_gradient_flows_back_over_a_reset():
@@ -121,7 +134,9 @@ def padded(*instructions):
 
 def encoded_by_hand(encoder, words):
   weights = weights_of(encoder)
-  embeddings = next(v for v in encoder.trainable_variables if v.shape == (BUCKETS, EMBEDDING)).numpy()
+  embeddings = next(
+    v for v in encoder.trainable_variables if v.shape == (BUCKETS, EMBEDDING)
+  ).numpy()
   outputs = []
   for instruction in words:
     hidden, cell = np.zeros(HIDDEN), np.zeros(HIDDEN)
@@ -137,7 +152,11 @@ MIXED = padded([3, 1, 4], [], [7], [3, 1, 4], [0, 0], [1, 2, 3, 4, 5, 49], [4, 1
 @pytest.mark.parametrize('in_graph', [False, True])
 def test_instructions_are_read_word_by_word(encoder, in_graph):
   expected = encoded_by_hand(encoder, MIXED)
-  encode = tf.function(encoder, input_signature=[tf.TensorSpec([None, WORDS], tf.int32)]) if in_graph else encoder
+  encode = (
+    tf.function(encoder, input_signature=[tf.TensorSpec([None, WORDS], tf.int32)])
+    if in_graph
+    else encoder
+  )
   np.testing.assert_allclose(encode(tf.constant(MIXED)), expected, **TOLERANCE)
 
 
@@ -150,7 +169,11 @@ def test_no_words_give_zeros(encoder):
 
 @pytest.mark.parametrize('in_graph', [False, True])
 def test_no_words_in_the_whole_batch(encoder, in_graph):
-  encode = tf.function(encoder, input_signature=[tf.TensorSpec([None, WORDS], tf.int32)]) if in_graph else encoder
+  encode = (
+    tf.function(encoder, input_signature=[tf.TensorSpec([None, WORDS], tf.int32)])
+    if in_graph
+    else encoder
+  )
   np.testing.assert_array_equal(encode(tf.constant(padded([], [], []))), np.zeros((3, HIDDEN)))
 
 
@@ -168,24 +191,31 @@ def test_the_order_of_words_matters(encoder):
 def test_the_order_of_the_batch_does_not_matter(encoder):
   order = np.random.default_rng(0).permutation(len(MIXED))
   np.testing.assert_allclose(
-      encoder(tf.constant(MIXED[order])), encoder(tf.constant(MIXED)).numpy()[order], **TOLERANCE)
+    encoder(tf.constant(MIXED[order])), encoder(tf.constant(MIXED)).numpy()[order], **TOLERANCE
+  )
 
 
 def test_neighbours_do_not_matter(encoder):
   """A longer instruction in the batch does not lengthen the others."""
   together = encoder(tf.constant(MIXED)).numpy()
   for i in (0, 2, 5):
-    np.testing.assert_allclose(encoder(tf.constant(MIXED[i:i + 1]))[0], together[i], **TOLERANCE)
+    np.testing.assert_allclose(encoder(tf.constant(MIXED[i : i + 1]))[0], together[i], **TOLERANCE)
 
 
 def test_each_occurrence_of_an_instruction_adds_to_the_gradient(encoder):
   """Each different one is read once, but weighs as often as it occurs."""
+
   def gradients(words):
     with tf.GradientTape() as tape:
       loss = tf.reduce_sum(encoder(tf.constant(words)))
-    return [tf.convert_to_tensor(g).numpy() for g in tape.gradient(loss, encoder.trainable_variables)]
+    return [
+      tf.convert_to_tensor(g).numpy() for g in tape.gradient(loss, encoder.trainable_variables)
+    ]
 
-  once, three_times = gradients(padded([3, 1], [2])), gradients(padded([3, 1], [2], [3, 1], [2], [2], [3, 1]))
+  once, three_times = (
+    gradients(padded([3, 1], [2])),
+    gradients(padded([3, 1], [2], [3, 1], [2], [2], [3, 1])),
+  )
   for single, triple in zip(once, three_times, strict=True):
     np.testing.assert_allclose(triple, 3 * single, **TOLERANCE)
 
@@ -195,21 +225,35 @@ def test_padding_learns_nothing(encoder):
   with tf.GradientTape() as tape:
     loss = tf.reduce_sum(encoder(tf.constant(padded([3, 1, 4], [7]))))
   embeddings = next(v for v in encoder.trainable_variables if v.shape == (BUCKETS, EMBEDDING))
-  touched = np.flatnonzero(np.any(tf.convert_to_tensor(tape.gradient(loss, embeddings)).numpy() != 0, axis=1))
+  touched = np.flatnonzero(
+    np.any(tf.convert_to_tensor(tape.gradient(loss, embeddings)).numpy() != 0, axis=1)
+  )
   assert touched.tolist() == [1, 3, 4, 7]
 
 
-@pytest.mark.parametrize('torso, shape, width', [
-    ('shallow', (72, 96, 3), 256), ('deep', (72, 96, 3), 256), ('shallow', (84, 84, 4), 256),
-    ('deep', (84, 84, 4), 256), ('vector', (5,), 64)])
+@pytest.mark.parametrize(
+  'torso, shape, width',
+  [
+    ('shallow', (72, 96, 3), 256),
+    ('deep', (72, 96, 3), 256),
+    ('shallow', (84, 84, 4), 256),
+    ('deep', (84, 84, 4), 256),
+    ('vector', (5,), 64),
+  ],
+)
 def test_torsos_read_each_observation_by_itself(torso, shape, width):
   rng, network = np.random.default_rng(0), networks.TORSOS[torso]()
-  observations = (rng.normal(size=(3, *shape)).astype(np.float32) if torso == 'vector'
-                  else rng.integers(256, size=(3, *shape), dtype=np.uint8))
+  observations = (
+    rng.normal(size=(3, *shape)).astype(np.float32)
+    if torso == 'vector'
+    else rng.integers(256, size=(3, *shape), dtype=np.uint8)
+  )
   features = network(tf.constant(observations))
   assert features.shape == (3, width) and features.dtype == tf.float32
   for i in range(3):
-    np.testing.assert_allclose(network(tf.constant(observations[i:i + 1]))[0], features[i], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+      network(tf.constant(observations[i : i + 1]))[0], features[i], rtol=1e-4, atol=1e-5
+    )
   assert np.any(np.abs(features[0] - features[1]) > 1e-3)
 
 

@@ -13,11 +13,12 @@ from common import optimizers
 SHAPES = [(2, 3), (4,), ()]
 LEARNING_RATES = [0.1, 0.05, 0.02, 0.3, 0.1]
 SETTINGS = [
-    {},
-    {'decay': 0.9, 'epsilon': 1e-5},
-    {'momentum': 0.9},
-    {'centered': True},
-    {'decay': 0.8, 'epsilon': 0.01, 'momentum': 0.5, 'centered': True}]
+  {},
+  {'decay': 0.9, 'epsilon': 1e-5},
+  {'momentum': 0.9},
+  {'centered': True},
+  {'decay': 0.8, 'epsilon': 0.01, 'momentum': 0.5, 'centered': True},
+]
 
 
 class NumpyRMSProp:
@@ -28,11 +29,13 @@ class NumpyRMSProp:
     self._mean_square, self._mean_gradient, self._step = 1.0, 0.0, 0.0
 
   def apply(self, parameter, gradient, learning_rate):
-    self._mean_square = self._decay * self._mean_square + (1 - self._decay) * gradient ** 2
+    self._mean_square = self._decay * self._mean_square + (1 - self._decay) * gradient**2
     self._mean_gradient = self._decay * self._mean_gradient + (1 - self._decay) * gradient
-    variance = self._mean_square - self._mean_gradient ** 2 if self._centered else self._mean_square
+    variance = self._mean_square - self._mean_gradient**2 if self._centered else self._mean_square
     # The learning rate is inside the momentum: a later change does not touch what has gathered already.
-    self._step = self._momentum * self._step + learning_rate * gradient / np.sqrt(variance + self._epsilon)
+    self._step = self._momentum * self._step + learning_rate * gradient / np.sqrt(
+      variance + self._epsilon
+    )
     return parameter - self._step
 
 
@@ -63,8 +66,9 @@ def expected_values(settings):
   references = [NumpyRMSProp(**settings) for _ in parameters]
   for gradients, learning_rate in zip(random_gradients(), LEARNING_RATES, strict=True):
     parameters = [
-        reference.apply(parameter, gradient, learning_rate)
-        for reference, parameter, gradient in zip(references, parameters, gradients, strict=True)]
+      reference.apply(parameter, gradient, learning_rate)
+      for reference, parameter, gradient in zip(references, parameters, gradients, strict=True)
+    ]
   return parameters
 
 
@@ -74,10 +78,13 @@ def assert_all_close(actual, expected):
 
 
 class TestRMSProp:
-
   def test_three_steps_of_a_gradient_of_one(self):
     # The mean square stays one, so each step is 0.1 / sqrt(1.1). From zero it would start with 0.302.
-    optimizer, variable, positions = optimizers.RMSProp(decay=0.99, epsilon=0.1), tf.Variable(0.0), []
+    optimizer, variable, positions = (
+      optimizers.RMSProp(decay=0.99, epsilon=0.1),
+      tf.Variable(0.0),
+      [],
+    )
     for _ in range(3):
       optimizer.apply([tf.constant(1.0)], [variable], 0.1)
       positions.append(variable.numpy())
@@ -132,7 +139,6 @@ class TestRMSProp:
 
 
 class TestClipByGlobalNorm:
-
   # Of global norm 13: a clipping per tensor would use 5 and 12.
   GRADIENTS = [[3.0, 4.0], [[12.0], [0.0]]]
 
@@ -155,9 +161,16 @@ class TestClipByGlobalNorm:
 
 
 class TestLinearDecay:
-
-  @pytest.mark.parametrize('frames, expected', [
-      (0, 4e-4), (2_500_000_000, 3e-4), (5_000_000_000, 2e-4), (10_000_000_000, 0.0), (10_000_012_800, 0.0)])
+  @pytest.mark.parametrize(
+    'frames, expected',
+    [
+      (0, 4e-4),
+      (2_500_000_000, 3e-4),
+      (5_000_000_000, 2e-4),
+      (10_000_000_000, 0.0),
+      (10_000_012_800, 0.0),
+    ],
+  )
   @pytest.mark.parametrize('as_count', [int, lambda frames: tf.constant(frames, tf.int64)])
   def test_falls_in_a_line_and_stays_at_zero(self, frames, expected, as_count):
     # Ten billion frames, the budget of DMLab-30, are more than an int32 holds.
@@ -170,13 +183,16 @@ class TestLinearDecay:
 
 
 class TestAdam:
-
-  @pytest.mark.parametrize('learning_rate, rates', [(0.1, {}), (0.003, dict(beta_1=0.7, beta_2=0.9, epsilon=0.1))])
+  @pytest.mark.parametrize(
+    'learning_rate, rates', [(0.1, {}), (0.003, dict(beta_1=0.7, beta_2=0.9, epsilon=0.1))]
+  )
   def test_equals_section_2_of_its_paper(self, learning_rate, rates):
     variables = new_variables()
     optimizer = optimizers.Adam(variables, learning_rate, **rates)
-    beta_1, beta_2, epsilon = (rates.get(name, value) for name, value in (
-        ('beta_1', 0.9), ('beta_2', 0.999), ('epsilon', 1e-8)))
+    beta_1, beta_2, epsilon = (
+      rates.get(name, value)
+      for name, value in (('beta_1', 0.9), ('beta_2', 0.999), ('epsilon', 1e-8))
+    )
     expected = [variable.numpy().astype(np.float64) for variable in variables]
     first, second = ([np.zeros_like(array) for array in expected] for _ in range(2))
     for step, gradients in enumerate(random_gradients(), 1):

@@ -19,9 +19,22 @@ _DEADLINE = 120.0
 def start(system: str, *flags: str) -> subprocess.Popen:
   """Starts a short training of `impala` or `apex`, which can use the environments in tests/environments.py."""
   return subprocess.Popen(
-      [sys.executable, '-u', '-m', f'{system}.train', '--env=gym:CartPole-v1', '--config.evaluation_episodes=2',
-       '--config.log_every_seconds=0.5', *flags], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-      env={**os.environ, 'PYTHONPATH': f'{ROOT}:{ROOT}/tests'})
+    [
+      sys.executable,
+      '-u',
+      '-m',
+      f'{system}.train',
+      '--env=gym:CartPole-v1',
+      '--config.evaluation_episodes=2',
+      '--config.log_every_seconds=0.5',
+      *flags,
+    ],
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    env={**os.environ, 'PYTHONPATH': f'{ROOT}:{ROOT}/tests'},
+  )
 
 
 def finish(process: subprocess.Popen, status: int = 0) -> str:
@@ -63,4 +76,6 @@ def rows(folder: pathlib.Path) -> list[dict[str, float]]:
 
 def saved_updates(folder: pathlib.Path) -> int:
   """Those of the newest checkpoint."""
-  return max(int(path.stem.removeprefix('ckpt-')) for path in folder.glob('checkpoints/latest/ckpt-*.index'))
+  return max(
+    int(path.stem.removeprefix('ckpt-')) for path in folder.glob('checkpoints/latest/ckpt-*.index')
+  )

@@ -8,7 +8,10 @@ import tensorflow as tf
 
 from common import environments, errors
 from common.distributed import parameters
-from impala import actor as actors, config as configs, learner as learners, networks, policy, trajectory
+from impala import actor as actors
+from impala import config as configs
+from impala import learner as learners
+from impala import networks, policy, trajectory
 from scripts import processes
 
 T, N = 20, 3
@@ -21,9 +24,17 @@ def make_actor(env: str, preset: str, **settings):
   suite = environments.load(env)
   tf.random.set_seed(3)
   agent = networks.make_agent(config, suite)
-  store = parameters.ParameterStore(parameters.Snapshot(0, parameters.flatten(agent.trainable_variables)))
-  actor = actors.Actor(0, suite, environments.assign(suite.tasks, 0, 1, N),
-                       policy.LocalPolicy(agent, suite, store, 5), T, seed=1)
+  store = parameters.ParameterStore(
+    parameters.Snapshot(0, parameters.flatten(agent.trainable_variables))
+  )
+  actor = actors.Actor(
+    0,
+    suite,
+    environments.assign(suite.tasks, 0, 1, N),
+    policy.LocalPolicy(agent, suite, store, 5),
+    T,
+    seed=1,
+  )
   return suite, agent, store, actor
 
 
@@ -35,11 +46,19 @@ def collect(actor: actors.Actor, unrolls: int) -> list[trajectory.Trajectory]:
 
 def batched(unrolls: trajectory.Trajectory) -> trajectory.Trajectory:
   return learners.stack_trajectories(
-      [tf.nest.map_structure(lambda x, i=i: tf.constant(x[i]), unrolls) for i in range(N)])
+    [tf.nest.map_structure(lambda x, i=i: tf.constant(x[i]), unrolls) for i in range(N)]
+  )
 
 
-@pytest.fixture(scope='module', params=[('gym:CartPole-v1', 'gym'), ('atari:breakout', 'atari_shallow'),
-                                        ('doom:predict_position', 'doom')], ids=lambda p: p[0])
+@pytest.fixture(
+  scope='module',
+  params=[
+    ('gym:CartPole-v1', 'gym'),
+    ('atari:breakout', 'atari_shallow'),
+    ('doom:predict_position', 'doom'),
+  ],
+  ids=lambda p: p[0],
+)
 def run(request):
   suite, agent, _, actor = make_actor(*request.param)
   return suite, agent, collect(actor, 8)
@@ -57,13 +76,17 @@ def test_the_first_entry_repeats_the_last_of_the_unroll_before(run):
   for before, after in zip(unrolls, unrolls[1:]):
     for name in ('last_action', 'reward', 'done', 'episode_length'):
       np.testing.assert_array_equal(getattr(before, name)[:, -1], getattr(after, name)[:, 0])
-    np.testing.assert_array_equal(before.observation['observation'][:, -1],
-                                  after.observation['observation'][:, suite.frame_stack - 1])
+    np.testing.assert_array_equal(
+      before.observation['observation'][:, -1],
+      after.observation['observation'][:, suite.frame_stack - 1],
+    )
 
 
 def test_a_run_starts_with_done_and_no_reward(run):
   first = run[2][0]
-  assert first.done[:, 0].all() and not first.reward[:, 0].any() and not first.episode_length[:, 0].any()
+  assert (
+    first.done[:, 0].all() and not first.reward[:, 0].any() and not first.episode_length[:, 0].any()
+  )
 
 
 def test_the_learner_reproduces_the_behaviour_logits(run):
@@ -74,7 +97,8 @@ def test_the_learner_reproduces_the_behaviour_logits(run):
   for unroll in unrolls:
     batch = batched(unroll)
     inputs = networks.AgentInput(
-        trajectory.restacked_observation(suite, batch), batch.last_action, batch.reward, batch.done)
+      trajectory.restacked_observation(suite, batch), batch.last_action, batch.reward, batch.done
+    )
     output, _ = agent.unroll(inputs, batch.core_state)
     np.testing.assert_allclose(output.policy_logits[:-1], batch.behaviour_logits, atol=2e-5)
     ends += int(tf.reduce_sum(tf.cast(batch.done[1:], tf.int32)))
@@ -93,7 +117,7 @@ def test_episode_statistics_add_up(run):
     start = 0
     for end in np.flatnonzero(over[env]):
       assert over[env, end] == end + 1 - start
-      np.testing.assert_allclose(returns[env, end], rewards[env, start:end + 1].sum(), rtol=1e-5)
+      np.testing.assert_allclose(returns[env, end], rewards[env, start : end + 1].sum(), rtol=1e-5)
       start, counted = end + 1, counted + 1
   assert counted > 0
 
@@ -118,11 +142,19 @@ def test_an_unroll_keeps_the_parameters_it_started_with():
 def test_actors_explore_differently():
   suite = environments.load('gym:CartPole-v1')
   agent = networks.make_agent(configs.PRESETS.preset('gym'), suite)
-  store = parameters.ParameterStore(parameters.Snapshot(0, parameters.flatten(agent.trainable_variables)))
-  inputs = networks.AgentInput({'observation': np.zeros((64, 4), np.float32)}, np.zeros(64, np.int32),
-                               np.zeros(64, np.float32), np.zeros(64, bool))
-  drawn = [policy.LocalPolicy(agent, suite, store, seed)(inputs, agent.initial_state(64)).actions.numpy()
-           for seed in (1, 2)]
+  store = parameters.ParameterStore(
+    parameters.Snapshot(0, parameters.flatten(agent.trainable_variables))
+  )
+  inputs = networks.AgentInput(
+    {'observation': np.zeros((64, 4), np.float32)},
+    np.zeros(64, np.int32),
+    np.zeros(64, np.float32),
+    np.zeros(64, bool),
+  )
+  drawn = [
+    policy.LocalPolicy(agent, suite, store, seed)(inputs, agent.initial_state(64)).actions.numpy()
+    for seed in (1, 2)
+  ]
   assert (drawn[0] != drawn[1]).any()
 
 
@@ -155,11 +187,20 @@ def test_dynamic_batching_decides_as_the_network_does():
   suite = environments.load('gym:CartPole-v1')
   agent = networks.make_agent(configs.PRESETS.preset('gym'), suite)
   example = policy.example_inputs(suite, N), agent.initial_state(N)
-  shared = policy.DynamicBatchingPolicy(agent, suite, lambda: 3, example, max_batch_size=2 * N, timeout_ms=5, seed=1)
+  shared = policy.DynamicBatchingPolicy(
+    agent, suite, lambda: 3, example, max_batch_size=2 * N, timeout_ms=5, seed=1
+  )
   collected = {i: [] for i in range(4)}
-  made = [actors.Actor(i, suite, environments.assign(suite.tasks, 0, 1, N), shared, T, seed=i) for i in collected]
-  workers = [threading.Thread(target=actor.run, args=(collected[i].append, lambda i=i: len(collected[i]) >= 3))
-             for i, actor in enumerate(made)]
+  made = [
+    actors.Actor(i, suite, environments.assign(suite.tasks, 0, 1, N), shared, T, seed=i)
+    for i in collected
+  ]
+  workers = [
+    threading.Thread(
+      target=actor.run, args=(collected[i].append, lambda i=i: len(collected[i]) >= 3)
+    )
+    for i, actor in enumerate(made)
+  ]
   for worker in workers:
     worker.start()
   for worker in workers:

@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from common import errors
-from impala import config as configs, hyperparameters
+from impala import config as configs
+from impala import hyperparameters
 
 # Table D.1.
 ENTROPY_COST, LEARNING_RATE, EPSILONS = (5e-5, 1e-2), (5e-6, 5e-3), (1e-1, 1e-3, 1e-5, 1e-7)
@@ -41,9 +42,13 @@ def test_they_are_the_same_each_time_and_in_any_order():
 
 
 def test_they_are_the_same_in_another_process_whatever_was_drawn_before():
-  program = ('import numpy; numpy.random.seed(5); numpy.random.random(3); from impala import hyperparameters\n'
-             'print([hyperparameters.draw(number) for number in (23, 0)])')
-  told = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True).stdout
+  program = (
+    'import numpy; numpy.random.seed(5); numpy.random.random(3); from impala import hyperparameters\n'
+    'print([hyperparameters.draw(number) for number in (23, 0)])'
+  )
+  told = subprocess.run(
+    [sys.executable, '-c', program], capture_output=True, text=True, check=True
+  ).stdout
   assert told.strip() == repr([the_24()[23], the_24()[0]])
 
 
@@ -58,7 +63,9 @@ def test_they_are_within_the_table_s_ranges(many):
   assert set(many['rmsprop_epsilon']) == set(EPSILONS)
 
 
-@pytest.mark.parametrize('name, bounds', [('entropy_cost', ENTROPY_COST), ('learning_rate', LEARNING_RATE)])
+@pytest.mark.parametrize(
+  'name, bounds', [('entropy_cost', ENTROPY_COST), ('learning_rate', LEARNING_RATE)]
+)
 def test_ranges_are_drawn_from_log_uniformly(many, name, bounds):
   low, high = np.log(bounds)
   assert stats.kstest(np.log(many[name]), stats.uniform(low, high - low).cdf).pvalue > 1e-3

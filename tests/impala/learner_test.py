@@ -9,7 +9,9 @@ import tensorflow as tf
 from common import environments
 from common.distributed import queues
 from common.replay import uniform
-from impala import config as configs, learner as learners, networks, trajectory
+from impala import config as configs
+from impala import learner as learners
+from impala import networks, trajectory
 
 T, B = 6, 4
 SUITE = environments.load('gym:CartPole-v1')
@@ -17,7 +19,8 @@ SUITE = environments.load('gym:CartPole-v1')
 
 def make_config(**settings) -> configs.Config:
   return dataclasses.replace(
-      configs.PRESETS.preset('gym'), unroll_length=T, batch_size=B, total_frames=1000, **settings)
+    configs.PRESETS.preset('gym'), unroll_length=T, batch_size=B, total_frames=1000, **settings
+  )
 
 
 def make_learner(config: configs.Config) -> learners.Learner:
@@ -39,7 +42,8 @@ def random_batch(seed: int, agent: networks.Agent) -> trajectory.Trajectory:
   batch.done[...] = rng.random((B, T + 1)) < 0.3
   batch.behaviour_logits[...] = rng.normal(size=(B, T, 2))
   return learners.stack_trajectories(
-      [tf.nest.map_structure(lambda x, i=i: tf.constant(x[i]), batch) for i in range(B)])
+    [tf.nest.map_structure(lambda x, i=i: tf.constant(x[i]), batch) for i in range(B)]
+  )
 
 
 def oracle_loss(config, agent, batch) -> float:
@@ -54,8 +58,15 @@ def oracle_loss(config, agent, batch) -> float:
     if config.reward_clipping == 'abs_one':
       rewards = np.clip(rewards, -1, 1)
     actions, done = batch.last_action.numpy()[:, b], batch.done.numpy()[:, b]
-    rho = np.array([np.exp(log_softmax(logits[t])[actions[t + 1]]
-                           - log_softmax(batch.behaviour_logits.numpy()[t, b])[actions[t + 1]]) for t in range(T)])
+    rho = np.array(
+      [
+        np.exp(
+          log_softmax(logits[t])[actions[t + 1]]
+          - log_softmax(batch.behaviour_logits.numpy()[t, b])[actions[t + 1]]
+        )
+        for t in range(T)
+      ]
+    )
     if config.correction in ('none', 'epsilon'):
       rho[:] = 1.0
     trace = np.ones(T) if config.correction == 'one_step' else np.minimum(1, rho)
@@ -71,7 +82,7 @@ def oracle_loss(config, agent, batch) -> float:
       advantage = min(1, rho[s]) * (rewards[s + 1] + gamma[s] * v[s + 1] - values[s])
       epsilon = 1e-6 if config.correction == 'epsilon' else 0.0
       total -= np.log(pi[actions[s + 1]] + epsilon) * advantage
-      total += config.baseline_cost * 0.5 * (v[s] - values[s])**2
+      total += config.baseline_cost * 0.5 * (v[s] - values[s]) ** 2
       total += config.entropy_cost * np.sum(pi * np.log(pi))
   return total
 
@@ -92,7 +103,9 @@ def test_updates_count_frames_and_anneal_to_zero():
   batch = random_batch(0, learner.agent)
   rates = []
   for _ in range(3):
-    rates.append(float(learner.update(batch, tf.constant(500, tf.int64)).statistics['learning_rate']))
+    rates.append(
+      float(learner.update(batch, tf.constant(500, tf.int64)).statistics['learning_rate'])
+    )
   assert (int(learner.updates), int(learner.frames)) == (3, 1500)
   np.testing.assert_allclose(rates, [0.002, 0.001, 0.0])
 
@@ -118,7 +131,9 @@ def test_a_batch_that_is_not_finite_changes_nothing(bad):
 
 
 def numbered(spec, number: int) -> trajectory.Trajectory:
-  return tf.nest.map_structure(lambda s: np.full((1, *s.shape), number, s.dtype.as_numpy_dtype), spec)
+  return tf.nest.map_structure(
+    lambda s: np.full((1, *s.shape), number, s.dtype.as_numpy_dtype), spec
+  )
 
 
 def test_batches_are_time_major_in_the_order_of_the_queue():
@@ -130,7 +145,11 @@ def test_batches_are_time_major_in_the_order_of_the_queue():
   batches = learners.batches(queue, B, None, 0)
   for start in (0, B):
     batch = next(batches)
-    assert batch.reward.shape == (T + 1, B) and batch.observation['observation'].shape == (T + 1, B, 4)
+    assert batch.reward.shape == (T + 1, B) and batch.observation['observation'].shape == (
+      T + 1,
+      B,
+      4,
+    )
     assert batch.core_state.hidden.shape == (B, networks.CORE_SIZE)
     np.testing.assert_array_equal(batch.reward[0], np.arange(start, start + B))
     np.testing.assert_array_equal(batch.task, np.arange(start, start + B))

@@ -72,7 +72,6 @@ THREE_TO_ONE = np.float32([[[np.log(3.0), 0.0]]])
 
 
 class TestPolicyGradientLoss:
-
   def test_worked_example(self):
     logits = np.tile(THREE_TO_ONE, (2, 1, 1))
     actions, advantages = np.int32([[0], [1]]), np.float32([[2.0], [-1.0]])
@@ -93,15 +92,18 @@ class TestPolicyGradientLoss:
   def test_gradient_is_that_of_the_formula(self, epsilon):
     logits, actions, advantages = random_step_data(seed=1)
     actual, _ = gradient_of(
-        lambda *data: losses.policy_gradient_loss(*data, epsilon=epsilon), logits, actions, advantages)
+      lambda *data: losses.policy_gradient_loss(*data, epsilon=epsilon), logits, actions, advantages
+    )
     expected = central_differences(
-        lambda point: expected_policy_gradient_loss(point, actions, advantages, epsilon), logits)
+      lambda point: expected_policy_gradient_loss(point, actions, advantages, epsilon), logits
+    )
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
 
   @pytest.mark.parametrize('epsilon', [0.0, CORRECTION])
   def test_advantages_are_constants(self, epsilon):
     _, gradient = gradient_of(
-        lambda *data: losses.policy_gradient_loss(*data, epsilon=epsilon), *random_step_data())
+      lambda *data: losses.policy_gradient_loss(*data, epsilon=epsilon), *random_step_data()
+    )
     assert_nothing_flows(gradient)
 
   def test_an_action_all_but_ruled_out(self):
@@ -127,14 +129,19 @@ class TestPolicyGradientLoss:
     logits = np.float32([[[np.log(CORRECTION), np.log1p(-CORRECTION)]]])
     actions, advantages = np.int32([[0]]), np.float32([[1.0]])
     gradient, _ = gradient_of(
-        lambda *data: losses.policy_gradient_loss(*data, epsilon=CORRECTION), logits, actions, advantages)
+      lambda *data: losses.policy_gradient_loss(*data, epsilon=CORRECTION),
+      logits,
+      actions,
+      advantages,
+    )
     np.testing.assert_allclose(gradient, [[[-0.5, 0.5]]], rtol=1e-5)
 
 
 class TestBaselineLoss:
-
   def test_worked_example(self):
-    loss = losses.baseline_loss(np.float32([[1.0, 2.0], [0.0, -1.0]]), np.float32([[2.0, 0.0], [3.0, -1.0]]))
+    loss = losses.baseline_loss(
+      np.float32([[1.0, 2.0], [0.0, -1.0]]), np.float32([[2.0, 0.0], [3.0, -1.0]])
+    )
     assert_scalar(loss, 0.5 * (1.0 + 4.0 + 9.0))
 
   def test_gradient_reaches_the_values_alone(self):
@@ -147,9 +154,10 @@ class TestBaselineLoss:
 
 
 class TestEntropyLoss:
-
   def test_uniform_policy(self):
-    assert_scalar(losses.entropy_loss(np.zeros((*SHAPE, NUM_ACTIONS), np.float32)), -6.0 * np.log(4.0))
+    assert_scalar(
+      losses.entropy_loss(np.zeros((*SHAPE, NUM_ACTIONS), np.float32)), -6.0 * np.log(4.0)
+    )
 
   def test_worked_example(self):
     assert_scalar(losses.entropy_loss(THREE_TO_ONE), 0.75 * np.log(0.75) + 0.25 * np.log(0.25))
@@ -157,12 +165,14 @@ class TestEntropyLoss:
   def test_equals_the_formula_and_its_gradient(self):
     logits, _, _ = random_step_data()
     assert_scalar(losses.entropy_loss(logits), expected_entropy_loss(logits))
-    gradient, = gradient_of(losses.entropy_loss, logits)
-    np.testing.assert_allclose(gradient, central_differences(expected_entropy_loss, logits), rtol=1e-4, atol=1e-6)
+    (gradient,) = gradient_of(losses.entropy_loss, logits)
+    np.testing.assert_allclose(
+      gradient, central_differences(expected_entropy_loss, logits), rtol=1e-4, atol=1e-6
+    )
 
   def test_certain_policy_has_no_entropy(self):
     # 0 log 0 counts as 0, in the loss and in its gradient.
     logits = np.float32([[[0.0, 200.0, 0.0], [-200.0, -200.0, 200.0]]])
-    gradient, = gradient_of(losses.entropy_loss, logits)
+    (gradient,) = gradient_of(losses.entropy_loss, logits)
     np.testing.assert_allclose(losses.entropy_loss(logits), 0.0, atol=1e-6)
     np.testing.assert_allclose(gradient, np.zeros_like(logits), atol=1e-6)

@@ -18,9 +18,11 @@ def make_inputs(seed: int, done: np.ndarray) -> networks.AgentInput:
   words = np.stack([[instructions[rng.integers(3)] for _ in range(B)] for _ in range(T)])
   pixels = rng.integers(0, 256, (T, B, 72, 96, 3), np.uint8)
   return networks.AgentInput(
-      {'observation': tf.constant(pixels), 'instruction': tf.constant(words)},
-      tf.constant(rng.integers(0, A, (T, B)), tf.int32), tf.constant(3 * rng.normal(size=(T, B)), tf.float32),
-      tf.constant(done))
+    {'observation': tf.constant(pixels), 'instruction': tf.constant(words)},
+    tf.constant(rng.integers(0, A, (T, B)), tf.int32),
+    tf.constant(3 * rng.normal(size=(T, B)), tf.float32),
+    tf.constant(done),
+  )
 
 
 def take(inputs: networks.AgentInput, start: int, stop: int) -> networks.AgentInput:
@@ -46,7 +48,9 @@ def test_unroll_equals_stepping_with_ends_at_any_step(torso, lstm):
   for t in range(T):
     output, state = agent.unroll(take(inputs, t, t + 1), state)
     steps.append(output)
-  np.testing.assert_allclose(whole.policy_logits, tf.concat([s.policy_logits for s in steps], 0), atol=1e-5)
+  np.testing.assert_allclose(
+    whole.policy_logits, tf.concat([s.policy_logits for s in steps], 0), atol=1e-5
+  )
   np.testing.assert_allclose(whole.values, tf.concat([s.values for s in steps], 0), atol=1e-5)
   for a, b in zip(tf.nest.flatten(last_state), tf.nest.flatten(state), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5)
@@ -60,9 +64,13 @@ def test_nothing_before_an_episodes_start_is_remembered():
   other = make_inputs(5, done)
   # Another past up to step 4, the same present from there on.
   spliced = tf.nest.map_structure(lambda a, b: tf.concat([b[:4], a[4:]], 0), inputs, other)
-  outputs = [agent.unroll(x, agent.initial_state(B))[0].policy_logits.numpy() for x in (inputs, spliced)]
+  outputs = [
+    agent.unroll(x, agent.initial_state(B))[0].policy_logits.numpy() for x in (inputs, spliced)
+  ]
   np.testing.assert_allclose(outputs[0][4:, 1], outputs[1][4:, 1], atol=1e-6)
-  assert np.abs(outputs[0][4:, 0] - outputs[1][4:, 0]).max() > 1e-4  # Column 0 went on: it does remember.
+  assert (
+    np.abs(outputs[0][4:, 0] - outputs[1][4:, 0]).max() > 1e-4
+  )  # Column 0 went on: it does remember.
 
 
 @pytest.mark.parametrize('part', ['observation', 'instruction', 'last_action', 'reward'])
@@ -73,7 +81,9 @@ def test_every_input_is_seen(part):
     changed = inputs._replace(observation={**inputs.observation, part: other.observation[part]})
   else:
     changed = inputs._replace(**{part: getattr(other, part)})
-  before, after = (agent.unroll(x, agent.initial_state(B))[0].policy_logits for x in (inputs, changed))
+  before, after = (
+    agent.unroll(x, agent.initial_state(B))[0].policy_logits for x in (inputs, changed)
+  )
   assert np.abs(before - after).max() > 1e-5
 
 
@@ -85,7 +95,9 @@ def test_the_last_reward_is_clipped_to_one():
 
 
 def test_atari_networks_have_no_core_and_no_feedback():
-  space = gymnasium.spaces.Dict({'observation': gymnasium.spaces.Box(0, 255, (84, 84, 4), np.uint8)})
+  space = gymnasium.spaces.Dict(
+    {'observation': gymnasium.spaces.Box(0, 255, (84, 84, 4), np.uint8)}
+  )
   agent = networks.Agent(space, 6, 'shallow', lstm=False, feedback=False)
   # conv 8x8x4x16, conv 4x4x16x32, 9*9*32 to 256, heads of 6 and 1, with biases.
   expected = (256 * 16 + 16) + (256 * 32 + 32) + (2592 * 256 + 256) + (256 * 7 + 7)

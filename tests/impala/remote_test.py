@@ -11,8 +11,11 @@ import pytest
 import tensorflow as tf
 
 from common import environments, errors
-from common.distributed import link as links, parameters, queues, rpc, server as servers, wire
-from impala import config as configs, networks, policy, remote, trajectory
+from common.distributed import link as links
+from common.distributed import parameters, queues, rpc, wire
+from common.distributed import server as servers
+from impala import config as configs
+from impala import networks, policy, remote, trajectory
 from scripts import processes
 from tests.common import programs
 
@@ -25,28 +28,52 @@ class Learner:
 
   def __init__(self, env, **settings):
     self.config = dataclasses.replace(
-        configs.PRESETS.preset(configs.PRESETS.preset_for(env)), env=env, num_actors=2, envs_per_actor=N,
-        unroll_length=T, dynamic_batching=True, **settings)
+      configs.PRESETS.preset(configs.PRESETS.preset_for(env)),
+      env=env,
+      num_actors=2,
+      envs_per_actor=N,
+      unroll_length=T,
+      dynamic_batching=True,
+      **settings,
+    )
     self.suite = environments.load(env)
     self.agent = networks.make_agent(self.config, self.suite)
     state, self.version = self.agent.initial_state, VERSION
     spec = trajectory.specification(self.suite, T, state(1))
     self.queue = queues.StructureQueue(spec, 2 * N)
     shared = policy.DynamicBatchingPolicy(
-        self.agent, self.suite, lambda: self.version, (policy.example_inputs(self.suite, N), state(N)), N, 10.0, 3)
+      self.agent,
+      self.suite,
+      lambda: self.version,
+      (policy.example_inputs(self.suite, N), state(N)),
+      N,
+      10.0,
+      3,
+    )
     inputs, outputs = policy.central_codecs(self.suite, state(1))
     decide = lambda fields: tf.nest.flatten(shared.decide_flat(fields))
     snapshot = parameters.Snapshot(VERSION, parameters.flatten(self.agent.trainable_variables))
     self.server = servers.Server(
-        '127.0.0.1', 0, servers.Identity('abc', '', dataclasses.asdict(self.config)), range(2), self.queue,
-        wire.Codec(spec, trajectory.bounds(self.suite, 2)), parameters.ParameterStore(snapshot), lambda: 0,
-        lambda number: number, print, servers.Inference(inputs, outputs, decide, lambda: self.version))
+      '127.0.0.1',
+      0,
+      servers.Identity('abc', '', dataclasses.asdict(self.config)),
+      range(2),
+      self.queue,
+      wire.Codec(spec, trajectory.bounds(self.suite, 2)),
+      parameters.ParameterStore(snapshot),
+      lambda: 0,
+      lambda number: number,
+      print,
+      servers.Inference(inputs, outputs, decide, lambda: self.version),
+    )
     self.server.start()
 
   @contextlib.contextmanager
   def joined(self, name='one'):
     """The policy of an actor that has joined."""
-    link = links.Link('127.0.0.1', self.server.port, links.Applicant(name, 'actor', 'abc', '', {}), 20.0)
+    link = links.Link(
+      '127.0.0.1', self.server.port, links.Applicant(name, 'actor', 'abc', '', {}), 20.0
+    )
     try:
       yield remote.make_policy(self.config, self.suite, link, link.join().seed)
     finally:
@@ -56,22 +83,34 @@ class Learner:
     """Of a step, and a core state; both drawn."""
     rng = np.random.default_rng(seed)
     observation = {
-        name: rng.normal(size=(count, *space.shape)).astype(np.float32) if space.dtype == np.float32
-        else rng.integers(space.low.max(), space.high.min(), (count, *space.shape)).astype(space.dtype)
-        for name, space in self.suite.observation_space.spaces.items()}
+      name: rng.normal(size=(count, *space.shape)).astype(np.float32)
+      if space.dtype == np.float32
+      else rng.integers(space.low.max(), space.high.min(), (count, *space.shape)).astype(
+        space.dtype
+      )
+      for name, space in self.suite.observation_space.spaces.items()
+    }
     inputs = networks.AgentInput(
-        observation, rng.integers(self.suite.num_actions, size=count).astype(np.int32),
-        rng.normal(size=count).astype(np.float32), rng.random(count) < 0.3)
+      observation,
+      rng.integers(self.suite.num_actions, size=count).astype(np.int32),
+      rng.normal(size=count).astype(np.float32),
+      rng.random(count) < 0.3,
+    )
     draw = lambda x: tf.constant(rng.normal(size=x.shape), tf.float32)
-    return tf.nest.map_structure(tf.constant, inputs), tf.nest.map_structure(draw, self.agent.initial_state(count))
+    return tf.nest.map_structure(tf.constant, inputs), tf.nest.map_structure(
+      draw, self.agent.initial_state(count)
+    )
 
   def close(self):
     self.queue.close()
     self.server.close(finished=True)
 
 
-@pytest.fixture(scope='module', params=[('gym:CartPole-v1', {'lstm': False}), ('doom:basic', {})],
-                ids=['vectors', 'pixels_words_and_lstm'])
+@pytest.fixture(
+  scope='module',
+  params=[('gym:CartPole-v1', {'lstm': False}), ('doom:basic', {})],
+  ids=['vectors', 'pixels_words_and_lstm'],
+)
 def learner(request):
   env, settings = request.param
   made = Learner(env, **settings)
@@ -85,7 +124,9 @@ def test_the_learner_s_agent_decides(learner):
     decision = central(inputs, state)
   expected = policy.decide(learner.agent, learner.suite, inputs, state, seed=1)
   np.testing.assert_allclose(decision.logits, expected.logits, **CLOSE)
-  for found, wanted in zip(tf.nest.flatten(decision.core_state), tf.nest.flatten(expected.core_state), strict=True):
+  for found, wanted in zip(
+    tf.nest.flatten(decision.core_state), tf.nest.flatten(expected.core_state), strict=True
+  ):
     np.testing.assert_allclose(found, wanted, **CLOSE)
   assert decision.actions.dtype == tf.int32 and decision.actions.shape == [N]
 
@@ -114,19 +155,24 @@ def test_actors_that_ask_at_once_get_their_own_answers(learner):
   for (i, k), logits in found.items():
     inputs = learner.some_inputs(10 * i + k, count=i + 1)
     np.testing.assert_allclose(
-        logits, policy.decide(learner.agent, learner.suite, *inputs, seed=1).logits, **CLOSE)
+      logits, policy.decide(learner.agent, learner.suite, *inputs, seed=1).logits, **CLOSE
+    )
 
 
 def test_the_core_state_to_start_with_is_the_agent_s(learner):
   with learner.joined() as central:
-    tf.nest.map_structure(np.testing.assert_array_equal, central.initial_state(4), learner.agent.initial_state(4))
+    tf.nest.map_structure(
+      np.testing.assert_array_equal, central.initial_state(4), learner.agent.initial_state(4)
+    )
 
 
 def test_inputs_that_cannot_be_are_refused_and_the_next_are_decided_upon(learner):
   inputs, state = learner.some_inputs(2)
   with learner.joined() as central:
-    for bad, reason in ((inputs._replace(last_action=inputs.last_action + learner.suite.num_actions), 'last_action'),
-                        (inputs._replace(reward=inputs.reward + np.nan), 'finite')):
+    for bad, reason in (
+      (inputs._replace(last_action=inputs.last_action + learner.suite.num_actions), 'last_action'),
+      (inputs._replace(reward=inputs.reward + np.nan), 'finite'),
+    ):
       with pytest.raises(errors.UserError, match=reason):
         central(bad, state)
     assert central(inputs, state).actions.shape == [N]
@@ -135,18 +181,31 @@ def test_inputs_that_cannot_be_are_refused_and_the_next_are_decided_upon(learner
 def test_a_run_whose_actors_hold_no_parameters(tmp_path):
   """Two processes, an evaluator that joins, and nothing left of them afterwards."""
   folder = tmp_path / 'run'
-  training = programs.start('impala', f'--run_dir={folder}', '--actor_processes=2', '--total_frames=2000',
-                        '--config.dynamic_batching=true', '--config.dynamic_batch_size=8', '--config.lstm=true')
+  training = programs.start(
+    'impala',
+    f'--run_dir={folder}',
+    '--actor_processes=2',
+    '--total_frames=2000',
+    '--config.dynamic_batching=true',
+    '--config.dynamic_batch_size=8',
+    '--config.lstm=true',
+  )
   programs.wait_for_rows(folder, 1, training)
   below = processes.descendants(training.pid)
   assert len(below) >= 2
   output = programs.finish(training)
   assert 'actor 0 joins' in output and 'actor 1 joins' in output
   last = programs.rows(folder)[-1]
-  assert last['frames'] >= 2000 and last['actors'] == 2 and last['actors_lost'] == last['messages_refused'] == 0
+  assert (
+    last['frames'] >= 2000
+    and last['actors'] == 2
+    and last['actors_lost'] == last['messages_refused'] == 0
+  )
   assert processes.becomes_true(lambda: not any(map(processes.is_alive, below)))
   for i in range(2):
-    assert (folder / 'actors' / f'actor-{i}.log').read_text().splitlines()[-1] == 'Training is finished.'
+    assert (folder / 'actors' / f'actor-{i}.log').read_text().splitlines()[
+      -1
+    ] == 'Training is finished.'
 
 
 def test_an_evaluator_plays_with_newer_and_newer_parameters(tmp_path):

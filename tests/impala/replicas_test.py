@@ -11,17 +11,35 @@ import pytest
 import tensorflow as tf
 
 from common import errors
-from impala import learner as learners, replicas
+from impala import learner as learners
+from impala import replicas
 from tests.common import programs
 from tests.impala import together
 
-_PROCESSES = {'devices': 1, 'machines': 2}  # Of learners: one with two devices; two with one each, on loopback.
+_PROCESSES = {
+  'devices': 1,
+  'machines': 2,
+}  # Of learners: one with two devices; two with one each, on loopback.
 
 
 def start(folder: pathlib.Path, devices: int, index: int, *addresses: str) -> subprocess.Popen:
-  command = [sys.executable, '-m', 'tests.impala.together', str(folder), str(devices), str(index), *addresses]
-  return subprocess.Popen(command, cwd=runs.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          env={**os.environ, 'CUDA_VISIBLE_DEVICES': ''})
+  command = [
+    sys.executable,
+    '-m',
+    'tests.impala.together',
+    str(folder),
+    str(devices),
+    str(index),
+    *addresses,
+  ]
+  return subprocess.Popen(
+    command,
+    cwd=programs.ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    env={**os.environ, 'CUDA_VISIBLE_DEVICES': ''},
+  )
 
 
 def free_addresses(count: int) -> list[str]:
@@ -38,7 +56,9 @@ def single():
   found = {}
   for network, lstm in together.NETWORKS.items():
     strategy = replicas.make_strategy()
-    found[network] = together.learn(together.make_learner(together.make_config(lstm), strategy, 1), strategy, 0)
+    found[network] = together.learn(
+      together.make_learner(together.make_config(lstm), strategy, 1), strategy, 0
+    )
   return found
 
 
@@ -47,26 +67,37 @@ def folders(tmp_path_factory, request):
   """Of what the learners saw, when they have ended."""
   folders = {kind: tmp_path_factory.mktemp(kind) for kind in _PROCESSES}
   addresses = free_addresses(2)
-  processes = [start(folders['machines'], 1, 0, *addresses), start(folders['machines'], 1, 1, *addresses),
-               start(folders['devices'], 2, 0)]
+  processes = [
+    start(folders['machines'], 1, 0, *addresses),
+    start(folders['machines'], 1, 1, *addresses),
+    start(folders['devices'], 2, 0),
+  ]
   request.getfixturevalue('single')  # Meanwhile.
-  for process, status in zip(processes, (0, -9, 0), strict=True):  # Of the two, the second kills itself.
+  for process, status in zip(
+    processes, (0, -9, 0), strict=True
+  ):  # Of the two, the second kills itself.
     programs.finish(process, status)
   return folders
 
 
-@pytest.fixture(params=[(kind, network) for kind in _PROCESSES for network in together.NETWORKS], ids='-'.join)
+@pytest.fixture(
+  params=[(kind, network) for kind in _PROCESSES for network in together.NETWORKS], ids='-'.join
+)
 def case(request, folders, single):
   """What each process of learners saw, and what the single one did."""
   kind, network = request.param
-  return [dict(np.load(folders[kind] / f'{network}_{i}.npz')) for i in range(_PROCESSES[kind])], single[network]
+  return [
+    dict(np.load(folders[kind] / f'{network}_{i}.npz')) for i in range(_PROCESSES[kind])
+  ], single[network]
 
 
 def test_parameters_slots_and_counters_are_those_of_a_single_learner(case):
   processes, single = case
   for found in processes:
     np.testing.assert_allclose(found['values'], single['values'], rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(found['values'], processes[0]['values'])  # To the last bit, or they drift apart.
+    np.testing.assert_array_equal(
+      found['values'], processes[0]['values']
+    )  # To the last bit, or they drift apart.
 
 
 def test_the_batches_are_clipped_and_one_is_not_finite(single):
@@ -78,8 +109,20 @@ def test_the_batches_are_clipped_and_one_is_not_finite(single):
 
 def test_what_updates_tell_is_of_all_trajectories(case):
   processes, single = case
-  names = {'loss/total', 'loss/policy_gradient', 'loss/baseline', 'loss/entropy', 'entropy', 'value',
-           'importance_weight', 'gradient_norm', 'learning_rate', 'finite', 'parameters', 'stop'}
+  names = {
+    'loss/total',
+    'loss/policy_gradient',
+    'loss/baseline',
+    'loss/entropy',
+    'entropy',
+    'value',
+    'importance_weight',
+    'gradient_norm',
+    'learning_rate',
+    'finite',
+    'parameters',
+    'stop',
+  }
   assert names <= set(single)
   for found in processes:
     for name in names:
@@ -88,7 +131,7 @@ def test_what_updates_tell_is_of_all_trajectories(case):
 
 def test_an_update_that_is_not_finite_at_one_replica_changes_nothing_at_any(case):
   for found in case[0]:
-    before, after = found['values'][together.NOT_FINITE:together.NOT_FINITE + 2]
+    before, after = found['values'][together.NOT_FINITE : together.NOT_FINITE + 2]
     np.testing.assert_array_equal(before, after)
 
 
@@ -131,5 +174,9 @@ def test_a_batch_is_split_in_its_order(lstm):
   for name in batch._fields:
     axis = 0 if name in ('actor', 'parameter_version', 'task', 'core_state') else 1
     tf.nest.map_structure(
-        lambda whole, *cut, axis=axis: np.testing.assert_array_equal(whole, np.concatenate(cut, axis)),
-        getattr(batch, name), *[getattr(part, name) for part in parts])
+      lambda whole, *cut, axis=axis: np.testing.assert_array_equal(
+        whole, np.concatenate(cut, axis)
+      ),
+      getattr(batch, name),
+      *[getattr(part, name) for part in parts],
+    )

@@ -29,7 +29,11 @@ def test_a_run_leaves_config_metrics_curves_checkpoints_and_an_evaluation(finish
   assert saved_updates(folder) == 75 and list(folder.glob('checkpoints/best/*.index'))
   assert (folder / 'curves.png').stat().st_size > 1000 and list(folder.glob('tensorboard/events*'))
   evaluation = json.loads((folder / 'evaluation.json').read_text())
-  assert len(evaluation['agent']['CartPole-v1']['returns']) == len(evaluation['random']['CartPole-v1']['returns']) == 2
+  assert (
+    len(evaluation['agent']['CartPole-v1']['returns'])
+    == len(evaluation['random']['CartPole-v1']['returns'])
+    == 2
+  )
   assert 'frames/s' in output and 'ETA' in output and 'random' in output
 
 
@@ -45,7 +49,7 @@ def test_resuming_goes_on_where_the_counters_stood(finished):
   before = rows(folder)
   finish(train(f'--run_dir={folder}', '--resume', '--total_frames=16000'))
   after = rows(folder)
-  assert after[:len(before)] == before
+  assert after[: len(before)] == before
   assert (after[-1]['frames'], after[-1]['updates']) == (16000, 100)
   assert after[-1]['seconds'] > before[-1]['seconds']
   # The annealing goes on over all frames: 12,160 of 16,000 in the first update, none left at the end.
@@ -73,15 +77,25 @@ def test_an_interrupted_run_saves_and_says_how_to_go_on(tmp_path, number):
 
 def test_a_killed_run_resumes_from_its_last_checkpoint(tmp_path):
   folder = tmp_path / 'run'
-  process = train(f'--run_dir={folder}', '--total_frames=100000000', '--config.checkpoint_every_seconds=1')
-  wait_for(folder, 'checkpoints/latest/ckpt-[1-9]*.index', process)  # One is saved before the first update, too.
+  process = train(
+    f'--run_dir={folder}', '--total_frames=100000000', '--config.checkpoint_every_seconds=1'
+  )
+  wait_for(
+    folder, 'checkpoints/latest/ckpt-[1-9]*.index', process
+  )  # One is saved before the first update, too.
   programs.wait_for_rows(folder, 1, process)
-  programs.wait_for_rows(folder, len(rows(folder)) + 2, process)  # Rows that the checkpoint knows nothing of.
+  programs.wait_for_rows(
+    folder, len(rows(folder)) + 2, process
+  )  # Rows that the checkpoint knows nothing of.
   process.kill()
   process.communicate()
   saved = saved_updates(folder)
-  process = train(f'--run_dir={folder}', '--resume', f'--total_frames={160 * (saved + 5)}',
-                  '--config.evaluation_episodes=0')
+  process = train(
+    f'--run_dir={folder}',
+    '--resume',
+    f'--total_frames={160 * (saved + 5)}',
+    '--config.evaluation_episodes=0',
+  )
   assert f'at {160 * saved:,} frames' in finish(process)
   frames = [row['frames'] for row in rows(folder)]
   assert frames == sorted(set(frames)) and frames[-1] == 160 * (saved + 5)
@@ -101,28 +115,57 @@ def test_an_error_in_an_actor_ends_the_run_with_its_cause(tmp_path):
 
 
 def test_a_silent_run_says_who_is_silent(tmp_path):
-  process = train('--env=gym:environments:Stuck-v0', f'--run_dir={tmp_path}/run', '--config.stall_seconds=1')
+  process = train(
+    '--env=gym:environments:Stuck-v0', f'--run_dir={tmp_path}/run', '--config.stall_seconds=1'
+  )
   line = ''
-  while 'Nothing to learn from for' not in line or 'choosing' in line:  # Tracing the networks takes a while too.
+  while (
+    'Nothing to learn from for' not in line or 'choosing' in line
+  ):  # Tracing the networks takes a while too.
     line = process.stdout.readline()
     assert line, 'the run ended'
   process.send_signal(signal.SIGINT)
-  assert 'actor-0 has not ended' in finish(process, 130)  # It sleeps: the run does not wait for it for ever.
+  assert 'actor-0 has not ended' in finish(
+    process, 130
+  )  # It sleeps: the run does not wait for it for ever.
   assert 'actor 0 (environments:Stuck-v0): stepping environments for' in line
 
 
 def test_dynamic_batching_and_replay_train(tmp_path):
-  finish(train(f'--run_dir={tmp_path}/run', '--total_frames=8000', '--config.dynamic_batching',
-               '--config.dynamic_batch_size=8', '--config.replay_fraction=0.5', '--config.replay_capacity=50'))
+  finish(
+    train(
+      f'--run_dir={tmp_path}/run',
+      '--total_frames=8000',
+      '--config.dynamic_batching',
+      '--config.dynamic_batch_size=8',
+      '--config.replay_fraction=0.5',
+      '--config.replay_capacity=50',
+    )
+  )
   last = rows(tmp_path / 'run')[-1]
-  assert last['frames'] == 8000 and last['updates'] == 100  # Half of a batch is replayed: 80 new frames an update.
+  assert (
+    last['frames'] == 8000 and last['updates'] == 100
+  )  # Half of a batch is replayed: 80 new frames an update.
 
 
-@pytest.mark.parametrize('flags, message', [
-    (['--env=gym:CartPol-v1'], "unknown gymnasium environment 'CartPol-v1'. Did you mean CartPole-v1"),
+@pytest.mark.parametrize(
+  'flags, message',
+  [
+    (
+      ['--env=gym:CartPol-v1'],
+      "unknown gymnasium environment 'CartPol-v1'. Did you mean CartPole-v1",
+    ),
     (['--env=dom'], "unknown environment 'dom'. Did you mean doom"),
-    (['--config.learnin_rate=1'], "unknown config field 'learnin_rate'. Did you mean learning_rate"),
+    (
+      ['--config.learnin_rate=1'],
+      "unknown config field 'learnin_rate'. Did you mean learning_rate",
+    ),
     (['--run_dir=/proc/none'], 'the run folder /proc/none cannot be written'),
-    (['--config.replay_fraction=0.5', '--config.replay_capacity=1000000000'], 'lower --config.replay_capacity')])
+    (
+      ['--config.replay_fraction=0.5', '--config.replay_capacity=1000000000'],
+      'lower --config.replay_capacity',
+    ),
+  ],
+)
 def test_mistakes_of_the_user_are_one_sentence(flags, message):
   assert message in programs.refusal('impala', *flags)

@@ -12,7 +12,9 @@ import tensorflow as tf
 
 from common import environments, errors
 from common.runs import checkpoints
-from impala import config as configs, learner as learners, networks, replicas, trajectory
+from impala import config as configs
+from impala import learner as learners
+from impala import networks, replicas, trajectory
 
 T, B, UPDATES = 6, 8, 5
 NOT_FINITE = 3  # Which of the updates is not.
@@ -25,11 +27,20 @@ FRAMES = 50  # Of an update.
 def make_config(lstm: bool) -> configs.Config:
   """Of all learners together."""
   return dataclasses.replace(
-      configs.PRESETS.preset('gym'), unroll_length=T, batch_size=B, total_frames=1000, lstm=lstm,
-      reward_clipping='none', rmsprop_momentum=0.5, max_gradient_norm=MAX_NORM)
+    configs.PRESETS.preset('gym'),
+    unroll_length=T,
+    batch_size=B,
+    total_frames=1000,
+    lstm=lstm,
+    reward_clipping='none',
+    rmsprop_momentum=0.5,
+    max_gradient_norm=MAX_NORM,
+  )
 
 
-def make_learner(config: configs.Config, strategy: tf.distribute.Strategy, seed: int) -> learners.Learner:
+def make_learner(
+  config: configs.Config, strategy: tf.distribute.Strategy, seed: int
+) -> learners.Learner:
   tf.random.set_seed(seed)
   with strategy.scope():
     agent = networks.make_agent(config, SUITE)
@@ -42,7 +53,9 @@ def make_batches(agent: networks.Agent) -> Iterator[trajectory.Trajectory]:
   spec = trajectory.specification(SUITE, T, agent.initial_state(1))
 
   def draw(s: tf.TensorSpec) -> tf.Tensor:
-    return tf.constant(rng.normal(size=s.shape) if s.dtype.is_floating else rng.integers(0, 2, s.shape), s.dtype)
+    return tf.constant(
+      rng.normal(size=s.shape) if s.dtype.is_floating else rng.integers(0, 2, s.shape), s.dtype
+    )
 
   for number in range(UPDATES):
     trajectories = [tf.nest.map_structure(draw, spec) for _ in range(B)]
@@ -62,14 +75,20 @@ def values(learner: learners.Learner, strategy: tf.distribute.Strategy) -> np.nd
   return np.concatenate(found)
 
 
-def learn(learner: learners.Learner, strategy: tf.distribute.Strategy, index: int) -> dict[str, np.ndarray]:
+def learn(
+  learner: learners.Learner, strategy: tf.distribute.Strategy, index: int
+) -> dict[str, np.ndarray]:
   """Takes all updates; returns what each tells, the values before the first and after each, and what a stop changes."""
   frames, count = tf.constant(FRAMES, tf.int64), replicas.workers(strategy)
   found = {'values': [values(learner, strategy)]}
   for batch in make_batches(learner.agent):
     share = learners.split(batch, count)[index]
     update = learner.update(share, frames)
-    for name, value in {**update.statistics, 'parameters': update.parameters, 'stop': update.stop}.items():
+    for name, value in {
+      **update.statistics,
+      'parameters': update.parameters,
+      'stop': update.stop,
+    }.items():
       found.setdefault(name, []).append(value.numpy())
     found['values'].append(values(learner, strategy))
   stopped = learner.update(share, frames, stop=index == count - 1)
@@ -77,13 +96,21 @@ def learn(learner: learners.Learner, strategy: tf.distribute.Strategy, index: in
   return {name: np.array(value) for name, value in found.items()}
 
 
-def move(learner: learners.Learner, strategy: tf.distribute.Strategy, config: configs.Config, folder: pathlib.Path,
-         index: int) -> dict[str, np.ndarray]:
+def move(
+  learner: learners.Learner,
+  strategy: tf.distribute.Strategy,
+  config: configs.Config,
+  folder: pathlib.Path,
+  index: int,
+) -> dict[str, np.ndarray]:
   """The chief moves a checkpoint to a single learner, and another one from there to all; returns what both get."""
   alone = tf.distribute.get_strategy()
   single = make_learner(config, alone, seed=9)
   if index == 0:
-    many, one = (checkpoints.Checkpoints(folder / name, of) for name, of in (('many', learner), ('one', single)))
+    many, one = (
+      checkpoints.Checkpoints(folder / name, of)
+      for name, of in (('many', learner), ('one', single))
+    )
     one.restore(many.save(1))
     moved = values(single, alone)
     for variable in single.variables:
@@ -105,7 +132,9 @@ def refused(act) -> np.ndarray:
 def main(folder: str, devices: str, index: str, *addresses: str) -> None:
   folder, index = pathlib.Path(folder), int(index)
   cpu = tf.config.list_physical_devices('CPU')[0]
-  tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * int(devices))
+  tf.config.set_logical_device_configuration(
+    cpu, [tf.config.LogicalDeviceConfiguration()] * int(devices)
+  )
   strategy = replicas.make_strategy(int(devices), addresses, index)
   for name, lstm in NETWORKS.items():
     config = make_config(lstm)

@@ -49,11 +49,11 @@ def random_unroll(length=5, largest_ratio=1e6, seed=0):
   dones = done_patterns(length, rng)
   limit = np.log(largest_ratio)
   unroll = Unroll(
-      log_rhos=rng.uniform(-limit, limit, dones.shape),
-      dones=dones,
-      rewards=rng.normal(size=dones.shape),
-      values=rng.normal(size=dones.shape),
-      bootstrap_value=rng.normal(size=dones.shape[1]),
+    log_rhos=rng.uniform(-limit, limit, dones.shape),
+    dones=dones,
+    rewards=rng.normal(size=dones.shape),
+    values=rng.normal(size=dones.shape),
+    bootstrap_value=rng.normal(size=dones.shape[1]),
   )
   return Unroll(*(array.astype(np.float32) for array in unroll))
 
@@ -114,8 +114,15 @@ def assert_equal_up_to_rounding(actual, expected, magnitudes, rounding):
 
 
 def assert_is_vtrace(
-        returns, unroll, clip_rho_threshold=1.0, clip_c_threshold=1.0, clip_pg_rho_threshold=1.0, lambda_=1.0,
-        pg_bootstrap='vs', rounding=ROUNDING):
+  returns,
+  unroll,
+  clip_rho_threshold=1.0,
+  clip_c_threshold=1.0,
+  clip_pg_rho_threshold=1.0,
+  lambda_=1.0,
+  pg_bootstrap='vs',
+  rounding=ROUNDING,
+):
   """The defaults are the paper's: every threshold 1 (section 5.2.2) and q_s = r_s + gamma v_{s+1} (section 4.2)."""
   ratios = np.exp(unroll.log_rhos.astype(np.float64))
   vs = eq1(unroll, clipped(ratios, clip_rho_threshold), lambda_ * clipped(ratios, clip_c_threshold))
@@ -144,7 +151,7 @@ def lambda_return(unroll, s, b, lambda_):
   """The forward view of TD(lambda): a mixture of n-step returns whose last one takes the weight that is left."""
   longest = len(rest_of_episode(unroll, s, b))
   returns = [n_step_return(unroll, s, b, n) for n in range(1, longest + 1)]
-  mixed = sum((1 - lambda_) * lambda_ ** n * g for n, g in enumerate(returns[:-1]))
+  mixed = sum((1 - lambda_) * lambda_**n * g for n, g in enumerate(returns[:-1]))
   return mixed + lambda_ ** (longest - 1) * returns[-1]
 
 
@@ -153,15 +160,15 @@ def on_policy(unroll):
 
 
 class TestFromImportanceWeights:
-
   def test_worked_example(self):
     # Two columns alike but for the second's first step, which ends an episode with a reward of 2.
     returns = vtrace.from_importance_weights(
-        log_rhos=np.log(np.float32([[2.0, 2.0], [0.5, 0.5]])),
-        discounts=np.float32([[0.5, 0.0], [0.5, 0.5]]),
-        rewards=np.float32([[1.0, 2.0], [3.0, 3.0]]),
-        values=np.float32([[1.0, 1.0], [2.0, 2.0]]),
-        bootstrap_value=np.float32([4.0, 4.0]))
+      log_rhos=np.log(np.float32([[2.0, 2.0], [0.5, 0.5]])),
+      discounts=np.float32([[0.5, 0.0], [0.5, 0.5]]),
+      rewards=np.float32([[1.0, 2.0], [3.0, 3.0]]),
+      values=np.float32([[1.0, 1.0], [2.0, 2.0]]),
+      bootstrap_value=np.float32([4.0, 4.0]),
+    )
     np.testing.assert_allclose(returns.vs, [[2.75, 2.0], [3.5, 3.5]], rtol=1e-6)
     np.testing.assert_allclose(returns.pg_advantages, [[1.75, 1.0], [1.5, 1.5]], rtol=1e-6)
 
@@ -169,14 +176,30 @@ class TestFromImportanceWeights:
   @pytest.mark.parametrize('largest_ratio', [3.0, 1e6])
   @pytest.mark.parametrize('pg_bootstrap', ['vs', 'values'])
   @pytest.mark.parametrize('lambda_', [0.0, 0.5, 1.0])
-  @pytest.mark.parametrize('clip_rho, clip_c, clip_pg_rho', [
-      (1.0, 1.0, 1.0), (10.0, 1.0, 1.0), (100.0, 10.0, 10.0), (2.0, 0.5, 0.75),
-      (None, 1.0, 1.0), (1.0, None, 1.0), (1.0, 1.0, None), (None, None, None)])
-  def test_equals_the_explicit_sum(self, clip_rho, clip_c, clip_pg_rho, lambda_, pg_bootstrap, largest_ratio):
+  @pytest.mark.parametrize(
+    'clip_rho, clip_c, clip_pg_rho',
+    [
+      (1.0, 1.0, 1.0),
+      (10.0, 1.0, 1.0),
+      (100.0, 10.0, 10.0),
+      (2.0, 0.5, 0.75),
+      (None, 1.0, 1.0),
+      (1.0, None, 1.0),
+      (1.0, 1.0, None),
+      (None, None, None),
+    ],
+  )
+  def test_equals_the_explicit_sum(
+    self, clip_rho, clip_c, clip_pg_rho, lambda_, pg_bootstrap, largest_ratio
+  ):
     unroll = random_unroll(largest_ratio=largest_ratio)
     keywords = {
-        'clip_rho_threshold': clip_rho, 'clip_c_threshold': clip_c, 'clip_pg_rho_threshold': clip_pg_rho,
-        'lambda_': lambda_, 'pg_bootstrap': pg_bootstrap}
+      'clip_rho_threshold': clip_rho,
+      'clip_c_threshold': clip_c,
+      'clip_pg_rho_threshold': clip_pg_rho,
+      'lambda_': lambda_,
+      'pg_bootstrap': pg_bootstrap,
+    }
     returns = vtrace.from_importance_weights(unroll.log_rhos, *unroll.estimates, **keywords)
     assert_is_vtrace(returns, unroll, **keywords)
 
@@ -200,7 +223,9 @@ class TestFromImportanceWeights:
   @pytest.mark.parametrize('clip_c', [1.0, 10.0, None])
   def test_on_policy_is_the_n_step_bellman_target(self, clip_c):
     unroll = on_policy(random_unroll(length=6))
-    returns = vtrace.from_importance_weights(unroll.log_rhos, *unroll.estimates, clip_c_threshold=clip_c)
+    returns = vtrace.from_importance_weights(
+      unroll.log_rhos, *unroll.estimates, clip_c_threshold=clip_c
+    )
     np.testing.assert_allclose(returns.vs, bellman_targets(unroll), rtol=1e-5, atol=2e-6)
 
   @pytest.mark.parametrize('lambda_', [0.0, 0.5, 0.9])
@@ -213,18 +238,26 @@ class TestFromImportanceWeights:
 
   @pytest.mark.parametrize('pg_bootstrap', ['vs', 'values'])
   def test_a_finished_episode_ignores_what_follows_it(self, pg_bootstrap):
-    unroll, other = random_unroll(largest_ratio=3.0, seed=2), random_unroll(largest_ratio=3.0, seed=3)
+    unroll, other = (
+      random_unroll(largest_ratio=3.0, seed=2),
+      random_unroll(largest_ratio=3.0, seed=3),
+    )
     end = 2
     unroll.dones[end] = other.dones[end] = 1.0
     mixed = Unroll(
-        *(np.concatenate([ours[:end + 1], theirs[end + 1:]]) for ours, theirs in zip(unroll[:4], other[:4])),
-        bootstrap_value=other.bootstrap_value)
+      *(
+        np.concatenate([ours[: end + 1], theirs[end + 1 :]])
+        for ours, theirs in zip(unroll[:4], other[:4])
+      ),
+      bootstrap_value=other.bootstrap_value,
+    )
     before, after = (
-        vtrace.from_importance_weights(u.log_rhos, *u.estimates, pg_bootstrap=pg_bootstrap)
-        for u in (unroll, mixed))
+      vtrace.from_importance_weights(u.log_rhos, *u.estimates, pg_bootstrap=pg_bootstrap)
+      for u in (unroll, mixed)
+    )
     for original, changed in zip(before, after, strict=True):
-      np.testing.assert_array_equal(original[:end + 1], changed[:end + 1])
-      assert np.all(original[end + 1:] != changed[end + 1:])
+      np.testing.assert_array_equal(original[: end + 1], changed[: end + 1])
+      assert np.all(original[end + 1 :] != changed[end + 1 :])
 
   @pytest.mark.parametrize('log_ratio', [-200.0, -100.0, 100.0, 200.0])
   def test_ratios_beyond_float32_are_clipped_and_not_nan(self, log_ratio):
@@ -235,13 +268,17 @@ class TestFromImportanceWeights:
     on_policy_targets = bellman_targets(unroll)
     expected = on_policy_targets if log_ratio > 0 else unroll.values
     np.testing.assert_allclose(returns.vs, expected, rtol=1e-5, atol=2e-6)
-    advantages = on_policy_targets - unroll.values if log_ratio > 0 else np.zeros_like(unroll.values)
+    advantages = (
+      on_policy_targets - unroll.values if log_ratio > 0 else np.zeros_like(unroll.values)
+    )
     np.testing.assert_allclose(returns.pg_advantages, advantages, rtol=1e-5, atol=2e-6)
 
   def test_unknown_pg_bootstrap_is_named(self):
     unroll = random_unroll()
     with pytest.raises(ValueError, match='no-such-bootstrap'):
-      vtrace.from_importance_weights(unroll.log_rhos, *unroll.estimates, pg_bootstrap='no-such-bootstrap')
+      vtrace.from_importance_weights(
+        unroll.log_rhos, *unroll.estimates, pg_bootstrap='no-such-bootstrap'
+      )
 
 
 def log_probabilities(logits, actions):
@@ -264,12 +301,20 @@ def with_log_ratios(unroll, behaviour, target, actions):
 
 
 class TestFromLogits:
-
   @pytest.mark.parametrize('scale', [1.0, 6.0])
-  @pytest.mark.parametrize('keywords', [
+  @pytest.mark.parametrize(
+    'keywords',
+    [
       {},
-      {'clip_rho_threshold': 2.0, 'clip_c_threshold': 0.5, 'clip_pg_rho_threshold': 0.75, 'lambda_': 0.5},
-      {'clip_rho_threshold': None, 'clip_pg_rho_threshold': 10.0, 'pg_bootstrap': 'values'}])
+      {
+        'clip_rho_threshold': 2.0,
+        'clip_c_threshold': 0.5,
+        'clip_pg_rho_threshold': 0.75,
+        'lambda_': 0.5,
+      },
+      {'clip_rho_threshold': None, 'clip_pg_rho_threshold': 10.0, 'pg_bootstrap': 'values'},
+    ],
+  )
   def test_equals_ratios_by_hand(self, keywords, scale):
     unroll = random_unroll()
     behaviour, target, actions = random_policies(unroll.rewards.shape)
@@ -299,8 +344,13 @@ class TestAblations:
     np.testing.assert_allclose(returns.vs, targets, rtol=1e-5, atol=2e-6)
     np.testing.assert_allclose(returns.pg_advantages, targets - unroll.values, rtol=1e-5, atol=2e-6)
 
-  @pytest.mark.parametrize('keywords, threshold', [
-      ({}, 1.0), *(({'clip_pg_rho_threshold': threshold}, threshold) for threshold in (0.5, 10.0, None))])
+  @pytest.mark.parametrize(
+    'keywords, threshold',
+    [
+      ({}, 1.0),
+      *(({'clip_pg_rho_threshold': threshold}, threshold) for threshold in (0.5, 10.0, None)),
+    ],
+  )
   def test_one_step_importance_sampling_weighs_only_the_advantage(self, keywords, threshold):
     unroll = random_unroll(length=6, largest_ratio=30.0)
     returns = vtrace.one_step_importance_sampling(unroll.log_rhos, *unroll.estimates, **keywords)
@@ -309,7 +359,8 @@ class TestAblations:
     np.testing.assert_allclose(returns.vs, targets, rtol=1e-5, atol=2e-6)
     # Divided by the weights again, which are between 1/30 and 30, so that each step is held to the same precision.
     np.testing.assert_allclose(
-        returns.pg_advantages / weights, targets - unroll.values, rtol=1e-5, atol=2e-6)
+      returns.pg_advantages / weights, targets - unroll.values, rtol=1e-5, atol=2e-6
+    )
 
 
 def as_logits(log_rhos):
@@ -322,12 +373,16 @@ def as_logits(log_rhos):
 class TestGradients:
   """Section 4.2 differentiates log pi and V(x_s) alone: targets and advantages are constants."""
 
-  @pytest.mark.parametrize('correction', [
+  @pytest.mark.parametrize(
+    'correction',
+    [
       vtrace.from_importance_weights,
       vtrace.one_step_importance_sampling,
       lambda log_rhos, *estimates: vtrace.no_correction(*estimates),
       lambda log_rhos, *estimates: vtrace.from_logits(*as_logits(log_rhos), *estimates),
-      lambda *arguments: vtrace.from_importance_weights(*arguments, pg_bootstrap='values')])
+      lambda *arguments: vtrace.from_importance_weights(*arguments, pg_bootstrap='values'),
+    ],
+  )
   @pytest.mark.parametrize('output', ['vs', 'pg_advantages'])
   def test_none_passes(self, correction, output):
     unroll = random_unroll(largest_ratio=3.0)

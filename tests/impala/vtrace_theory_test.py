@@ -16,20 +16,35 @@ def clipped(ratios, threshold):
 
 # A small MDP for the theory. Going from state 2 to state 0 by action 1 ends an episode.
 MDP_GAMMA = 0.7
-TRANSITIONS = np.array([
+TRANSITIONS = np.array(
+  [
     [[0.1, 0.6, 0.3], [0.7, 0.2, 0.1]],
     [[0.3, 0.3, 0.4], [0.1, 0.1, 0.8]],
-    [[0.5, 0.4, 0.1], [0.6, 0.2, 0.2]]])  # [X, A, X']
-REWARDS = np.array([
+    [[0.5, 0.4, 0.1], [0.6, 0.2, 0.2]],
+  ]
+)  # [X, A, X']
+REWARDS = np.array(
+  [
     [[1.0, -1.0, 0.5], [0.0, 2.0, -0.5]],
     [[0.3, 0.0, 1.0], [-2.0, 0.5, 1.5]],
-    [[0.0, 1.0, -1.0], [3.0, -0.3, 0.2]]])  # [X, A, X']
+    [[0.0, 1.0, -1.0], [3.0, -0.3, 0.2]],
+  ]
+)  # [X, A, X']
 CONTINUES = np.ones_like(TRANSITIONS)
 CONTINUES[2, 1, 0] = 0.0
 MU = np.array([[0.5, 0.5], [0.8, 0.2], [0.3, 0.7]])  # [X, A]
 PI = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])  # [X, A]
 STATES, ACTIONS = MU.shape
-TRUNCATIONS = [(1.0, 1.0), (1.0, 0.25), (1.0, 0.0), (2.0, 1.0), (2.0, 2.0), (0.5, 0.5), (None, 1.0), (None, None)]
+TRUNCATIONS = [
+  (1.0, 1.0),
+  (1.0, 0.25),
+  (1.0, 0.0),
+  (2.0, 1.0),
+  (2.0, 2.0),
+  (0.5, 0.5),
+  (None, 1.0),
+  (None, None),
+]
 
 
 def policy_at_fixed_point(rho_bar):
@@ -51,6 +66,7 @@ def policy_values(policy):
 
 class Paths(NamedTuple):
   """Every unroll of the behaviour policy there is, from every first state."""
+
   states: np.ndarray  # [T+1, B]
   actions: np.ndarray  # [T, B]
   probabilities: np.ndarray  # [B], given the first state
@@ -75,10 +91,18 @@ def vtrace_on_paths(values, rho_bar, c_bar, **keywords):
   step_values = values[PATHS.states]
   ratios = (PI / MU)[PATHS.states[:-1], PATHS.actions]
   arguments = (
-      np.log(ratios), MDP_GAMMA * CONTINUES[PATHS.steps], REWARDS[PATHS.steps], step_values[:-1], step_values[-1])
+    np.log(ratios),
+    MDP_GAMMA * CONTINUES[PATHS.steps],
+    REWARDS[PATHS.steps],
+    step_values[:-1],
+    step_values[-1],
+  )
   return vtrace.from_importance_weights(
-      *(tf.constant(argument, tf.float32) for argument in arguments),
-      clip_rho_threshold=rho_bar, clip_c_threshold=c_bar, **keywords)
+    *(tf.constant(argument, tf.float32) for argument in arguments),
+    clip_rho_threshold=rho_bar,
+    clip_c_threshold=c_bar,
+    **keywords,
+  )
 
 
 def vtrace_operator(values, rho_bar, c_bar):
@@ -90,7 +114,9 @@ def vtrace_operator(values, rho_bar, c_bar):
 def operator_matrix(rho_bar, c_bar):
   """A of R V = A V + b, the operator being affine: its images of the unit vectors less that of zero."""
   origin = vtrace_operator(np.zeros(STATES), rho_bar, c_bar)
-  return np.stack([vtrace_operator(unit, rho_bar, c_bar) - origin for unit in np.eye(STATES)], axis=1)
+  return np.stack(
+    [vtrace_operator(unit, rho_bar, c_bar) - origin for unit in np.eye(STATES)], axis=1
+  )
 
 
 class TestTheory:
@@ -105,7 +131,9 @@ class TestTheory:
 
   def test_each_rho_bar_has_values_of_its_own(self):
     # Without this the test above could not tell one rho_bar from another, nor from plain evaluation of mu.
-    fixed_points = [policy_values(policy_at_fixed_point(rho_bar)) for rho_bar in (0.5, 1.0, 2.0, None)]
+    fixed_points = [
+      policy_values(policy_at_fixed_point(rho_bar)) for rho_bar in (0.5, 1.0, 2.0, None)
+    ]
     for one, other in itertools.combinations([policy_values(MU), *fixed_points], 2):
       assert np.max(np.abs(one - other)) > 0.03
 
@@ -126,7 +154,9 @@ class TestTheory:
   def test_expected_advantage_is_the_truncated_policys(self, rho_bar, pg_bootstrap):
     # Section 4.2 and appendix E.3: at the fixed point q_s estimates Q of pi_rhobar, whichever way it bootstraps.
     values = policy_values(policy_at_fixed_point(rho_bar))
-    returns = vtrace_on_paths(values, rho_bar, 1.0, clip_pg_rho_threshold=rho_bar, pg_bootstrap=pg_bootstrap)
+    returns = vtrace_on_paths(
+      values, rho_bar, 1.0, clip_pg_rho_threshold=rho_bar, pg_bootstrap=pg_bootstrap
+    )
     first_pairs = PATHS.states[0] * ACTIONS + PATHS.actions[0]
     sums = np.bincount(first_pairs, PATHS.probabilities * returns.pg_advantages[0].numpy())
     advantages = clipped(PI / MU, rho_bar) * (action_values(values) - values[:, None])

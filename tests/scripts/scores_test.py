@@ -17,11 +17,29 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 def evaluated(folder, means, references='atari57', note=''):
   """What a run's evaluation leaves, of these mean returns."""
   folder.mkdir()
-  agent = {task: {'mean': mean, 'low': mean - 1, 'high': mean + 1, 'episodes': 2, 'returns': [mean, mean],
-                  'lengths': [9, 9]} for task, mean in means.items()}
-  (folder / 'evaluation.json').write_text(json.dumps({
-      'checkpoint': f'{folder}/checkpoints/latest/ckpt-5', 'env': 'atari:pong', 'seed': 3, 'references': references,
-      'note': note, 'agent': agent}))
+  agent = {
+    task: {
+      'mean': mean,
+      'low': mean - 1,
+      'high': mean + 1,
+      'episodes': 2,
+      'returns': [mean, mean],
+      'lengths': [9, 9],
+    }
+    for task, mean in means.items()
+  }
+  (folder / 'evaluation.json').write_text(
+    json.dumps(
+      {
+        'checkpoint': f'{folder}/checkpoints/latest/ckpt-5',
+        'env': 'atari:pong',
+        'seed': 3,
+        'references': references,
+        'note': note,
+        'agent': agent,
+      }
+    )
+  )
   return folder
 
 
@@ -38,15 +56,26 @@ def refusal(tmp_path, *runs):
 
 
 def test_experts_are_scored_as_one_agent(tmp_path):
-  runs = [evaluated(tmp_path / 'a', {'pong': 14.6}), evaluated(tmp_path / 'b', {'breakout': 16.1}),
-          evaluated(tmp_path / 'c', {'boxing': 0.1, 'freeway': 29.6})]
+  runs = [
+    evaluated(tmp_path / 'a', {'pong': 14.6}),
+    evaluated(tmp_path / 'b', {'breakout': 16.1}),
+    evaluated(tmp_path / 'c', {'boxing': 0.1, 'freeway': 29.6}),
+  ]
   done = subprocess.run(
-      [sys.executable, 'scripts/scores.py', str(tmp_path / 'deep' / 'folder'), *map(str, runs)], cwd=ROOT,
-      capture_output=True, text=True, timeout=120)
+    [sys.executable, 'scripts/scores.py', str(tmp_path / 'deep' / 'folder'), *map(str, runs)],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
   assert done.returncode == 0, done.stderr
   found = json.loads((tmp_path / 'deep' / 'folder' / 'scores.json').read_text())
-  assert found['normalised'] == {'pong': pytest.approx(100.0), 'breakout': pytest.approx(50.0),
-                                 'boxing': pytest.approx(0.0), 'freeway': pytest.approx(100.0)}
+  assert found['normalised'] == {
+    'pong': pytest.approx(100.0),
+    'breakout': pytest.approx(50.0),
+    'boxing': pytest.approx(0.0),
+    'freeway': pytest.approx(100.0),
+  }
   assert found['summary']['agent'] == {'median': pytest.approx(75.0), 'mean': pytest.approx(62.5)}
   assert '4 of the 57 tasks' in found['note'] and '4 of the 57 tasks' in done.stdout
   assert (tmp_path / 'deep' / 'folder' / 'scores.png').read_bytes().startswith(b'\x89PNG')
@@ -57,20 +86,36 @@ def test_experts_are_scored_as_one_agent(tmp_path):
 
 def test_runs_of_dmlab_have_dmlab_s_means(tmp_path):
   table = scores.references('dmlab30')
-  runs = [evaluated(tmp_path / level, {level: row['experts_deep']}, 'dmlab30') for level, row in table.items()]
+  runs = [
+    evaluated(tmp_path / level, {level: row['experts_deep']}, 'dmlab30')
+    for level, row in table.items()
+  ]
   found = merged(tmp_path, *runs)
   assert found['summary']['agent']['mean_capped_table_b1'] == pytest.approx(44.44, abs=0.005)
   assert found['summary']['agent'] == found['summary']['experts'] and found['note'] == ''
 
 
 def test_what_is_to_be_said_of_runs_is_said_once(tmp_path):
-  found = merged(tmp_path, *[evaluated(tmp_path / task, {task: 1.0}, note=note) for task, note in (
-      ('pong', 'Sticky.'), ('boxing', 'Slippery.'), ('freeway', 'Sticky.'), ('qbert', ''))])
+  found = merged(
+    tmp_path,
+    *[
+      evaluated(tmp_path / task, {task: 1.0}, note=note)
+      for task, note in (
+        ('pong', 'Sticky.'),
+        ('boxing', 'Slippery.'),
+        ('freeway', 'Sticky.'),
+        ('qbert', ''),
+      )
+    ],
+  )
   assert found['note'].startswith('Sticky. Slippery. ') and found['note'].count('Sticky.') == 1
 
 
 def test_a_task_of_two_runs_is_refused(tmp_path):
-  runs = [evaluated(tmp_path / 'a', {'pong': 1.0}), evaluated(tmp_path / 'b', {'boxing': 1.0, 'pong': 2.0})]
+  runs = [
+    evaluated(tmp_path / 'a', {'pong': 1.0}),
+    evaluated(tmp_path / 'b', {'boxing': 1.0, 'pong': 2.0}),
+  ]
   text = refusal(tmp_path, *runs)
   assert str(runs[1]) in text and 'pong' in text and 'boxing' not in text.replace(str(runs[1]), '')
   assert 'pong' in refusal(tmp_path, runs[0], runs[0])
@@ -79,11 +124,15 @@ def test_a_task_of_two_runs_is_refused(tmp_path):
 def test_a_run_that_was_not_evaluated_is_refused_with_how_to(tmp_path):
   (tmp_path / 'b').mkdir()
   text = refusal(tmp_path, evaluated(tmp_path / 'a', {'pong': 1.0}), tmp_path / 'b')
-  assert f'{tmp_path}/b/evaluation.json' in text and f'python -m impala.evaluate {tmp_path}/b' in text
+  assert (
+    f'{tmp_path}/b/evaluation.json' in text and f'python -m impala.evaluate {tmp_path}/b' in text
+  )
   assert str(tmp_path / 'nowhere') in refusal(tmp_path, tmp_path / 'nowhere')
 
 
-@pytest.mark.parametrize('text', ['{', '[]', '{"agent": {}}', 'null', '{"references": "atari57", "note": ""}'])
+@pytest.mark.parametrize(
+  'text', ['{', '[]', '{"agent": {}}', 'null', '{"references": "atari57", "note": ""}']
+)
 def test_a_damaged_evaluation_is_refused(tmp_path, text):
   (tmp_path / 'a').mkdir()
   (tmp_path / 'a' / 'evaluation.json').write_text(text)
@@ -91,16 +140,23 @@ def test_a_damaged_evaluation_is_refused(tmp_path, text):
 
 
 def test_runs_with_different_references_are_refused(tmp_path):
-  text = refusal(tmp_path, evaluated(tmp_path / 'a', {'pong': 1.0}),
-                 evaluated(tmp_path / 'b', {'rooms_watermaze': 1.0}, 'dmlab30'))
+  text = refusal(
+    tmp_path,
+    evaluated(tmp_path / 'a', {'pong': 1.0}),
+    evaluated(tmp_path / 'b', {'rooms_watermaze': 1.0}, 'dmlab30'),
+  )
   assert "'atari57'" in text and "'dmlab30'" in text
 
 
 def test_runs_without_references_are_refused(tmp_path):
   assert 'expected all against atari57 or all against dmlab30' in refusal(
-      tmp_path, evaluated(tmp_path / 'a', {'CartPole-v1': 1.0}, ''))
-  assert 'expected all' in refusal(tmp_path, evaluated(tmp_path / 'b', {'basic': 1.0}, ''),
-                                   evaluated(tmp_path / 'c', {'pong': 1.0}))
+    tmp_path, evaluated(tmp_path / 'a', {'CartPole-v1': 1.0}, '')
+  )
+  assert 'expected all' in refusal(
+    tmp_path,
+    evaluated(tmp_path / 'b', {'basic': 1.0}, ''),
+    evaluated(tmp_path / 'c', {'pong': 1.0}),
+  )
 
 
 @pytest.mark.parametrize('arguments', [[], ['only_a_folder'], ['--help', 'x', 'y']])

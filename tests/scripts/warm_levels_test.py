@@ -12,16 +12,32 @@ from scripts import processes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STAND_INS = str(ROOT / 'tests' / 'stand_ins')
-MAZE, OTHER_MAZE, NO_MAZE = 'explore_goal_locations_small', 'skymaze_irreversible_path_hard', 'rooms_watermaze'
+MAZE, OTHER_MAZE, NO_MAZE = (
+  'explore_goal_locations_small',
+  'skymaze_irreversible_path_hard',
+  'rooms_watermaze',
+)
 MARK = '.level_cache'  # Of a folder that is a cache.
 SEEDS = 3
 
 
 def warm(cache, *flags, **variables):
   return subprocess.run(
-      [sys.executable, 'scripts/warm_levels.py', '--env=dmlab30', f'--seeds={SEEDS}', '--processes=2',
-       f'--dmlab_level_cache={cache}', *flags], cwd=ROOT, capture_output=True, text=True, timeout=120,
-      env={**os.environ, 'PYTHONPATH': f'{STAND_INS}', **variables})
+    [
+      sys.executable,
+      'scripts/warm_levels.py',
+      '--env=dmlab30',
+      f'--seeds={SEEDS}',
+      '--processes=2',
+      f'--dmlab_level_cache={cache}',
+      *flags,
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=120,
+    env={**os.environ, 'PYTHONPATH': f'{STAND_INS}', **variables},
+  )
 
 
 def maps(cache):
@@ -30,8 +46,9 @@ def maps(cache):
 
 def train(cache, task, resets, seeds):
   """Begins so many episodes in each of two environments of training."""
-  suite = environments.load(f'dmlab:{task}', environments.Options(
-      dmlab_level_cache=str(cache), dmlab_episode_seeds=seeds))
+  suite = environments.load(
+    f'dmlab:{task}', environments.Options(dmlab_level_cache=str(cache), dmlab_episode_seeds=seeds)
+  )
   environment = suite.make([task, task], True)
   try:
     shown = set()
@@ -48,7 +65,9 @@ def module(monkeypatch):
   monkeypatch.syspath_prepend(STAND_INS)
   before = processes.descendants()
   yield
-  assert processes.becomes_true(lambda: not any(map(processes.is_alive, processes.descendants() - before)))
+  assert processes.becomes_true(
+    lambda: not any(map(processes.is_alive, processes.descendants() - before))
+  )
 
 
 @pytest.fixture(scope='module')
@@ -105,7 +124,10 @@ def test_warming_again_compiles_only_what_is_missing(warmed, tmp_path):
 @pytest.mark.parametrize('once', [True, False])
 def test_an_engine_that_dies_is_told_and_the_rest_is_warmed(tmp_path, once):
   cache = tmp_path / 'cache'
-  variables = {'STAND_IN_DIE_AT': f'{MAZE}:0', **({'STAND_IN_DIE_ONCE_FLAG': str(tmp_path / 'flag')} if once else {})}
+  variables = {
+    'STAND_IN_DIE_AT': f'{MAZE}:0',
+    **({'STAND_IN_DIE_ONCE_FLAG': str(tmp_path / 'flag')} if once else {}),
+  }
   done = warm(cache, f'--tasks={MAZE},{OTHER_MAZE}', **variables)
   assert done.returncode == 0, done.stderr
   told = done.stdout + done.stderr
@@ -114,7 +136,9 @@ def test_an_engine_that_dies_is_told_and_the_rest_is_warmed(tmp_path, once):
   for seed in range(1, SEEDS):
     assert told.count(f'{MAZE}, seed {seed}: ') == (not once)
   # What the engine has compiled before it dies is kept, too.
-  assert {name for name in maps(cache) if name.startswith('explore') or name.startswith('skymaze')} == maps(cache)
+  assert {
+    name for name in maps(cache) if name.startswith('explore') or name.startswith('skymaze')
+  } == maps(cache)
   assert len([name for name in maps(cache) if name.startswith('skymaze')]) == SEEDS
   if once:
     assert len(maps(cache)) >= 2 * SEEDS - 1
@@ -122,12 +146,19 @@ def test_an_engine_that_dies_is_told_and_the_rest_is_warmed(tmp_path, once):
 
 def test_a_level_that_there_is_not_is_refused(tmp_path):
   done = warm(tmp_path, '--tasks=explore_goal_location_small')
-  assert done.returncode == 2 and f'Did you mean {MAZE}' in done.stderr and 'Traceback' not in done.stderr
+  assert (
+    done.returncode == 2
+    and f'Did you mean {MAZE}' in done.stderr
+    and 'Traceback' not in done.stderr
+  )
 
 
-@pytest.mark.parametrize('flags', [
-    ['--env=doom'], ['--env=atari57'], ['--env=dmlab30', 'more'], ['--env=dmlab30', '--seeds=0']])
+@pytest.mark.parametrize(
+  'flags',
+  [['--env=doom'], ['--env=atari57'], ['--env=dmlab30', 'more'], ['--env=dmlab30', '--seeds=0']],
+)
 def test_what_cannot_be_warmed_is_refused(flags):
   from scripts import warm_levels
+
   with pytest.raises(errors.UserError):
     warm_levels.main(['warm_levels.py', *flags])

@@ -36,47 +36,75 @@ READABLE, WRITABLE, READ_WRITABLE, LISTABLE = 1, 2, 3, 4
 
 # How many agent steps, of four engine frames, an episode takes.
 _DMLAB30 = {
-    180: 'rooms_select_nonmatching_object',
-    900: '''rooms_collect_good_objects_train rooms_collect_good_objects_test rooms_exploit_deferred_effects_train
+  180: 'rooms_select_nonmatching_object',
+  900: """rooms_collect_good_objects_train rooms_collect_good_objects_test rooms_exploit_deferred_effects_train
             rooms_exploit_deferred_effects_test rooms_keys_doors_puzzle language_select_described_object
-            language_answer_quantitative_question skymaze_irreversible_path_hard skymaze_irreversible_path_varied''',
-    1350: '''explore_object_locations_small explore_obstructed_goals_small explore_goal_locations_small
-             explore_object_rewards_few''',
-    1800: '''rooms_watermaze language_select_located_object language_execute_random_task natlab_fixed_large_map
+            language_answer_quantitative_question skymaze_irreversible_path_hard skymaze_irreversible_path_varied""",
+  1350: """explore_object_locations_small explore_obstructed_goals_small explore_goal_locations_small
+             explore_object_rewards_few""",
+  1800: """rooms_watermaze language_select_located_object language_execute_random_task natlab_fixed_large_map
              natlab_varying_map_regrowth natlab_varying_map_randomized explore_object_locations_large
-             explore_obstructed_goals_large explore_goal_locations_large explore_object_rewards_many''',
-    2250: 'psychlab_visual_search',
-    3600: '''lasertag_one_opponent_small lasertag_three_opponents_small lasertag_one_opponent_large
-             lasertag_three_opponents_large''',
-    4500: 'psychlab_arbitrary_visuomotor_mapping psychlab_continuous_recognition psychlab_sequential_comparison',
+             explore_obstructed_goals_large explore_goal_locations_large explore_object_rewards_many""",
+  2250: 'psychlab_visual_search',
+  3600: """lasertag_one_opponent_small lasertag_three_opponents_small lasertag_one_opponent_large
+             lasertag_three_opponents_large""",
+  4500: 'psychlab_arbitrary_visuomotor_mapping psychlab_continuous_recognition psychlab_sequential_comparison',
 }
-_LEVELS = {f'contributed/dmlab30/{name}': steps for steps, names in _DMLAB30.items() for name in names.split()}
+_LEVELS = {
+  f'contributed/dmlab30/{name}': steps
+  for steps, names in _DMLAB30.items()
+  for name in names.split()
+}
 _LEVELS['seekavoid_arena_01'] = 900  # Its length was not measured.
 _NEEDS_DATASET = ('psychlab_arbitrary_visuomotor_mapping', 'psychlab_continuous_recognition')
-_COMPILED_AT_RESET = ('explore_', 'lasertag_', 'skymaze_', 'rooms_keys_doors_puzzle', 'language_select_located_object')
-_INSTRUCTIONS = {'language_select_described_object': '{} saxophone',
-                 'language_select_located_object': 'Pick the {} object in the cyan room',
-                 'language_execute_random_task': '{} car',
-                 'language_answer_quantitative_question': 'Are all suitcase objects {}?'}
+_COMPILED_AT_RESET = (
+  'explore_',
+  'lasertag_',
+  'skymaze_',
+  'rooms_keys_doors_puzzle',
+  'language_select_located_object',
+)
+_INSTRUCTIONS = {
+  'language_select_described_object': '{} saxophone',
+  'language_select_located_object': 'Pick the {} object in the cyan room',
+  'language_execute_random_task': '{} car',
+  'language_answer_quantitative_question': 'Are all suitcase objects {}?',
+}
 _COLOURS = ('red', 'green', 'blue', 'cyan', 'magenta', 'yellow', 'black', 'white')
 
-_INTEGERS = set('width height mixerSeed maxAltCameraWidth maxAltCameraHeight gpuDeviceIndex port'.split())
-_BOOLEANS = set('logToStdErr minimalUI reducedUI hasAltCameras localLevelCache globalLevelCache server client use_pbos '
-                'allowHoldOutLevels'.split())
-_TEXTS = set('fps levelDirectory appendCommand vmMode record demo video playerName episodeLengthSeconds '
-             'datasetPath logLevel invocationMode randomSeed'.split())
+_INTEGERS = set(
+  'width height mixerSeed maxAltCameraWidth maxAltCameraHeight gpuDeviceIndex port'.split()
+)
+_BOOLEANS = set(
+  'logToStdErr minimalUI reducedUI hasAltCameras localLevelCache globalLevelCache server client use_pbos '
+  'allowHoldOutLevels'.split()
+)
+_TEXTS = set(
+  'fps levelDirectory appendCommand vmMode record demo video playerName episodeLengthSeconds '
+  'datasetPath logLevel invocationMode randomSeed'.split()
+)
 _DEFAULTS = {'width': '320', 'height': '240', 'mixerSeed': '0', 'datasetPath': ''}
-_ACTIONS = (('LOOK_LEFT_RIGHT_PIXELS_PER_FRAME', -512, 512), ('LOOK_DOWN_UP_PIXELS_PER_FRAME', -512, 512),
-            ('STRAFE_LEFT_RIGHT', -1, 1), ('MOVE_BACK_FORWARD', -1, 1),
-            ('FIRE', 0, 1), ('JUMP', 0, 1), ('CROUCH', 0, 1))
+_ACTIONS = (
+  ('LOOK_LEFT_RIGHT_PIXELS_PER_FRAME', -512, 512),
+  ('LOOK_DOWN_UP_PIXELS_PER_FRAME', -512, 512),
+  ('STRAFE_LEFT_RIGHT', -1, 1),
+  ('MOVE_BACK_FORWARD', -1, 1),
+  ('FIRE', 0, 1),
+  ('JUMP', 0, 1),
+  ('CROUCH', 0, 1),
+)
 _NUMBER, _LOG_LEVEL = re.compile(r'\d+(\.\d+)?'), re.compile(r'(?i)info|warn|error|never|-?\d+')
 _DEPRECATED = ('RGB_INTERLACED', 'RGBD_INTERLACED')
 _DEGREES_PER_PIXEL = 84.5 / (20 * 40)  # Looking at +20 for 40 frames turns by 84.5 degrees.
 _UNITS_PER_FRAME, _DRIFT_PER_FRAME, _MOST_DRIFT, _TRIAL_FRAMES = 320 / 60, 0.02, 6.0, 600
 
 _runfiles = str(pathlib.Path(__file__).parent)
-_random = np.random.default_rng(int(time.time()))  # The real one, too, is seeded with the second of its import.
-_running = set()  # The ids of the games that were reset and not closed, with the process that did it.
+_random = np.random.default_rng(
+  int(time.time())
+)  # The real one, too, is seeded with the second of its import.
+_running = (
+  set()
+)  # The ids of the games that were reset and not closed, with the process that did it.
 
 
 def version():
@@ -134,9 +162,13 @@ def _setting_problem(key, value):
 def _level_problem(level, config):
   """What the level's script says against its settings, or nothing."""
   if level not in _LEVELS:
-    return f"Level not found: Failed to open file '{_runfiles}/baselab/game_scripts/levels/{level}.lua'"
+    return (
+      f"Level not found: Failed to open file '{_runfiles}/baselab/game_scripts/levels/{level}.lua'"
+    )
   for key, value in config.items():
-    if key not in _INTEGERS | _BOOLEANS | _TEXTS or (key == 'episodeLengthSeconds' and not _NUMBER.fullmatch(value)):
+    if key not in _INTEGERS | _BOOLEANS | _TEXTS or (
+      key == 'episodeLengthSeconds' and not _NUMBER.fullmatch(value)
+    ):
       return f'Invalid setting: "{key}" = "{value}"'
   if not _LOG_LEVEL.fullmatch(config.get('logLevel', 'INFO')):
     return f'Invalid logLevel: {config["logLevel"]}'
@@ -166,7 +198,9 @@ class _Maps:
   def __init__(self, cache, temp_folder):
     self._cache, self._error = cache, None
     self._owned = not temp_folder
-    self._folder = temp_folder or tempfile.mkdtemp(prefix='dmlab_temp_folder_', dir=os.environ.get('TMPDIR', '/tmp'))
+    self._folder = temp_folder or tempfile.mkdtemp(
+      prefix='dmlab_temp_folder_', dir=os.environ.get('TMPDIR', '/tmp')
+    )
 
   def load(self, name, contents):
     """The contents as the file at hand has them, which need not be these if the cache mixes maps up."""
@@ -209,15 +243,19 @@ class _Game:
   def __init__(self, level, config, maps):
     self.name = level.split('/')[-1]
     self._config = _DEFAULTS | config
-    self._width, self._height, self._mixer = (int(self._config[key], 0) for key in ('width', 'height', 'mixerSeed'))
+    self._width, self._height, self._mixer = (
+      int(self._config[key], 0) for key in ('width', 'height', 'mixerSeed')
+    )
     self._frames = round(60 * float(config.get('episodeLengthSeconds', _LEVELS[level] * 4 / 60)))
     self._maps, self._seeds_played = maps, set()
 
   def start(self, seed):
     dataset = self._config['datasetPath']
     if self.name in _NEEDS_DATASET and dataset != 'dummy' and not os.path.isdir(dataset):
-      raise RuntimeError('Failed to start environment - "datasets/brady_konkle_oliva2008.lua:37: Follow instructions '
-                         'to download datasets here: data/brady_konkle_oliva2008/README.md and update DATASET_PATH"')
+      raise RuntimeError(
+        'Failed to start environment - "datasets/brady_konkle_oliva2008.lua:37: Follow instructions '
+        'to download datasets here: data/brady_konkle_oliva2008/README.md and update DATASET_PATH"'
+      )
     self._seed = seed
     # In the real module too the first episode with a seed drifts away from the later ones.
     self._drift = 0.0 if seed in self._seeds_played else _DRIFT_PER_FRAME
@@ -246,9 +284,13 @@ class _Game:
   def _begin_trial(self, compiled):
     identity = (self.name, self._seed, self._mixer, self._frame // _TRIAL_FRAMES)
     if compiled:
-      self._layout = self._maps.load(f'{self.name.split("_")[0]}_maze', f'{_number("map", *identity):064b}')
+      self._layout = self._maps.load(
+        f'{self.name.split("_")[0]}_maze', f'{_number("map", *identity):064b}'
+      )
     shape = (self._height, self._width, 4)
-    self._scene = np.random.default_rng(_number(*identity, self._layout)).integers(0, 256, shape, np.uint8)
+    self._scene = np.random.default_rng(_number(*identity, self._layout)).integers(
+      0, 256, shape, np.uint8
+    )
     colour = _COLOURS[_number('colour', *identity) % len(_COLOURS)]
     self._instruction = _INSTRUCTIONS.get(self.name, '').format(colour)
 
@@ -279,21 +321,34 @@ class _Game:
   def observation_table(self):
     """By name, the dtype and shape, and a function that returns the value."""
     size, turn, table = (self._height, self._width), 60 * _DEGREES_PER_PIXEL, {}
-    for name, order in (('RGB', [0, 1, 2]), ('RGBD', [0, 1, 2, 3]), ('BGR', [2, 1, 0]), ('BGRD', [2, 1, 0, 3])):
-      table[f'{name}_INTERLEAVED'] = np.uint8, (*size, len(order)), lambda c=order: self._picture()[..., c]
-      table[name] = np.uint8, (len(order), *size), lambda c=order: self._picture()[..., c].transpose(2, 0, 1)
+    for name, order in (
+      ('RGB', [0, 1, 2]),
+      ('RGBD', [0, 1, 2, 3]),
+      ('BGR', [2, 1, 0]),
+      ('BGRD', [2, 1, 0, 3]),
+    ):
+      table[f'{name}_INTERLEAVED'] = (
+        np.uint8,
+        (*size, len(order)),
+        lambda c=order: self._picture()[..., c],
+      )
+      table[name] = (
+        np.uint8,
+        (len(order), *size),
+        lambda c=order: self._picture()[..., c].transpose(2, 0, 1),
+      )
     del table['BGR'], table['BGRD']
     table |= {old: table[old.replace('INTERLACED', 'INTERLEAVED')] for old in _DEPRECATED}
     return table | {
-        'MAP_FRAME_NUMBER': (np.float64, (1,), lambda: [self._frame]),
-        'FRAMES_REMAINING_AT_60': (np.float64, (1,), lambda: [self.frames_left]),
-        'TEAM.SCORE': (np.float64, (2,), lambda: [0, 0]),
-        'VEL.TRANS': (np.float64, (3,), lambda: [320 * self._action[3], 320 * self._action[2], 0]),
-        'VEL.ROT': (np.float64, (3,), lambda: [turn * self._action[1], -turn * self._action[0], 0]),
-        'DEBUG.POS.TRANS': (np.float64, (3,), lambda: [self._place.real, self._place.imag, 0]),
-        'DEBUG.POS.ROT': (np.float64, (3,), lambda: [self._pitch, self._yaw, 0]),
-        'DEBUG.MAZE.LAYOUT': (str, (), lambda: self._layout),
-        'INSTR': (str, (), lambda: self._instruction),
+      'MAP_FRAME_NUMBER': (np.float64, (1,), lambda: [self._frame]),
+      'FRAMES_REMAINING_AT_60': (np.float64, (1,), lambda: [self.frames_left]),
+      'TEAM.SCORE': (np.float64, (2,), lambda: [0, 0]),
+      'VEL.TRANS': (np.float64, (3,), lambda: [320 * self._action[3], 320 * self._action[2], 0]),
+      'VEL.ROT': (np.float64, (3,), lambda: [turn * self._action[1], -turn * self._action[0], 0]),
+      'DEBUG.POS.TRANS': (np.float64, (3,), lambda: [self._place.real, self._place.imag, 0]),
+      'DEBUG.POS.ROT': (np.float64, (3,), lambda: [self._pitch, self._yaw, 0]),
+      'DEBUG.MAZE.LAYOUT': (str, (), lambda: self._layout),
+      'INSTR': (str, (), lambda: self._instruction),
     }
 
 
@@ -303,13 +358,23 @@ class Lab:
   __slots__ = ('_maps', '_game', '_table', '_asked', '_steps', '_status')
 
   # The default `config` is the real one's, and is never changed.
-  def __init__(self, level, observations, config={}, renderer='software', level_cache=None, temp_folder=''):
+  def __init__(
+    self, level, observations, config={}, renderer='software', level_cache=None, temp_folder=''
+  ):
     self._maps, self._game, self._status, self._steps = None, None, 'closed', 0
-    arguments = {1: (level, str), 2: (observations, list), 3: (config, dict), 4: (renderer, str), 6: (temp_folder, str)}
+    arguments = {
+      1: (level, str),
+      2: (observations, list),
+      3: (config, dict),
+      4: (renderer, str),
+      6: (temp_folder, str),
+    }
     for position, (value, expected) in arguments.items():
       _check_type(position, value, expected)
     if renderer not in ('', 'software', 'hardware'):
-      raise RuntimeError(f'Failed to set renderer must be "hardware" or "software" actual "{renderer}"!')
+      raise RuntimeError(
+        f'Failed to set renderer must be "hardware" or "software" actual "{renderer}"!'
+      )
     self._maps, self._status = _Maps(level_cache, temp_folder), 'constructed'
     _check_config(level, config)
     self._game = _Game(level, config, self._maps)
@@ -332,20 +397,27 @@ class Lab:
   def observation_spec(self):
     for name in _DEPRECATED:
       _print(f"Using deprecated observation format: '{name}'")
-    return [{'name': name, 'shape': shape, 'dtype': dtype} for name, (dtype, shape, _) in self._table.items()]
+    return [
+      {'name': name, 'shape': shape, 'dtype': dtype}
+      for name, (dtype, shape, _) in self._table.items()
+    ]
 
   def action_spec(self):
     return [{'min': minimum, 'max': maximum, 'name': name} for name, minimum, maximum in _ACTIONS]
 
   def reset(self, episode=-1, seed=None):
-    operator.index(episode)  # What it says to other types is what C says. The number itself changes nothing.
+    operator.index(
+      episode
+    )  # What it says to other types is what C says. The number itself changes nothing.
     seed = int(_random.integers(2**31)) if seed is None else seed
     if not isinstance(seed, int):
       raise ValueError(f"'seed' must be int or None, was '{_type_name(type(seed))}'.")
-    if not -2**63 <= seed < 2**63:
+    if not -(2**63) <= seed < 2**63:
       raise OverflowError('Python int too large to convert to C long')
     self._check_usable()
-    self._game.start(seed % 2**31)  # It is cut to 32 bits, of which a negative one gets 2**31 more: 31 bits remain.
+    self._game.start(
+      seed % 2**31
+    )  # It is cut to 32 bits, of which a negative one gets 2**31 more: 31 bits remain.
     _running.add((id(self._game), os.getpid()))
     self._maps.raise_error()
     self._steps, self._status = 0, 'running'
@@ -353,8 +425,12 @@ class Lab:
 
   def _check_usable(self):
     """Where the real one would hang or crash, tests get to know of it."""
-    assert self._status != 'closed', 'the real module was measured only up to close(): make a new Lab'
-    assert {process for _, process in _running} <= {os.getpid()}, 'forked while a Lab ran: the real engine hangs here'
+    assert self._status != 'closed', (
+      'the real module was measured only up to close(): make a new Lab'
+    )
+    assert {process for _, process in _running} <= {os.getpid()}, (
+      'forked while a Lab ran: the real engine hangs here'
+    )
 
   def is_running(self):
     return self._status == 'running'
@@ -365,8 +441,10 @@ class Lab:
   def observations(self):
     if not self.is_running():
       raise RuntimeError('Environment in wrong status for call to observations()')
-    return {name: read() if dtype is str else np.array(read(), dtype, order='C')
-            for name, (dtype, _, read) in self._asked.items()}
+    return {
+      name: read() if dtype is str else np.array(read(), dtype, order='C')
+      for name, (dtype, _, read) in self._asked.items()
+    }
 
   def step(self, action, num_steps=1):
     _check_type(1, action, np.ndarray)

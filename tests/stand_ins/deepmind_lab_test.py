@@ -14,10 +14,18 @@ FOLDER = str(pathlib.Path(__file__).parent)
 sys.path.insert(0, FOLDER)
 import deepmind_lab
 
-WATERMAZE, EXPLORE = 'contributed/dmlab30/rooms_watermaze', 'contributed/dmlab30/explore_goal_locations_small'
+WATERMAZE, EXPLORE = (
+  'contributed/dmlab30/rooms_watermaze',
+  'contributed/dmlab30/explore_goal_locations_small',
+)
 LOCATED = 'contributed/dmlab30/language_select_located_object'
 CONFIG = {'width': '96', 'height': '72', 'logLevel': 'NEVER'}
-NOTHING, FORWARD, RIGHT, FIRE = ([0] * 7, [0, 0, 0, 1, 0, 0, 0], [20, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0, 0])
+NOTHING, FORWARD, RIGHT, FIRE = (
+  [0] * 7,
+  [0, 0, 0, 1, 0, 0, 0],
+  [20, 0, 0, 0, 0, 0, 0],
+  [0, 0, 0, 0, 1, 0, 0],
+)
 
 
 @pytest.fixture(autouse=True)
@@ -26,8 +34,12 @@ def temporary(tmp_path, monkeypatch):
   return tmp_path
 
 
-def make(level=WATERMAZE, observations=('RGB_INTERLEAVED', 'DEBUG.POS.TRANS', 'DEBUG.POS.ROT', 'INSTR'), cache=None,
-         **config):
+def make(
+  level=WATERMAZE,
+  observations=('RGB_INTERLEAVED', 'DEBUG.POS.TRANS', 'DEBUG.POS.ROT', 'INSTR'),
+  cache=None,
+  **config,
+):
   return deepmind_lab.Lab(level, list(observations), CONFIG | config, level_cache=cache)
 
 
@@ -46,8 +58,13 @@ def frame(lab):
 
 
 def run_python(code, **environment):
-  return subprocess.run([sys.executable, '-c', f'import sys; sys.path.insert(0, {FOLDER!r})\n{code}'],
-                        env=os.environ | environment, capture_output=True, text=True, timeout=60)
+  return subprocess.run(
+    [sys.executable, '-c', f'import sys; sys.path.insert(0, {FOLDER!r})\n{code}'],
+    env=os.environ | environment,
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
 
 
 class Cache:
@@ -67,37 +84,64 @@ class Cache:
 
 def test_the_module_has_its_functions_and_constants():
   assert deepmind_lab.version() == '1.0' and os.path.isdir(deepmind_lab.runfiles_path())
-  assert len({getattr(deepmind_lab, name) for name in ('READABLE', 'WRITABLE', 'READ_WRITABLE', 'LISTABLE')}) == 4
+  assert (
+    len(
+      {
+        getattr(deepmind_lab, name)
+        for name in ('READABLE', 'WRITABLE', 'READ_WRITABLE', 'LISTABLE')
+      }
+    )
+    == 4
+  )
   assert not hasattr(deepmind_lab, 'LevelCache') and not hasattr(deepmind_lab.Lab, 'fps')
 
 
-@pytest.mark.parametrize('arguments, message', [
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
     ((WATERMAZE, ('RGB',)), 'argument 2 must be list, not tuple'),
     ((WATERMAZE, [], None), 'argument 3 must be dict, not None'),
     ((WATERMAZE, [], {'width': 96}), 'bad argument type for built-in operation'),
     ((WATERMAZE, [], {}, None), 'argument 4 must be str, not None'),
-    ((None, []), 'argument 1 must be str, not None')])
+    ((None, []), 'argument 1 must be str, not None'),
+  ],
+)
 def test_wrong_types_are_refused(arguments, message):
   with pytest.raises(TypeError, match=message):
     deepmind_lab.Lab(*arguments)
 
 
-@pytest.mark.parametrize('config, message', [
+@pytest.mark.parametrize(
+  'config, message',
+  [
     ({'width': '98'}, "'width' must be a positive multiple of 4"),
-    ({'height': '0'}, "'height' must be a positive multiple of 4"), ({'width': '96.5'}, 'Invalid int setting 96.5'),
-    ({'zzz': '1'}, 'Invalid setting: "zzz" = "1"'), ({'logLevel': 'loud'}, 'logLevel'),
-    ({'mixerSeed': str(2**32)}, 'mixerSeed'), ({'mixerSeed': '-1'}, 'mixerSeed')])
+    ({'height': '0'}, "'height' must be a positive multiple of 4"),
+    ({'width': '96.5'}, 'Invalid int setting 96.5'),
+    ({'zzz': '1'}, 'Invalid setting: "zzz" = "1"'),
+    ({'logLevel': 'loud'}, 'logLevel'),
+    ({'mixerSeed': str(2**32)}, 'mixerSeed'),
+    ({'mixerSeed': '-1'}, 'mixerSeed'),
+  ],
+)
 def test_a_bad_setting_is_refused(config, message):
   with pytest.raises(RuntimeError, match=message):
     make(**config)
 
 
 def test_settings_that_every_level_knows_are_accepted(tmp_path):
-  make(allowHoldOutLevels='true', datasetPath=str(tmp_path), mixerSeed='0x600D5EED', width='64', height='64')
+  make(
+    allowHoldOutLevels='true',
+    datasetPath=str(tmp_path),
+    mixerSeed='0x600D5EED',
+    width='64',
+    height='64',
+  )
 
 
 def test_an_unknown_level_is_refused():
-  with pytest.raises(RuntimeError, match='Failed to init environment - "Level not found: Failed to open .*nope.lua'):
+  with pytest.raises(
+    RuntimeError, match='Failed to init environment - "Level not found: Failed to open .*nope.lua'
+  ):
     make('contributed/dmlab30/nope')
   with pytest.raises(RuntimeError, match='Level not found'):
     make('rooms_watermaze')
@@ -112,7 +156,9 @@ def test_an_unknown_observation_and_renderer_are_refused():
 
 def test_held_out_levels_must_be_allowed():
   level = 'contributed/dmlab30/rooms_collect_good_objects_test'
-  with pytest.raises(RuntimeError, match='must only be used during evaluation.*"allowHoldOutLevels" = "true"'):
+  with pytest.raises(
+    RuntimeError, match='must only be used during evaluation.*"allowHoldOutLevels" = "true"'
+  ):
     make(level)
   assert make(level, allowHoldOutLevels='true').reset(seed=1) is True
 
@@ -129,7 +175,10 @@ def test_two_levels_need_their_data_set_at_the_reset(tmp_path):
 
 def test_the_observation_spec_is_known_before_the_reset(capfd):
   specs = {spec['name']: (spec['shape'], spec['dtype']) for spec in make().observation_spec()}
-  assert specs['RGB_INTERLEAVED'] == ((72, 96, 3), np.uint8) and specs['RGBD_INTERLEAVED'] == ((72, 96, 4), np.uint8)
+  assert specs['RGB_INTERLEAVED'] == ((72, 96, 3), np.uint8) and specs['RGBD_INTERLEAVED'] == (
+    (72, 96, 4),
+    np.uint8,
+  )
   assert specs['RGB'] == ((3, 72, 96), np.uint8) and specs['RGBD'] == ((4, 72, 96), np.uint8)
   assert specs['INSTR'] == ((), str) and specs['TEAM.SCORE'] == ((2,), np.float64)
   assert specs['VEL.TRANS'] == specs['DEBUG.POS.ROT'] == ((3,), np.float64)
@@ -143,7 +192,11 @@ def test_observations_are_those_asked_for_and_fit_their_specs():
   assert set(observations) == {spec['name'] for spec in specs}
   for spec in specs:
     value = observations[spec['name']]
-    assert type(value) is str if spec['dtype'] is str else (value.shape, value.dtype) == (spec['shape'], spec['dtype'])
+    assert (
+      type(value) is str
+      if spec['dtype'] is str
+      else (value.shape, value.dtype) == (spec['shape'], spec['dtype'])
+    )
   assert list(reset(observations=['INSTR']).observations()) == ['INSTR']
 
 
@@ -154,26 +207,44 @@ def test_observations_are_fresh_copies(name):
   kept = observation.copy()
   act(lab, FORWARD, 8)
   assert (observation == kept).all() and observation is not lab.observations()[name]
-  assert observation.flags.owndata and observation.flags.writeable and observation.flags.c_contiguous
+  assert (
+    observation.flags.owndata and observation.flags.writeable and observation.flags.c_contiguous
+  )
 
 
 def test_only_language_levels_instruct():
-  assert type(reset(LOCATED).observations()['INSTR']) is str and reset(LOCATED).observations()['INSTR']
+  assert (
+    type(reset(LOCATED).observations()['INSTR']) is str and reset(LOCATED).observations()['INSTR']
+  )
   assert reset(EXPLORE).observations()['INSTR'] == ''
 
 
 def test_the_actions_are_seven():
   specs = make().action_spec()
-  assert [spec['name'].split('_')[0] for spec in specs] == ['LOOK', 'LOOK', 'STRAFE', 'MOVE', 'FIRE', 'JUMP', 'CROUCH']
-  assert [(spec['min'], spec['max']) for spec in specs] == [(-512, 512)] * 2 + [(-1, 1)] * 2 + [(0, 1)] * 3
+  assert [spec['name'].split('_')[0] for spec in specs] == [
+    'LOOK',
+    'LOOK',
+    'STRAFE',
+    'MOVE',
+    'FIRE',
+    'JUMP',
+    'CROUCH',
+  ]
+  assert [(spec['min'], spec['max']) for spec in specs] == [(-512, 512)] * 2 + [(-1, 1)] * 2 + [
+    (0, 1)
+  ] * 3
 
 
-@pytest.mark.parametrize('action, error, message', [
+@pytest.mark.parametrize(
+  'action, error, message',
+  [
     ([0] * 7, TypeError, 'must be numpy.ndarray, not list'),
     (np.zeros(7, np.int64), ValueError, 'action must have dtype np.intc'),
     (np.zeros(7, np.float32), ValueError, 'action must have dtype np.intc'),
     (np.zeros(6, np.intc), ValueError, r'action must have shape \(7\)'),
-    (np.zeros((1, 7), np.intc), ValueError, r'action must have shape \(7\)')])
+    (np.zeros((1, 7), np.intc), ValueError, r'action must have shape \(7\)'),
+  ],
+)
 def test_a_wrong_action_is_refused(action, error, message):
   with pytest.raises(error, match=message):
     reset().step(action)
@@ -205,7 +276,10 @@ def test_one_step_of_four_frames_is_four_steps_of_one():
   for action in (FORWARD, RIGHT, FIRE) * 12:
     rewards.append((act(fours, action, 4), sum(act(ones, action) for _ in range(4))))
   assert (frame(fours) == frame(ones)).all() and fours.num_steps() == ones.num_steps() == 144
-  assert all(four == one and type(four) is float for four, one in rewards) and sum(four for four, _ in rewards) == 2
+  assert (
+    all(four == one and type(four) is float for four, one in rewards)
+    and sum(four for four, _ in rewards) == 2
+  )
 
 
 def test_a_step_of_no_frames_is_accepted():
@@ -220,7 +294,9 @@ def test_an_episode_ends_inside_a_step_and_shows_no_last_observation():
   act(lab, NOTHING, 58)
   assert lab.is_running()
   assert act(lab, FIRE, 10) == 1.0 and not lab.is_running() and lab.num_steps() == 68
-  with pytest.raises(RuntimeError, match=r'Environment in wrong status for call to observations\(\)'):
+  with pytest.raises(
+    RuntimeError, match=r'Environment in wrong status for call to observations\(\)'
+  ):
     lab.observations()
   with pytest.raises(RuntimeError, match='Environment in wrong status to advance.'):
     act(lab, NOTHING)
@@ -245,16 +321,21 @@ def test_nothing_runs_before_the_reset():
       call()
 
 
-@pytest.mark.parametrize('seed, error, message', [
-    (np.int64(3), ValueError, "'seed' must be int or None, was 'numpy.int64'"), (1.0, ValueError, "was 'float'"),
-    (2**63, OverflowError, 'too large')])
+@pytest.mark.parametrize(
+  'seed, error, message',
+  [
+    (np.int64(3), ValueError, "'seed' must be int or None, was 'numpy.int64'"),
+    (1.0, ValueError, "was 'float'"),
+    (2**63, OverflowError, 'too large'),
+  ],
+)
 def test_a_seed_that_is_no_c_integer_is_refused(seed, error, message):
   with pytest.raises(error, match=message):
     make().reset(seed=seed)
 
 
 def test_seeds_are_cut_to_31_bits():
-  frames = [frame(reset(seed=seed)) for seed in (0, 2**31, -2**31, 2**32, 1)]
+  frames = [frame(reset(seed=seed)) for seed in (0, 2**31, -(2**31), 2**32, 1)]
   assert all((frames[0] == other).all() for other in frames[1:4]) and (frames[0] != frames[4]).any()
 
 
@@ -270,6 +351,7 @@ def test_a_fresh_lab_repeats_itself_and_differs_slightly_from_a_later_episode():
     first = frame(lab)
     act(lab, FORWARD, 500)
     return first, lab.observations()['DEBUG.POS.TRANS']
+
   lab = make()
   (fresh, place), (other, other_place) = play(lab), play(make())
   (later, later_place), (_, latest_place) = play(lab), play(lab)
@@ -278,7 +360,9 @@ def test_a_fresh_lab_repeats_itself_and_differs_slightly_from_a_later_episode():
 
 
 def test_the_mixer_seed_changes_the_level_unless_it_is_zero():
-  plain, zero, mixed = (frame(reset(**config)) for config in ({}, {'mixerSeed': '0'}, {'mixerSeed': '0x600D5EED'}))
+  plain, zero, mixed = (
+    frame(reset(**config)) for config in ({}, {'mixerSeed': '0'}, {'mixerSeed': '0x600D5EED'})
+  )
   assert (plain == zero).all() and (plain != mixed).any()
   assert (mixed == frame(reset(mixerSeed=str(0x600D5EED)))).all()
 
@@ -311,7 +395,12 @@ def test_the_temporary_folder_goes_with_close_and_with_the_lab(temporary):
 
 
 def test_the_temporary_folder_stays_if_the_process_ends_before_close(temporary):
-  assert run_python(f'import deepmind_lab\nlab = deepmind_lab.Lab({EXPLORE!r}, [])\nlab.reset()').returncode == 0
+  assert (
+    run_python(
+      f'import deepmind_lab\nlab = deepmind_lab.Lab({EXPLORE!r}, [])\nlab.reset()'
+    ).returncode
+    == 0
+  )
   assert len(list(temporary.iterdir())) == 1
 
 
@@ -320,7 +409,9 @@ def test_a_temporary_folder_given_is_used_and_kept(temporary):
   lab = deepmind_lab.Lab(EXPLORE, [], CONFIG, temp_folder=str(temporary / 'mine'))
   lab.reset()
   lab.close()
-  assert (temporary / 'mine/baselab/explore_maze.pk3').exists() and len(list(temporary.iterdir())) == 1
+  assert (temporary / 'mine/baselab/explore_maze.pk3').exists() and len(
+    list(temporary.iterdir())
+  ) == 1
 
 
 def test_a_map_is_compiled_once_and_then_fetched():
@@ -329,7 +420,12 @@ def test_a_map_is_compiled_once_and_then_fetched():
   assert not cache.calls
   lab.reset(seed=1)
   (method, key), written = cache.calls
-  assert method == 'fetch' and written == ('write', key) and key.startswith('explore_maze_noaas_') and len(key) == 51
+  assert (
+    method == 'fetch'
+    and written == ('write', key)
+    and key.startswith('explore_maze_noaas_')
+    and len(key) == 51
+  )
   cached = reset(EXPLORE, cache=cache)
   assert cache.calls[2:] == [('fetch', key)] and (frame(cached) == frame(reset(EXPLORE))).all()
 
@@ -367,7 +463,7 @@ def test_an_error_of_the_cache_is_raised_after_the_map_was_made(temporary, metho
 
 
 def test_a_fetch_without_a_file_ends_the_process():
-  done = run_python(f'''
+  done = run_python(f"""
 import deepmind_lab
 class Cache:
   def fetch(self, key, path):
@@ -375,16 +471,20 @@ class Cache:
 try:
   deepmind_lab.Lab({EXPLORE!r}, [], level_cache=Cache()).reset()
 finally:
-  print('survived')''')
-  assert done.returncode == 1 and "Didn't find map 'explore_maze'" in done.stderr and 'survived' not in done.stdout
+  print('survived')""")
+  assert (
+    done.returncode == 1
+    and "Didn't find map 'explore_maze'" in done.stderr
+    and 'survived' not in done.stdout
+  )
 
 
 def test_an_engine_dies_where_it_is_told_to_and_once(tmp_path):
-  code = f'''
+  code = f"""
 import deepmind_lab, numpy as np
 lab = deepmind_lab.Lab({WATERMAZE!r}, [])
 lab.reset(seed=1)
-lab.step(np.zeros(7, np.intc), num_steps=40)'''
+lab.step(np.zeros(7, np.intc), num_steps=40)"""
   told = {'STAND_IN_DIE_AT': 'rooms_watermaze:40', 'STAND_IN_DIE_ONCE_FLAG': str(tmp_path / 'flag')}
   first = run_python(code, **told)
   assert first.returncode == 1 and 'Sys_Error: out of memory in rooms_watermaze' in first.stderr
@@ -402,7 +502,7 @@ def test_a_compilation_takes_its_time(monkeypatch):
   assert slept == [2.5]
 
 
-FORKED = '''
+FORKED = """
 import deepmind_lab, os
 lab = deepmind_lab.Lab('seekavoid_arena_01', [])
 {before}
@@ -410,9 +510,11 @@ child = os.fork()
 if not child:
   deepmind_lab.Lab('seekavoid_arena_01', []).reset(seed=1)
   os._exit(0)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))'''
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"""
 
 
-@pytest.mark.parametrize('before, fine', [('lab.reset()', False), ('', True), ('lab.reset(); lab.close()', True)])
+@pytest.mark.parametrize(
+  'before, fine', [('lab.reset()', False), ('', True), ('lab.reset(); lab.close()', True)]
+)
 def test_a_fork_is_noticed_if_a_lab_ran(before, fine):
   assert (run_python(FORKED.format(before=before)).returncode == 0) == fine

@@ -39,8 +39,10 @@ def test_presets(name):
   assert parse(f'--preset={name}')[0] == configs.PRESETS.preset(name)
 
 
-@pytest.mark.parametrize('env, preset', [
-    ('doom:basic', 'doom'), ('atari:breakout', 'atari_shallow'), ('gym:Acrobot-v1', 'gym')])
+@pytest.mark.parametrize(
+  'env, preset',
+  [('doom:basic', 'doom'), ('atari:breakout', 'atari_shallow'), ('gym:Acrobot-v1', 'gym')],
+)
 def test_an_environment_alone_chooses_its_preset(env, preset):
   config, options = parse(f'--env={env}')
   assert config == dataclasses.replace(configs.PRESETS.preset(preset), env=env)
@@ -48,17 +50,36 @@ def test_an_environment_alone_chooses_its_preset(env, preset):
 
 
 def test_flags_go_on_top_of_the_preset():
-  config, _ = parse('--preset=gym', '--env=gym:Acrobot-v1', '--total_frames=1234', '--seed=7', '--config.lstm=false',
-                    '--config.learning_rate=1e-3', '--config.batch_size', '5', '--config.correction=one_step')
+  config, _ = parse(
+    '--preset=gym',
+    '--env=gym:Acrobot-v1',
+    '--total_frames=1234',
+    '--seed=7',
+    '--config.lstm=false',
+    '--config.learning_rate=1e-3',
+    '--config.batch_size',
+    '5',
+    '--config.correction=one_step',
+  )
   assert config == dataclasses.replace(
-      configs.PRESETS.preset('gym'), env='gym:Acrobot-v1', total_frames=1234, seed=7, lstm=False, learning_rate=1e-3,
-      batch_size=5, correction='one_step')
+    configs.PRESETS.preset('gym'),
+    env='gym:Acrobot-v1',
+    total_frames=1234,
+    seed=7,
+    lstm=False,
+    learning_rate=1e-3,
+    batch_size=5,
+    correction='one_step',
+  )
 
 
 def test_values_have_the_types_of_their_fields():
-  config, _ = parse('--config.learning_rate=1', '--config.batch_size=5', '--config.torso=deep', '--config.lstm=0')
-  assert [type(x) for x in (config.learning_rate, config.batch_size, config.torso, config.lstm)] == [
-      float, int, str, bool]
+  config, _ = parse(
+    '--config.learning_rate=1', '--config.batch_size=5', '--config.torso=deep', '--config.lstm=0'
+  )
+  assert [
+    type(x) for x in (config.learning_rate, config.batch_size, config.torso, config.lstm)
+  ] == [float, int, str, bool]
 
 
 @pytest.mark.parametrize('field, value', [('seed', 5), ('total_frames', 99)])
@@ -84,9 +105,12 @@ def test_resume_goes_on_with_the_runs_own_config(run_dir):
 
 
 def test_resume_with_flags_on_top(run_dir):
-  config, _ = parse('--resume', f'--run_dir={run_dir}', '--total_frames=77', '--config.learning_rate=0.5')
+  config, _ = parse(
+    '--resume', f'--run_dir={run_dir}', '--total_frames=77', '--config.learning_rate=0.5'
+  )
   assert config == dataclasses.replace(
-      configs.PRESETS.preset('gym'), batch_size=3, seed=11, total_frames=77, learning_rate=0.5)
+    configs.PRESETS.preset('gym'), batch_size=3, seed=11, total_frames=77, learning_rate=0.5
+  )
 
 
 def test_resume_of_a_run_of_an_older_version(run_dir):
@@ -95,10 +119,13 @@ def test_resume_of_a_run_of_an_older_version(run_dir):
   del values['log_epsilon']
   (run_dir / 'config.json').write_text(json.dumps({**values, 'gone': 3}))
   assert parse('--resume', f'--run_dir={run_dir}')[0] == dataclasses.replace(
-      configs.PRESETS.preset('gym'), batch_size=3, seed=11)
+    configs.PRESETS.preset('gym'), batch_size=3, seed=11
+  )
 
 
-@pytest.mark.parametrize('argument, words', [
+@pytest.mark.parametrize(
+  'argument, words',
+  [
     ('--sed=7', 'unknown flag --sed. Did you mean --seed'),
     ('--frobnicate', 'unknown flag --frobnicate. See --help'),
     ('--preset=gim', "unknown preset 'gim'. Did you mean gym"),
@@ -117,20 +144,30 @@ def test_resume_of_a_run_of_an_older_version(run_dir):
     ('--resume=maybe', '--resume=maybe'),
     ('--env', '--env'),
     ('doom', "unexpected argument 'doom': flags are written --NAME=VALUE"),
-    ('--config.batch_size=0', 'batch_size is 0, expected more than 0. Set it with --config.batch_size=VALUE'),
+    (
+      '--config.batch_size=0',
+      'batch_size is 0, expected more than 0. Set it with --config.batch_size=VALUE',
+    ),
     ('--total_frames=-1', 'total_frames is -1, expected more than 0'),
     ('--seed=-1', 'seed is -1, expected 0 or more'),
     ('--config.discount=1.5', 'discount is 1.5, expected between 0 and 1'),
     ('--config.learning_rate=nan', 'learning_rate is nan'),
-    ('--config.correction=vtrac', "correction is 'vtrac', expected one of vtrace, one_step, epsilon, none"),
-    ('--config.torso=resnet', "torso is 'resnet', expected one of shallow, deep, nature, vector")])
+    (
+      '--config.correction=vtrac',
+      "correction is 'vtrac', expected one of vtrace, one_step, epsilon, none",
+    ),
+    ('--config.torso=resnet', "torso is 'resnet', expected one of shallow, deep, nature, vector"),
+  ],
+)
 def test_mistakes_are_told(argument, words):
   with pytest.raises(errors.UserError, match=words):
     parse(argument)
 
 
 def test_resume_needs_a_folder():
-  with pytest.raises(errors.UserError, match='--resume needs the folder of the run .*--run_dir=DIR'):
+  with pytest.raises(
+    errors.UserError, match='--resume needs the folder of the run .*--run_dir=DIR'
+  ):
     parse('--resume')
 
 
@@ -140,7 +177,8 @@ def test_resume_of_no_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'change', [{'batch_size': 'many'}, {'lstm': None}, {'env': 3}, {'learning_rate': [1]}], ids=str)
+  'change', [{'batch_size': 'many'}, {'lstm': None}, {'env': 3}, {'learning_rate': [1]}], ids=str
+)
 def test_resume_of_a_run_whose_config_has_other_types(run_dir, change):
   values = json.loads((run_dir / 'config.json').read_text())
   (run_dir / 'config.json').write_text(json.dumps({**values, **change}))
@@ -160,25 +198,38 @@ def test_help(capsys, flag):
   shown = capsys.readouterr().out
   assert caught.value.code == 0
   assert shown.startswith(DESCRIPTION)
-  for name in ('--preset', '--env', '--run_dir', '--total_frames', '--seed', '--[no]resume', '--config.FIELD',
-               'batch_size='):
+  for name in (
+    '--preset',
+    '--env',
+    '--run_dir',
+    '--total_frames',
+    '--seed',
+    '--[no]resume',
+    '--config.FIELD',
+    'batch_size=',
+  ):
     assert name in shown
   assert ', '.join(configs.PRESETS.rows) in ' '.join(shown.split())
 
 
 def run_script(body, reader=''):
   """Runs `command_line.run` on a main function of this body, in a shell, its output perhaps read by a `reader`."""
-  script = f'''
+  script = f"""
 import logging, sys
 from common import errors
 from common.config import command_line
 def main(argv):
   {body}
 command_line.run(main)
-'''
+"""
   command = f'set -o pipefail; "$0" -c "$1" first second {reader}'
-  return subprocess.run(['bash', '-c', command, sys.executable, script], capture_output=True, text=True, timeout=60,
-                        cwd=pathlib.Path(__file__).parents[3])
+  return subprocess.run(
+    ['bash', '-c', command, sys.executable, script],
+    capture_output=True,
+    text=True,
+    timeout=60,
+    cwd=pathlib.Path(__file__).parents[3],
+  )
 
 
 def test_a_users_mistake_is_one_message_without_a_stack_trace():
@@ -192,8 +243,10 @@ def test_our_own_mistake_has_a_stack_trace():
   assert 'Traceback' in done.stderr and 'oops' in done.stderr
 
 
-@pytest.mark.parametrize('body, status', [
-    ('return 0', 0), ('return None', 0), ('return 7', 7), ('raise KeyboardInterrupt', 130)])
+@pytest.mark.parametrize(
+  'body, status',
+  [('return 0', 0), ('return None', 0), ('return 7', 7), ('raise KeyboardInterrupt', 130)],
+)
 def test_exit_status(body, status):
   done = run_script(body)
   assert (done.returncode, done.stderr) == (status, '')
@@ -212,18 +265,24 @@ def test_a_reader_who_has_seen_enough_ends_it_quietly(say):
 
 
 def test_mistakes_need_not_wait_for_tensorflow():
-  done = run_script('import impala.config, common.config.run_folder; return int("tensorflow" in sys.modules)')
+  done = run_script(
+    'import impala.config, common.config.run_folder; return int("tensorflow" in sys.modules)'
+  )
   assert (done.returncode, done.stderr) == (0, '')
 
 
 def test_tensorflow_is_imported_without_its_notes():
-  done = run_script('command_line.import_tensorflow(); print("after", file=sys.stderr); '
-                    'return 7 if "tensorflow" in sys.modules else 1')
+  done = run_script(
+    'command_line.import_tensorflow(); print("after", file=sys.stderr); '
+    'return 7 if "tensorflow" in sys.modules else 1'
+  )
   assert (done.returncode, done.stdout, done.stderr) == (7, '', 'after\n')
 
 
 def test_the_notes_are_shown_if_tensorflow_cannot_be_imported(tmp_path, monkeypatch):
-  (tmp_path / 'tensorflow.py').write_text('import os\nos.write(2, b"a note from C++")\nraise ImportError("no libc")\n')
+  (tmp_path / 'tensorflow.py').write_text(
+    'import os\nos.write(2, b"a note from C++")\nraise ImportError("no libc")\n'
+  )
   monkeypatch.setenv('PYTHONPATH', f'{tmp_path}:.')
   done = run_script('command_line.import_tensorflow()')
   assert done.returncode == 1

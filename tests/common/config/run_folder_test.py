@@ -29,7 +29,9 @@ def test_a_folder_that_exists_without_a_run_is_taken(tmp_path):
 
 def test_a_run_is_not_written_over(tmp_path):
   run_folder.create(tmp_path, configs.PRESETS.preset('gym'))
-  with pytest.raises(errors.UserError, match=f'{tmp_path} holds a run already.*--run_dir={tmp_path} --resume'):
+  with pytest.raises(
+    errors.UserError, match=f'{tmp_path} holds a run already.*--run_dir={tmp_path} --resume'
+  ):
     run_folder.create(tmp_path, configs.PRESETS.preset('doom'))
   assert run_folder.load_config(tmp_path)['env'] == 'gym:CartPole-v1'
 
@@ -43,7 +45,9 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 def test_a_config_may_be_saved_again(tmp_path):
   run_folder.create(tmp_path, configs.PRESETS.preset('gym'))
-  run_folder.save_config(tmp_path, dataclasses.replace(configs.PRESETS.preset('gym'), total_frames=5))
+  run_folder.save_config(
+    tmp_path, dataclasses.replace(configs.PRESETS.preset('gym'), total_frames=5)
+  )
   assert run_folder.load_config(tmp_path)['total_frames'] == 5
   assert [path.name for path in tmp_path.iterdir()] == ['config.json']
 
@@ -67,8 +71,14 @@ def test_bytes_that_are_no_text(tmp_path):
     run_folder.load_config(tmp_path)
 
 
-@pytest.mark.parametrize('env, start', [
-    ('doom', 'doom'), ('atari:pong', 'atari-pong'), ('gym:module:ALE/Pong-v5', 'gym-module-ALE-Pong-v5')])
+@pytest.mark.parametrize(
+  'env, start',
+  [
+    ('doom', 'doom'),
+    ('atari:pong', 'atari-pong'),
+    ('gym:module:ALE/Pong-v5', 'gym-module-ALE-Pong-v5'),
+  ],
+)
 def test_default_path_is_one_folder_in_runs(env, start):
   path = run_folder.default_path(env)
   assert path.parent == pathlib.Path('runs')

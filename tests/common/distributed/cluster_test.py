@@ -41,23 +41,38 @@ def token(tmp_path):
 @pytest.fixture
 def tf_config(environment):
   """Sets TF_CONFIG."""
+
   def put(task, jobs=None):
-    jobs = jobs or {'learner': ['here:1', 'there:2'], 'actor': ['a:1', 'b:1', 'c:1'], 'evaluator': ['e:1']}
-    environment.setenv('TF_CONFIG', json.dumps({'cluster': jobs} | ({'task': task} if task is not None else {})))
+    jobs = jobs or {
+      'learner': ['here:1', 'there:2'],
+      'actor': ['a:1', 'b:1', 'c:1'],
+      'evaluator': ['e:1'],
+    }
+    environment.setenv(
+      'TF_CONFIG', json.dumps({'cluster': jobs} | ({'task': task} if task is not None else {}))
+    )
+
   return put
 
 
 @pytest.fixture
 def slurm(environment):
   """Sets what srun sets, for tasks on the nodes gpu01 and gpu02."""
+
   def put(rank, tasks_per_node='2(x2)', nodes='gpu[01-02]', tasks=4, gpus=None):
-    for name, value in {'PROCID': rank, 'NTASKS': tasks, 'STEP_NUM_TASKS': tasks, 'STEP_NODELIST': nodes,
-                        'STEP_TASKS_PER_NODE': tasks_per_node}.items():
+    for name, value in {
+      'PROCID': rank,
+      'NTASKS': tasks,
+      'STEP_NUM_TASKS': tasks,
+      'STEP_NODELIST': nodes,
+      'STEP_TASKS_PER_NODE': tasks_per_node,
+    }.items():
       environment.setenv(f'SLURM_{name}', str(value))
     if gpus is None:
       environment.delenv('CUDA_VISIBLE_DEVICES', raising=False)
     else:
       environment.setenv('CUDA_VISIBLE_DEVICES', gpus)
+
   return put
 
 
@@ -85,7 +100,12 @@ def test_a_learner_listens_on_this_machine_unless_told_otherwise():
 
 def test_actor_processes_need_an_address_and_get_one():
   who = resolve('--actor_processes=3')
-  assert (who.role, who.listen, who.actor_processes, who.has_threads) == ('all', '127.0.0.1:0', 3, False)
+  assert (who.role, who.listen, who.actor_processes, who.has_threads) == (
+    'all',
+    '127.0.0.1:0',
+    3,
+    False,
+  )
   assert cluster.places(who, 7) == 3
   assert resolve('--actor_processes=3', '--listen=127.0.0.1:5').listen == '127.0.0.1:5'
   assert cluster.places(resolve('--actor_processes=3', '--role=learner'), 7) == 7
@@ -110,8 +130,12 @@ def test_threads_and_others_together():
 
 @pytest.mark.parametrize('role', ['actor', 'evaluator'])
 def test_actors_and_evaluators_know_their_learner(role, token):
-  who = resolve(f'--role={role}', '--learner=far.away:8476', '--name=seven', '--patience_seconds=12', token)
-  assert who == cluster.Cluster(role=role, learner='far.away:8476', name='seven', token=TOKEN, patience_seconds=12.0)
+  who = resolve(
+    f'--role={role}', '--learner=far.away:8476', '--name=seven', '--patience_seconds=12', token
+  )
+  assert who == cluster.Cluster(
+    role=role, learner='far.away:8476', name='seven', token=TOKEN, patience_seconds=12.0
+  )
 
 
 def test_an_actor_may_be_several():
@@ -119,38 +143,64 @@ def test_an_actor_may_be_several():
   assert (who.actor_processes, who.has_threads) == (4, False)
 
 
-@pytest.mark.parametrize('arguments, words', [
+@pytest.mark.parametrize(
+  'arguments, words',
+  [
     (['--role=actor'], '--role=actor needs .*--learner=HOST:PORT'),
     (['--role=evaluator'], '--role=evaluator needs .*--learner=HOST:PORT'),
     (['--learner=h:1'], '--learner=h:1 is for actors .*--role=actor'),
     (['--role=learner', '--learner=h:1'], '--learner=h:1 is for actors'),
-    (['--role=actor', '--learner=h:1', '--listen=127.0.0.1:1'], '--listen=127.0.0.1:1 is for learners.*--role=actor'),
+    (
+      ['--role=actor', '--learner=h:1', '--listen=127.0.0.1:1'],
+      '--listen=127.0.0.1:1 is for learners.*--role=actor',
+    ),
     (['--role=evaluator', '--learner=h:1', '--listen=:1'], '--listen=:1 is for learners'),
-    (['--role=evaluator', '--learner=h:1', '--actor_processes=2'], '--actor_processes is for .*--role=evaluator')])
+    (
+      ['--role=evaluator', '--learner=h:1', '--actor_processes=2'],
+      '--actor_processes is for .*--role=evaluator',
+    ),
+  ],
+)
 def test_flags_that_contradict_each_other(arguments, words):
   assert re.search(words, refused(*arguments))
 
 
-@pytest.mark.parametrize('address', ['h', 'h:', ':1', '1', 'h:x', 'h:-1', 'h:65536', 'h:1.5', 'h: 1', ''])
+@pytest.mark.parametrize(
+  'address', ['h', 'h:', ':1', '1', 'h:x', 'h:-1', 'h:65536', 'h:1.5', 'h: 1', '']
+)
 def test_an_address_is_host_and_port(address):
-  with pytest.raises(errors.UserError, match=re.escape(f'--flag is {address!r}, expected HOST:PORT')):
+  with pytest.raises(
+    errors.UserError, match=re.escape(f'--flag is {address!r}, expected HOST:PORT')
+  ):
     cluster.parse_address(address, '--flag')
   if address:
     assert '--learner is' in refused('--role=actor', f'--learner={address}')
     assert '--listen is' in refused('--role=learner', f'--listen={address}')
 
 
-@pytest.mark.parametrize('address, parts', [
-    ('h:0', ('h', 0)), ('10.0.0.1:65535', ('10.0.0.1', 65535)), ('[::1]:80', ('::1', 80)), ('::1:80', ('::1', 80))])
+@pytest.mark.parametrize(
+  'address, parts',
+  [
+    ('h:0', ('h', 0)),
+    ('10.0.0.1:65535', ('10.0.0.1', 65535)),
+    ('[::1]:80', ('::1', 80)),
+    ('::1:80', ('::1', 80)),
+  ],
+)
 def test_the_parts_of_an_address(address, parts):
   assert cluster.parse_address(address, '--flag') == parts
 
 
-@pytest.mark.parametrize('listen', ['0.0.0.0:1', '[::]:1', '10.1.2.3:1', 'a-name:1', '128.0.0.1:1', '127.evil.org:1'])
+@pytest.mark.parametrize(
+  'listen', ['0.0.0.0:1', '[::]:1', '10.1.2.3:1', 'a-name:1', '128.0.0.1:1', '127.evil.org:1']
+)
 @pytest.mark.parametrize('role', ['learner', 'all'])
 def test_beyond_this_machine_a_learner_needs_a_token(role, listen, token, environment):
   arguments = f'--role={role}', f'--listen={listen}'
-  assert re.search(f'(?s){re.escape(listen)}.*token.*--token_file=PATH.*{cluster.TOKEN_VARIABLE}', refused(*arguments))
+  assert re.search(
+    f'(?s){re.escape(listen)}.*token.*--token_file=PATH.*{cluster.TOKEN_VARIABLE}',
+    refused(*arguments),
+  )
   assert resolve(*arguments, token).token == TOKEN
   environment.setenv(cluster.TOKEN_VARIABLE, 'other')
   assert resolve(*arguments).token == 'other'
@@ -162,13 +212,21 @@ def test_on_this_machine_it_needs_none(listen):
   assert resolve('--role=learner', f'--listen={listen}').token == ''
 
 
-@pytest.mark.parametrize('content, words', [
-    (None, 'cannot be read: .*No such file'), (b'', 'is empty'), (b' \n\t', 'is empty'),
-    (b'\xff\xfe\x00', 'cannot be read')])
+@pytest.mark.parametrize(
+  'content, words',
+  [
+    (None, 'cannot be read: .*No such file'),
+    (b'', 'is empty'),
+    (b' \n\t', 'is empty'),
+    (b'\xff\xfe\x00', 'cannot be read'),
+  ],
+)
 def test_a_token_file_that_holds_none(content, words, tmp_path):
   if content is not None:
     (tmp_path / 'token').write_bytes(content)
-  assert re.search(f'--token_file={tmp_path}/token {words}', refused(f'--token_file={tmp_path}/token'))
+  assert re.search(
+    f'--token_file={tmp_path}/token {words}', refused(f'--token_file={tmp_path}/token')
+  )
 
 
 @pytest.mark.parametrize('index', [0, 1])
@@ -185,9 +243,18 @@ def test_a_single_learner_of_tf_config(tf_config):
   assert (who.role, who.listen, who.learners, who.index) == ('learner', '127.0.0.1:5', (), 0)
 
 
-@pytest.mark.parametrize('role, index, learner', [
-    ('actor', 0, 'here:1'), ('actor', 1, 'there:2'), ('actor', 2, 'here:1'), ('evaluator', 0, 'here:1')])
-def test_actors_and_evaluators_of_tf_config_are_shared_among_its_learners(role, index, learner, tf_config):
+@pytest.mark.parametrize(
+  'role, index, learner',
+  [
+    ('actor', 0, 'here:1'),
+    ('actor', 1, 'there:2'),
+    ('actor', 2, 'here:1'),
+    ('evaluator', 0, 'here:1'),
+  ],
+)
+def test_actors_and_evaluators_of_tf_config_are_shared_among_its_learners(
+  role, index, learner, tf_config
+):
   tf_config({'type': role, 'index': index})
   who = resolve('--cluster=tf_config')
   assert (who.role, who.learner, who.name, who.listen) == (role, learner, f'{role}-{index}', '')
@@ -199,9 +266,19 @@ def test_learners_of_tf_config_need_a_token_as_others_do(tf_config):
   assert 'here:1' in refused('--cluster=tf_config')
 
 
-@pytest.mark.parametrize('text', [
-    None, '', 'x', '[]', '1', '{}', '{"cluster": []}', '{"cluster": {"learner": ["h:1"]}}',
-    '{"cluster": {"learner": ["h:1"]}, "task": []}', '{"cluster": {"learner": ["h:1"]}, "task": {"type": "actor"}}',
+@pytest.mark.parametrize(
+  'text',
+  [
+    None,
+    '',
+    'x',
+    '[]',
+    '1',
+    '{}',
+    '{"cluster": []}',
+    '{"cluster": {"learner": ["h:1"]}}',
+    '{"cluster": {"learner": ["h:1"]}, "task": []}',
+    '{"cluster": {"learner": ["h:1"]}, "task": {"type": "actor"}}',
     '{"cluster": {"learner": ["h:1"]}, "task": {"type": "learner"}}',
     '{"cluster": {"learner": ["h:1"]}, "task": {"type": "worker", "index": 0}}',
     '{"cluster": {"learner": ["h:1"]}, "task": {"type": "learner", "index": 1}}',
@@ -211,7 +288,9 @@ def test_learners_of_tf_config_need_a_token_as_others_do(tf_config):
     '{"cluster": {"learner": []}, "task": {"type": "actor", "index": 0}}',
     '{"cluster": {"learner": "h:1"}, "task": {"type": "actor", "index": 0}}',
     '{"cluster": {"learner": [1]}, "task": {"type": "actor", "index": 0}}',
-    '{"cluster": {"worker": ["h:1"]}, "task": {"type": "actor", "index": 0}}'])
+    '{"cluster": {"worker": ["h:1"]}, "task": {"type": "actor", "index": 0}}',
+  ],
+)
 def test_a_tf_config_that_is_none_is_told_with_what_is_expected(text, environment, token):
   if text is not None:
     environment.setenv('TF_CONFIG', text)
@@ -223,7 +302,9 @@ def test_a_tf_config_that_names_no_address(tf_config):
   assert "'nowhere', expected HOST:PORT" in refused('--cluster=tf_config')
 
 
-@pytest.mark.parametrize('gpus', ['', '0', '0,1', '0,1,2,3', None], ids=['no GPU', 'one', 'two', 'four', 'unset'])
+@pytest.mark.parametrize(
+  'gpus', ['', '0', '0,1', '0,1,2,3', None], ids=['no GPU', 'one', 'two', 'four', 'unset']
+)
 def test_the_first_task_of_slurm_is_the_learner_and_the_others_are_actors(slurm, token, gpus):
   slurm(0, gpus=gpus)
   learner = resolve('--cluster=slurm', token)
@@ -284,7 +365,11 @@ def test_outside_of_slurm_it_is_told_to_use_srun():
   assert re.search('--cluster=slurm: .*SLURM_.*srun', refused('--cluster=slurm'))
 
 
-@pytest.mark.skipif(importlib.util.find_spec('kubernetes') is not None, reason='the package is there')
+@pytest.mark.skipif(
+  importlib.util.find_spec('kubernetes') is not None, reason='the package is there'
+)
 @pytest.mark.parametrize('role', ['learner', 'actor'])
 def test_kubernetes_without_its_package_is_told_by_its_name(role):
-  assert re.search('--cluster=kubernetes: .*package kubernetes', refused('--cluster=kubernetes', f'--role={role}'))
+  assert re.search(
+    '--cluster=kubernetes: .*package kubernetes', refused('--cluster=kubernetes', f'--role={role}')
+  )

@@ -7,20 +7,32 @@ import threading
 import numpy as np
 import tensorflow as tf
 
-from common.distributed import link as links, parameters, queues, rpc, server as servers, wire
+from common.distributed import link as links
+from common.distributed import parameters, queues, rpc, wire
+from common.distributed import server as servers
 
-SPEC = {'number': tf.TensorSpec([], tf.int64), 'flag': tf.TensorSpec([], tf.bool),
-        'pixels': tf.TensorSpec([3], tf.uint8), 'reward': tf.TensorSpec([2], tf.float32)}
+SPEC = {
+  'number': tf.TensorSpec([], tf.int64),
+  'flag': tf.TensorSpec([], tf.bool),
+  'pixels': tf.TensorSpec([3], tf.uint8),
+  'reward': tf.TensorSpec([2], tf.float32),
+}
 CODEC = wire.Codec(SPEC, {'number': (0, 10**9), 'pixels': (0, 200)})
-LARGE_SPEC = {'number': tf.TensorSpec([], tf.int64), 'pixels': tf.TensorSpec([2 * wire.MESSAGE_BYTES + 9], tf.uint8)}
+LARGE_SPEC = {
+  'number': tf.TensorSpec([], tf.int64),
+  'pixels': tf.TensorSpec([2 * wire.MESSAGE_BYTES + 9], tf.uint8),
+}
 CONFIG = {'env': 'gym:CartPole-v1', 'batch_size': 32, 'lstm': False}
 IDENTITY = servers.Identity('0123456789ab', 'a secret', CONFIG)
 
 
 def elements(*numbers):
-  return {'number': np.array(numbers, np.int64), 'flag': np.array(numbers) % 2 == 0,
-          'pixels': np.tile(np.array(numbers, np.int64)[:, None] % 200, 3).astype(np.uint8),
-          'reward': np.tile(np.array(numbers, np.float32)[:, None], 2)}
+  return {
+    'number': np.array(numbers, np.int64),
+    'flag': np.array(numbers) % 2 == 0,
+    'pixels': np.tile(np.array(numbers, np.int64)[:, None] % 200, 3).astype(np.uint8),
+    'reward': np.tile(np.array(numbers, np.float32)[:, None], 2),
+  }
 
 
 def payload(*numbers):
@@ -30,14 +42,34 @@ def payload(*numbers):
 class Learner:
   """Serves from the beginning until it is closed; reports of evaluators come into `reports`."""
 
-  def __init__(self, port=0, capacity=50, places=2, identity=IDENTITY, version=0, size=10, spec=None, inference=None,
-               assignments=None):
+  def __init__(
+    self,
+    port=0,
+    capacity=50,
+    places=2,
+    identity=IDENTITY,
+    version=0,
+    size=10,
+    spec=None,
+    inference=None,
+    assignments=None,
+  ):
     codec = wire.Codec(spec, {}) if spec else CODEC
     self.queue = queues.StructureQueue(spec or SPEC, capacity)
     self.store, self.reports = parameters.ParameterStore(self.snapshot(version, size)), []
     self.server = servers.Server(
-        '127.0.0.1', port, identity, assignments or range(places), self.queue, codec, self.store,
-        frames=lambda: 1234, seed_of=lambda number: 1000 + number, on_report=self.reports.append, inference=inference)
+      '127.0.0.1',
+      port,
+      identity,
+      assignments or range(places),
+      self.queue,
+      codec,
+      self.store,
+      frames=lambda: 1234,
+      seed_of=lambda number: 1000 + number,
+      on_report=self.reports.append,
+      inference=inference,
+    )
     self.server.start()
     self.roster, self.port = self.server.roster, self.server.port
 
@@ -77,8 +109,17 @@ class Caller:
     return json.loads(self.raw('tell', wire.to_json(**values))[0])
 
   def join(self, name='one', role='actor', **others):
-    return self.tell(**{'kind': 'join', 'name': name, 'role': role, 'token': IDENTITY.token,
-                        'version': IDENTITY.version, 'config': {}, **others})
+    return self.tell(
+      **{
+        'kind': 'join',
+        'name': name,
+        'role': role,
+        'token': IDENTITY.token,
+        'version': IDENTITY.version,
+        'config': {},
+        **others,
+      }
+    )
 
   def session(self, name='one', role='actor'):
     return self.join(name, role)['session']
@@ -91,10 +132,14 @@ class Caller:
     return self.tell(kind='asked', session=session, sequence=sequence)['state']
 
   def beat(self, session, activity='playing', crashes=0, dropped=0):
-    return self.tell(kind='beat', session=session, activity=activity, crashes=crashes, dropped=dropped)
+    return self.tell(
+      kind='beat', session=session, activity=activity, crashes=crashes, dropped=dropped
+    )
 
   def parameters(self, session, version=0, part=0, **known):
-    answer, message = self.raw('parameters', wire.to_json(session=session, version=version, part=part, **known))
+    answer, message = self.raw(
+      'parameters', wire.to_json(session=session, version=version, part=part, **known)
+    )
     return json.loads(answer), message
 
 
@@ -103,7 +148,9 @@ class Background:
 
   def __init__(self, function, *arguments, **named):
     self.error, self.result, self._returned = None, None, threading.Event()
-    self._thread = threading.Thread(target=self._run, args=(function, arguments, named), daemon=True)
+    self._thread = threading.Thread(
+      target=self._run, args=(function, arguments, named), daemon=True
+    )
     self._thread.start()
 
   def has_returned(self, within):
@@ -119,7 +166,14 @@ class Background:
 
 def link(port, name='one', role='actor', patience=20.0, host='127.0.0.1', **others):
   """The real other side, not joined yet."""
-  applicant = {'name': name, 'role': role, 'version': IDENTITY.version, 'token': IDENTITY.token, 'config': {}, **others}
+  applicant = {
+    'name': name,
+    'role': role,
+    'version': IDENTITY.version,
+    'token': IDENTITY.token,
+    'config': {},
+    **others,
+  }
   return links.Link(host, port, links.Applicant(**applicant), patience)
 
 

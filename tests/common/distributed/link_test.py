@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from common import errors
-from common.distributed import link as links, queues, rpc, server as servers, wire
+from common.distributed import link as links
+from common.distributed import queues, rpc, wire
+from common.distributed import server as servers
 from scripts import processes
 from tests.common.distributed import learners
 from tests.common.distributed.learners import payload
@@ -34,11 +36,13 @@ def start():
 def linked(start):
   """Makes links that are closed before the learners are; they join unless told otherwise."""
   with contextlib.ExitStack() as stack:
+
     def make(port, name='one', joins=True, **others):
       link = stack.enter_context(learners.closing(learners.link(port, name, **others)))
       if joins:
         link.join()
       return link
+
     yield make
 
 
@@ -101,7 +105,9 @@ def test_large_parameters_are_of_one_version_while_the_learner_publishes(start, 
   link, publishing, versions = linked(learner.port), learners.Background(publish), []
   for _ in range(12):
     snapshot = link.latest()
-    assert snapshot.values.shape == [size] and set(np.unique(snapshot.values)) == {float(snapshot.version)}
+    assert snapshot.values.shape == [size] and set(np.unique(snapshot.values)) == {
+      float(snapshot.version)
+    }
     versions.append(snapshot.version)
   ended.set()
   assert publishing.has_returned(DEADLINE) and publishing.error is None
@@ -119,7 +125,9 @@ def test_put_waits_for_room_and_goes_on(small, linked):
   assert small.take() == [1, 2] and link.dropped == 0
 
 
-def test_a_put_that_waits_longer_than_a_call_may_take_arrives_once(small, hasty, linked, monkeypatch):
+def test_a_put_that_waits_longer_than_a_call_may_take_arrives_once(
+  small, hasty, linked, monkeypatch
+):
   monkeypatch.setattr(links, '_CALL_SECONDS', 0.5)
   link = linked(small.port)
   link.put(payload(0, 1))
@@ -138,12 +146,20 @@ def test_a_put_that_waits_longer_than_a_call_may_take_arrives_once(small, hasty,
   assert small.take() == [3] and small.count('puts') == 3
 
 
-@pytest.mark.parametrize('changes, words', [
-    ({'token': 'x'}, 'token'), ({'version': 'x'}, 'version x'), ({'config': {'batch_size': 5}}, 'batch_size')])
+@pytest.mark.parametrize(
+  'changes, words',
+  [
+    ({'token': 'x'}, 'token'),
+    ({'version': 'x'}, 'version x'),
+    ({'config': {'batch_size': 5}}, 'batch_size'),
+  ],
+)
 @pytest.mark.parametrize('role', ['actor', 'evaluator'])
 def test_who_is_turned_away_is_told_why_at_once(learner, linked, role, changes, words):
   started = time.monotonic()
-  with pytest.raises(errors.UserError, match=f'127.0.0.1:{learner.port} turns this {role} away: .*{words}'):
+  with pytest.raises(
+    errors.UserError, match=f'127.0.0.1:{learner.port} turns this {role} away: .*{words}'
+  ):
     linked(learner.port, role=role, **changes)
   assert time.monotonic() - started < links._RETRY_SECONDS
 
@@ -155,8 +171,15 @@ def test_a_host_that_does_not_exist_is_not_waited_for(linked):
 
 def test_a_learner_that_does_not_come_is_waited_for_with_a_word_on_how_long(hasty, linked, caplog):
   port = rpc.free_port('127.0.0.1', 0)
-  with caplog.at_level(logging.INFO), pytest.raises(errors.UserError, match=(
-      f'no learner has answered at 127.0.0.1:{port} for 2 s .*--learner.*--listen=0.0.0.0:PORT')):
+  with (
+    caplog.at_level(logging.INFO),
+    pytest.raises(
+      errors.UserError,
+      match=(
+        f'no learner has answered at 127.0.0.1:{port} for 2 s .*--learner.*--listen=0.0.0.0:PORT'
+      ),
+    ),
+  ):
     linked(port, patience=2.0)
   told = [message for message in caplog.messages if f'No learner at 127.0.0.1:{port}' in message]
   left = [int(message.rpartition(', ')[2].split()[0]) for message in told]
@@ -201,7 +224,8 @@ def test_waiting_for_room_can_be_stopped(small, hasty, linked, monkeypatch):
 
 
 def test_another_learner_at_the_same_address_is_joined_and_what_was_for_the_one_before_is_dropped(
-    start, hasty, linked, caplog):
+  start, hasty, linked, caplog
+):
   first = start()
   link = linked(first.port)
   assert link.latest().version == 0
@@ -242,7 +266,9 @@ def test_a_learner_that_is_gone_is_waited_for_in_the_middle_of_everything(start,
   assert calls[0].result.version == 9
 
 
-def test_a_learner_that_does_not_come_back_is_an_error_of_the_user(start, hasty, linked, monkeypatch):
+def test_a_learner_that_does_not_come_back_is_an_error_of_the_user(
+  start, hasty, linked, monkeypatch
+):
   monkeypatch.setattr(links, '_CALL_SECONDS', 0.3)
   learner = start()
   both = [linked(learner.port, str(i), patience=0.5) for i in range(2)]
@@ -283,7 +309,9 @@ def test_who_was_forgotten_rejoins_by_itself_at_its_old_place(start, linked, mon
   assert rejoining.has_returned(DEADLINE) and rejoining.result.version == 0 and link.dropped == 1
   link.put(payload(2))
   assert learner.take() == [2] and link.welcome.place == 0
-  assert [member.name for member in learner.roster.members()] == ['sleeper'] and learner.count('actors_lost') == 1
+  assert [member.name for member in learner.roster.members()] == ['sleeper'] and learner.count(
+    'actors_lost'
+  ) == 1
 
 
 def test_who_works_or_waits_for_long_is_not_forgotten(start, hasty, linked, monkeypatch):
@@ -307,7 +335,7 @@ def test_totals_of_one_who_rejoins_are_counted_once(start, hasty, linked):
   assert processes.becomes_true(lambda: learner.roster.totals()['crashes'] == 3, DEADLINE)
   learner.roster.leave(link.welcome.session)
   link.latest()
-  member, = learner.roster.members()
+  (member,) = learner.roster.members()
   assert processes.becomes_true(lambda: member.activity == 'busy', DEADLINE)
   assert learner.roster.totals()['crashes'] == 3
 
@@ -319,7 +347,7 @@ def test_crashes_of_an_actor_that_is_made_anew_add_to_those_before(learner, hast
   learner.roster.leave(link.welcome.session)
   link.latest()
   link.be_described_by(lambda: 'second', lambda: 1)
-  member, = learner.roster.members()
+  (member,) = learner.roster.members()
   assert processes.becomes_true(lambda: member.activity == 'second', DEADLINE)
   assert learner.roster.totals()['crashes'] == 4 and not learner.count('messages_refused')
 
@@ -327,7 +355,9 @@ def test_crashes_of_an_actor_that_is_made_anew_add_to_those_before(learner, hast
 def test_what_it_does_is_told(learner, hasty, linked):
   link = linked(learner.port)
   link.be_described_by(lambda: 'stepping for 2 s', lambda: 5)
-  assert processes.becomes_true(lambda: 'stepping for 2 s' in learner.roster.describe()[0], DEADLINE)
+  assert processes.becomes_true(
+    lambda: 'stepping for 2 s' in learner.roster.describe()[0], DEADLINE
+  )
   assert learner.roster.totals()['crashes'] == 5
 
 
@@ -347,7 +377,9 @@ def test_who_has_not_got_its_place_back_is_told(start, hasty, linked):
   assert [member.name for member in second.roster.members()] == ['c', 'd', 'b', 'a']
 
 
-def test_those_of_a_learner_that_is_gone_get_their_places_back_from_another_in_any_order(start, hasty, linked):
+def test_those_of_a_learner_that_is_gone_get_their_places_back_from_another_in_any_order(
+  start, hasty, linked
+):
   first = start(places=3)
   joined = [linked(first.port, name) for name in 'abc']
   first.close()
@@ -357,7 +389,9 @@ def test_those_of_a_learner_that_is_gone_get_their_places_back_from_another_in_a
   assert [member.name for member in second.roster.members()] == ['a', 'b', 'c']
 
 
-def test_what_is_refused_now_and_then_is_dropped_and_again_and_again_is_an_error(learner, linked, caplog):
+def test_what_is_refused_now_and_then_is_dropped_and_again_and_again_is_an_error(
+  learner, linked, caplog
+):
   link = linked(learner.port)
   for _ in range(19):
     link.put(b'wrong')
@@ -414,7 +448,9 @@ def test_a_learner_that_stops_before_the_end_lets_actors_wait(start, hasty, link
 def test_who_closes_leaves(learner, linked):
   joined = [linked(learner.port, name) for name in 'ab']
   joined[0].close()
-  assert [member.name for member in learner.roster.members()] == ['b'] and learner.count('actors_lost') == 0
+  assert [member.name for member in learner.roster.members()] == ['b'] and learner.count(
+    'actors_lost'
+  ) == 0
   assert linked(learner.port, 'a').welcome.place == 0
 
 
@@ -432,6 +468,7 @@ def test_what_an_evaluator_has_found_is_reported_also_to_the_next_learner(start,
 def test_actors_come_go_crash_and_return_and_nothing_is_lost_or_doubled(start, hasty, linked):
   """Each brings numbers one by one, in several lives; some leave in order, some are just not there any more."""
   learner = start(capacity=5, places=2)
+
   def live(actor):
     rng, link = random.Random(actor), None
     for number in range(30):
@@ -448,7 +485,8 @@ def test_actors_come_go_crash_and_return_and_nothing_is_lost_or_doubled(start, h
 
   living, taken = [learners.Background(live, actor) for actor in range(6)], []
   assert processes.becomes_true(
-      lambda: taken.extend(learner.take()) or all(one.has_returned(0) for one in living), 2 * DEADLINE)
+    lambda: taken.extend(learner.take()) or all(one.has_returned(0) for one in living), 2 * DEADLINE
+  )
   assert [one.error for one in living] == [None] * 6
   taken += learner.take()
   for actor in range(6):
@@ -456,7 +494,7 @@ def test_actors_come_go_crash_and_return_and_nothing_is_lost_or_doubled(start, h
   assert len(taken) == 180 and learner.count('puts') == 180
 
 
-CRASHING = '''
+CRASHING = """
 import sys
 sys.path.insert(0, {root!r})
 from tests.common.distributed import learners
@@ -466,7 +504,7 @@ number = 0
 while True:
   link.put(learners.payload(number))
   number += 1
-'''
+"""
 
 
 def test_a_process_that_is_killed_does_no_harm_and_returns_to_its_place(start, linked):
@@ -474,8 +512,10 @@ def test_a_process_that_is_killed_does_no_harm_and_returns_to_its_place(start, l
   learner = start(places=3)
   linked(learner.port, 'first')
   killed = subprocess.Popen(
-      [sys.executable, '-c', CRASHING.format(root=root, port=learner.port)], stdout=subprocess.PIPE,
-      env={**os.environ, 'CUDA_VISIBLE_DEVICES': ''})
+    [sys.executable, '-c', CRASHING.format(root=root, port=learner.port)],
+    stdout=subprocess.PIPE,
+    env={**os.environ, 'CUDA_VISIBLE_DEVICES': ''},
+  )
   try:
     assert killed.stdout.readline() == b'1\n'
     assert processes.becomes_true(lambda: learner.queue.size() == 50, DEADLINE)

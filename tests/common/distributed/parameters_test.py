@@ -51,7 +51,9 @@ def test_a_snapshot_does_not_change_when_the_learner_goes_on(count):
   before = store.latest().values.numpy().copy()
   for variable in variables:
     variable.assign_add(tf.ones_like(variable))
-    tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=1.0, delta=tf.ones_like(variable) * 5)
+    tf.raw_ops.ResourceApplyGradientDescent(
+      var=variable.handle, alpha=1.0, delta=tf.ones_like(variable) * 5
+    )
   np.testing.assert_array_equal(store.latest().values, before)
   np.testing.assert_allclose(parameters.flatten(variables), before - 4, rtol=1e-6, atol=1e-6)
 
@@ -67,7 +69,11 @@ def test_the_latest_version_is_given():
 
 def test_readers_never_see_two_versions_mixed():
   """Each snapshot's values are all its version; versions only grow."""
-  store, seen, stop = parameters.ParameterStore(parameters.Snapshot(0, tf.zeros([50]))), [[], []], threading.Event()
+  store, seen, stop = (
+    parameters.ParameterStore(parameters.Snapshot(0, tf.zeros([50]))),
+    [[], []],
+    threading.Event(),
+  )
 
   def read(list_of_snapshots):
     while not stop.is_set():

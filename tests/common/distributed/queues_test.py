@@ -16,7 +16,10 @@ WATCHED = 0.2
 
 
 def elements(*numbers):
-  return {'number': np.array(numbers, np.int64), 'part': (np.array([[n, -n] for n in numbers], np.float32),)}
+  return {
+    'number': np.array(numbers, np.int64),
+    'part': (np.array([[n, -n] for n in numbers], np.float32),),
+  }
 
 
 def taker(queue):
@@ -161,7 +164,9 @@ def test_several_writers_lose_and_double_nothing():
   taken = [take() for _ in range(writers * each)]
   assert all(writer.has_returned(DEADLINE) and writer.error is None for writer in running)
   assert queue.size() == 0
-  for writer in range(writers):  # Sorted by writer, all are there once, and each writer's in their order.
+  for writer in range(
+    writers
+  ):  # Sorted by writer, all are there once, and each writer's in their order.
     assert [n for n in taken if n // 1000 == writer] == [1000 * writer + i for i in range(each)]
 
 

@@ -59,7 +59,7 @@ def test_who_returns_gets_its_place_back_whatever_order_they_come_in(roster):
 
 def test_who_returns_before_it_was_missed_replaces_itself(roster):
   first, other = join(roster, 'a', 'b')
-  again, = join(roster, 'a')
+  (again,) = join(roster, 'a')
   assert again.place == first.place and again.session != first.session
   assert [member.session for member in roster.members()] == [again.session, other.session]
   with pytest.raises(rosters.Unknown):
@@ -68,7 +68,7 @@ def test_who_returns_before_it_was_missed_replaces_itself(roster):
 
 
 def test_an_evaluator_of_an_actors_name_is_another(roster):
-  actor, = join(roster, 'a')
+  (actor,) = join(roster, 'a')
   evaluator = roster.join('a', 'evaluator')
   assert roster.find(actor.session) is actor and roster.find(evaluator.session) is evaluator
 
@@ -109,7 +109,7 @@ def test_who_is_not_heard_of_for_longer_than_the_lease_is_forgotten(roster, cloc
 
 
 def test_who_leaves_is_not_lost(roster):
-  a, = join(roster, 'a')
+  (a,) = join(roster, 'a')
   roster.leave(a.session)
   roster.leave(a.session)
   roster.leave('nobody')
@@ -128,7 +128,7 @@ def test_totals_are_of_all_who_are_or_were_here(roster, clock):
   (a.crashes, a.dropped), (b.crashes, b.dropped), (c.crashes, c.dropped) = (1, 10), (2, 20), (4, 40)
   assert roster.totals() == {'crashes': 7, 'dropped': 70}
   roster.leave(a.session)
-  again, = join(roster, 'b')
+  (again,) = join(roster, 'b')
   assert roster.totals() == {'crashes': 7, 'dropped': 70}
   again.crashes = 8  # A new process, which begins at 0.
   clock.now += LEASE + 1
@@ -141,8 +141,11 @@ def test_everybody_is_described(roster, clock):
   roster.join('e', 'evaluator')
   a.activity = 'stepping'
   clock.now += 12
-  assert roster.describe() == ['actor 0 (machine/7), heard 12 s ago: stepping', 'actor 1 (b), heard 12 s ago: joining',
-                               'evaluator 0 (e), heard 12 s ago: joining']
+  assert roster.describe() == [
+    'actor 0 (machine/7), heard 12 s ago: stepping',
+    'actor 1 (b), heard 12 s ago: joining',
+    'evaluator 0 (e), heard 12 s ago: joining',
+  ]
 
 
 @pytest.mark.parametrize('seed', range(20))
@@ -171,7 +174,9 @@ def test_nobody_ever_shares_a_number_and_all_places_are_used(seed, roster, clock
 
 def test_many_may_join_at_once():
   roster = rosters.Roster(16, LEASE)
-  joining = [learners.Background(lambda i=i: [roster.join(f'{i}-{j}', 'actor').place for j in range(4)])
-             for i in range(8)]
+  joining = [
+    learners.Background(lambda i=i: [roster.join(f'{i}-{j}', 'actor').place for j in range(4)])
+    for i in range(8)
+  ]
   assert all(one.has_returned(10.0) and one.error is None for one in joining)
   assert sorted(place for one in joining for place in one.result) == list(range(32))

@@ -28,6 +28,7 @@ def sizes(a, b):
 def failing(text):
   def fail(text):
     raise ValueError(f'no {text.decode()} here')
+
   return tf.numpy_function(fail, [text], tf.string)
 
 
@@ -36,12 +37,15 @@ def slow(text):
   def wait(text):
     time.sleep(1.0)
     return text
+
   return tf.ensure_shape(tf.numpy_function(wait, [text], tf.string), [])
 
 
 def serve(port=0, host='127.0.0.1'):
   port = rpc.free_port(host, port)
-  return rpc.serve(host, port, {'joined': joined, 'sizes': sizes, 'failing': failing, 'slow': slow}), port
+  return rpc.serve(
+    host, port, {'joined': joined, 'sizes': sizes, 'failing': failing, 'slow': slow}
+  ), port
 
 
 @pytest.fixture(scope='module')
@@ -82,7 +86,10 @@ def test_a_call_brings_byte_strings_there_and_back(served):
 def test_the_largest_message_and_its_header_go_through_both_ways(served):
   _, client = served
   message, header = bytes(range(256)) * (wire.MESSAGE_BYTES // 256), b'h' * 2**14
-  assert client.call('sizes', header, message, seconds=20.0) == [b'%d' % len(header), b'%d' % wire.MESSAGE_BYTES]
+  assert client.call('sizes', header, message, seconds=20.0) == [
+    b'%d' % len(header),
+    b'%d' % wire.MESSAGE_BYTES,
+  ]
   assert client.call('joined', message, b'', seconds=20.0)[0] == message
 
 
@@ -124,8 +131,11 @@ def test_a_client_of_nobody_is_told_so_in_time():
   assert time.monotonic() - started < 5.0 and '\n' not in str(nobody.value)
 
 
-@pytest.mark.parametrize('words', [
-    [], [b'HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n'], [b'\x00\xff' * 500]], ids=['mute', 'http', 'noise'])
+@pytest.mark.parametrize(
+  'words',
+  [[], [b'HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n'], [b'\x00\xff' * 500]],
+  ids=['mute', 'http', 'noise'],
+)
 def test_who_listens_there_but_is_no_learner_is_unreachable(stranger, words):
   port, said = stranger
   said.extend(words)
@@ -139,7 +149,9 @@ def test_a_port_is_given_if_it_is_free_and_chosen_if_it_is_0():
   assert 1024 <= port <= 65535
   assert rpc.free_port('127.0.0.1', port) == port
   with socket.create_server(('127.0.0.1', port)):
-    with pytest.raises(errors.UserError, match=f'cannot listen on 127.0.0.1:{port}: Address already in use.*--listen'):
+    with pytest.raises(
+      errors.UserError, match=f'cannot listen on 127.0.0.1:{port}: Address already in use.*--listen'
+    ):
       rpc.free_port('127.0.0.1', port)
   assert rpc.free_port('127.0.0.1', port) == port
 
@@ -154,17 +166,29 @@ def test_the_port_of_another_learner_is_in_use_until_it_ends():
   assert rpc.free_port('127.0.0.1', port) == port
 
 
-@pytest.mark.parametrize('host, port, words', [
-    ('127.0.0.1', 65536, 'port 65536 is none'), ('127.0.0.1', -1, 'port -1 is none'),
-    ('192.0.2.1', 0, 'cannot listen on 192.0.2.1:0: Cannot assign'),  # An address for documentation: nobody's.
-    ('no.such.host.invalid', 0, 'cannot listen on no.such.host.invalid:0'), ('a' * 70, 0, 'cannot listen on aaa')],
-                         ids=['high', 'negative', 'elsewhere', 'no host', 'no name'])
+@pytest.mark.parametrize(
+  'host, port, words',
+  [
+    ('127.0.0.1', 65536, 'port 65536 is none'),
+    ('127.0.0.1', -1, 'port -1 is none'),
+    (
+      '192.0.2.1',
+      0,
+      'cannot listen on 192.0.2.1:0: Cannot assign',
+    ),  # An address for documentation: nobody's.
+    ('no.such.host.invalid', 0, 'cannot listen on no.such.host.invalid:0'),
+    ('a' * 70, 0, 'cannot listen on aaa'),
+  ],
+  ids=['high', 'negative', 'elsewhere', 'no host', 'no name'],
+)
 def test_an_address_that_is_not_this_machines_is_the_users_mistake(host, port, words):
   with pytest.raises(errors.UserError, match=words):
     rpc.free_port(host, port)
 
 
-@pytest.mark.parametrize('host', ['no.such.host.invalid', '256.1.1.1', 'a b', 'http://here', '..', 'a' * 70])
+@pytest.mark.parametrize(
+  'host', ['no.such.host.invalid', '256.1.1.1', 'a b', 'http://here', '..', 'a' * 70]
+)
 def test_a_host_that_does_not_exist_is_the_users_mistake(host):
   with pytest.raises(errors.UserError, match='--learner'):
     rpc.reaches(host, 80)

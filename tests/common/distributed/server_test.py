@@ -13,7 +13,8 @@ import tensorflow as tf
 from tensorflow.distribute.experimental.rpc.kernels import gen_rpc_ops
 
 from common import errors
-from common.distributed import rpc, server as servers, wire
+from common.distributed import rpc, wire
+from common.distributed import server as servers
 from scripts import processes
 from tests.common.distributed import learners
 from tests.common.distributed.learners import IDENTITY, elements, payload
@@ -52,7 +53,11 @@ def one_of_many_spoiled():
 def low_level(caller, method, *arguments):
   """A call as other programs could make it: any method, any tensors. Returns the error's number; 0 is none."""
   status, _ = gen_rpc_ops.rpc_call(
-      caller._client._client._client_handle, args=list(arguments), method_name=method, timeout_in_ms=20_000)
+    caller._client._client._client_handle,
+    args=list(arguments),
+    method_name=method,
+    timeout_in_ms=20_000,
+  )
   return int(gen_rpc_ops.rpc_check_status(status)[0])
 
 
@@ -68,7 +73,13 @@ def say_raw(port, words):
 def test_who_joins_is_told_its_place_and_the_runs_settings(caller):
   first, second = caller.join('a'), caller.join('b')
   assert first.pop('session') != second.pop('session')
-  assert first == {'state': 'joined', 'place': 0, 'assignment': 0, 'seed': 1001, 'config': IDENTITY.config}
+  assert first == {
+    'state': 'joined',
+    'place': 0,
+    'assignment': 0,
+    'seed': 1001,
+    'config': IDENTITY.config,
+  }
   assert (second['place'], second['assignment'], second['seed']) == (1, 1, 1002)
 
 
@@ -83,7 +94,12 @@ def test_a_learner_gives_out_the_actors_that_are_its_own():
   with learners.closing(learners.Learner(assignments=range(1, 6, 2))) as learner:
     caller = learners.Caller(learner)
     welcomes = [caller.join(str(i)) for i in range(4)]
-    assert [(welcome['place'], welcome['assignment']) for welcome in welcomes] == [(0, 1), (1, 3), (2, 5), (3, 1)]
+    assert [(welcome['place'], welcome['assignment']) for welcome in welcomes] == [
+      (0, 1),
+      (1, 3),
+      (2, 5),
+      (3, 1),
+    ]
 
 
 def test_who_returns_gets_its_place_but_another_seed(caller):
@@ -91,26 +107,42 @@ def test_who_returns_gets_its_place_but_another_seed(caller):
   before = caller.join('b')
   caller.tell(kind='leave', session=before['session'])
   again = caller.join('b')
-  assert (again['place'], again['session'] == before['session'], again['seed'] == before['seed']) == (1, False, False)
+  assert (
+    again['place'],
+    again['session'] == before['session'],
+    again['seed'] == before['seed'],
+  ) == (1, False, False)
 
 
 def test_settings_that_are_the_runs_own_may_be_asked_for(caller):
   assert caller.join(config={'batch_size': 32, 'lstm': False})['state'] == 'joined'
 
 
-@pytest.mark.parametrize('changes, words, others', [
+@pytest.mark.parametrize(
+  'changes, words, others',
+  [
     ({'token': 'a guess'}, ['token', '--token_file'], ['version', 'setting', '0123456789ab']),
     ({'token': ''}, ['token'], ['version', 'setting']),
     ({'token': 'ü'}, ['token'], ['version', 'setting']),
     ({'token': IDENTITY.token + '\n'}, ['token'], ['version', 'setting']),
-    ({'version': 'ba9876543210'}, ['version ba9876543210', 'of 0123456789ab', 'same checkout'], ['token', 'setting']),
+    (
+      {'version': 'ba9876543210'},
+      ['version ba9876543210', 'of 0123456789ab', 'same checkout'],
+      ['token', 'setting'],
+    ),
     ({'config': {'batch_size': 64}}, ['batch_size', "'64'", '32'], ['token', 'version']),
     ({'config': {'lstm': False, 'no_such': 1}}, ['no_such', "'1'", 'None'], ['token', 'version']),
-    ({'token': 'x', 'version': 'y', 'config': {'lstm': True}}, ['token'], ['version', 'lstm'])])
-def test_who_is_of_another_run_is_turned_away_with_what_is_different(learner, caller, caplog, changes, words, others):
+    ({'token': 'x', 'version': 'y', 'config': {'lstm': True}}, ['token'], ['version', 'lstm']),
+  ],
+)
+def test_who_is_of_another_run_is_turned_away_with_what_is_different(
+  learner, caller, caplog, changes, words, others
+):
   answer = caller.join('stranger', **changes)
   assert answer['state'] == 'turned away'
-  assert all(word in answer['reason'] for word in words) and not any(word in answer['reason'] for word in others)
+  assert all(word in answer['reason'] for word in words) and not any(
+    word in answer['reason'] for word in others
+  )
   assert any('stranger' in message and answer['reason'] in message for message in caplog.messages)
   assert learner.roster.members() == [] and 'session' not in answer
 
@@ -122,11 +154,20 @@ def test_a_token_may_be_of_any_letters():
     assert caller.join(token='Sesame ✓')['state'] == 'turned away'
 
 
-@pytest.mark.parametrize('changes, words', [
-    ({'role': 'learner'}, 'role is'), ({'role': None}, 'role is'), ({'name': 5}, 'name is'),
-    ({'name': None}, 'name is'), ({'token': None}, 'token is'), ({'token': ['a secret']}, 'token is'),
+@pytest.mark.parametrize(
+  'changes, words',
+  [
+    ({'role': 'learner'}, 'role is'),
+    ({'role': None}, 'role is'),
+    ({'name': 5}, 'name is'),
+    ({'name': None}, 'name is'),
+    ({'token': None}, 'token is'),
+    ({'token': ['a secret']}, 'token is'),
     ({'version': 1}, 'version is'),
-    ({'config': []}, 'config is'), ({'config': None}, 'config is')])
+    ({'config': []}, 'config is'),
+    ({'config': None}, 'config is'),
+  ],
+)
 def test_an_application_of_another_form_is_refused(learner, caller, changes, words):
   answer = caller.join(**changes)
   assert answer['state'] == 'refused' and words in answer['reason']
@@ -143,8 +184,12 @@ def test_text_that_is_no_text_is_answered_as_all_else(learner, caller, field):
 @pytest.mark.parametrize('depth', [100, 300, 500, 700, 900, 950, 980])
 def test_settings_as_deep_as_a_well_are_not_those_of_the_run(caller, depth):
   config = b'{"batch_size": ' + b'[' * depth + b']' * depth + b'}'
-  message = wire.to_json(kind='join', name='a', role='actor', token=IDENTITY.token, version=IDENTITY.version, config={})
-  answer = json.loads(caller.raw('tell', message.replace(b'"config": {}', b'"config": ' + config))[0])
+  message = wire.to_json(
+    kind='join', name='a', role='actor', token=IDENTITY.token, version=IDENTITY.version, config={}
+  )
+  answer = json.loads(
+    caller.raw('tell', message.replace(b'"config": {}', b'"config": ' + config))[0]
+  )
   assert answer['state'] in ('refused', 'turned away')
 
 
@@ -182,7 +227,9 @@ def test_a_put_that_is_repeated_while_it_waits_for_room_waits_once(small):
   assert not waiting.has_returned(WATCHED) and small.queue.size() == 2
   assert small.take(4) == [0, 1, 2, 3]
   assert waiting.has_returned(DEADLINE) and waiting.result == {'state': 'taken'}
-  assert other.asked(session, 2) == 'taken' and other.put(session, 2, payload(2, 3))['state'] == 'taken'
+  assert (
+    other.asked(session, 2) == 'taken' and other.put(session, 2, payload(2, 3))['state'] == 'taken'
+  )
   assert small.queue.size() == 0 and small.count('puts') == 2 and small.count('puts_repeated') == 5
 
 
@@ -219,11 +266,16 @@ def test_each_actor_counts_its_own_puts(learner, caller):
 def test_a_put_of_several_messages_is_whole(large):
   caller, codec = learners.Caller(large), wire.Codec(learners.LARGE_SPEC, {})
   pixels = np.random.default_rng(0).integers(0, 256, (2, 2 * wire.MESSAGE_BYTES + 9), np.uint8)
-  sent = [wire.split(codec.encode({'number': np.array([i]), 'pixels': pixels[i:i + 1]})) for i in range(2)]
+  sent = [
+    wire.split(codec.encode({'number': np.array([i]), 'pixels': pixels[i : i + 1]}))
+    for i in range(2)
+  ]
   sessions = [caller.session(str(i)) for i in range(2)]
   for part in range(3):  # Those of two actors come by turns.
     for session, parts in zip(sessions, sent):
-      assert caller.put(session, 1, parts[part], part, 3)['state'] == ('taken' if part == 2 else 'more')
+      assert caller.put(session, 1, parts[part], part, 3)['state'] == (
+        'taken' if part == 2 else 'more'
+      )
       assert caller.asked(session, 1) == ('taken' if part == 2 else 'missing')
   assert caller.put(sessions[0], 1, sent[0][2], 2, 3)['state'] == 'taken'
   taken = large.queue.take_many(large.queue.size())
@@ -252,31 +304,52 @@ def test_parts_come_in_order_and_all_of_them(large):
 
 def test_what_is_left_of_a_put_is_not_mixed_with_the_next(large):
   caller, codec = learners.Caller(large), wire.Codec(learners.LARGE_SPEC, {})
-  element = lambda n: {'number': np.array([n]), 'pixels': np.full((1, 2 * wire.MESSAGE_BYTES + 9), n, np.uint8)}
+  element = lambda n: {
+    'number': np.array([n]),
+    'pixels': np.full((1, 2 * wire.MESSAGE_BYTES + 9), n, np.uint8),
+  }
   first, second = (wire.split(codec.encode(element(n))) for n in (1, 2))
   session = caller.session()
   assert [caller.put(session, 1, first[i], i, 3)['state'] for i in (0, 1)] == ['more', 'more']
   assert caller.put(session, 2, second[2], 2, 3)['state'] == 'refused'
-  assert [caller.put(session, 2, second[i], i, 3)['state'] for i in (0, 1, 2)] == ['more', 'more', 'taken']
+  assert [caller.put(session, 2, second[i], i, 3)['state'] for i in (0, 1, 2)] == [
+    'more',
+    'more',
+    'taken',
+  ]
   taken = large.queue.take()
   assert taken['number'] == 2 and np.unique(taken['pixels']) == [2]
 
 
-@pytest.mark.parametrize('message, words', [
-    (b'', '0 bytes, expected a multiple of 20'), (b'x', '1 bytes, expected'), (payload(1)[:-1], '19 bytes, expected'),
-    (payload(1, 2) + b'\0', '41 bytes, expected'), (spoiled(reward=np.nan), 'reward holds .* not finite'),
-    (spoiled(reward=-np.inf), 'reward holds .* not finite'), (spoiled(pixels=201), 'pixels holds 201'),
-    (spoiled(number=-1), 'number holds -1, expected 0'), (spoiled(number=2**62), 'number holds 46116860184'),
+@pytest.mark.parametrize(
+  'message, words',
+  [
+    (b'', '0 bytes, expected a multiple of 20'),
+    (b'x', '1 bytes, expected'),
+    (payload(1)[:-1], '19 bytes, expected'),
+    (payload(1, 2) + b'\0', '41 bytes, expected'),
+    (spoiled(reward=np.nan), 'reward holds .* not finite'),
+    (spoiled(reward=-np.inf), 'reward holds .* not finite'),
+    (spoiled(pixels=201), 'pixels holds 201'),
+    (spoiled(number=-1), 'number holds -1, expected 0'),
+    (spoiled(number=2**62), 'number holds 46116860184'),
     (b'\2' + payload(1)[1:], 'flag holds 2, expected booleans'),
-    (one_of_many_spoiled(), 'pixels holds 255')])
+    (one_of_many_spoiled(), 'pixels holds 255'),
+  ],
+)
 def test_what_is_no_element_is_refused_with_reason_and_sender_and_touches_nothing(
-    learner, caller, caplog, message, words):
+  learner, caller, caplog, message, words
+):
   session = caller.session('machine/7')
   answer = caller.put(session, 1, message)
   assert answer['state'] == 'refused'
   assert re.search(words, answer['reason'])
   assert any('actor 0 (machine/7)' in text and answer['reason'] in text for text in caplog.messages)
-  assert learner.queue.size() == 0 and learner.count('puts') == 0 and learner.count('messages_refused') == 1
+  assert (
+    learner.queue.size() == 0
+    and learner.count('puts') == 0
+    and learner.count('messages_refused') == 1
+  )
   assert caller.asked(session, 1) == 'missing'
   assert caller.put(session, 1, payload(4))['state'] == 'taken'
   assert learner.take() == [4]
@@ -290,9 +363,18 @@ def test_a_refused_put_does_not_stand_in_the_way_of_others(learner, caller, sequ
   assert learner.take() == [4]
 
 
-@pytest.mark.parametrize('header', [
-    b'', b'{', b'[]', b'null', b'\xff', b'{}', b'{"session": 5, "sequence": 1, "part": 0, "parts": 1}',
-    b'{"session": SESSION, "sequence": 1, "part": 0}', b'{"session": SESSION, "sequence": -1, "part": 0, "parts": 1}',
+@pytest.mark.parametrize(
+  'header',
+  [
+    b'',
+    b'{',
+    b'[]',
+    b'null',
+    b'\xff',
+    b'{}',
+    b'{"session": 5, "sequence": 1, "part": 0, "parts": 1}',
+    b'{"session": SESSION, "sequence": 1, "part": 0}',
+    b'{"session": SESSION, "sequence": -1, "part": 0, "parts": 1}',
     b'{"session": SESSION, "sequence": true, "part": 0, "parts": 1}',
     b'{"session": SESSION, "sequence": 1.0, "part": 0, "parts": 1}',
     b'{"session": SESSION, "sequence": 1e99, "part": 0, "parts": 1}',
@@ -302,7 +384,9 @@ def test_a_refused_put_does_not_stand_in_the_way_of_others(learner, caller, sequ
     b'{"session": SESSION, "sequence": 1, "part": 1, "parts": 1}',
     b'{"session": SESSION, "sequence": 1, "part": 0, "parts": 2}',
     b'{"session": SESSION, "sequence": 1' + b'0' * 5000 + b', "part": 0, "parts": 1}',
-    b'{"session": SESSION, "sequence": 9223372036854775808, "part": 0, "parts": 1}'])
+    b'{"session": SESSION, "sequence": 9223372036854775808, "part": 0, "parts": 1}',
+  ],
+)
 def test_a_header_of_another_form_is_refused_though_what_it_brings_is_good(learner, caller, header):
   session = caller.session()
   header = header.replace(b'SESSION', json.dumps(session).encode())
@@ -319,7 +403,9 @@ def test_who_sends_what_is_refused_is_named(learner, caller, caplog, function):
   if function == 'beat':
     answer = caller.tell(kind='beat', session=session, activity=None)
   else:
-    answer = json.loads(caller.raw(function, wire.to_json(session=session), *[b''] * (function == 'put'))[0])
+    answer = json.loads(
+      caller.raw(function, wire.to_json(session=session), *[b''] * (function == 'put'))[0]
+    )
   assert answer['state'] == 'refused'
   assert any('actor 0 (machine/7)' in text and answer['reason'] in text for text in caplog.messages)
 
@@ -333,23 +419,50 @@ def test_nobody_may_do_anything_without_having_joined(learner, caller):
   assert learner.queue.size() == 0 and learner.reports == [] and learner.roster.members() == []
 
 
-@pytest.mark.parametrize('message', [
-    b'', b'x', b'[1, 2]', b'{}', b'{"kind": 1}', b'{"kind": "dance"}', b'{"kind": "beat"}', b'{"kind": "' + b'x' * 10**6
-    + b'"}', b'{"kind": "leave"}', b'{"kind": "asked", "session": []}', b'{"kind": "join"}', b'[' * 10**6],
-                         ids=lambda message: repr(message[:25]))
+@pytest.mark.parametrize(
+  'message',
+  [
+    b'',
+    b'x',
+    b'[1, 2]',
+    b'{}',
+    b'{"kind": 1}',
+    b'{"kind": "dance"}',
+    b'{"kind": "beat"}',
+    b'{"kind": "' + b'x' * 10**6 + b'"}',
+    b'{"kind": "leave"}',
+    b'{"kind": "asked", "session": []}',
+    b'{"kind": "join"}',
+    b'[' * 10**6,
+  ],
+  ids=lambda message: repr(message[:25]),
+)
 def test_a_message_of_another_kind_is_refused(learner, caller, message):
   answer = json.loads(caller.raw('tell', message)[0])
   assert answer['state'] == 'refused' and 0 < len(answer['reason']) < 300
   assert learner.count('messages_refused') == 1
 
 
-@pytest.mark.parametrize('values', [
-    {'activity': 5}, {'crashes': -1}, {'crashes': 'x'}, {'dropped': True}, {'dropped': 10**30}, {'crashes': 1.5}])
+@pytest.mark.parametrize(
+  'values',
+  [
+    {'activity': 5},
+    {'crashes': -1},
+    {'crashes': 'x'},
+    {'dropped': True},
+    {'dropped': 10**30},
+    {'crashes': 1.5},
+  ],
+)
 def test_a_sign_of_life_of_another_form_changes_nothing(learner, caller, values):
   session = caller.session()
   caller.beat(session, 'playing', 2, 3)
-  assert caller.tell(**{'kind': 'beat', 'session': session, 'activity': '', 'crashes': 9, 'dropped': 9, **values})[
-      'state'] == 'refused'
+  assert (
+    caller.tell(
+      **{'kind': 'beat', 'session': session, 'activity': '', 'crashes': 9, 'dropped': 9, **values}
+    )['state']
+    == 'refused'
+  )
   assert learner.roster.totals() == {'crashes': 2, 'dropped': 3}
   assert learner.roster.describe() == ['actor 0 (one), heard 0 s ago: playing']
 
@@ -357,17 +470,36 @@ def test_a_sign_of_life_of_another_form_changes_nothing(learner, caller, values)
 def test_what_is_not_a_call_of_its_functions_does_it_no_harm(learner, caller):
   text, session = tf.constant(b'{}'), caller.session()
   for method, arguments in (
-      ('tell', [tf.constant(1.0)]), ('tell', []), ('tell', [tf.zeros([3, 3])]),
-      ('put', [tf.constant(1), text]), ('put', [text, tf.constant(1)]), ('put', [text]), ('put', []),
-      ('no_such', [text]), ('', []), ('tell\0', [text])):
+    ('tell', [tf.constant(1.0)]),
+    ('tell', []),
+    ('tell', [tf.zeros([3, 3])]),
+    ('put', [tf.constant(1), text]),
+    ('put', [text, tf.constant(1)]),
+    ('put', [text]),
+    ('put', []),
+    ('no_such', [text]),
+    ('', []),
+    ('tell\0', [text]),
+  ):
     assert low_level(caller, method, *arguments), (method, arguments)
-  for method, arguments in (('put', [tf.constant([b'a', b'b']), text]), ('parameters', [tf.constant([b'{}'])])):
+  for method, arguments in (
+    ('put', [tf.constant([b'a', b'b']), text]),
+    ('parameters', [tf.constant([b'{}'])]),
+  ):
     refused = learner.count('messages_refused')
-    assert not low_level(caller, method, *arguments) and learner.count('messages_refused') == refused + 1
+    assert (
+      not low_level(caller, method, *arguments) and learner.count('messages_refused') == refused + 1
+    )
   with pytest.raises(RuntimeError, match='larger than max'):
     caller.raw('put', b'{}', b'x' * (4 * 2**20 + 1))
-  for words in (b'', b'\0', b'GET / HTTP/1.1\r\nHost: here\r\n\r\n', os.urandom(5000),
-                b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + os.urandom(5000), b'\x16\x03\x01' + os.urandom(200)):
+  for words in (
+    b'',
+    b'\0',
+    b'GET / HTTP/1.1\r\nHost: here\r\n\r\n',
+    os.urandom(5000),
+    b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + os.urandom(5000),
+    b'\x16\x03\x01' + os.urandom(200),
+  ):
     say_raw(learner.port, words)
   assert caller.put(session, 1, payload(1))['state'] == 'taken'
   assert learner.take() == [1]
@@ -388,26 +520,43 @@ def malformed(rng, session):
   header = {'session': session, 'sequence': rng.randint(1, 10**9), 'part': 0, 'parts': 1}
   good, text = payload(7, 8), lambda values: json.dumps(values).encode()
   field = rng.choice(list(header))
-  odd = rng.choice([None, True, -1, 1.5, '1', [], {}, 2**63, 10**40, float('nan'), 'x' * 1000, '\ud800'])
-  at = rng.choice([n for n in range(len(good)) if n % 20])  # Not at an element's end: that would be a whole one.
+  odd = rng.choice(
+    [None, True, -1, 1.5, '1', [], {}, 2**63, 10**40, float('nan'), 'x' * 1000, '\ud800']
+  )
+  at = rng.choice(
+    [n for n in range(len(good)) if n % 20]
+  )  # Not at an element's end: that would be a whole one.
   kinds = [
-      lambda: ('put', text(header), good[:at]),
-      lambda: ('put', text(header), good + bytes(rng.randint(1, 19))),
-      lambda: ('put', text(header), spoiled(reward=rng.choice([np.nan, np.inf, -np.inf]))),
-      lambda: ('put', text(header), spoiled(pixels=rng.randint(201, 255))),
-      lambda: ('put', text(header), spoiled(number=rng.choice([-1, 10**9 + 1, 2**63 - 1, -2**63]))),
-      lambda: ('put', text(header), bytes([rng.randint(2, 255)]) + good[1:]),
-      lambda: ('put', text({**header, 'part': rng.randint(1, 9), 'parts': rng.randint(0, 9)}), good),
-      lambda: ('put', text({**header, field: odd if field == 'session' or odd != '1' else None}), b''),
-      lambda: ('put', text({name: value for name, value in header.items() if name != field}), good),
-      lambda: ('put', text(header)[:rng.randrange(30)], good),
-      lambda: ('put', rng.randbytes(rng.randint(0, 99)), rng.randbytes(rng.randint(0, 99))),
-      lambda: ('put', text({**header, 'session': rng.randbytes(16).hex()}), good),
-      lambda: ('tell', text({'kind': rng.choice(['dance', '', 5, None, 'beat', 'asked', 'join']), 'session': session})),
-      lambda: ('tell', rng.randbytes(rng.randint(0, 99))),
-      lambda: ('tell', b'[' * rng.randint(1, 10_000)),
-      lambda: ('parameters', text({'session': session, 'version': odd, 'part': rng.choice([-1, 'x', None, 1.5])})),
-      lambda: ('parameters', text({'session': session, 'version': 0, 'part': rng.randint(1, 2**61)}))]
+    lambda: ('put', text(header), good[:at]),
+    lambda: ('put', text(header), good + bytes(rng.randint(1, 19))),
+    lambda: ('put', text(header), spoiled(reward=rng.choice([np.nan, np.inf, -np.inf]))),
+    lambda: ('put', text(header), spoiled(pixels=rng.randint(201, 255))),
+    lambda: ('put', text(header), spoiled(number=rng.choice([-1, 10**9 + 1, 2**63 - 1, -(2**63)]))),
+    lambda: ('put', text(header), bytes([rng.randint(2, 255)]) + good[1:]),
+    lambda: ('put', text({**header, 'part': rng.randint(1, 9), 'parts': rng.randint(0, 9)}), good),
+    lambda: (
+      'put',
+      text({**header, field: odd if field == 'session' or odd != '1' else None}),
+      b'',
+    ),
+    lambda: ('put', text({name: value for name, value in header.items() if name != field}), good),
+    lambda: ('put', text(header)[: rng.randrange(30)], good),
+    lambda: ('put', rng.randbytes(rng.randint(0, 99)), rng.randbytes(rng.randint(0, 99))),
+    lambda: ('put', text({**header, 'session': rng.randbytes(16).hex()}), good),
+    lambda: (
+      'tell',
+      text(
+        {'kind': rng.choice(['dance', '', 5, None, 'beat', 'asked', 'join']), 'session': session}
+      ),
+    ),
+    lambda: ('tell', rng.randbytes(rng.randint(0, 99))),
+    lambda: ('tell', b'[' * rng.randint(1, 10_000)),
+    lambda: (
+      'parameters',
+      text({'session': session, 'version': odd, 'part': rng.choice([-1, 'x', None, 1.5])}),
+    ),
+    lambda: ('parameters', text({'session': session, 'version': 0, 'part': rng.randint(1, 2**61)})),
+  ]
   return rng.choice(kinds)()
 
 
@@ -431,16 +580,22 @@ def test_a_thousand_malformed_messages_and_an_actor_between_them(learner, caplog
         with pytest.raises(RuntimeError):
           caller.raw('put', b'{}', b'x' * (4 * 2**20 + 1))
         say_raw(learner.port, b'GET / HTTP/1.1\r\n\r\n' + rng.randbytes(100))
-        assert low_level(caller, 'put', tf.constant(1), tf.constant(2)) and low_level(caller, 'no_such')
+        assert low_level(caller, 'put', tf.constant(1), tf.constant(2)) and low_level(
+          caller, 'no_such'
+        )
       taken += learner.take()
     while not acting.has_returned(0.01):
       taken += learner.take()
     assert acting.error is None and link.dropped == 0
   assert set(answers) == {'refused', 'unknown'} and answers.count('refused') > 800
   assert taken + learner.take() == list(range(200))
-  assert learner.count('puts') == 100 and learner.count('messages_refused') == answers.count('refused')
+  assert learner.count('puts') == 100 and learner.count('messages_refused') == answers.count(
+    'refused'
+  )
   told = [message for message in caplog.messages if 'is refused' in message]
-  assert 10 < len(told) < 20 and 'actor 0 (malicious)' in ''.join(told)  # Not a log of a thousand lines.
+  assert 10 < len(told) < 20 and 'actor 0 (malicious)' in ''.join(
+    told
+  )  # Not a log of a thousand lines.
 
 
 def test_many_that_wait_for_room_hold_up_nobody(small):
@@ -451,9 +606,14 @@ def test_many_that_wait_for_room_hold_up_nobody(small):
     other = learners.Caller(small)
     waiting.append(learners.Background(other.put, other.session(str(i)), 1, payload(100 + i)))
   session = caller.session()
-  assert processes.becomes_true(lambda: all(member.admitted for member in small.roster.members()[:40]), DEADLINE)
+  assert processes.becomes_true(
+    lambda: all(member.admitted for member in small.roster.members()[:40]), DEADLINE
+  )
   started = time.monotonic()
-  assert caller.beat(session) == {'state': 'working'} and caller.put(session, 1, b'wrong')['state'] == 'refused'
+  assert (
+    caller.beat(session) == {'state': 'working'}
+    and caller.put(session, 1, b'wrong')['state'] == 'refused'
+  )
   assert time.monotonic() - started < 5.0 and not any(one.has_returned(0) for one in waiting)
   assert sorted(small.take(42)) == [0, 1, *range(100, 140)]
   assert all(one.has_returned(DEADLINE) and one.result == {'state': 'taken'} for one in waiting)
@@ -470,7 +630,9 @@ def test_parameters_are_given_once_and_again_when_there_are_others(learner, call
   assert caller.parameters(session, 0, known=True) == ({'state': 'known', 'frames': 1234}, b'')
   learner.store.publish(learner.snapshot(7))
   answer, message = caller.parameters(session, 0, known=True)
-  assert (answer['state'], answer['version']) == ('given', 7) and set(np.frombuffer(message, np.float32)) == {7.0}
+  assert (answer['state'], answer['version']) == ('given', 7) and set(
+    np.frombuffer(message, np.float32)
+  ) == {7.0}
   assert caller.parameters(session, 7, known=True)[0]['state'] == 'known'
   assert caller.parameters(session, 7)[0]['state'] == 'given'
 
@@ -518,7 +680,9 @@ def test_what_members_say_of_themselves_is_told(learner, caller):
   assert caller.beat(a, 'stepping for 3 s', 1, 2) == {'state': 'working'}
   caller.beat(b, 'x' * 1000, 4, 0)
   caller.beat(a, 'waiting', 2, 5)
-  assert learner.roster.totals() == {'crashes': 6, 'dropped': 5} and learner.count('puts_dropped') == 5
+  assert (
+    learner.roster.totals() == {'crashes': 6, 'dropped': 5} and learner.count('puts_dropped') == 5
+  )
   assert learner.roster.describe()[0] == 'actor 0 (a), heard 0 s ago: waiting'
   assert len(learner.roster.describe()[1]) < 400
   assert learner.count('actors') == 2
@@ -538,8 +702,12 @@ def test_who_is_not_heard_of_for_the_lease_is_forgotten(monkeypatch, caplog):
       return learner.count('actors_lost') == 1
 
     assert processes.becomes_true(forgotten, DEADLINE)
-    assert [member.name for member in learner.roster.members()] == ['loud'] and learner.count('actors') == 1
-    assert any('actor 0 (silent) has gone' in text and 'last seen alive' in text for text in caplog.messages)
+    assert [member.name for member in learner.roster.members()] == ['loud'] and learner.count(
+      'actors'
+    ) == 1
+    assert any(
+      'actor 0 (silent) has gone' in text and 'last seen alive' in text for text in caplog.messages
+    )
     assert caller.put(silent, 1, payload(1)) == {'state': 'unknown'} and learner.queue.size() == 0
     assert caller.join('silent')['place'] == 0
 
@@ -558,7 +726,7 @@ def test_who_is_forgotten_while_its_put_waits_is_told(small):
 def test_what_evaluators_report_is_handed_on(learner, caller):
   session = caller.session('e', 'evaluator')
   assert caller.tell(kind='report', session=session, mean=2.5, task='t') == {'state': 'working'}
-  report, = learner.reports
+  (report,) = learner.reports
   assert (report['mean'], report['task']) == (2.5, 't')
   assert learner.count('actors') == 0
 
@@ -569,18 +737,24 @@ def test_a_report_that_is_none_is_refused_with_the_reason(learner, caller):
 
   learner.server._on_report = refuse
   session = caller.session('e', 'evaluator')
-  assert caller.tell(kind='report', session=session) == {'state': 'refused', 'reason': 'mean is wrong'}
+  assert caller.tell(kind='report', session=session) == {
+    'state': 'refused',
+    'reason': 'mean is wrong',
+  }
 
 
 def test_actions_are_decided_on_for_those_who_ask():
   inputs = wire.Codec({'x': tf.TensorSpec([2], tf.float32)}, {'x': (0, 100)})
   outputs = wire.Codec(tf.TensorSpec([], tf.float32), {})
-  inference = servers.Inference(inputs, outputs, lambda fields: [tf.reduce_sum(fields[0], 1)], lambda: 77)
+  inference = servers.Inference(
+    inputs, outputs, lambda fields: [tf.reduce_sum(fields[0], 1)], lambda: 77
+  )
   with learners.closing(learners.Learner(inference=inference)) as learner:
     caller = learners.Caller(learner)
     session = caller.session('machine/7')
     infer = lambda session, values: caller.raw(
-        'infer', wire.to_json(session=session), inputs.encode({'x': np.array(values, np.float32)}))
+      'infer', wire.to_json(session=session), inputs.encode({'x': np.array(values, np.float32)})
+    )
     answer, decided = infer(session, [[1, 2], [3, 4], [5, 6]])
     assert json.loads(answer) == {'state': 'decided', 'version': 77}
     np.testing.assert_array_equal(outputs.decode(decided)[0], [3, 7, 11])

@@ -11,9 +11,13 @@ import tensorflow as tf
 from common.distributed import wire
 
 DTYPES = (np.uint8, np.bool_, np.int32, np.int64, np.float32)
-Pair = collections.namedtuple('Pair', 'zebra apple')  # Not in the order of the alphabet, as dicts are.
-SPEC = Pair({'one': tf.TensorSpec([], tf.uint8), 'flag': tf.TensorSpec([2], tf.bool)},
-            tf.TensorSpec([3], tf.float32))
+Pair = collections.namedtuple(
+  'Pair', 'zebra apple'
+)  # Not in the order of the alphabet, as dicts are.
+SPEC = Pair(
+  {'one': tf.TensorSpec([], tf.uint8), 'flag': tf.TensorSpec([2], tf.bool)},
+  tf.TensorSpec([3], tf.float32),
+)
 
 
 def values(rng, dtype, shape):
@@ -41,13 +45,19 @@ def random_spec(rng, depth, path=''):
   for name in names:
     parts[name], below = random_spec(rng, depth - 1, f'{path}.{name}' if path else name)
     leaves |= below
-  build = {'dict': dict, 'named': lambda p: collections.namedtuple('Named', names)(**p),
-           'tuple': lambda p: (*p.values(), ()), 'list': lambda p: list(p.values())}[kind]
+  build = {
+    'dict': dict,
+    'named': lambda p: collections.namedtuple('Named', names)(**p),
+    'tuple': lambda p: (*p.values(), ()),
+    'list': lambda p: list(p.values()),
+  }[kind]
   return build(parts), leaves
 
 
 def random_elements(rng, spec, count):
-  return tf.nest.map_structure(lambda s: values(rng, s.dtype.as_numpy_dtype, (count, *s.shape)), spec)
+  return tf.nest.map_structure(
+    lambda s: values(rng, s.dtype.as_numpy_dtype, (count, *s.shape)), spec
+  )
 
 
 def same(got, expected):
@@ -59,8 +69,10 @@ def same(got, expected):
 
 
 def good_elements(count):
-  return Pair({'one': np.arange(count, dtype=np.uint8), 'flag': np.ones((count, 2), np.bool_)},
-              np.full((count, 3), 0.5, np.float32))
+  return Pair(
+    {'one': np.arange(count, dtype=np.uint8), 'flag': np.ones((count, 2), np.bool_)},
+    np.full((count, 3), 0.5, np.float32),
+  )
 
 
 @pytest.mark.parametrize('seed', range(60))
@@ -84,7 +96,9 @@ def test_bounds_are_those_of_the_field_that_the_path_names(seed):
   if not bounded:
     spec, bounded = {'a': tf.TensorSpec([2], tf.int64)}, ['a']
   path = rng.choice(bounded)
-  elements = tf.nest.map_structure(lambda s: np.full((2, *s.shape), 1, s.dtype.as_numpy_dtype), spec)
+  elements = tf.nest.map_structure(
+    lambda s: np.full((2, *s.shape), 1, s.dtype.as_numpy_dtype), spec
+  )
   payload = wire.Codec(spec, {}).encode(elements)
   same(tf.nest.pack_sequence_as(spec, wire.Codec(spec, {path: (1, 1)}).decode(payload)), elements)
   for bounds in ((2, 9), (-9, 0)):
@@ -100,14 +114,19 @@ def test_fields_lie_one_after_the_other_in_the_order_of_the_structure():
 
 
 def test_numbers_that_do_not_lie_as_they_should_can_be_used():
-  spec = (tf.TensorSpec([3], tf.uint8), tf.TensorSpec([], tf.int64), tf.TensorSpec([1], tf.bool),
-          tf.TensorSpec([2], tf.float32))
+  spec = (
+    tf.TensorSpec([3], tf.uint8),
+    tf.TensorSpec([], tf.int64),
+    tf.TensorSpec([1], tf.bool),
+    tf.TensorSpec([2], tf.float32),
+  )
   elements = random_elements(np.random.default_rng(0), spec, 5)
   payload = wire.Codec(spec, {}).encode(elements)
   for skipped in range(8):  # Wherever the payload begins.
     moved = memoryview(b'-' * skipped + payload)[skipped:]
     fields = tf.numpy_function(
-        lambda moved=moved: wire.Codec(spec, {}).decode(moved), [], [s.dtype for s in spec])
+      lambda moved=moved: wire.Codec(spec, {}).decode(moved), [], [s.dtype for s in spec]
+    )
     same(tuple(field.numpy() for field in fields), elements)
 
 
@@ -131,7 +150,9 @@ def test_every_number_of_bytes_but_that_of_whole_elements_is_refused():
     if count and count % codec.element_bytes == 0:
       assert len(codec.decode(payload[:count])[0]) == count // codec.element_bytes
     else:
-      with pytest.raises(wire.Malformed, match=f'{count} bytes, expected a multiple of {codec.element_bytes}'):
+      with pytest.raises(
+        wire.Malformed, match=f'{count} bytes, expected a multiple of {codec.element_bytes}'
+      ):
         codec.decode(payload[:count])
   with pytest.raises(wire.Malformed):
     codec.decode(payload + b'\0')
@@ -158,8 +179,10 @@ def test_numbers_are_finite(wrong, bounds):
       codec.decode(codec.encode(elements))
 
 
-@pytest.mark.parametrize('dtype, low, high', [
-    (np.uint8, 3, 200), (np.int32, -5, 7), (np.int64, -2**40, 2**40), (np.float32, -0.5, 0.25)])
+@pytest.mark.parametrize(
+  'dtype, low, high',
+  [(np.uint8, 3, 200), (np.int32, -5, 7), (np.int64, -(2**40), 2**40), (np.float32, -0.5, 0.25)],
+)
 def test_bounds_are_the_lowest_and_the_highest_value_that_pass(dtype, low, high):
   codec = wire.Codec({'x': tf.TensorSpec([3], dtype)}, {'x': (low, high)})
   step = 2**-20 if dtype is np.float32 else 1
@@ -171,7 +194,7 @@ def test_bounds_are_the_lowest_and_the_highest_value_that_pass(dtype, low, high)
       codec.decode(codec.encode(array(value)))
 
 
-@pytest.mark.parametrize('wrong', [-1, -2**63])
+@pytest.mark.parametrize('wrong', [-1, -(2**63)])
 def test_a_bound_at_the_end_of_a_type_has_two_sides(wrong):
   codec = wire.Codec(tf.TensorSpec([], tf.int64), {'': (0, np.iinfo(np.int64).max)})
   for value in (0, 2**62, 2**63 - 1):
@@ -188,7 +211,10 @@ def test_a_bound_of_a_field_that_is_not_there_is_a_mistake():
 @pytest.mark.parametrize('count', [0, 1, 4, 5, 9])
 def test_groups_hold_all_elements_in_order_and_fit_a_message(count):
   # So large that exactly two go into one message.
-  spec = {'x': tf.TensorSpec([wire.MESSAGE_BYTES // 2 - 8], tf.uint8), 'n': tf.TensorSpec([], tf.int64)}
+  spec = {
+    'x': tf.TensorSpec([wire.MESSAGE_BYTES // 2 - 8], tf.uint8),
+    'n': tf.TensorSpec([], tf.int64),
+  }
   codec = wire.Codec(spec, {})
   assert 2 * codec.element_bytes == wire.MESSAGE_BYTES
   elements = {'x': np.broadcast_to(np.uint8(1), (count, *spec['x'].shape)), 'n': np.arange(count)}
@@ -205,8 +231,15 @@ def test_small_elements_go_together():
   assert codec.most_parts == 1
 
 
-@pytest.mark.parametrize('size, parts', [
-    (wire.MESSAGE_BYTES - 1, 1), (wire.MESSAGE_BYTES, 1), (wire.MESSAGE_BYTES + 1, 2), (2 * wire.MESSAGE_BYTES + 5, 3)])
+@pytest.mark.parametrize(
+  'size, parts',
+  [
+    (wire.MESSAGE_BYTES - 1, 1),
+    (wire.MESSAGE_BYTES, 1),
+    (wire.MESSAGE_BYTES + 1, 2),
+    (2 * wire.MESSAGE_BYTES + 5, 3),
+  ],
+)
 def test_an_element_larger_than_a_message_takes_several(size, parts):
   codec = wire.Codec({'x': tf.TensorSpec([size], tf.uint8)}, {})
   assert codec.most_parts == parts
@@ -218,8 +251,16 @@ def test_an_element_larger_than_a_message_takes_several(size, parts):
   np.testing.assert_array_equal(codec.decode(b''.join(messages))[0], elements['x'][1:2])
 
 
-@pytest.mark.parametrize('size, count', [
-    (0, 1), (1, 1), (wire.MESSAGE_BYTES, 1), (wire.MESSAGE_BYTES + 1, 2), (2 * wire.MESSAGE_BYTES, 2)])
+@pytest.mark.parametrize(
+  'size, count',
+  [
+    (0, 1),
+    (1, 1),
+    (wire.MESSAGE_BYTES, 1),
+    (wire.MESSAGE_BYTES + 1, 2),
+    (2 * wire.MESSAGE_BYTES, 2),
+  ],
+)
 def test_split_takes_as_few_messages_as_hold_it_all_and_at_least_one(size, count):
   payload = np.random.default_rng(size).bytes(size)
   messages = wire.split(payload)
@@ -232,20 +273,53 @@ def test_a_message_leaves_room_for_its_header_in_4_mib():
 
 
 def test_flat_fields_in_any_memory_layout_are_encoded_one_after_the_other():
-  codec = wire.Codec((tf.TensorSpec([2], tf.int32), tf.TensorSpec([], tf.bool), tf.TensorSpec([0], tf.float32)), {})
-  parts = [np.arange(6, dtype=np.int32).reshape(2, 3).T, np.array([True] * 3), np.zeros([3, 0], np.float32)]
+  codec = wire.Codec(
+    (tf.TensorSpec([2], tf.int32), tf.TensorSpec([], tf.bool), tf.TensorSpec([0], tf.float32)), {}
+  )
+  parts = [
+    np.arange(6, dtype=np.int32).reshape(2, 3).T,
+    np.array([True] * 3),
+    np.zeros([3, 0], np.float32),
+  ]
   assert codec.encode(parts) == np.array([0, 3, 1, 4, 2, 5], np.int32).tobytes() + b'\1\1\1'
 
 
 def test_json_comes_back_as_it_was():
-  given = {'text': 'é"\n\ud800', 'whole': 2**61, 'number': 0.1, 'list': [1, None], 'object': {'a': {}}, 'yes': True}
+  given = {
+    'text': 'é"\n\ud800',
+    'whole': 2**61,
+    'number': 0.1,
+    'list': [1, None],
+    'object': {'a': {}},
+    'yes': True,
+  }
   assert wire.from_json(wire.to_json(**given)) == given
-  assert wire.from_json(wire.to_json(**given), {'text': str, 'whole': int, 'object': dict, 'yes': bool}) == given
+  assert (
+    wire.from_json(wire.to_json(**given), {'text': str, 'whole': int, 'object': dict, 'yes': bool})
+    == given
+  )
 
 
-@pytest.mark.parametrize('message', [
-    b'', b'{', b'\xff\xfe', b'\x00' * 5, b'[' * 200_000, b'{"a":' * 200_000, b'1' * 10_000, b'{"a": 1}x', b"{'a': 1}",
-    b'[1]', b'"a"', b'1', b'null', b'NaN'], ids=lambda message: repr(message[:12]))
+@pytest.mark.parametrize(
+  'message',
+  [
+    b'',
+    b'{',
+    b'\xff\xfe',
+    b'\x00' * 5,
+    b'[' * 200_000,
+    b'{"a":' * 200_000,
+    b'1' * 10_000,
+    b'{"a": 1}x',
+    b"{'a': 1}",
+    b'[1]',
+    b'"a"',
+    b'1',
+    b'null',
+    b'NaN',
+  ],
+  ids=lambda message: repr(message[:12]),
+)
 def test_what_is_not_a_json_object_is_refused(message):
   with pytest.raises(wire.Malformed, match='not JSON|expected a JSON object'):
     wire.from_json(message)
@@ -257,10 +331,14 @@ def test_whole_numbers_are_whole_numbers_from_0(value):
     wire.from_json(json.dumps({'n': value}).encode(), {'n': int})
 
 
-@pytest.mark.parametrize('kind, wrong', [(str, 1), (str, None), (dict, []), (dict, 'x'), (bool, 1), (str, ['a' * 99])])
+@pytest.mark.parametrize(
+  'kind, wrong', [(str, 1), (str, None), (dict, []), (dict, 'x'), (bool, 1), (str, ['a' * 99])]
+)
 def test_a_value_of_another_type_is_refused_by_its_name(kind, wrong):
   with pytest.raises(wire.Malformed) as refused:
-    wire.from_json(json.dumps({'first': 'x', 'second': wrong}).encode(), {'first': str, 'second': kind})
+    wire.from_json(
+      json.dumps({'first': 'x', 'second': wrong}).encode(), {'first': str, 'second': kind}
+    )
   assert str(refused.value).startswith('second is ') and len(str(refused.value)) < 100
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from common import environments
-from common.reporting import scores
 from common.environments import atari
+from common.reporting import scores
 
 ROOT = pathlib.Path(__file__).parents[3]
 GAMES = 3
@@ -33,8 +33,15 @@ def play(game, training, steps, seed=2):
     first, lives, played = observations['observation'].copy(), info['lives'].copy(), []
     for step_actions in actions:
       observations, _, terminated, truncated, info = environment.step(step_actions)
-      played.append(Step(observations['observation'].copy(), terminated | truncated, info['game_over'].copy(),
-                         info['lives'].copy(), lives))
+      played.append(
+        Step(
+          observations['observation'].copy(),
+          terminated | truncated,
+          info['game_over'].copy(),
+          info['lives'].copy(),
+          lives,
+        )
+      )
       lives = info['lives'].copy()
   return first, played
 
@@ -58,7 +65,10 @@ def test_a_game_starts_with_one_frame(breakout_in_training):
 def test_a_lost_life_is_an_end_for_the_learner_alone(breakout_in_training):
   _, played = breakout_in_training
   lost = np.stack([step.lives < step.lives_before for step in played])
-  done, game_over = np.stack([step.done for step in played]), np.stack([step.game_over for step in played])
+  done, game_over = (
+    np.stack([step.done for step in played]),
+    np.stack([step.game_over for step in played]),
+  )
   assert np.sum(lost) >= GAMES
   np.testing.assert_array_equal(done & ~game_over, lost)
 
@@ -66,7 +76,9 @@ def test_a_lost_life_is_an_end_for_the_learner_alone(breakout_in_training):
 def test_stacks_go_on_after_a_lost_life(breakout_in_training):
   first, played = breakout_in_training
   before = [first] + [step.stacks for step in played[:-1]]
-  ends = [(t, i) for t, step in enumerate(played) for i in np.flatnonzero(step.done & ~step.game_over)]
+  ends = [
+    (t, i) for t, step in enumerate(played) for i in np.flatnonzero(step.done & ~step.game_over)
+  ]
   assert len(ends) >= GAMES
   for t, i in ends:
     np.testing.assert_array_equal(played[t].stacks[i, :3], before[t][i, 1:])
@@ -86,15 +98,22 @@ def test_stacks_and_lives_start_anew_after_a_game(breakout_in_training):
 def test_evaluation_has_no_end_at_a_lost_life(breakout_in_evaluation):
   _, played = breakout_in_evaluation
   lost = np.stack([step.lives < step.lives_before for step in played])
-  done, game_over = np.stack([step.done for step in played]), np.stack([step.game_over for step in played])
+  done, game_over = (
+    np.stack([step.done for step in played]),
+    np.stack([step.game_over for step in played]),
+  )
   assert np.sum(lost & ~done) >= GAMES
   np.testing.assert_array_equal(done, game_over)
   assert np.all(np.any(game_over, axis=0))
 
 
-def test_games_are_the_same_in_training_and_evaluation(breakout_in_training, breakout_in_evaluation):
+def test_games_are_the_same_in_training_and_evaluation(
+  breakout_in_training, breakout_in_evaluation
+):
   """Only what is called an end differs."""
-  for in_training, in_evaluation in zip(breakout_in_training[1], breakout_in_evaluation[1], strict=True):
+  for in_training, in_evaluation in zip(
+    breakout_in_training[1], breakout_in_evaluation[1], strict=True
+  ):
     np.testing.assert_array_equal(in_training.stacks, in_evaluation.stacks)
     np.testing.assert_array_equal(in_training.game_over, in_evaluation.game_over)
 
@@ -115,7 +134,7 @@ def test_atari_57_are_57_games_that_there_are_and_that_have_references():
 
 
 # In a process of its own: ale-py waits for ever, without Python's signals, for a game that cannot take an action.
-ALL_ACTIONS = '''
+ALL_ACTIONS = """
 import contextlib, sys
 import numpy as np
 from common import environments
@@ -131,15 +150,23 @@ with contextlib.closing(suite.make(suite.tasks, True)) as environment:
     _, rewards, *_ = environment.step(np.full(len(suite.tasks), action))
     assert np.all(np.isfinite(rewards)) and rewards.shape == (len(suite.tasks),)
     print('step', flush=True)
-'''
+"""
 
 
-@pytest.mark.parametrize('tasks', [[game for game in atari.ATARI_57 if game != 'skiing'], ['skiing']],
-                         ids=['all_but_skiing', 'skiing'])
+@pytest.mark.parametrize(
+  'tasks',
+  [[game for game in atari.ATARI_57 if game != 'skiing'], ['skiing']],
+  ids=['all_but_skiing', 'skiing'],
+)
 def test_games_of_the_multi_task_suite_take_all_18_actions(tasks):
   """IMPALA, section 5.3.2: the full action set. Skiing, without a fire button, knows nine of them."""
-  process = subprocess.Popen([sys.executable, '-u', '-c', ALL_ACTIONS, ','.join(tasks)], cwd=ROOT,
-                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+  process = subprocess.Popen(
+    [sys.executable, '-u', '-c', ALL_ACTIONS, ','.join(tasks)],
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
   try:
     output, _ = process.communicate(timeout=30 + len(tasks))
   except subprocess.TimeoutExpired:
@@ -155,10 +182,23 @@ def test_the_multi_task_suite_is_of_the_57_games_with_18_actions():
 
 # The sizes of games' own action sets, of the appendix of the paper on duelling networks; Pong has 3 there and 6 in
 # ale-py: up, down and none, each with and without fire.
-@pytest.mark.parametrize('game, actions', [
-    ('pong', 6), ('breakout', 4), ('freeway', 3), ('space_invaders', 6), ('alien', 18), ('seaquest', 18),
-    ('asterix', 9), ('surround', 5), ('montezuma_revenge', 18), ('qbert', 6), ('kung_fu_master', 14),
-    ('beam_rider', 9)])
+@pytest.mark.parametrize(
+  'game, actions',
+  [
+    ('pong', 6),
+    ('breakout', 4),
+    ('freeway', 3),
+    ('space_invaders', 6),
+    ('alien', 18),
+    ('seaquest', 18),
+    ('asterix', 9),
+    ('surround', 5),
+    ('montezuma_revenge', 18),
+    ('qbert', 6),
+    ('kung_fu_master', 14),
+    ('beam_rider', 9),
+  ],
+)
 def test_a_game_alone_has_its_own_actions(game, actions):
   assert environments.load(f'atari:{game}').num_actions == actions
 

@@ -9,7 +9,11 @@ import pytest
 from common import environments
 from common.environments import atari, concatenated
 
-PARTS = (('pong', 2), ('breakout', 1), ('boxing', 3))  # Different numbers, so that a mix-up of places shows.
+PARTS = (
+  ('pong', 2),
+  ('breakout', 1),
+  ('boxing', 3),
+)  # Different numbers, so that a mix-up of places shows.
 TASKS = tuple(game for game, count in PARTS for _ in range(count))
 SEED, STEPS, MAX_FRAMES = 11, 120, 160  # 40 steps, and an episode is cut off: there are three.
 
@@ -23,7 +27,10 @@ class Rollout(dict):
 
 def play(environment, actions, seed):
   observations, _ = environment.reset(seed=seed)
-  steps = {name: [] for name in ('observation', 'reward', 'terminated', 'truncated', 'game_over', 'lives', 'final')}
+  steps = {
+    name: []
+    for name in ('observation', 'reward', 'terminated', 'truncated', 'game_over', 'lives', 'final')
+  }
   first = observations['observation'].copy()
   nothing = np.zeros(first.shape[1:], first.dtype)
   for step_actions in actions:
@@ -31,8 +38,17 @@ def play(environment, actions, seed):
     final = info.get('final_obs', [None] * environment.num_envs)
     # What is told of an end is there exactly where there is one to tell of.
     assert not np.any(truncated) or all(final[i] is not None for i in np.flatnonzero(truncated))
-    values = (observations['observation'], rewards, terminated, truncated, info['game_over'], info['lives'],
-              np.stack([stack['observation'] if ended else nothing for stack, ended in zip(final, truncated)]))
+    values = (
+      observations['observation'],
+      rewards,
+      terminated,
+      truncated,
+      info['game_over'],
+      info['lives'],
+      np.stack(
+        [stack['observation'] if ended else nothing for stack, ended in zip(final, truncated)]
+      ),
+    )
     for name, value in zip(steps, values):
       steps[name].append(np.array(value))
   return first, Rollout({name: np.stack(values) for name, values in steps.items()})
@@ -97,7 +113,9 @@ def test_the_limit_is_for_training_alone(actions):
 
 def test_spaces_are_those_of_all_parts():
   with open_together(training=True) as environment:
-    assert isinstance(environment, concatenated.ConcatenatedVectorEnv) and environment.num_envs == len(TASKS)
+    assert isinstance(
+      environment, concatenated.ConcatenatedVectorEnv
+    ) and environment.num_envs == len(TASKS)
     assert environment.single_action_space == gymnasium.spaces.Discrete(18)
     assert environment.observation_space['observation'].shape == (len(TASKS), 4, 84, 84)
     assert environment.action_space.shape == (len(TASKS),)
@@ -108,7 +126,9 @@ def test_spaces_are_those_of_all_parts():
 class Recorded(gymnasium.vector.VectorEnv):
   """Tells the order of what it is asked."""
 
-  single_observation_space = gymnasium.spaces.Dict({'observation': gymnasium.spaces.Box(-1, 99, (1,), np.float32)})
+  single_observation_space = gymnasium.spaces.Dict(
+    {'observation': gymnasium.spaces.Box(-1, 99, (1,), np.float32)}
+  )
   single_action_space = gymnasium.spaces.Discrete(9)
   metadata = {}
 
@@ -140,7 +160,8 @@ class Recorded(gymnasium.vector.VectorEnv):
 def recorded():
   log = []
   return concatenated.ConcatenatedVectorEnv(
-      [Recorded('a', 2, log), Recorded('b', 1, log, truncated=True), Recorded('c', 2, log)]), log
+    [Recorded('a', 2, log), Recorded('b', 1, log, truncated=True), Recorded('c', 2, log)]
+  ), log
 
 
 def test_all_parts_step_at_once(recorded):
@@ -152,7 +173,13 @@ def test_all_parts_step_at_once(recorded):
   observations, rewards, *_ = environment.step(np.array([1, 2, 3, 4, 5]))
   assert log[:3] == [('send', 'a', [1, 2]), ('send', 'b', [3]), ('send', 'c', [4, 5])]
   assert [entry[0] for entry in log[3:]] == ['receive'] * 3
-  assert observations['observation'].ravel().tolist() == [1, 2, 3, 4, 5] and rewards.tolist() == [0.5, 1, 1.5, 2, 2.5]
+  assert observations['observation'].ravel().tolist() == [1, 2, 3, 4, 5] and rewards.tolist() == [
+    0.5,
+    1,
+    1.5,
+    2,
+    2.5,
+  ]
 
 
 def test_without_a_seed_no_part_has_one(recorded):

@@ -7,12 +7,12 @@ import gymnasium
 import numpy as np
 import pytest
 
-from common import environments, errors
-from common.environments import control, suite
-
 # After the family, which tells dm_control that nothing is rendered: on its own it looks for a display.
 from dm_control import suite as dm_suite
 from dm_control.suite.wrappers import action_scale
+
+from common import environments, errors
+from common.environments import control, suite
 
 SEED = 7
 LENGTH = 1000  # Steps of an episode that ends by the clock.
@@ -26,7 +26,8 @@ class Reference:
   def __init__(self, task, seed):
     domain, name = task.split('-')
     self.engine = dm_suite.load(
-        domain, name, task_kwargs={'random': seed}, environment_kwargs={'flat_observation': True})
+      domain, name, task_kwargs={'random': seed}, environment_kwargs={'flat_observation': True}
+    )
     self._env = action_scale.Wrapper(self.engine, minimum=-1.0, maximum=1.0)
 
   def reset(self):
@@ -34,7 +35,12 @@ class Reference:
 
   def step(self, action):
     step = self._env.step(np.clip(action.astype(np.float64), -1.0, 1.0))
-    return step.observation['observations'].astype(np.float32), step.reward, step.last(), step.discount
+    return (
+      step.observation['observations'].astype(np.float32),
+      step.reward,
+      step.last(),
+      step.discount,
+    )
 
 
 @functools.cache
@@ -84,7 +90,9 @@ def assert_plays_as(environment, references, actions):
     for i, reference in enumerate(references):
       expected, reward, last, discount = reference.step(step_actions[i])
       assert rewards[i] == pytest.approx(reward, rel=1e-4, abs=1e-4)
-      assert terminated[i] == (last and discount == 0.0) and truncated[i] == (last and discount == 1.0)
+      assert terminated[i] == (last and discount == 0.0) and truncated[i] == (
+        last and discount == 1.0
+      )
       if last:
         np.testing.assert_allclose(last_of(info, i), expected, **TOLERANCE)
         expected = reference.reset()
@@ -98,7 +106,9 @@ def assert_plays_as(environment, references, actions):
 
 def test_every_task_of_the_suite_is_offered_by_its_name():
   assert control.tasks() == sorted('-'.join(names) for names in dm_suite.ALL_TASKS)
-  assert len(control.tasks()) > 40 and {'humanoid-stand', 'humanoid-walk', 'humanoid-run'} < set(control.tasks())
+  assert len(control.tasks()) > 40 and {'humanoid-stand', 'humanoid-walk', 'humanoid-run'} < set(
+    control.tasks()
+  )
 
 
 def test_actions_without_bounds_are_refused():
@@ -106,14 +116,24 @@ def test_actions_without_bounds_are_refused():
     environments.load('control:lqr-lqr_2_1')
 
 
-@pytest.mark.parametrize('task, features, actions', [
-    ('humanoid-walk', 67, 21), ('manipulator-bring_ball', 44, 5), ('cartpole-swingup', 5, 1),
-    ('ball_in_cup-catch', 8, 2), ('walker-walk', 24, 6), ('quadruped-walk', 78, 12), ('humanoid_CMU-stand', 137, 56)])
+@pytest.mark.parametrize(
+  'task, features, actions',
+  [
+    ('humanoid-walk', 67, 21),
+    ('manipulator-bring_ball', 44, 5),
+    ('cartpole-swingup', 5, 1),
+    ('ball_in_cup-catch', 8, 2),
+    ('walker-walk', 24, 6),
+    ('quadruped-walk', 78, 12),
+    ('humanoid_CMU-stand', 137, 56),
+  ],
+)
 def test_a_name_gives_its_task(task, features, actions):
   loaded = suite_of(task)
   assert loaded.name == f'control:{task}' and loaded.tasks == (task,)
   assert loaded.observation_space == gymnasium.spaces.Dict(
-      {'observation': gymnasium.spaces.Box(-np.inf, np.inf, (features,), np.float32)})
+    {'observation': gymnasium.spaces.Box(-np.inf, np.inf, (features,), np.float32)}
+  )
   assert loaded.action_space == gymnasium.spaces.Box(-1.0, 1.0, (actions,), np.float32)
   assert not loaded.is_discrete and loaded.action_repeat == 1 and loaded.frame_stack == 1
   with opened(task) as environment:
@@ -123,34 +143,51 @@ def test_a_name_gives_its_task(task, features, actions):
     observations, _ = environment.reset(seed=SEED)
     assert observations.keys() == {'observation'}
     for _ in range(2):
-      assert observations['observation'].shape == (2, features) and observations['observation'].dtype == np.float32
+      assert (
+        observations['observation'].shape == (2, features)
+        and observations['observation'].dtype == np.float32
+      )
       observations, rewards, *_ = environment.step(random_actions(environment, 1)[0])
       assert rewards.shape == (2,) and np.all(np.isfinite(rewards))
 
 
-@pytest.mark.parametrize('name, near', [
-    ('humanoid-wlk', 'humanoid-walk'), ('humanoid', 'humanoid-run'), ('cartpole_swingup', 'cartpole-swingup'),
-    ('manipulator-bringball', 'manipulator-bring_ball')])
+@pytest.mark.parametrize(
+  'name, near',
+  [
+    ('humanoid-wlk', 'humanoid-walk'),
+    ('humanoid', 'humanoid-run'),
+    ('cartpole_swingup', 'cartpole-swingup'),
+    ('manipulator-bringball', 'manipulator-bring_ball'),
+  ],
+)
 def test_unknown_tasks_are_refused_with_the_nearest(name, near):
-  with pytest.raises(errors.UserError, match=f"unknown Control Suite task '{name}'.*Did you mean .*{near}"):
+  with pytest.raises(
+    errors.UserError, match=f"unknown Control Suite task '{name}'.*Did you mean .*{near}"
+  ):
     environments.load(f'control:{name}')
 
 
 @pytest.mark.parametrize('name', ['', 'xxxxxxxx'])
 def test_a_task_like_no_other_is_refused_with_all_names(name):
-  with pytest.raises(errors.UserError, match='Known: acrobot-swingup, .*walker-walk.*control:humanoid-walk'):
+  with pytest.raises(
+    errors.UserError, match='Known: acrobot-swingup, .*walker-walk.*control:humanoid-walk'
+  ):
     environments.load(f'control:{name}')
 
 
 # As dm_control itself plays them.
 
 
-@pytest.mark.parametrize('task', ['humanoid-walk', 'manipulator-bring_ball', 'quadruped-walk', 'walker-walk'])
+@pytest.mark.parametrize(
+  'task', ['humanoid-walk', 'manipulator-bring_ball', 'quadruped-walk', 'walker-walk']
+)
 def test_plays_as_dm_control_does(task):
   """With actions that are partly out of bounds. The quadruped's actuators have bounds of their own."""
   with opened(task) as environment:
     actions = random_actions(environment, 60, bound=1.5)
-    observations, rewards, *_ = assert_plays_as(environment, [Reference(task, SEED + i) for i in range(2)], actions)
+    observations, rewards, *_ = assert_plays_as(
+      environment, [Reference(task, SEED + i) for i in range(2)], actions
+    )
   assert np.all(np.any(observations[1:] != observations[:-1], axis=2)), 'it stands still'
   assert np.any(rewards), 'it earned nothing: this test saw no reward'
 
@@ -166,7 +203,10 @@ def test_episodes_end_by_the_clock_and_are_truncated(task):
     assert not terminated.any()
     np.testing.assert_array_equal(np.flatnonzero(truncated[:, 0]), [LENGTH - 1, 2 * LENGTH - 1])
     np.testing.assert_array_equal(truncated[:, 0], truncated[:, 1])
-    first, second, third = (environment.reset(seed=SEED)[0]['observation'][0].copy(), *observations[[999, 1999], 0])
+    first, second, third = (
+      environment.reset(seed=SEED)[0]['observation'][0].copy(),
+      *observations[[999, 1999], 0],
+    )
   assert len({x.tobytes() for x in (first, second, third)}) == 3, 'all episodes begin alike'
 
 
@@ -187,13 +227,18 @@ def test_a_task_that_says_that_nothing_comes_after_terminates():
     references = [Reference(task, SEED + i) for i in range(2)]
     environment.reset(seed=SEED)  # Loads the engines.
     # It would be loaded anew with a seed: so `assert_plays_as` cannot be used.
-    for engine in (*(env._env for env in environment.envs), *(reference.engine for reference in references)):
+    for engine in (
+      *(env._env for env in environment.envs),
+      *(reference.engine for reference in references),
+    ):
       engine.physics.model.dof_damping[:] = 5.0
     for reference in references:
       reference.reset()
     ended = {}
     for t in range(4000):
-      observations, rewards, terminated, truncated, info = environment.step(np.zeros((2, 1), np.float32))
+      observations, rewards, terminated, truncated, info = environment.step(
+        np.zeros((2, 1), np.float32)
+      )
       assert not truncated.any()
       for i, reference in enumerate(references):
         expected, reward, last, discount = reference.step(np.zeros(1, np.float32))
@@ -218,8 +263,14 @@ def test_actions_span_each_actuators_own_bounds():
   with opened('quadruped-walk', 1) as environment:
     environment.reset(seed=SEED)
     controls = environment.envs[0]._env.physics.data
-    for action, expected in ((-1.0, [-1.0, -1.0, -0.8]), (1.0, [1.0, 1.1, 0.8]), (0.0, [0.0, 0.05, 0.0]),
-                             (0.5, [0.5, 0.575, 0.4]), (-7.0, [-1.0, -1.0, -0.8]), (7.0, [1.0, 1.1, 0.8])):
+    for action, expected in (
+      (-1.0, [-1.0, -1.0, -0.8]),
+      (1.0, [1.0, 1.1, 0.8]),
+      (0.0, [0.0, 0.05, 0.0]),
+      (0.5, [0.5, 0.575, 0.4]),
+      (-7.0, [-1.0, -1.0, -0.8]),
+      (7.0, [1.0, 1.1, 0.8]),
+    ):
       environment.step(np.full((1, 12), action, np.float32))
       np.testing.assert_allclose(controls.ctrl, expected * 4, rtol=1e-12, atol=1e-12)
 
@@ -229,7 +280,9 @@ def test_each_actuator_has_its_own_action():
     environment.reset(seed=SEED)
     (actions,) = random_actions(environment, 1)
     environment.step(actions)
-    np.testing.assert_allclose(environment.envs[0]._env.physics.data.ctrl, actions[0], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+      environment.envs[0]._env.physics.data.ctrl, actions[0], rtol=0, atol=1e-12
+    )
 
 
 def test_actions_outside_are_clipped():
@@ -302,7 +355,9 @@ def test_a_physics_error_is_a_crash_and_a_reset_starts_again(value):
       observations, rewards, terminated, truncated, _ = environment.step(step_actions)
       assert np.all(np.isfinite(observations['observation'])) and np.all(rewards >= 0)
       assert not np.any(terminated | truncated)
-    np.testing.assert_array_equal(play(environment, actions, SEED), expected)  # And no trace is left.
+    np.testing.assert_array_equal(
+      play(environment, actions, SEED), expected
+    )  # And no trace is left.
 
 
 def test_an_episode_after_a_crash_has_all_its_steps():
@@ -337,6 +392,7 @@ def test_other_errors_are_none_of_the_physics(monkeypatch):
 
 class Recording(gymnasium.Env):
   """Keeps the actions that reach it."""
+
   observation_space = gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float64)
 
   def __init__(self, action_space):
@@ -377,8 +433,13 @@ def received(action_space_name, rows):
 def test_pendulum_plays_as_gymnasium_does_with_its_own_torques():
   """Its torques are in [-2, 2]: -1 and 1 are the strongest."""
   loaded = environments.load('gym:Pendulum-v1')
-  assert loaded.action_space == gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32) and not loaded.is_discrete
-  assert loaded.observation_space['observation'] == gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float32)
+  assert (
+    loaded.action_space == gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+    and not loaded.is_discrete
+  )
+  assert loaded.observation_space['observation'] == gymnasium.spaces.Box(
+    -np.inf, np.inf, (3,), np.float32
+  )
   single, ends = [gymnasium.make('Pendulum-v1') for _ in range(2)], 0
   expected = [game.reset(seed=SEED + i)[0] for i, game in enumerate(single)]
   actions = np.random.default_rng(0).uniform(-1.0, 1.0, (410, 2, 1)).astype(np.float32)
@@ -404,35 +465,70 @@ def test_pendulum_plays_as_gymnasium_does_with_its_own_torques():
   assert ends == 4
 
 
-@pytest.mark.filterwarnings('ignore:overflow encountered in cast')  # Within gymnasium, of float32 beside float64.
+@pytest.mark.filterwarnings(
+  'ignore:overflow encountered in cast'
+)  # Within gymnasium, of float32 beside float64.
 @pytest.mark.parametrize('dtype', [np.float32, np.float64])
 def test_actions_reach_a_gymnasium_environment_in_its_own_bounds(named, dtype):
-  space = gymnasium.spaces.Box(np.array([-3.0, 0.0], dtype), np.array([1.0, 10.0], dtype), dtype=dtype)
+  space = gymnasium.spaces.Box(
+    np.array([-3.0, 0.0], dtype), np.array([1.0, 10.0], dtype), dtype=dtype
+  )
   name = named(space)
   assert environments.load(name).action_space == gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
-  rows = {(-1.0, 1.0): (-3.0, 10.0), (1.0, -1.0): (1.0, 0.0), (0.0, 0.5): (-1.0, 7.5), (-0.5, 0.0): (-2.0, 5.0),
-          (1.5, -9.0): (1.0, 0.0), (-1.01, 1.01): (-3.0, 10.0)}  # The last two are clipped.
+  rows = {
+    (-1.0, 1.0): (-3.0, 10.0),
+    (1.0, -1.0): (1.0, 0.0),
+    (0.0, 0.5): (-1.0, 7.5),
+    (-0.5, 0.0): (-2.0, 5.0),
+    (1.5, -9.0): (1.0, 0.0),
+    (-1.01, 1.01): (-3.0, 10.0),
+  }  # The last two are clipped.
   np.testing.assert_allclose(received(name, rows), list(rows.values()), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize('space', [
+@pytest.mark.parametrize(
+  'space',
+  [
     gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32),
     gymnasium.spaces.Box(np.array([-1.0, 0.0], np.float32), np.array([1.0, np.inf], np.float32)),
     gymnasium.spaces.Box(np.array([-np.inf, 0.0], np.float32), np.array([1.0, 1.0], np.float32)),
-    gymnasium.spaces.Box(-1.0, 1.0, (2, 3), np.float32), gymnasium.spaces.Box(-1.0, 1.0, (), np.float32),
-    gymnasium.spaces.MultiDiscrete([2, 3]), gymnasium.spaces.MultiBinary(3),
-    gymnasium.spaces.Tuple([gymnasium.spaces.Discrete(2)]), gymnasium.spaces.Discrete(3, start=1)],
-    ids=['unbounded', 'unbounded above', 'unbounded below', 'matrix', 'scalar', 'several', 'binary', 'tuple', 'from 1'])
+    gymnasium.spaces.Box(-1.0, 1.0, (2, 3), np.float32),
+    gymnasium.spaces.Box(-1.0, 1.0, (), np.float32),
+    gymnasium.spaces.MultiDiscrete([2, 3]),
+    gymnasium.spaces.MultiBinary(3),
+    gymnasium.spaces.Tuple([gymnasium.spaces.Discrete(2)]),
+    gymnasium.spaces.Discrete(3, start=1),
+  ],
+  ids=[
+    'unbounded',
+    'unbounded above',
+    'unbounded below',
+    'matrix',
+    'scalar',
+    'several',
+    'binary',
+    'tuple',
+    'from 1',
+  ],
+)
 def test_other_action_spaces_are_refused(named, space):
-  with pytest.raises(errors.UserError, match='gym:Recording-v0 has the action space .*expected .* or a vector of real'):
+  with pytest.raises(
+    errors.UserError,
+    match='gym:Recording-v0 has the action space .*expected .* or a vector of real',
+  ):
     environments.load(named(space))
 
 
 @pytest.mark.filterwarnings('ignore:.*maximum and minimum')
-@pytest.mark.parametrize('space', [
-    gymnasium.spaces.Box(0, 10, (2,), np.int32), gymnasium.spaces.Box(0, 255, (2,), np.uint8),
-    gymnasium.spaces.Box(np.array([1.0, 0.0], np.float32), np.array([1.0, 2.0], np.float32))],
-    ids=['integers', 'bytes', 'a range of one point'])
+@pytest.mark.parametrize(
+  'space',
+  [
+    gymnasium.spaces.Box(0, 10, (2,), np.int32),
+    gymnasium.spaces.Box(0, 255, (2,), np.uint8),
+    gymnasium.spaces.Box(np.array([1.0, 0.0], np.float32), np.array([1.0, 2.0], np.float32)),
+  ],
+  ids=['integers', 'bytes', 'a range of one point'],
+)
 def test_vectors_that_are_no_ranges_of_real_numbers_are_refused(named, space):
   with pytest.raises(errors.UserError, match='gym:Recording-v0 has the action space'):
     environments.load(named(space))

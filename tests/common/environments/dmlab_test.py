@@ -13,22 +13,32 @@ import numpy as np
 import pytest
 
 from common import environments, errors
-from common.machine import workers
 from common.environments import dmlab, levels, parallel, suite
+from common.machine import workers
 from scripts import processes
 
 ROOT = pathlib.Path(__file__).parents[3]
 STAND_INS = str(ROOT / 'tests' / 'stand_ins')
 PREFIX = 'contributed/dmlab30/'
-WATERMAZE, LANGUAGE, MAZE = 'rooms_watermaze', 'language_execute_random_task', 'explore_goal_locations_small'
+WATERMAZE, LANGUAGE, MAZE = (
+  'rooms_watermaze',
+  'language_execute_random_task',
+  'explore_goal_locations_small',
+)
 SHORT = 'rooms_select_nonmatching_object'  # Its episodes have 180 steps.
 PSYCHLAB = ('psychlab_arbitrary_visuomotor_mapping', 'psychlab_continuous_recognition')
 # Table D.2 of the paper, by hand: look right, look down, strafe right, forward, fire, jump, crouch.
 VECTORS = {
-    'forward': [0, 0, 0, 1, 0, 0, 0], 'backward': [0, 0, 0, -1, 0, 0, 0], 'strafe left': [0, 0, -1, 0, 0, 0, 0],
-    'strafe right': [0, 0, 1, 0, 0, 0, 0], 'look left': [-20, 0, 0, 0, 0, 0, 0], 'look right': [20, 0, 0, 0, 0, 0, 0],
-    'forward and left': [-20, 0, 0, 1, 0, 0, 0], 'forward and right': [20, 0, 0, 1, 0, 0, 0],
-    'fire': [0, 0, 0, 0, 1, 0, 0]}
+  'forward': [0, 0, 0, 1, 0, 0, 0],
+  'backward': [0, 0, 0, -1, 0, 0, 0],
+  'strafe left': [0, 0, -1, 0, 0, 0, 0],
+  'strafe right': [0, 0, 1, 0, 0, 0, 0],
+  'look left': [-20, 0, 0, 0, 0, 0, 0],
+  'look right': [20, 0, 0, 0, 0, 0, 0],
+  'forward and left': [-20, 0, 0, 1, 0, 0, 0],
+  'forward and right': [20, 0, 0, 1, 0, 0, 0],
+  'fire': [0, 0, 0, 0, 1, 0, 0],
+}
 NAMES = list(VECTORS)
 DEBUG = ['DEBUG.POS.TRANS', 'DEBUG.POS.ROT']
 
@@ -38,7 +48,12 @@ def module(monkeypatch, tmp_path):
   """The stand-in for the engine; what it reads and leaves is this test's own."""
   monkeypatch.syspath_prepend(STAND_INS)
   monkeypatch.setenv('TMPDIR', str(tmp_path))
-  for name in ('STAND_IN_COMPILE_SECONDS', 'STAND_IN_DIE_AT', 'STAND_IN_DIE_ONCE_FLAG', 'LP_NUM_THREADS'):
+  for name in (
+    'STAND_IN_COMPILE_SECONDS',
+    'STAND_IN_DIE_AT',
+    'STAND_IN_DIE_ONCE_FLAG',
+    'LP_NUM_THREADS',
+  ):
     monkeypatch.setenv(name, '')  # So that it is put back, whoever sets it.
     monkeypatch.delenv(name)
   return importlib.import_module('deepmind_lab')
@@ -58,7 +73,9 @@ def labs(module, monkeypatch):
       super().__init__(*arguments, **named)
 
     def reset(self, *arguments, **named):
-      self.seeds.append(inspect.signature(super().reset).bind(*arguments, **named).arguments.get('seed'))
+      self.seeds.append(
+        inspect.signature(super().reset).bind(*arguments, **named).arguments.get('seed')
+      )
       return super().reset(*arguments, **named)
 
     def step(self, *arguments, **named):
@@ -77,11 +94,14 @@ def here(monkeypatch):
   def make(name, training=True, tasks=None, **options):
     loaded = environments.load(name, environments.Options(**options))
     return loaded.make(tasks or loaded.tasks, training)
+
   return make
 
 
 def level(name, cache='', episode_seeds=0, **config) -> dmlab.Level:
-  return dmlab.Level(PREFIX + name, {'width': '96', 'height': '72', **config}, 'software', cache, 1e9, episode_seeds)
+  return dmlab.Level(
+    PREFIX + name, {'width': '96', 'height': '72', **config}, 'software', cache, 1e9, episode_seeds
+  )
 
 
 def by_hand(module, name, observations=('RGB_INTERLEAVED', 'INSTR'), **config):
@@ -124,7 +144,9 @@ def test_observations_are_small_pictures_and_hashed_instructions(labs, module, n
   lab = by_hand(module, name)
   lab.reset(seed=labs[0].seeds[0])
   seen = lab.observations()
-  assert observation['observation'].shape == (72, 96, 3) and observation['observation'].dtype == np.uint8
+  assert (
+    observation['observation'].shape == (72, 96, 3) and observation['observation'].dtype == np.uint8
+  )
   assert environment.observation_space.contains(observation) and info == {}
   np.testing.assert_array_equal(observation['observation'], seen['RGB_INTERLEAVED'])
   np.testing.assert_array_equal(observation['instruction'], suite.hash_words(seen['INSTR']))
@@ -135,7 +157,10 @@ def test_the_engine_is_asked_for_what_it_takes(labs):
   dmlab.DmLabEnv(level(WATERMAZE))
   asked = labs[0].asked
   assert asked['level'] == 'contributed/dmlab30/rooms_watermaze'
-  assert type(asked['observations']) is list and set(asked['observations']) == {'RGB_INTERLEAVED', 'INSTR'}
+  assert type(asked['observations']) is list and set(asked['observations']) == {
+    'RGB_INTERLEAVED',
+    'INSTR',
+  }
   assert (asked['config']['width'], asked['config']['height']) == ('96', '72')
   assert asked.get('temp_folder', '') is not None and asked['renderer'] == 'software'
 
@@ -156,13 +181,30 @@ def test_each_action_is_that_of_the_paper(labs, module, number, name):
   assert all(action.flags.c_contiguous and action.dtype == np.intc for action in labs[0].actions)
 
 
-@pytest.mark.parametrize('number, ahead, left, turned', [
-    (0, 1, 0, 0), (1, -1, 0, 0), (2, 0, 1, 0), (3, 0, -1, 0), (4, 0, 0, 1), (5, 0, 0, -1), (8, 0, 0, 0)])
-def test_each_action_moves_the_player_where_it_says(module, monkeypatch, number, ahead, left, turned):
+@pytest.mark.parametrize(
+  'number, ahead, left, turned',
+  [
+    (0, 1, 0, 0),
+    (1, -1, 0, 0),
+    (2, 0, 1, 0),
+    (3, 0, -1, 0),
+    (4, 0, 0, 1),
+    (5, 0, 0, -1),
+    (8, 0, 0, 0),
+  ],
+)
+def test_each_action_moves_the_player_where_it_says(
+  module, monkeypatch, number, ahead, left, turned
+):
   # The engine tells its place if it is asked: it is asked in addition to what the environment asks.
   original, made = module.Lab, []
-  monkeypatch.setattr(module, 'Lab', lambda level, observations, **named: made.append(
-      original(level, observations + DEBUG, **named)) or made[0])
+  monkeypatch.setattr(
+    module,
+    'Lab',
+    lambda level, observations, **named: (
+      made.append(original(level, observations + DEBUG, **named)) or made[0]
+    ),
+  )
   environment = dmlab.DmLabEnv(level(WATERMAZE))
   environment.reset(seed=1)
   (x, y, _), (_, before, _) = (made[0].observations()[name] for name in DEBUG)
@@ -197,7 +239,9 @@ def test_an_action_is_held_for_four_frames_and_their_rewards_are_summed(labs, mo
     instructions.add(seen['INSTR'])
     total += abs(reward)
   assert lab.num_steps() == labs[0].num_steps() == 1280
-  assert len(instructions) > 1 and total > 5  # A new trial has a new instruction within the episode.
+  assert (
+    len(instructions) > 1 and total > 5
+  )  # A new trial has a new instruction within the episode.
 
 
 def test_the_last_step_repeats_the_observation_before_it(labs):
@@ -255,7 +299,9 @@ def test_a_seed_repeats_the_episodes_in_a_new_environment(labs):
 
 
 def test_without_a_seed_episodes_differ(labs):
-  assert None not in seeds(labs, None)  # The engine would take the second of its start: the same in many processes.
+  assert None not in seeds(
+    labs, None
+  )  # The engine would take the second of its start: the same in many processes.
   assert not set(seeds(labs, None)) & set(seeds(labs, None))
 
 
@@ -301,7 +347,10 @@ def test_training_is_on_the_training_levels(labs, here):
 def test_evaluation_is_on_the_test_levels_with_their_mixer_seed(labs, here):
   here('dmlab30', training=False, dmlab_dataset_path='dummy')
   expected = [PREFIX + task for task in levels.DMLAB_30]
-  expected[:2] = [PREFIX + 'rooms_collect_good_objects_test', PREFIX + 'rooms_exploit_deferred_effects_test']
+  expected[:2] = [
+    PREFIX + 'rooms_collect_good_objects_test',
+    PREFIX + 'rooms_exploit_deferred_effects_test',
+  ]
   assert [lab.asked['level'] for lab in labs] == expected
   for lab in labs:
     assert int(lab.asked['config']['mixerSeed'], 0) == 0x600D5EED
@@ -312,7 +361,9 @@ def test_a_level_outside_of_dmlab_30_gets_none_of_its_settings(labs, here):
   for training in (True, False):
     here('dmlab:seekavoid_arena_01', training, dmlab_dataset_path='dummy')
     assert labs[-1].asked['level'] == 'seekavoid_arena_01'
-    assert not {'mixerSeed', 'allowHoldOutLevels', 'datasetPath', 'logLevel'} & set(labs[-1].asked['config'])
+    assert not {'mixerSeed', 'allowHoldOutLevels', 'datasetPath', 'logLevel'} & set(
+      labs[-1].asked['config']
+    )
 
 
 def test_tasks_may_be_repeated_and_chosen(labs, here):
@@ -321,7 +372,11 @@ def test_tasks_may_be_repeated_and_chosen(labs, here):
 
 
 def test_engine_settings_and_the_renderer_pass_through(labs, here):
-  here('dmlab:rooms_watermaze', dmlab_engine='minimalUI=true,episodeLengthSeconds=2', dmlab_renderer='hardware')
+  here(
+    'dmlab:rooms_watermaze',
+    dmlab_engine='minimalUI=true,episodeLengthSeconds=2',
+    dmlab_renderer='hardware',
+  )
   asked = labs[0].asked
   assert (asked['config']['minimalUI'], asked['config']['episodeLengthSeconds']) == ('true', '2')
   assert asked['renderer'] == 'hardware'
@@ -347,11 +402,19 @@ def test_the_level_cache_is_given_only_if_it_has_a_folder(labs, here, tmp_path, 
 # Refusals of the engine.
 
 
-@pytest.mark.parametrize('name, options, words', [
-    ('dmlab:rooms_watermaze', dict(dmlab_engine='zzz=1'), ['Invalid setting: "zzz" = "1"', 'rooms_watermaze']),
+@pytest.mark.parametrize(
+  'name, options, words',
+  [
+    (
+      'dmlab:rooms_watermaze',
+      dict(dmlab_engine='zzz=1'),
+      ['Invalid setting: "zzz" = "1"', 'rooms_watermaze'],
+    ),
     ('dmlab:no_such_level', {}, ['Level not found', 'no_such_level']),
     ('dmlab:rooms_watermaze', dict(dmlab_renderer='glass'), ['glass']),
-    ('dmlab:rooms_collect_good_objects_test', {}, ['allowHoldOutLevels'])])
+    ('dmlab:rooms_collect_good_objects_test', {}, ['allowHoldOutLevels']),
+  ],
+)
 def test_the_user_reads_what_the_engine_says(name, options, words):
   said = refusal_of_environments(name, **options)
   assert all(word in said for word in words)
@@ -359,7 +422,9 @@ def test_the_user_reads_what_the_engine_says(name, options, words):
 
 def test_a_module_that_cannot_be_imported_is_told(tmp_path, monkeypatch):
   # As when a library is missing, or it was built for another Python.
-  (tmp_path / 'deepmind_lab.py').write_text('raise ImportError("libOSMesa.so.8: cannot open shared object file")')
+  (tmp_path / 'deepmind_lab.py').write_text(
+    'raise ImportError("libOSMesa.so.8: cannot open shared object file")'
+  )
   monkeypatch.syspath_prepend(str(tmp_path))
   said = refusal_of_environments('dmlab:rooms_watermaze')
   assert 'deepmind_lab' in said and 'libOSMesa.so.8' in said
@@ -446,7 +511,12 @@ def test_levels_that_need_no_data_set_are_not_warned_of(caplog):
 def test_the_suite_tells_what_a_learner_must_know():
   for name in ('dmlab30', 'dmlab5', 'dmlab:rooms_watermaze'):
     loaded = load(name, dmlab_dataset_path='dummy')
-    assert (loaded.name, loaded.action_repeat, loaded.num_actions, loaded.frame_stack) == (name, 4, 9, 1)
+    assert (loaded.name, loaded.action_repeat, loaded.num_actions, loaded.frame_stack) == (
+      name,
+      4,
+      9,
+      1,
+    )
     assert loaded.observation_space == suite.pixels_and_instruction(72, 96)
     assert loaded.bytes_per_environment > 10**8
   assert len(load('dmlab30', dmlab_dataset_path='dummy').tasks) == 30
@@ -454,13 +524,22 @@ def test_the_suite_tells_what_a_learner_must_know():
 
 
 def test_scores_are_compared_only_where_there_are_some():
-  assert load('dmlab30', dmlab_dataset_path='dummy').references == load('dmlab:rooms_watermaze').references == 'dmlab30'
+  assert (
+    load('dmlab30', dmlab_dataset_path='dummy').references
+    == load('dmlab:rooms_watermaze').references
+    == 'dmlab30'
+  )
   assert load('dmlab:seekavoid_arena_01').references == ''
 
 
 def test_the_five_levels_are_those_of_the_paper():
-  assert load('dmlab5').tasks == ('rooms_watermaze', 'rooms_keys_doors_puzzle', 'lasertag_three_opponents_small',
-                                  'explore_goal_locations_small', 'seekavoid_arena_01')
+  assert load('dmlab5').tasks == (
+    'rooms_watermaze',
+    'rooms_keys_doors_puzzle',
+    'lasertag_three_opponents_small',
+    'explore_goal_locations_small',
+    'seekavoid_arena_01',
+  )
 
 
 def test_the_thirty_levels_are_levels_of_the_engine(module):
@@ -475,18 +554,27 @@ def test_the_thirty_levels_are_levels_of_the_engine(module):
 
 def test_tasks_narrow_a_suite():
   loaded = load('dmlab30', tasks=f'{MAZE}, {WATERMAZE}', dmlab_dataset_path='dummy')
-  assert loaded.tasks == (WATERMAZE, MAZE)  # In the order of the suite: tasks are told by their numbers.
+  assert loaded.tasks == (
+    WATERMAZE,
+    MAZE,
+  )  # In the order of the suite: tasks are told by their numbers.
   assert load('dmlab5', tasks=WATERMAZE).tasks == (WATERMAZE,)
 
 
 def test_unknown_tasks_are_refused_with_near_ones():
   said = refusal('dmlab30', tasks=f'{MAZE},rooms_watermazes')
   assert "'rooms_watermazes'" in said and 'Did you mean rooms_watermaze' in said
-  assert 'seekavoid_arena_01' in refusal('dmlab30', tasks='seekavoid_arena_01')  # Which is of dmlab5 only.
-  assert 'rooms_keys_doors_puzzle' in refusal('dmlab:rooms_watermaze', tasks='rooms_keys_doors_puzzle')
+  assert 'seekavoid_arena_01' in refusal(
+    'dmlab30', tasks='seekavoid_arena_01'
+  )  # Which is of dmlab5 only.
+  assert 'rooms_keys_doors_puzzle' in refusal(
+    'dmlab:rooms_watermaze', tasks='rooms_keys_doors_puzzle'
+  )
 
 
-@pytest.mark.parametrize('name', ['dmlab', 'dmlab:', 'dmlab31', 'dmlab30:rooms_watermaze', 'dmlab5:rooms_watermaze'])
+@pytest.mark.parametrize(
+  'name', ['dmlab', 'dmlab:', 'dmlab31', 'dmlab30:rooms_watermaze', 'dmlab5:rooms_watermaze']
+)
 def test_names_that_are_none_are_refused_with_what_was_meant(name):
   assert re.search('dmlab30|dmlab5|dmlab:', refusal(name).partition(repr(name))[2])
 
@@ -517,15 +605,20 @@ def test_the_renderer_has_one_thread_unless_told_otherwise(monkeypatch, asked, e
 def run_apart(program: str, *paths: str) -> str:
   """What a Python prints that has only these folders, and those of its packages, on its path."""
   environment = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
-  done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True,
-                        env=environment | {'PYTHONPATH': os.pathsep.join(paths)})
+  done = subprocess.run(
+    [sys.executable, '-c', program],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    env=environment | {'PYTHONPATH': os.pathsep.join(paths)},
+  )
   assert done.returncode == 0, done.stderr
   return done.stdout
 
 
 def test_the_engine_is_not_in_the_process_of_the_learner():
   # It could not be forked from there, its fatal errors would end it, and it holds Python's lock.
-  program = '''
+  program = """
 import sys
 from common import environments
 loaded = environments.load('dmlab5', environments.Options(tasks='rooms_watermaze'))
@@ -534,18 +627,23 @@ made.reset(seed=1)
 made.step([0])
 print('deepmind_lab' in sys.modules)
 made.close()
-'''
+"""
   assert run_apart(program, STAND_INS).split() == ['False']
 
 
 @pytest.mark.parametrize('name', ['dmlab30', 'dmlab:rooms_watermaze'])
 def test_without_the_module_one_paragraph_tells_what_to_do(name):
-  said = run_apart(f'''
+  said = run_apart(f"""
 from common import environments, errors
 try:
   environments.load({name!r}, environments.Options())
 except errors.UserError as error:
   print(error)
-''')
-  assert name in said and 'deepmind_lab' in said and 'github.com/google-deepmind/lab' in said and 'doom' in said
+""")
+  assert (
+    name in said
+    and 'deepmind_lab' in said
+    and 'github.com/google-deepmind/lab' in said
+    and 'doom' in said
+  )
   assert '\n\n' not in said.strip() and 'Traceback' not in said

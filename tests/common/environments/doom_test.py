@@ -49,7 +49,9 @@ def test_all_ten_tasks_look_alike_and_end():
       np.testing.assert_array_equal(observations['instruction'], instructions)
       ended.update(doom_suite.tasks[i] for i in np.flatnonzero(terminated | truncated))
   assert ended == set(doom_suite.tasks)
-  np.testing.assert_array_equal(instructions, [suite.hash_words(doom.INSTRUCTIONS[task]) for task in doom_suite.tasks])
+  np.testing.assert_array_equal(
+    instructions, [suite.hash_words(doom.INSTRUCTIONS[task]) for task in doom_suite.tasks]
+  )
 
 
 def test_nine_actions_on_every_task():
@@ -84,7 +86,9 @@ def test_time_limit_is_a_truncation_and_a_kill_is_not(two_games):
   environment, _ = two_games
   look_left, fire, seen = 4, 8, set()
   for t in range(300):
-    _, rewards, terminated, truncated, _ = environment.step(np.array([look_left, fire if t % 2 else t // 2 % 2 + 2]))
+    _, rewards, terminated, truncated, _ = environment.step(
+      np.array([look_left, fire if t % 2 else t // 2 % 2 + 2])
+    )
     seen.update('truncated' for _ in np.flatnonzero(truncated))
     seen.update('terminated' for _ in np.flatnonzero(terminated))
     assert np.all(rewards[terminated] > 50)
@@ -131,7 +135,9 @@ def test_the_death_of_the_process_that_steps_games_is_a_crash_though_they_live()
       environment.step([0])
     environment.reset(seed=1)
     assert environment.step([0])[1].shape == (1,)
-    os.kill(engine, signal.SIGKILL)  # Nobody's child any more: the end of a run would find it by its mark.
+    os.kill(
+      engine, signal.SIGKILL
+    )  # Nobody's child any more: the end of a run would find it by its mark.
 
 
 def test_a_dead_engine_leaves_no_shared_memory(two_games):

@@ -35,13 +35,14 @@ class Rollout(NamedTuple):
 
 
 CASES = [
-    Case('doom:basic', ('basic', 'basic'), 9, 200),
-    Case('doom', ('predict_position', 'deadly_corridor', 'take_cover'), 9, 200),
-    Case('atari:pong', ('pong', 'pong'), 6, 1300),
-    Case('atari:breakout', ('breakout', 'breakout'), 4, 300),
-    Case('gym:CartPole-v1', ('CartPole-v1', 'CartPole-v1'), 2, 200),
-    Case('gym:Pendulum-v1', ('Pendulum-v1', 'Pendulum-v1'), 1, 210),
-    Case('control:cartpole-swingup', ('cartpole-swingup', 'cartpole-swingup'), 1, 1010)]
+  Case('doom:basic', ('basic', 'basic'), 9, 200),
+  Case('doom', ('predict_position', 'deadly_corridor', 'take_cover'), 9, 200),
+  Case('atari:pong', ('pong', 'pong'), 6, 1300),
+  Case('atari:breakout', ('breakout', 'breakout'), 4, 300),
+  Case('gym:CartPole-v1', ('CartPole-v1', 'CartPole-v1'), 2, 200),
+  Case('gym:Pendulum-v1', ('Pendulum-v1', 'Pendulum-v1'), 1, 210),
+  Case('control:cartpole-swingup', ('cartpole-swingup', 'cartpole-swingup'), 1, 1010),
+]
 
 
 @functools.cache
@@ -73,7 +74,9 @@ def play(environment, actions, seed):
     seen.append(copied(observations))
     game_over = info.get('game_over', terminated | truncated)
     steps.append([np.array(x) for x in (rewards, terminated, truncated, game_over)])
-  return Rollout({name: np.stack([o[name] for o in seen]) for name in seen[0]}, *map(np.stack, zip(*steps)))
+  return Rollout(
+    {name: np.stack([o[name] for o in seen]) for name in seen[0]}, *map(np.stack, zip(*steps))
+  )
 
 
 @pytest.fixture(scope='module', params=CASES, ids=lambda case: case.name)
@@ -109,7 +112,8 @@ def test_vector_environment_declares_the_same_spaces(case):
     assert environment.num_envs == len(case.tasks)
     assert environment.single_observation_space == suite.observation_space
     assert environment.observation_space == gymnasium.vector.utils.batch_space(
-        suite.observation_space, len(case.tasks))
+      suite.observation_space, len(case.tasks)
+    )
     assert environment.single_action_space == suite.action_space
 
 
@@ -117,7 +121,9 @@ def test_number_of_actions(case):
   suite = suite_of(case.name)
   if suite.is_discrete:
     assert suite.num_actions == case.num_actions
-    assert set(random_actions(case).flat) == set(range(case.num_actions)), 'not all actions are tried by these tests'
+    assert set(random_actions(case).flat) == set(range(case.num_actions)), (
+      'not all actions are tried by these tests'
+    )
   else:
     assert suite.action_space == gymnasium.spaces.Box(-1.0, 1.0, (case.num_actions,), np.float32)
 
@@ -140,20 +146,26 @@ def test_rewards_are_finite_numbers(rollout):
 def test_ends_are_marked(rollout):
   assert rollout.terminated.dtype == rollout.truncated.dtype == rollout.game_over.dtype == bool
   assert not np.any(rollout.terminated & rollout.truncated)
-  assert not np.any(rollout.game_over & ~rollout.done), 'a game is over although the learner sees no end'
+  assert not np.any(rollout.game_over & ~rollout.done), (
+    'a game is over although the learner sees no end'
+  )
   assert np.all(np.any(rollout.game_over, axis=0)), 'an environment ended no game'
 
 
 def test_the_next_episode_starts_and_goes_on(rollout):
   for t, i in zip(*np.nonzero(rollout.game_over)):
-    pixels_or_vectors = rollout.observations['observation'][t + 1:, i]
+    pixels_or_vectors = rollout.observations['observation'][t + 1 :, i]
     if len(pixels_or_vectors) > 1:
-      assert np.any(pixels_or_vectors[1:] != pixels_or_vectors[0]), f'environment {i} stands still after step {t}'
+      assert np.any(pixels_or_vectors[1:] != pixels_or_vectors[0]), (
+        f'environment {i} stands still after step {t}'
+      )
 
 
 def test_same_seed_and_actions_repeat_everything(case, rollout):
   with opened(case) as environment:
-    play(environment, random_actions(case, seed=1)[:50], seed=1000)  # What was played before leaves no trace.
+    play(
+      environment, random_actions(case, seed=1)[:50], seed=1000
+    )  # What was played before leaves no trace.
     assert_same(play(environment, random_actions(case), FIRST_SEED), rollout)
 
 
@@ -177,29 +189,41 @@ def test_close_ends_the_engines_and_may_be_called_again(case):
   environment = suite_of(case.name).make(case.tasks, True)
   environment.reset(seed=FIRST_SEED)
   started = processes.descendants() - before
-  assert len(started) == {'doom': 1 + len(case.tasks), 'control': 1}.get(case.name.partition(':')[0], 0)
+  assert len(started) == {'doom': 1 + len(case.tasks), 'control': 1}.get(
+    case.name.partition(':')[0], 0
+  )
   environment.close()
   assert not any(map(processes.is_alive, started))
   environment.close()
 
 
-@pytest.mark.parametrize('name, tasks', [
-    ('doom', tuple(doom.INSTRUCTIONS)), ('doom:my_way_home', ('my_way_home',)),
-    ('atari:space_invaders', ('space_invaders',)), ('gym:Acrobot-v1', ('Acrobot-v1',)),
-    ('control:humanoid-walk', ('humanoid-walk',))])
+@pytest.mark.parametrize(
+  'name, tasks',
+  [
+    ('doom', tuple(doom.INSTRUCTIONS)),
+    ('doom:my_way_home', ('my_way_home',)),
+    ('atari:space_invaders', ('space_invaders',)),
+    ('gym:Acrobot-v1', ('Acrobot-v1',)),
+    ('control:humanoid-walk', ('humanoid-walk',)),
+  ],
+)
 def test_a_name_gives_its_tasks(name, tasks):
   suite = environments.load(name)
   assert suite.name == name
   assert suite.tasks == tasks
 
 
-@pytest.mark.parametrize('name, kind, suggestion', [
+@pytest.mark.parametrize(
+  'name, kind, suggestion',
+  [
     ('dom', 'environment', 'doom'),
     ('atary:pong', 'environment', 'atari:pong'),
     ('doom:basik', 'doom scenario', 'basic'),
     ('atari:breakot', 'Atari game', 'breakout'),
     ('control:walker-wlk', 'Control Suite task', 'walker-walk'),
-    ('gym:CartPol-v1', 'gymnasium environment', 'CartPole-v1')])
+    ('gym:CartPol-v1', 'gymnasium environment', 'CartPole-v1'),
+  ],
+)
 def test_unknown_names_are_refused_with_the_nearest(name, kind, suggestion):
   with pytest.raises(errors.UserError, match=f'unknown {kind} .*Did you mean .*{suggestion}'):
     environments.load(name)

@@ -79,9 +79,13 @@ def test_time_limits_are_truncations():
   suite = environments.load('gym:MountainCar-v0')
   with contextlib.closing(suite.make(suite.tasks * 2, True)) as environment:
     environment.reset(seed=1)
-    ends = [environment.step(np.ones(2, int))[2:4] for _ in range(200)]  # Without a push the car stays in the valley.
+    ends = [
+      environment.step(np.ones(2, int))[2:4] for _ in range(200)
+    ]  # Without a push the car stays in the valley.
   assert not np.any([terminated for terminated, _ in ends])
-  np.testing.assert_array_equal(np.array([truncated for _, truncated in ends])[:, 0], [False] * 199 + [True])
+  np.testing.assert_array_equal(
+    np.array([truncated for _, truncated in ends])[:, 0], [False] * 199 + [True]
+  )
 
 
 @pytest.mark.parametrize('env_id', ['FrozenLake-v1', 'Blackjack-v1'])
@@ -90,7 +94,9 @@ def test_other_observations_are_refused(env_id):
     environments.load(f'gym:{env_id}')
 
 
-@pytest.mark.parametrize('name, word', [('gym:no_such_module:X-v0', 'no_such_module'), ('gym:json:X-v0', '`X`')])
+@pytest.mark.parametrize(
+  'name, word', [('gym:no_such_module:X-v0', 'no_such_module'), ('gym:json:X-v0', '`X`')]
+)
 def test_modules_that_do_not_help_are_refused(name, word):
   with pytest.raises(errors.UserError, match=f'gymnasium cannot make .*{word}'):
     environments.load(name)
@@ -98,7 +104,8 @@ def test_modules_that_do_not_help_are_refused(name, word):
 
 def test_actions_that_do_not_start_at_zero_are_refused(tmp_path, monkeypatch):
   (tmp_path / 'shifted_actions.py').write_text(
-      _MODULE.replace('Discrete(2)', 'Discrete(2, start=1)').replace('Pictures-v0', 'Shifted-v0'))
+    _MODULE.replace('Discrete(2)', 'Discrete(2, start=1)').replace('Pictures-v0', 'Shifted-v0')
+  )
   monkeypatch.syspath_prepend(tmp_path)
   with pytest.raises(errors.UserError, match=r'Discrete\(2, start=1\)'):
     environments.load('gym:shifted_actions:Shifted-v0')

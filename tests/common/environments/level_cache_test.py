@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from common import errors
-from common.machine import workers
 from common.environments import dmlab, level_cache
+from common.machine import workers
 from scripts import processes
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -60,16 +60,25 @@ def fetch(cache, engine, key, size=60_000) -> bool:
 
 def maps(folder) -> list[pathlib.Path]:
   """The files of maps in a cache: not its lock, nor what is being written."""
-  return sorted(path for path in folder.iterdir() if path.name.split('_')[0] in ('explore', 'lasertag', 'map'))
+  return sorted(
+    path for path in folder.iterdir() if path.name.split('_')[0] in ('explore', 'lasertag', 'map')
+  )
 
 
 def start(program: str, *arguments) -> subprocess.Popen:
   """Another process, with `cache`, and `arguments` as text."""
-  head = ('import os, pathlib, sys, time\nfrom common.environments import level_cache\n'
-          'folder, *arguments = sys.argv[1:]\n'
-          'cache = level_cache.LevelCache(pathlib.Path(folder), float(arguments.pop(0)))\n')
-  return subprocess.Popen([sys.executable, '-c', head + program, *map(str, arguments)], cwd=ROOT, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+  head = (
+    'import os, pathlib, sys, time\nfrom common.environments import level_cache\n'
+    'folder, *arguments = sys.argv[1:]\n'
+    'cache = level_cache.LevelCache(pathlib.Path(folder), float(arguments.pop(0)))\n'
+  )
+  return subprocess.Popen(
+    [sys.executable, '-c', head + program, *map(str, arguments)],
+    cwd=ROOT,
+    text=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  )
 
 
 def finish(process: subprocess.Popen) -> tuple[str, str]:
@@ -85,7 +94,9 @@ def test_what_was_written_is_fetched(folder, engine):
   cache = level_cache.LevelCache(folder, MANY)
   write(cache, engine, KEY)
   assert fetch(cache, engine, KEY)
-  assert fetch(level_cache.LevelCache(folder, MANY), engine, KEY)  # That of another process, or run.
+  assert fetch(
+    level_cache.LevelCache(folder, MANY), engine, KEY
+  )  # That of another process, or run.
   assert not fetch(cache, engine, OTHER)
 
 
@@ -182,20 +193,22 @@ def test_a_smaller_limit_holds_from_the_next_write(folder, engine):
 
 
 def test_the_limit_holds_when_several_write(folder, tmp_path):
-  program = '''
+  program = """
 name, size = arguments[0], 100_000
 source = pathlib.Path(arguments[1], name)
 for i in range(12):
   source.write_bytes(b'x' * size)
   cache.write(f'map_{name}_{i}', str(source))
-'''
+"""
   started = [start(program, folder, 250_000, name, tmp_path) for name in 'abc']
   for process in started:
     _, said = finish(process)
     assert not said  # Not a word of one that another had removed.
   sizes = [path.stat().st_size for path in maps(folder)]
   assert sizes == [100_000] * 2
-  assert {path.name for path in folder.iterdir()} - {path.name for path in maps(folder)} <= {'.level_cache'}
+  assert {path.name for path in folder.iterdir()} - {path.name for path in maps(folder)} <= {
+    '.level_cache'
+  }
 
 
 # Several processes at once.
@@ -203,7 +216,7 @@ for i in range(12):
 
 def test_nobody_sees_a_part_of_a_map(folder, tmp_path):
   # 300 KB are copied in several pieces, and there is room for three of the five maps.
-  program = '''
+  program = """
 import hashlib, random
 name, what, base = arguments
 engine, stop = pathlib.Path(base, name), pathlib.Path(base, 'stop')
@@ -227,8 +240,11 @@ while not stop.exists() if what == 'read' else hits + misses < 300:
       cache.write(key, str(path))
   path.unlink(missing_ok=True)
 print(hits, misses)
-'''
-  started = [start(program, folder, 1_000_000, i, what, tmp_path) for i, what in enumerate(['write', 'write', 'read'])]
+"""
+  started = [
+    start(program, folder, 1_000_000, i, what, tmp_path)
+    for i, what in enumerate(['write', 'write', 'read'])
+  ]
   counts = []
   for process in started:
     output, said = finish(process)
@@ -236,7 +252,9 @@ print(hits, misses)
     counts.append([int(word) for word in output.split()])
     if len(counts) == 2:
       (tmp_path / 'stop').touch()  # The reader reads for as long as the others write.
-  assert all(min(hits_and_misses) > 0 for hits_and_misses in counts)  # Else there was nothing to see.
+  assert all(
+    min(hits_and_misses) > 0 for hits_and_misses in counts
+  )  # Else there was nothing to see.
   assert sum(path.stat().st_size for path in maps(folder)) <= 1_000_000
 
 
@@ -245,6 +263,7 @@ def feed(path: pathlib.Path, size: int) -> int:
   pipe = os.open(path, os.O_RDWR)  # Does not wait for the reader.
   sent = 0
   os.set_blocking(pipe, False)
+
   def send() -> bool:
     nonlocal sent
     try:
@@ -252,6 +271,7 @@ def feed(path: pathlib.Path, size: int) -> int:
     except BlockingIOError:
       pass
     return sent == size
+
   assert processes.becomes_true(send)
   return pipe
 
@@ -264,7 +284,9 @@ def killed_writer(folder, tmp_path, key) -> None:
   process = start('print(flush=True)\ncache.write(*arguments)', folder, MANY, key, source)
   process.stdout.readline()
   pipe = feed(source, 300_000)
-  assert processes.becomes_true(lambda: any(path.stat().st_size for path in set(folder.iterdir()) - before))
+  assert processes.becomes_true(
+    lambda: any(path.stat().st_size for path in set(folder.iterdir()) - before)
+  )
   process.kill()
   process.communicate()
   os.close(pipe)
@@ -346,17 +368,23 @@ def test_a_map_beyond_the_limit_is_not_kept_and_drives_out_none(folder, engine):
 def test_a_full_disk_is_a_warning_when_a_map_is_written(folder, engine):
   source = engine / 'compiled.pk3'
   source.write_bytes(contents(KEY, 150_000))
-  output, said = finish(start(f'{FULL}cache.write(*arguments)\nprint("goes on")', folder, MANY, KEY, source))
+  output, said = finish(
+    start(f'{FULL}cache.write(*arguments)\nprint("goes on")', folder, MANY, KEY, source)
+  )
   assert output.strip() == 'goes on'
   assert str(folder) in said and 'Traceback' not in said
-  assert {path.name for path in folder.iterdir()} <= {'.level_cache'}  # What was written of it is gone.
+  assert {path.name for path in folder.iterdir()} <= {
+    '.level_cache'
+  }  # What was written of it is gone.
 
 
 def test_a_full_disk_is_a_miss_when_a_map_is_fetched(folder, engine):
   cache = level_cache.LevelCache(folder, MANY)
   write(cache, engine, KEY, 150_000)
   path = engine / 'explore_maze.pk3'
-  output, said = finish(start(f'{FULL}print(bool(cache.fetch(*arguments)))', folder, MANY, KEY, path))
+  output, said = finish(
+    start(f'{FULL}print(bool(cache.fetch(*arguments)))', folder, MANY, KEY, path)
+  )
   assert output.strip() == 'False'
   assert str(folder) in said and 'Traceback' not in said
   assert not list(engine.iterdir())
@@ -401,7 +429,9 @@ class Timed:
   """An environment that tells how long its first reset takes, and what it sees then."""
 
   def __init__(self, cache: str):
-    self._environment = dmlab.DmLabEnv(dmlab.Level(MAZE, {'width': '96', 'height': '72'}, 'software', cache, 1e9, 0))
+    self._environment = dmlab.DmLabEnv(
+      dmlab.Level(MAZE, {'width': '96', 'height': '72'}, 'software', cache, 1e9, 0)
+    )
     self.close = self._environment.close
 
   def reset(self, seed: int) -> tuple[float, np.ndarray]:

@@ -29,8 +29,14 @@ def refusal(name, chosen=''):
   return str(refused.value)
 
 
-@pytest.mark.parametrize('name, all_tasks', [
-    ('doom', tuple(doom.INSTRUCTIONS)), ('atari57', atari.ATARI_57), ('dmlab5', levels.SINGLE_TASKS)])
+@pytest.mark.parametrize(
+  'name, all_tasks',
+  [
+    ('doom', tuple(doom.INSTRUCTIONS)),
+    ('atari57', atari.ATARI_57),
+    ('dmlab5', levels.SINGLE_TASKS),
+  ],
+)
 def test_a_suite_has_all_of_its_tasks_unless_some_are_named(name, all_tasks):
   assert tasks(name) == all_tasks == tasks(name, '') == tasks(name, ' , ')
 
@@ -39,16 +45,27 @@ def test_dmlab_30_has_all_levels_with_images_in_place_of_the_data_set():
   assert tasks('dmlab30', dmlab_dataset_path='dummy') == levels.DMLAB_30
 
 
-@pytest.mark.parametrize('name, chosen, expected', [
-    ('doom', 'basic', ('basic',)), ('doom', 'predict_position,basic', ('basic', 'predict_position')),
-    ('doom', ' basic , predict_position ', ('basic', 'predict_position')), ('doom', 'basic,basic,', ('basic',)),
+@pytest.mark.parametrize(
+  'name, chosen, expected',
+  [
+    ('doom', 'basic', ('basic',)),
+    ('doom', 'predict_position,basic', ('basic', 'predict_position')),
+    ('doom', ' basic , predict_position ', ('basic', 'predict_position')),
+    ('doom', 'basic,basic,', ('basic',)),
     ('atari57', 'pong,breakout', ('breakout', 'pong')),
-    ('dmlab30', 'rooms_watermaze,rooms_keys_doors_puzzle', ('rooms_watermaze', 'rooms_keys_doors_puzzle')),
+    (
+      'dmlab30',
+      'rooms_watermaze,rooms_keys_doors_puzzle',
+      ('rooms_watermaze', 'rooms_keys_doors_puzzle'),
+    ),
     ('dmlab5', 'seekavoid_arena_01', ('seekavoid_arena_01',)),
-    ('doom:basic', 'basic', ('basic',)), ('atari:pong', 'pong', ('pong',)),
+    ('doom:basic', 'basic', ('basic',)),
+    ('atari:pong', 'pong', ('pong',)),
     ('dmlab:rooms_watermaze', 'rooms_watermaze', ('rooms_watermaze',)),
     ('gym:CartPole-v1', 'CartPole-v1', ('CartPole-v1',)),
-    ('control:cartpole-swingup', 'cartpole-swingup', ('cartpole-swingup',))])
+    ('control:cartpole-swingup', 'cartpole-swingup', ('cartpole-swingup',)),
+  ],
+)
 def test_some_tasks_are_taken_in_the_suite_s_order(name, chosen, expected):
   """So that the same ones are the same suite, however they are written."""
   suite = environments.load(name, environments.Options(tasks=chosen))
@@ -62,18 +79,27 @@ def test_chosen_tasks_are_made():
     assert environment.num_envs == 2
 
 
-@pytest.mark.parametrize('name, chosen, unknown, near', [
+@pytest.mark.parametrize(
+  'name, chosen, unknown, near',
+  [
     ('doom', 'basic,predict_positon', 'predict_positon', 'predict_position'),
-    ('atari57', 'pongg', 'pongg', 'pong'), ('atari57', 'space-invaders', 'space-invaders', 'space_invaders'),
+    ('atari57', 'pongg', 'pongg', 'pong'),
+    ('atari57', 'space-invaders', 'space-invaders', 'space_invaders'),
     ('dmlab30', 'room_watermaze', 'room_watermaze', 'rooms_watermaze'),
     ('dmlab5', 'seekavoid_arena', 'seekavoid_arena', 'seekavoid_arena_01'),
-    ('atari:pong', 'pnog', 'pnog', 'pong'), ('doom:basic', 'basics', 'basics', 'basic'),
+    ('atari:pong', 'pnog', 'pnog', 'pong'),
+    ('doom:basic', 'basics', 'basics', 'basic'),
     ('dmlab:rooms_watermaze', 'room_watermaze', 'room_watermaze', 'rooms_watermaze'),
     ('gym:CartPole-v1', 'CartPole', 'CartPole', 'CartPole-v1'),
-    ('control:cartpole-swingup', 'cartpole-swing', 'cartpole-swing', 'cartpole-swingup')])
+    ('control:cartpole-swingup', 'cartpole-swing', 'cartpole-swing', 'cartpole-swingup'),
+  ],
+)
 def test_an_unknown_task_is_refused_with_the_nearest(name, chosen, unknown, near):
   text = refusal(name, chosen)
-  assert f'unknown task of {name} {unknown!r}. Did you mean' in text and near in text.partition('Did you mean')[2]
+  assert (
+    f'unknown task of {name} {unknown!r}. Did you mean' in text
+    and near in text.partition('Did you mean')[2]
+  )
 
 
 def test_a_task_of_another_suite_is_refused_with_those_that_there_are():
@@ -81,10 +107,14 @@ def test_a_task_of_another_suite_is_refused_with_those_that_there_are():
   assert "unknown task of doom:basic 'rooms_watermaze'. Known: basic." in text
 
 
-@pytest.mark.parametrize('name, form, instead', [
+@pytest.mark.parametrize(
+  'name, form, instead',
+  [
     ('atari57:pong', 'atari:GAME', '--env=atari57 --tasks=pong'),
     ('dmlab30:rooms_watermaze', 'dmlab:LEVEL', '--env=dmlab30 --tasks=rooms_watermaze'),
-    ('dmlab5:rooms_watermaze', 'dmlab:LEVEL', '--env=dmlab5 --tasks=rooms_watermaze')])
+    ('dmlab5:rooms_watermaze', 'dmlab:LEVEL', '--env=dmlab5 --tasks=rooms_watermaze'),
+  ],
+)
 def test_a_suite_with_a_member_is_refused_with_what_was_meant(name, form, instead):
   text = refusal(name)
   assert repr(name) in text and form in text and instead in text
@@ -92,11 +122,22 @@ def test_a_suite_with_a_member_is_refused_with_what_was_meant(name, form, instea
   assert tasks(suite, *chosen) == tuple(chosen)  # The advice works.
 
 
-@pytest.mark.parametrize('name, near', [
-    ('atari75', 'atari57'), ('dmlab-30', 'dmlab30'), ('dmlab03', 'dmlab30'), ('dom', 'doom'),
+@pytest.mark.parametrize(
+  'name, near',
+  [
+    ('atari75', 'atari57'),
+    ('dmlab-30', 'dmlab30'),
+    ('dmlab03', 'dmlab30'),
+    ('dom', 'doom'),
     ('atri:pong', 'atari:pong'),
-    ('doom:basics', 'basic'), ('atari:pnog', 'pong'), ('gym:CartPole-v7', 'CartPole-v1'), ('dmlab:', 'dmlab'),
-    ('atari', 'Write it as in atari:pong'), ('control', 'Write it as in control:humanoid-walk')])
+    ('doom:basics', 'basic'),
+    ('atari:pnog', 'pong'),
+    ('gym:CartPole-v7', 'CartPole-v1'),
+    ('dmlab:', 'dmlab'),
+    ('atari', 'Write it as in atari:pong'),
+    ('control', 'Write it as in control:humanoid-walk'),
+  ],
+)
 def test_an_unknown_environment_is_refused_with_the_nearest(name, near):
   text = refusal(name)
   assert 'unknown' in text and near in text

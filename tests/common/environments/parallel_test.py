@@ -13,12 +13,16 @@ import numpy as np
 import pytest
 
 from common import environments, errors
-from common.machine import workers
 from common.environments import dmlab, parallel, suite
+from common.machine import workers
 from scripts import processes
 
 ROOT = pathlib.Path(__file__).parents[3]
-WATERMAZE, LANGUAGE, MAZE = 'rooms_watermaze', 'language_execute_random_task', 'explore_goal_locations_small'
+WATERMAZE, LANGUAGE, MAZE = (
+  'rooms_watermaze',
+  'language_execute_random_task',
+  'explore_goal_locations_small',
+)
 LEVELS = (WATERMAZE, MAZE, LANGUAGE)
 STEPS = 30  # Of an episode of two seconds.
 SECONDS = 'episodeLengthSeconds=2'
@@ -27,7 +31,10 @@ GO_ON, END, TRUNCATE, CRASH, DIE, MISTAKE, TIRED = range(7)
 
 class Moody(gymnasium.Env):
   """Does what its action says. Observes its seed and its steps, and writes down each of its lives and ends."""
-  observation_space = gymnasium.spaces.Dict({'observation': gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)})
+
+  observation_space = gymnasium.spaces.Dict(
+    {'observation': gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)}
+  )
   action_space = gymnasium.spaces.Discrete(7)
 
   def __init__(self, name: str, folder: pathlib.Path):
@@ -79,7 +86,12 @@ def settings(monkeypatch, tmp_path):
   """The stand-in for the engine; what it reads and leaves is this test's own."""
   monkeypatch.syspath_prepend(str(ROOT / 'tests' / 'stand_ins'))
   monkeypatch.setenv('TMPDIR', str(tmp_path))
-  for name in ('STAND_IN_COMPILE_SECONDS', 'STAND_IN_DIE_AT', 'STAND_IN_DIE_ONCE_FLAG', 'LP_NUM_THREADS'):
+  for name in (
+    'STAND_IN_COMPILE_SECONDS',
+    'STAND_IN_DIE_AT',
+    'STAND_IN_DIE_ONCE_FLAG',
+    'LP_NUM_THREADS',
+  ):
     monkeypatch.setenv(name, '')  # So that it is put back, whoever sets it.
     monkeypatch.delenv(name)
 
@@ -96,17 +108,26 @@ def opened():
 @pytest.fixture
 def moody(opened, tmp_path):
   """Makes so many of the moody ones."""
+
   def make(number):
     names = 'abc'[:number]
-    opened.append(parallel.ParallelVectorEnv([functools.partial(Moody, name, tmp_path) for name in names], names,
-                                             Moody.observation_space, Moody.action_space))
+    opened.append(
+      parallel.ParallelVectorEnv(
+        [functools.partial(Moody, name, tmp_path) for name in names],
+        names,
+        Moody.observation_space,
+        Moody.action_space,
+      )
+    )
     return opened[-1]
+
   return make
 
 
 def load(names, engine=SECONDS, **options):
-  return environments.load('dmlab30', environments.Options(
-      dmlab_engine=engine, dmlab_dataset_path='dummy', **options)).make(names, True)
+  return environments.load(
+    'dmlab30', environments.Options(dmlab_engine=engine, dmlab_dataset_path='dummy', **options)
+  ).make(names, True)
 
 
 def lives(folder, name='a') -> int:
@@ -119,21 +140,32 @@ def left(folder) -> list[pathlib.Path]:
 
 
 def actions(steps=STEPS * 2 + 5, number=3) -> np.ndarray:
-  return np.random.default_rng(0).choice([*range(9), 8, 8, 8], (steps, number))  # Who fires is rewarded.
+  return np.random.default_rng(0).choice(
+    [*range(9), 8, 8, 8], (steps, number)
+  )  # Who fires is rewarded.
 
 
 def alone(names, seed, played) -> list[list[tuple]]:
   """By environment, step by step: observation, reward, terminated, truncated, last observation of an episode."""
   streams = []
   for i, name in enumerate(names):
-    environment = dmlab.DmLabEnv(dmlab.Level(
+    environment = dmlab.DmLabEnv(
+      dmlab.Level(
         f'contributed/dmlab30/{name}',
-        {'width': '96', 'height': '72', 'logLevel': 'WARN', 'episodeLengthSeconds': '2'}, 'software', '', 1e9, 0))
+        {'width': '96', 'height': '72', 'logLevel': 'WARN', 'episodeLengthSeconds': '2'},
+        'software',
+        '',
+        1e9,
+        0,
+      )
+    )
     stream = [(environment.reset(seed=seed + i)[0], 0.0, False, False, None)]
     for action in played[:, i]:
       observation, reward, terminated, truncated, _ = environment.step(action)
       final = observation if terminated or truncated else None
-      stream.append((environment.reset()[0] if final else observation, reward, terminated, truncated, final))
+      stream.append(
+        (environment.reset()[0] if final else observation, reward, terminated, truncated, final)
+      )
     environment.close()
     streams.append(stream)
   return streams
@@ -144,14 +176,26 @@ def together(environment, seed, played) -> tuple[list[list[tuple]], list[dict]]:
   number = environment.num_envs
   observation, info = environment.reset(seed=seed)
   assert info['crashes'] == {}
-  streams, crashes = [[({key: value[i] for key, value in observation.items()}, 0.0, False, False, None)]
-                      for i in range(number)], []
+  streams, crashes = (
+    [
+      [({key: value[i] for key, value in observation.items()}, 0.0, False, False, None)]
+      for i in range(number)
+    ],
+    [],
+  )
   for chosen in played:
     observation, reward, terminated, truncated, info = environment.step(chosen)
     crashes.append(info['crashes'])
     for i in range(number):
-      streams[i].append(({key: value[i].copy() for key, value in observation.items()}, reward[i], terminated[i],
-                         truncated[i], info['final_obs'][i]))
+      streams[i].append(
+        (
+          {key: value[i].copy() for key, value in observation.items()},
+          reward[i],
+          terminated[i],
+          truncated[i],
+          info['final_obs'][i],
+        )
+      )
   return streams, crashes
 
 
@@ -194,9 +238,13 @@ def test_what_it_returns_has_the_declared_form(opened):
   first, _ = environment.reset(seed=1)
   assert environment.observation_space.contains(first)
   assert first['observation'].shape == (2, 72, 96, 3)
-  assert differ(*({key: value[i] for key, value in first.items()} for i in (0, 1)))  # Each has a seed of its own.
+  assert differ(
+    *({key: value[i] for key, value in first.items()} for i in (0, 1))
+  )  # Each has a seed of its own.
   environment.action_space.seed(1)
-  observation, reward, terminated, truncated, info = environment.step(environment.action_space.sample())
+  observation, reward, terminated, truncated, info = environment.step(
+    environment.action_space.sample()
+  )
   assert environment.observation_space.contains(observation)
   assert (reward.dtype, terminated.dtype, truncated.dtype) == (np.float64, bool, bool)
   assert reward.shape == terminated.shape == truncated.shape == (2,)
@@ -209,7 +257,11 @@ def test_ends_are_told_apart_and_their_last_observations_are_kept(moody):
   environment.reset(seed=5)
   environment.step([GO_ON] * 3)
   observation, reward, terminated, truncated, info = environment.step([END, TRUNCATE, GO_ON])
-  assert (list(terminated), list(truncated), list(reward)) == ([True, False, False], [False, True, False], [1.0] * 3)
+  assert (list(terminated), list(truncated), list(reward)) == (
+    [True, False, False],
+    [False, True, False],
+    [1.0] * 3,
+  )
   np.testing.assert_array_equal(observation['observation'], [[-1, 0], [-1, 0], [7, 2]])
   np.testing.assert_array_equal(suite.final_observations(info, np.array([0, 1])), [[5, 2], [6, 2]])
   assert info['final_obs'][2] is None
@@ -255,7 +307,9 @@ def test_one_that_dies_in_a_step_starts_again_alone(opened, monkeypatch, tmp_pat
   observation, reward, terminated, truncated, final = streams[1][10]
   assert (reward, terminated, truncated, final) == (0.0, False, False, None)
   assert (observation['observation'][-1] == 0).all()  # The clock of a new episode,
-  assert [i for i, step in enumerate(streams[1]) if step[2]] == [10 + STEPS]  # which has its full length,
+  assert [i for i, step in enumerate(streams[1]) if step[2]] == [
+    10 + STEPS
+  ]  # which has its full length,
   assert differ(observation, streams[1][0][0])  # and is another: the same one would die again.
   after = processes.children()
   assert len(after) == len(before) and len(after - before) == 1
@@ -274,7 +328,9 @@ def test_one_that_dies_in_a_reset_starts_again(opened, monkeypatch, tmp_path):
     observation, reward, terminated, truncated, info = environment.step([8, 8])
     assert info['crashes'] == {} or step == STEPS
   assert_told(info['crashes'])
-  assert list(terminated) == [True, True] and not truncated.any()  # The episode that ended before has its end.
+  assert (
+    list(terminated) == [True, True] and not truncated.any()
+  )  # The episode that ended before has its end.
   assert info['final_obs'][0] is not None and info['final_obs'][1] is not None
   assert (observation['observation'][:, -1] == 0).all()
   for step in range(1, STEPS + 1):
@@ -292,7 +348,9 @@ def test_one_that_always_dies_ends_the_run_with_its_last_words(opened, monkeypat
   with pytest.raises(errors.UserError) as refused:
     environment.step([0, 0])
   said = str(refused.value)
-  assert MAZE in said and WATERMAZE not in said and '5' in said and 'Sys_Error: out of memory' in said
+  assert (
+    MAZE in said and WATERMAZE not in said and '5' in said and 'Sys_Error: out of memory' in said
+  )
   assert 'Traceback' not in said
   assert len(left(tmp_path)) == 5 + 1  # The five dead did not clear up, and the other one lives.
 
@@ -316,7 +374,9 @@ def test_an_error_of_the_engine_is_a_crash_like_a_death(moody, tmp_path):
   assert list(reward) == [1.0, 0.0] and not terminated.any() and not truncated.any()
   np.testing.assert_array_equal(observation['observation'][:, 1], [2, 0])
   assert len(processes.children() - before) == 2
-  assert lives(tmp_path, 'b') == 2  # In a process of its own: who knows what state the engine was in.
+  assert (
+    lives(tmp_path, 'b') == 2
+  )  # In a process of its own: who knows what state the engine was in.
   with pytest.raises(errors.UserError, match='(?s)b.*the engine refuses'):
     for _ in range(4):
       environment.step([GO_ON, CRASH])
@@ -362,7 +422,12 @@ def test_a_process_that_is_killed_starts_again(moody, tmp_path):
   observation, reward, terminated, truncated, info = environment.step([GO_ON, GO_ON])
   (number,) = info['crashes']
   assert 'status -9' in info['crashes'][number]
-  assert reward[number] == 0.0 and reward[1 - number] == 1.0 and not terminated.any() and not truncated.any()
+  assert (
+    reward[number] == 0.0
+    and reward[1 - number] == 1.0
+    and not terminated.any()
+    and not truncated.any()
+  )
   assert list(observation['observation'][[number, 1 - number], 1]) == [0, 1]
   killed = max(processes.children() - before)
   os.kill(killed, signal.SIGKILL)
@@ -413,11 +478,17 @@ def test_closing_ends_all_and_may_be_done_again(opened, tmp_path):
 
 
 def moody_ones(kind, tmp_path):
-  return parallel.ParallelVectorEnv([functools.partial(kind, name, tmp_path) for name in 'abc'], 'abc',
-                                    Moody.observation_space, Moody.action_space)
+  return parallel.ParallelVectorEnv(
+    [functools.partial(kind, name, tmp_path) for name in 'abc'],
+    'abc',
+    Moody.observation_space,
+    Moody.action_space,
+  )
 
 
-def test_those_that_do_not_close_are_killed_without_waiting_for_one_after_the_other(tmp_path, monkeypatch):
+def test_those_that_do_not_close_are_killed_without_waiting_for_one_after_the_other(
+  tmp_path, monkeypatch
+):
   before = processes.children()
   environment = moody_ones(Stuck, tmp_path)
   monkeypatch.setattr(workers, 'PATIENCE', 1.5)
@@ -441,20 +512,33 @@ def test_environments_that_cannot_be_made_leave_nothing(tmp_path):
     load([WATERMAZE, MAZE], engine='zzz=1')
   with pytest.raises(RuntimeError, match='FileNotFoundError'):
     parallel.ParallelVectorEnv(
-        [functools.partial(Moody, 'a', tmp_path), functools.partial(Moody, 'b', tmp_path / 'missing')], 'ab',
-        Moody.observation_space, Moody.action_space)
+      [
+        functools.partial(Moody, 'a', tmp_path),
+        functools.partial(Moody, 'b', tmp_path / 'missing'),
+      ],
+      'ab',
+      Moody.observation_space,
+      Moody.action_space,
+    )
   assert processes.children() == before
   assert lives(tmp_path) == 1 and (tmp_path / 'a.closed').exists()
 
 
 def test_it_ends_with_a_process_that_is_killed(tmp_path):
   program = (
-      'import sys\nfrom common import environments\nfrom scripts import processes\n'
-      'made = environments.load("dmlab5", environments.Options()).make(["rooms_watermaze"] * 2, True)\n'
-      'made.reset(seed=1)\nmade.step([0, 0])\nprint(*processes.children(), flush=True)\nsys.stdin.read()')
+    'import sys\nfrom common import environments\nfrom scripts import processes\n'
+    'made = environments.load("dmlab5", environments.Options()).make(["rooms_watermaze"] * 2, True)\n'
+    'made.reset(seed=1)\nmade.step([0, 0])\nprint(*processes.children(), flush=True)\nsys.stdin.read()'
+  )
   path = os.environ | {'PYTHONPATH': str(ROOT / 'tests' / 'stand_ins')}
-  with subprocess.Popen([sys.executable, '-c', program], cwd=ROOT, env=path, stdin=subprocess.PIPE,
-                        stdout=subprocess.PIPE, text=True) as parent:
+  with subprocess.Popen(
+    [sys.executable, '-c', program],
+    cwd=ROOT,
+    env=path,
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  ) as parent:
     pids = [int(word) for word in parent.stdout.readline().split()]
     assert len(pids) == 2 and all(map(processes.is_alive, pids)) and len(left(tmp_path)) == 2
     parent.kill()

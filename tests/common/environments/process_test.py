@@ -20,7 +20,10 @@ STEPS = 1100  # An episode has 1,000.
 
 class Moody(gymnasium.Env):
   """Does what its action says: 0 goes on, 1 crashes, 2 is a mistake of its author, 3 ends the process."""
-  observation_space = gymnasium.spaces.Dict({'observation': gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)})
+
+  observation_space = gymnasium.spaces.Dict(
+    {'observation': gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)}
+  )
   action_space = gymnasium.spaces.Discrete(4)
 
   def reset(self, *, seed=None, options=None):
@@ -37,7 +40,9 @@ class Moody(gymnasium.Env):
 
 
 def moody():
-  return gymnasium.vector.SyncVectorEnv([Moody], autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP)
+  return gymnasium.vector.SyncVectorEnv(
+    [Moody], autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP
+  )
 
 
 def impossible():
@@ -62,9 +67,17 @@ def count(environment) -> float:
 
 
 def test_it_is_the_environment_that_it_runs():
-  apart, here = process.ProcessVectorEnv(functools.partial(control.together, TASKS)), control.together(TASKS)
+  apart, here = (
+    process.ProcessVectorEnv(functools.partial(control.together, TASKS)),
+    control.together(TASKS),
+  )
   assert (apart.num_envs, apart.metadata) == (here.num_envs, here.metadata)
-  for space in ('observation_space', 'action_space', 'single_observation_space', 'single_action_space'):
+  for space in (
+    'observation_space',
+    'action_space',
+    'single_observation_space',
+    'single_action_space',
+  ):
     assert getattr(apart, space) == getattr(here, space)
   actions = np.random.default_rng(0).uniform(-1.0, 1.0, (STEPS, 3, 1)).astype(np.float32)
   answers = []
@@ -72,8 +85,17 @@ def test_it_is_the_environment_that_it_runs():
     seen, ends = [environment.reset(seed=3)[0]['observation'].copy()], []
     for action in actions:
       observation, reward, terminated, truncated, info = environment.step(action)
-      seen.append(np.concatenate(
-          [observation['observation'], reward[:, np.newaxis], terminated[:, np.newaxis], truncated[:, np.newaxis]], 1))
+      seen.append(
+        np.concatenate(
+          [
+            observation['observation'],
+            reward[:, np.newaxis],
+            terminated[:, np.newaxis],
+            truncated[:, np.newaxis],
+          ],
+          1,
+        )
+      )
       ends += [suite.final_observations(info, np.arange(3))] if truncated.any() else []
     answers.append((*seen, *ends))
     assert len(ends) == 1
@@ -107,7 +129,9 @@ def test_a_process_that_ends_is_a_crash_and_a_reset_starts_another(environment, 
   (first,) = pids(environment)
   if end == 'killed':
     os.kill(first, signal.SIGKILL)
-  with pytest.raises(suite.EnvironmentCrashed, match=f'has ended, with status {-9 if end == "killed" else 7}'):
+  with pytest.raises(
+    suite.EnvironmentCrashed, match=f'has ended, with status {-9 if end == "killed" else 7}'
+  ):
     environment.step(np.array([3]))
   environment.reset(seed=1)
   assert count(environment) == 1.0
@@ -126,17 +150,25 @@ def test_closing_ends_the_process_and_may_be_done_again(environment):
 def test_it_does_not_hear_ctrl_c(environment):
   environment.reset(seed=1)
   (child,) = pids(environment)
-  assert os.getsid(child) == child != os.getsid(0)  # A terminal's interrupt goes to the session in its foreground.
+  assert (
+    os.getsid(child) == child != os.getsid(0)
+  )  # A terminal's interrupt goes to the session in its foreground.
   assert count(environment) == 1.0
 
 
 def test_it_ends_with_a_process_that_is_killed():
   program = (
-      'from common.environments import process\nfrom tests.common.environments import process_test\n'
-      'environment = process.ProcessVectorEnv(process_test.moody)\nenvironment.reset()\n'
-      'print(environment._worker.pid, flush=True)\nenvironment.step([0])\ninput()')
-  with subprocess.Popen([sys.executable, '-c', program], cwd=pathlib.Path(__file__).parents[3],
-                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+    'from common.environments import process\nfrom tests.common.environments import process_test\n'
+    'environment = process.ProcessVectorEnv(process_test.moody)\nenvironment.reset()\n'
+    'print(environment._worker.pid, flush=True)\nenvironment.step([0])\ninput()'
+  )
+  with subprocess.Popen(
+    [sys.executable, '-c', program],
+    cwd=pathlib.Path(__file__).parents[3],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  ) as parent:
     child = int(parent.stdout.readline())
     assert processes.is_alive(child)
     parent.kill()

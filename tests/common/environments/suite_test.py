@@ -17,7 +17,10 @@ def test_words_become_buckets_filled_up_with_minus_one():
 
 
 def test_the_same_word_has_the_same_bucket_wherever_it_stands():
-  first, second = suite.hash_words('shoot the monster'), suite.hash_words('the  monster\nshoot the door')
+  first, second = (
+    suite.hash_words('shoot the monster'),
+    suite.hash_words('the  monster\nshoot the door'),
+  )
   assert second[0] == second[3] == first[1]
   assert second[1] == first[2]
   assert second[2] == first[0]
@@ -41,7 +44,9 @@ def test_as_many_words_as_there_is_room_for():
 
 def test_words_beyond_the_room_are_left_out():
   words = [f'word{i}' for i in range(suite.MAX_WORDS + 3)]
-  np.testing.assert_array_equal(suite.hash_words(' '.join(words)), suite.hash_words(' '.join(words[:suite.MAX_WORDS])))
+  np.testing.assert_array_equal(
+    suite.hash_words(' '.join(words)), suite.hash_words(' '.join(words[: suite.MAX_WORDS]))
+  )
 
 
 def test_every_doom_task_has_its_own_instruction():

@@ -17,14 +17,18 @@ import pytest
 
 from common import environments, errors
 from common.config import run_folder
-from common.evaluation import command as evaluation_command, jobs as evaluation_jobs, play as evaluation
+from common.evaluation import command as evaluation_command
+from common.evaluation import jobs as evaluation_jobs
+from common.evaluation import play as evaluation
 from common.reporting import scores
 from impala import config as configs
 from scripts import processes
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 SEED, EPISODES = 5, 12
-JOBS = [evaluation_jobs.Job(who, task) for who in ('random', 'agent') for task in ('a', 'b', 'c', 'd')]
+JOBS = [
+  evaluation_jobs.Job(who, task) for who in ('random', 'agent') for task in ('a', 'b', 'c', 'd')
+]
 FOREVER = 600.0
 
 
@@ -109,7 +113,9 @@ def files_in(folder):
 def nobody_is_left():
   before = processes.descendants()
   yield
-  assert processes.becomes_true(lambda: not any(map(processes.is_alive, processes.descendants() - before)))
+  assert processes.becomes_true(
+    lambda: not any(map(processes.is_alive, processes.descendants() - before))
+  )
 
 
 @pytest.mark.parametrize('count', [1, 2])
@@ -179,8 +185,13 @@ def test_names_that_no_file_can_have(tmp_path, task):
   assert '/' not in name and ':' not in name and re.sub('[/:]', '_', task) == name
 
 
-@pytest.mark.parametrize('task, error, text', [
-    ('bad user', errors.UserError, '^no bananas left$'), ('bad program', RuntimeError, 'no such fruit')])
+@pytest.mark.parametrize(
+  'task, error, text',
+  [
+    ('bad user', errors.UserError, '^no bananas left$'),
+    ('bad program', RuntimeError, 'no such fruit'),
+  ],
+)
 def test_an_error_in_one_process_ends_the_others(tmp_path, task, error, text):
   jobs = [evaluation_jobs.Job('agent', name) for name in ('slow', task, 'later')]
   start = time.monotonic()
@@ -207,8 +218,14 @@ def test_a_process_that_is_killed_is_one_clear_word_to_the_user(tmp_path):
   jobs = [evaluation_jobs.Job('agent', name) for name in ('a', 'slow', 'b')]
 
   def kill_the_slow_one():
-    if processes.becomes_true(lambda: diary.exists() and ('agent', 'slow') in names(diary) and
-                              len(list((tmp_path / 'results').glob('*.json'))) == 2, 60.0):
+    if processes.becomes_true(
+      lambda: (
+        diary.exists()
+        and ('agent', 'slow') in names(diary)
+        and len(list((tmp_path / 'results').glob('*.json'))) == 2
+      ),
+      60.0,
+    ):
       told.append(next(pid for _, task, pid in begun(diary) if task == 'slow'))
       os.kill(told[0], signal.SIGKILL)
 
@@ -218,27 +235,42 @@ def test_a_process_that_is_killed_is_one_clear_word_to_the_user(tmp_path):
     play(tmp_path, jobs, 2, Mishaps)
   killer.join()
   assert told
-  assert str(refused.value).startswith('while slow was played, the process has ended, with status -9')
+  assert str(refused.value).startswith(
+    'while slow was played, the process has ended, with status -9'
+  )
   assert 'What is done is kept: the same command goes on.' in str(refused.value)
   assert set(files_in(tmp_path / 'results')) == {'agent-a.json', 'agent-b.json'}
 
 
 def interrupted(tmp_path, count):
   """Plays in a process of its own, which gets Ctrl-C when two jobs are done and others are under way."""
-  program = (f'import functools, pathlib; from common.config import command_line; from common.evaluation import jobs as evaluation_jobs; from common.machine import janitor; '
-             f'from tests.common.evaluation import jobs_test as here\n'
-             f'def main(argv):\n'
-             f'  with janitor.attend():\n'
-             f'    here.play(pathlib.Path({str(tmp_path)!r}), processes_={count}, player=here.Gated)\n'
-             f'command_line.run(main)')
+  program = (
+    f'import functools, pathlib; from common.config import command_line; from common.evaluation import jobs as evaluation_jobs; from common.machine import janitor; '
+    f'from tests.common.evaluation import jobs_test as here\n'
+    f'def main(argv):\n'
+    f'  with janitor.attend():\n'
+    f'    here.play(pathlib.Path({str(tmp_path)!r}), processes_={count}, player=here.Gated)\n'
+    f'command_line.run(main)'
+  )
   process = subprocess.Popen(
-      [sys.executable, '-c', program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-      env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    [sys.executable, '-c', program],
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    env={**os.environ, 'PYTHONPATH': str(ROOT)},
+  )
   try:
     wanted = 2 + count
     assert processes.becomes_true(
-        lambda: (tmp_path / 'diary').exists() and len(begun(tmp_path / 'diary')) >= wanted and
-        len(list((tmp_path / 'results').glob('*.json'))) >= 2 or process.poll() is not None, 60.0)
+      lambda: (
+        (tmp_path / 'diary').exists()
+        and len(begun(tmp_path / 'diary')) >= wanted
+        and len(list((tmp_path / 'results').glob('*.json'))) >= 2
+        or process.poll() is not None
+      ),
+      60.0,
+    )
     assert process.poll() is None, process.stdout.read()
     below = processes.descendants(process.pid)
     process.send_signal(signal.SIGINT)
@@ -250,10 +282,14 @@ def interrupted(tmp_path, count):
 
 
 @pytest.mark.parametrize('count', [1, 2])
-def test_a_run_that_is_interrupted_leaves_whole_results_and_is_finished_by_the_same_command(tmp_path, count):
+def test_a_run_that_is_interrupted_leaves_whole_results_and_is_finished_by_the_same_command(
+  tmp_path, count
+):
   status, output, below = interrupted(tmp_path, count)
   assert status == 130 and 'Traceback' not in output
-  assert processes.becomes_true(lambda: not any(map(processes.is_alive, below))) and len(below) >= count
+  assert (
+    processes.becomes_true(lambda: not any(map(processes.is_alive, below))) and len(below) >= count
+  )
   kept = files_in(tmp_path / 'results')
   assert set(kept) == {'random-a.json', 'random-b.json'}
   assert all(json.loads(text)['episodes'] == EPISODES for text in kept.values())
@@ -266,8 +302,13 @@ def test_a_run_that_is_interrupted_leaves_whole_results_and_is_finished_by_the_s
 def fresh_run(tmp_path_factory):
   """The folder of a run of two games whose agent has learnt nothing, with the checkpoints of 1 and 2 updates."""
   folder = tmp_path_factory.mktemp('runs') / 'fresh'
-  config = dataclasses.replace(configs.PRESETS.preset('table_4_multi_task'), tasks='breakout,road_runner',
-                               torso='shallow', num_actors=1, envs_per_actor=2)
+  config = dataclasses.replace(
+    configs.PRESETS.preset('table_4_multi_task'),
+    tasks='breakout,road_runner',
+    torso='shallow',
+    num_actors=1,
+    envs_per_actor=2,
+  )
   run_folder.create(folder, config)
   save(folder, config, 1)
   save(folder, config, 2)
@@ -277,16 +318,22 @@ def fresh_run(tmp_path_factory):
 def save(folder, config, number):
   """Saves a new agent's checkpoint; its number is the seed of its parameters."""
   import tensorflow as tf
+
   from common.runs import checkpoints
   from impala import networks
+
   tf.random.set_seed(number)
   model = tf.Module()
-  model.agent = networks.make_agent(config, environments.load(config.env, config.environment_options()))
+  model.agent = networks.make_agent(
+    config, environments.load(config.env, config.environment_options())
+  )
   checkpoints.Checkpoints(folder / 'checkpoints', model).save(number)
 
 
 def evaluate(folder, episodes=3, **named):
-  evaluation_command.evaluate(folder, configs.PRESETS, 'impala.players', episodes, **{'processes': 1, **named})
+  evaluation_command.evaluate(
+    folder, configs.PRESETS, 'impala.players', episodes, **{'processes': 1, **named}
+  )
   return json.loads((folder / 'evaluation.json').read_text())
 
 
@@ -324,9 +371,18 @@ def played_episodes(folder):
 
 def test_the_json_of_an_evaluation(evaluated_run):
   found = json.loads((evaluated_run / 'evaluation.json').read_text())
-  assert set(found) == {'checkpoint', 'env', 'seed', 'references', 'note', 'agent'}  # Random play is published.
+  assert set(found) == {
+    'checkpoint',
+    'env',
+    'seed',
+    'references',
+    'note',
+    'agent',
+  }  # Random play is published.
   assert (found['env'], found['references'], found['note']) == ('atari57', 'atari57', '')
-  assert found['checkpoint'].endswith('checkpoints/latest/ckpt-2') and found['seed'] == 2_000_000_000
+  assert (
+    found['checkpoint'].endswith('checkpoints/latest/ckpt-2') and found['seed'] == 2_000_000_000
+  )
   assert list(found['agent']) == ['breakout', 'road_runner']
   for summary in found['agent'].values():
     assert set(summary) == {'mean', 'low', 'high', 'episodes', 'returns', 'lengths'}
@@ -346,10 +402,28 @@ def test_a_suite_in_two_processes_has_the_episodes_of_one(fresh_run, evaluated_r
   """The same seeds, the same games, the same actions: whoever plays, and whatever was played before."""
   shutil.copytree(fresh_run, tmp_path / 'run')
   done = subprocess.run(
-      [sys.executable, '-m', 'impala.evaluate', str(tmp_path / 'run'), '--episodes=3', '--processes=2'], cwd=ROOT,
-      capture_output=True, text=True, timeout=120.0)
+    [
+      sys.executable,
+      '-m',
+      'impala.evaluate',
+      str(tmp_path / 'run'),
+      '--episodes=3',
+      '--processes=2',
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=120.0,
+  )
   assert done.returncode == 0, done.stdout + done.stderr
-  for word in ('Evaluating', 'breakout', 'road_runner', 'IMPALA multi-task', '2 of the 57 tasks', 'evaluation.json'):
+  for word in (
+    'Evaluating',
+    'breakout',
+    'road_runner',
+    'IMPALA multi-task',
+    '2 of the 57 tasks',
+    'evaluation.json',
+  ):
     assert word in done.stdout
   assert played_episodes(tmp_path / 'run') == played_episodes(evaluated_run)
 
@@ -376,21 +450,32 @@ def test_other_episodes_seeds_and_checkpoints_are_played_anew(evaluated, played)
   assert not played and played_episodes(evaluated) == whole
 
 
-def test_a_checkpoint_of_another_run_is_played_anew_though_it_is_called_the_same(evaluated, played, tmp_path):
+def test_a_checkpoint_of_another_run_is_played_anew_though_it_is_called_the_same(
+  evaluated, played, tmp_path
+):
   config = configs.PRESETS.from_json(run_folder.load_config(evaluated))
   save(tmp_path / 'other', config, 3)
   for path in (tmp_path / 'other').glob('checkpoints/latest/ckpt-3.*'):
     path.rename(path.with_name(path.name.replace('ckpt-3', 'ckpt-2')))
-  found = evaluate(evaluated, checkpoint=str(tmp_path / 'other' / 'checkpoints' / 'latest' / 'ckpt-2'))
-  assert played == ['breakout', 'road_runner'] and found['checkpoint'].startswith(str(tmp_path / 'other'))
+  found = evaluate(
+    evaluated, checkpoint=str(tmp_path / 'other' / 'checkpoints' / 'latest' / 'ckpt-2')
+  )
+  assert played == ['breakout', 'road_runner'] and found['checkpoint'].startswith(
+    str(tmp_path / 'other')
+  )
 
 
 def test_films_are_made_though_the_episodes_are_there(evaluated, played):
   evaluate(evaluated, video=True)
   assert played == ['breakout', 'road_runner']
-  assert {path.name for path in (evaluated / 'videos').iterdir()} == {'breakout.gif', 'road_runner.gif'}
+  assert {path.name for path in (evaluated / 'videos').iterdir()} == {
+    'breakout.gif',
+    'road_runner.gif',
+  }
 
 
 def test_no_process_at_all_is_refused():
   with pytest.raises(errors.UserError, match='processes'):
-    evaluation_command.main(['evaluate', 'a/run', '--processes=0'], 'Evaluates.', configs.PRESETS, 'impala.players')
+    evaluation_command.main(
+      ['evaluate', 'a/run', '--processes=0'], 'Evaluates.', configs.PRESETS, 'impala.players'
+    )

@@ -89,7 +89,9 @@ def test_the_player_gets_last_rewards_and_ends():
       ends[step, i] = True
   np.testing.assert_array_equal([done for _, _, done in seen], ends)
   assert np.sum(ends[1:]) >= 3
-  np.testing.assert_array_equal([rewards for _, rewards, _ in seen], [[0] * 4] + [[1] * 4] * (len(seen) - 1))
+  np.testing.assert_array_equal(
+    [rewards for _, rewards, _ in seen], [[0] * 4] + [[1] * 4] * (len(seen) - 1)
+  )
   assert all(rewards.dtype == np.float32 for _, rewards, _ in seen)
 
 
@@ -106,8 +108,10 @@ def test_a_player_is_made_for_the_task_and_its_environments():
 
 def test_an_episode_in_which_an_engine_died_does_not_count():
   """Environment 1 dies once, in its step 5, and goes on with the first observation of another episode."""
+
   class OneDies(gymnasium.vector.VectorWrapper):
     """Marks the crash, as `ParallelVectorEnv` does. The game behind it goes on: what is before counts no more."""
+
     steps = 0
 
     def step(self, actions):
@@ -121,18 +125,29 @@ def test_an_episode_in_which_an_engine_died_does_not_count():
     def player(observations, rewards, done):
       ends.append(done.copy())
       return by_angle(observations['observation'])
+
     return player
 
   whole = evaluation.play(cartpole(), TASK, lambda task, count: angle_player, 2, SEED)
-  played = evaluation.play(cartpole(wrap=lambda env, attempt: OneDies(env)), TASK, make_player, 2, SEED)
-  assert sorted(played.lengths) == sorted([play_by_hand(2, 2)[0][3] - 5 * (play_by_hand(2, 2)[0][1] == 1),
-                                           play_by_hand(2, 2)[1][3] - 5 * (play_by_hand(2, 2)[1][1] == 1)])
-  assert sum(played.lengths) == sum(whole.lengths) - 5 and sum(played.returns) == sum(whole.returns) - 5
+  played = evaluation.play(
+    cartpole(wrap=lambda env, attempt: OneDies(env)), TASK, make_player, 2, SEED
+  )
+  assert sorted(played.lengths) == sorted(
+    [
+      play_by_hand(2, 2)[0][3] - 5 * (play_by_hand(2, 2)[0][1] == 1),
+      play_by_hand(2, 2)[1][3] - 5 * (play_by_hand(2, 2)[1][1] == 1),
+    ]
+  )
+  assert (
+    sum(played.lengths) == sum(whole.lengths) - 5 and sum(played.returns) == sum(whole.returns) - 5
+  )
   assert ends[5].tolist() == [False, True]
 
 
 def test_pictures_are_of_the_first_episode():
-  played = evaluation.play(cartpole(), TASK, lambda task, count: angle_player, 3, SEED, pictures=True)
+  played = evaluation.play(
+    cartpole(), TASK, lambda task, count: angle_player, 3, SEED, pictures=True
+  )
   game = gymnasium.make('CartPole-v1')
   observation, _ = game.reset(seed=SEED)
   ended, shown = False, []
@@ -168,7 +183,9 @@ def test_a_crash_starts_a_task_anew(crashes):
 
 def test_crashes_again_and_again_are_told():
   suite = cartpole(wrap=lambda env, attempt: Crashing(env))
-  with pytest.raises(errors.UserError, match='cartpole: 3 attempts at CartPole-v1 .*the game ended by itself'):
+  with pytest.raises(
+    errors.UserError, match='cartpole: 3 attempts at CartPole-v1 .*the game ended by itself'
+  ):
     evaluation.play(suite, TASK, lambda task, count: angle_player, 25, SEED)
 
 
@@ -190,8 +207,12 @@ def test_environments_are_closed(failing):
 
 
 def test_random_player_draws_all_actions_and_repeats_with_its_seed():
-  draws = [[evaluation_player(None, None, np.zeros(50)) for _ in range(20)] for evaluation_player in (
-      evaluation.random_player(gymnasium.spaces.Discrete(4), seed) for seed in (1, 1, 2))]
+  draws = [
+    [evaluation_player(None, None, np.zeros(50)) for _ in range(20)]
+    for evaluation_player in (
+      evaluation.random_player(gymnasium.spaces.Discrete(4), seed) for seed in (1, 1, 2)
+    )
+  ]
   assert set(np.array(draws[0]).flat) == {0, 1, 2, 3}
   np.testing.assert_array_equal(draws[0], draws[1])
   assert not np.array_equal(draws[0], draws[2])
@@ -218,7 +239,9 @@ def test_the_interval_is_that_of_the_normal_distribution_for_many_values():
   values = np.random.default_rng(0).normal(size=2000)
   low, high = evaluation.bootstrap_interval(values.tolist())
   expected = 1.96 * np.std(values) / np.sqrt(len(values))
-  assert [np.mean(values) - low, high - np.mean(values)] == pytest.approx([expected, expected], rel=0.05)
+  assert [np.mean(values) - low, high - np.mean(values)] == pytest.approx(
+    [expected, expected], rel=0.05
+  )
 
 
 @pytest.mark.parametrize('values', [[3.5], [2.0, 2.0, 2.0], [-1.0] * 50])
@@ -233,7 +256,10 @@ def test_the_interval_is_the_same_each_time():
 
 def test_less_confidence_is_narrower():
   values = np.random.default_rng(0).normal(size=30).tolist()
-  wide, narrow = evaluation.bootstrap_interval(values, 0.95), evaluation.bootstrap_interval(values, 0.5)
+  wide, narrow = (
+    evaluation.bootstrap_interval(values, 0.95),
+    evaluation.bootstrap_interval(values, 0.5),
+  )
   assert wide[0] < narrow[0] < np.mean(values) < narrow[1] < wide[1]
 
 
@@ -246,9 +272,12 @@ def test_summary():
 
 def test_table():
   cell = lambda mean, low, high: {'mean': mean, 'low': low, 'high': high}
-  table = evaluation.table({
+  table = evaluation.table(
+    {
       'random': {'basic': cell(-123.456, -150.0, -100.0), 'take_cover': cell(1.0, 1.0, 1.0)},
-      'agent': {'basic': cell(90.0, 80.5, 95.25), 'take_cover': cell(12345.678, 0.0, 20000.0)}})
+      'agent': {'basic': cell(90.0, 80.5, 95.25), 'take_cover': cell(12345.678, 0.0, 20000.0)},
+    }
+  )
   header, first, second = table.splitlines()
   assert header.split() == ['task', 'random', 'agent']
   assert first.split() == 'basic -123.46 [ -150.00, -100.00] 90.00 [ 80.50, 95.25]'.split()

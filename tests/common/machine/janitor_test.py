@@ -20,7 +20,7 @@ from scripts import processes
 SECONDS = 10.0
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 
-_RUN = '''
+_RUN = """
 import os, signal, sys, tempfile
 signal.signal(signal.SIGINT, signal.default_int_handler)  # Where the tests run in the background, it is ignored.
 from common import environments
@@ -32,7 +32,7 @@ with janitor.attend() as folder:
   print(folder, flush=True)
   {end}
 print('went on', flush=True)
-'''
+"""
 
 
 class Run(NamedTuple):
@@ -43,15 +43,24 @@ class Run(NamedTuple):
   segments: set[pathlib.Path]
 
   def is_gone(self):
-    return not (self.folder.exists() or any(map(processes.is_alive, self.children))
-                or any(segment.exists() for segment in self.segments))
+    return not (
+      self.folder.exists()
+      or any(map(processes.is_alive, self.children))
+      or any(segment.exists() for segment in self.segments)
+    )
 
 
 def start(end='sys.stdin.read()'):
   """A run in a session of its own, with two games and a temporary file, that ends with the statement `end`."""
   process = subprocess.Popen(
-      [sys.executable, '-c', _RUN.format(end=end)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=pathlib.Path(__file__).parents[3])
+    [sys.executable, '-c', _RUN.format(end=end)],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+    cwd=pathlib.Path(__file__).parents[3],
+  )
   folder = process.stdout.readline().strip()
   assert folder, process.stderr.read()
   engines = processes.engines(process.pid)
@@ -65,7 +74,9 @@ def run():
   yield started
   with started.process as process:
     process.kill()
-  if not processes.becomes_true(started.is_gone, SECONDS):  # The test has failed: its leavings must not stay.
+  if not processes.becomes_true(
+    started.is_gone, SECONDS
+  ):  # The test has failed: its leavings must not stay.
     for segment in started.segments:
       segment.unlink(missing_ok=True)
 
@@ -79,14 +90,18 @@ def test_a_run_has_engines_shared_memory_and_a_temporary_folder(run):
   assert len(list(run.folder.iterdir())) >= 2  # The engines' and the run's.
 
 
-@pytest.mark.parametrize('name', [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+  'name', [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP], ids=lambda s: s.name
+)
 def test_a_killed_run_leaves_nothing(run, name):
   run.process.send_signal(name)
   assert run.process.wait(SECONDS) == -name
   assert processes.becomes_true(run.is_gone, SECONDS)
 
 
-@pytest.mark.parametrize('name', [signal.SIGKILL, signal.SIGHUP, signal.SIGINT], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+  'name', [signal.SIGKILL, signal.SIGHUP, signal.SIGINT], ids=lambda s: s.name
+)
 def test_a_run_killed_with_its_whole_process_group_leaves_nothing(run, name):
   """As a terminal does when it is closed (SIGHUP), and at Ctrl-C: the engines get the signal too."""
   os.killpg(run.process.pid, name)
@@ -111,9 +126,16 @@ def test_everything_is_gone_when_the_block_ends():
 def test_what_an_engine_leaves_that_dies_while_it_starts_is_removed(tmp_path):
   launcher = pathlib.Path(environments.__file__).parent / 'doom_engine.sh'
   name = tmp_path.name + 'AbCdEfGhIjKl'
-  own, other = pathlib.Path('/dev/shm', f'ViZDoomMQCtr{name}'), pathlib.Path('/dev/shm', f'ViZDoomMQCtr{name}Z')
+  own, other = (
+    pathlib.Path('/dev/shm', f'ViZDoomMQCtr{name}'),
+    pathlib.Path('/dev/shm', f'ViZDoomMQCtr{name}Z'),
+  )
   with janitor.attend():
-    subprocess.run([launcher, '+viz_instance_id', name], check=True, env={**os.environ, 'VIZDOOM_ENGINE': '/bin/true'})
+    subprocess.run(
+      [launcher, '+viz_instance_id', name],
+      check=True,
+      env={**os.environ, 'VIZDOOM_ENGINE': '/bin/true'},
+    )
     own.touch()
     other.touch()
   assert not own.exists() and other.exists()
@@ -131,11 +153,18 @@ def test_another_run_is_left_alone(run):
 
 def test_the_engines_of_these_tests_are_attended():
   """The mark is in the environment of what we start: `conftest.py` attends the whole session."""
-  environment, before = environments.load('doom:basic').make(['basic', 'basic'], True), processes.engines()
+  environment, before = (
+    environments.load('doom:basic').make(['basic', 'basic'], True),
+    processes.engines(),
+  )
   environment.reset(seed=1)
   started = processes.engines() - before
-  marks = {re.search(rb'DISTRIBUTED_RL_RUN=(\w+)', pathlib.Path(f'/proc/{pid}/environ').read_bytes()).group(1)
-           for pid in started}
+  marks = {
+    re.search(
+      rb'DISTRIBUTED_RL_RUN=(\w+)', pathlib.Path(f'/proc/{pid}/environ').read_bytes()
+    ).group(1)
+    for pid in started
+  }
   environment.close()
   assert len(started) == 2
   assert marks == {os.environ['DISTRIBUTED_RL_RUN'].encode()}
@@ -172,7 +201,7 @@ def test_shared_memory_that_an_engine_was_about_to_map_is_removed():
   # An engine killed while it starts has mapped nothing yet; its segments carry a name that is among its arguments.
   name = uuid.uuid4().hex
   segment = pathlib.Path(f'/dev/shm/Engine{name}')
-  code = f'''
+  code = f"""
 import subprocess, time
 from common.machine import janitor
 with janitor.attend():
@@ -180,9 +209,12 @@ with janitor.attend():
   subprocess.Popen(['sh', '-c', 'sleep 100; :', {name!r}])
   print('started', flush=True)
   time.sleep(100)
-'''
-  run = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE,
-                         env={**os.environ, 'PYTHONPATH': str(ROOT)})
+"""
+  run = subprocess.Popen(
+    [sys.executable, '-c', code],
+    stdout=subprocess.PIPE,
+    env={**os.environ, 'PYTHONPATH': str(ROOT)},
+  )
   assert run.stdout.readline() == b'started\n' and segment.exists()
   run.kill()
   run.communicate()

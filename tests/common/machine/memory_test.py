@@ -30,15 +30,23 @@ def advice(size_in_bytes, capacity):
   """The capacity that a refusal names."""
   with pytest.raises(errors.UserError) as caught:
     memory.check(size_in_bytes, capacity, 'transitions')
-  return int(re.search(r'replay_capacity to ([\d,]+) or less$', str(caught.value)).group(1).replace(',', ''))
+  return int(
+    re.search(r'replay_capacity to ([\d,]+) or less$', str(caught.value)).group(1).replace(',', '')
+  )
 
 
 def specification(stack, shape, dtype, length=50, n=3):
   entries, per_transition = stack - 1 + length + n, lambda dtype: tf.TensorSpec([length], dtype)
   return prioritized.TransitionBlock(
-      tf.TensorSpec([entries, *shape], dtype), tf.TensorSpec([entries], tf.bool), per_transition(tf.int32),
-      per_transition(tf.float32), per_transition(tf.float32), per_transition(tf.int32), per_transition(tf.bool),
-      per_transition(tf.float32))
+    tf.TensorSpec([entries, *shape], dtype),
+    tf.TensorSpec([entries], tf.bool),
+    per_transition(tf.int32),
+    per_transition(tf.float32),
+    per_transition(tf.float32),
+    per_transition(tf.int32),
+    per_transition(tf.bool),
+    per_transition(tf.float32),
+  )
 
 
 @pytest.fixture
@@ -50,7 +58,8 @@ def container(tmp_path, monkeypatch):
     (tmp_path / 'memory.max').write_text(f'{maximum}\n')
     (tmp_path / 'memory.current').write_text(f'{current}\n')
     (tmp_path / 'memory.stat').write_text(
-        f'anon {current}\nfile 9\ninactive_anon 7\ninactive_file {inactive_file}\nactive_file {active_file}\n')
+      f'anon {current}\nfile 9\ninactive_anon 7\ninactive_file {inactive_file}\nactive_file {active_file}\n'
+    )
 
   return limit
 
@@ -85,9 +94,16 @@ def test_it_is_refused_from_the_first_byte_that_is_too_much(container, free):
     memory.check(linear(free + 1, 1000), 1000, 'transitions')
 
 
-@pytest.mark.parametrize('spec', [
-    specification(4, (84, 84), np.uint8), specification(1, (72, 96, 3), np.uint8), specification(1, (4,), np.float32),
-    specification(1, (1,), np.float32)], ids=['atari', 'doom', 'cartpole', 'a single number'])
+@pytest.mark.parametrize(
+  'spec',
+  [
+    specification(4, (84, 84), np.uint8),
+    specification(1, (72, 96, 3), np.uint8),
+    specification(1, (4,), np.float32),
+    specification(1, (1,), np.float32),
+  ],
+  ids=['atari', 'doom', 'cartpole', 'a single number'],
+)
 def test_the_advised_capacity_of_a_prioritized_replay_fits(container, spec):
   """Its sum tree has a power of two of leaves, so that half the transitions may take more than half the memory."""
   for free in np.geomspace(20 * MIB, 400 * MIB, 100).astype(int).tolist():

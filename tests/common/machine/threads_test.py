@@ -68,7 +68,9 @@ def test_the_first_error_is_the_one_kept(crew, closing):
   assert crew.error is first
 
 
-@pytest.mark.parametrize('error', [SystemExit(3), KeyboardInterrupt(), MemoryError(), ValueError()], ids=repr)
+@pytest.mark.parametrize(
+  'error', [SystemExit(3), KeyboardInterrupt(), MemoryError(), ValueError()], ids=repr
+)
 def test_errors_of_every_kind_reach_the_owner(crew, error):
   crew.start('fails', lambda: fail(error)).join(DEADLINE)
   assert crew.error is error

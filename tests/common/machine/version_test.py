@@ -14,7 +14,9 @@ ROOT = pathlib.Path(__file__).parents[3]
 
 def version_of(root):
   """What the version is in a copy of the tree."""
-  spec = importlib.util.spec_from_file_location('version_of_copy', root / 'common/machine/version.py')
+  spec = importlib.util.spec_from_file_location(
+    'version_of_copy', root / 'common/machine/version.py'
+  )
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module.of_code()
@@ -22,8 +24,14 @@ def version_of(root):
 
 @pytest.fixture
 def tree(tmp_path):
-  for path, text in {'impala/a.py': 'a', 'apex/b.py': 'b', 'common/deep/er/c.py': 'c', 'tests/a_test.py': 't',
-                     'README.md': 'r', 'common/note.txt': 'n'}.items():
+  for path, text in {
+    'impala/a.py': 'a',
+    'apex/b.py': 'b',
+    'common/deep/er/c.py': 'c',
+    'tests/a_test.py': 't',
+    'README.md': 'r',
+    'common/note.txt': 'n',
+  }.items():
     (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / path).write_text(text)
   (tmp_path / 'common/machine').mkdir()
@@ -42,12 +50,18 @@ def test_the_same_checkout_at_another_place_is_the_same(tree, tmp_path_factory):
   assert version_of(other) == version_of(tree)
 
 
-@pytest.mark.parametrize('change', [
-    lambda root: (root / 'impala/a.py').write_text('A'), lambda root: (root / 'apex/b.py').unlink(),
-    lambda root: (root / 'common/deep/er/c.py').write_text('c\n'), lambda root: (root / 'apex/new.py').touch(),
+@pytest.mark.parametrize(
+  'change',
+  [
+    lambda root: (root / 'impala/a.py').write_text('A'),
+    lambda root: (root / 'apex/b.py').unlink(),
+    lambda root: (root / 'common/deep/er/c.py').write_text('c\n'),
+    lambda root: (root / 'apex/new.py').touch(),
     lambda root: (root / 'impala/a.py').rename(root / 'impala/z.py'),
-    lambda root: (root / 'common/deep/er/c.py').rename(root / 'common/deep/c.py')],
-                         ids=['text', 'gone', 'line end', 'new', 'name', 'folder'])
+    lambda root: (root / 'common/deep/er/c.py').rename(root / 'common/deep/c.py'),
+  ],
+  ids=['text', 'gone', 'line end', 'new', 'name', 'folder'],
+)
 def test_any_change_of_a_module_makes_another(tree, change):
   before = version_of(tree)
   change(tree)

@@ -47,7 +47,7 @@ class Thing:
   def say_and_end(self, out: str, err: str, status: int, cut: int = 0) -> None:
     """`cut`: so many bytes of the last words are missing."""
     os.write(1, out.encode())
-    os.write(2, err.encode()[:len(err.encode()) - cut])
+    os.write(2, err.encode()[: len(err.encode()) - cut])
     os._exit(status)  # As engines end: without Python's clearing up.
 
   def warn(self, text: str) -> str:
@@ -59,8 +59,14 @@ class Thing:
     os.write(1, text.encode())
 
   def where(self) -> dict:
-    return {'pid': os.getpid(), 'parent': os.getppid(), 'session': os.getsid(0), 'path': sys.path,
-            'gpu': os.environ.get('CUDA_VISIBLE_DEVICES'), 'other': os.environ.get('WORKERS_TEST')}
+    return {
+      'pid': os.getpid(),
+      'parent': os.getppid(),
+      'session': os.getsid(0),
+      'path': sys.path,
+      'gpu': os.environ.get('CUDA_VISIBLE_DEVICES'),
+      'other': os.environ.get('WORKERS_TEST'),
+    }
 
 
 class Closed(Thing):
@@ -172,7 +178,9 @@ def test_errors_for_the_caller_are_those_that_were_raised(thing, error):
   assert thing.call('echo', value=1) == 1
 
 
-@pytest.mark.parametrize('error', [ValueError('wrong'), OSError(28, 'disk full'), ZeroDivisionError('by zero')])
+@pytest.mark.parametrize(
+  'error', [ValueError('wrong'), OSError(28, 'disk full'), ZeroDivisionError('by zero')]
+)
 def test_other_errors_are_mistakes_and_tell_their_place_there(thing, error):
   with pytest.raises(RuntimeError) as raised:
     thing.call('fail', error=error)
@@ -192,9 +200,13 @@ def test_an_error_among_answers_does_not_mix_them_up(thing):
   assert thing.receive() == 'after'
 
 
-@pytest.mark.parametrize('error, kind, words', [
+@pytest.mark.parametrize(
+  'error, kind, words',
+  [
     (errors.UserError('no such level'), errors.UserError, '^no such level$'),
-    (KeyError('gone'), RuntimeError, "(?s)in impossible.*KeyError: 'gone'")])
+    (KeyError('gone'), RuntimeError, "(?s)in impossible.*KeyError: 'gone'"),
+  ],
+)
 def test_what_making_it_raises_comes_with_the_first_answer(error, kind, words):
   worker = workers.Worker(functools.partial(impossible, error))
   with pytest.raises(kind, match=words):
@@ -208,7 +220,9 @@ def test_what_cannot_be_sent_leaves_no_process():
   with pytest.raises(Exception, match='pickle'):
     workers.Worker(lambda: None)
   gc.collect()
-  assert processes.becomes_true(lambda: not any(map(processes.is_alive, processes.children() - before)))
+  assert processes.becomes_true(
+    lambda: not any(map(processes.is_alive, processes.children() - before))
+  )
 
 
 def test_a_process_that_ends_while_it_is_made_is_told():
@@ -219,7 +233,9 @@ def test_a_process_that_ends_while_it_is_made_is_told():
 
 
 def test_a_process_that_ends_tells_its_status_and_its_last_words(mortal):
-  mortal.send('say_and_end', out='x' * 10**5 + 'all is well. ', err='Sys_Error: out of memory', status=3)
+  mortal.send(
+    'say_and_end', out='x' * 10**5 + 'all is well. ', err='Sys_Error: out of memory', status=3
+  )
   with pytest.raises(workers.WorkerDied) as died:
     mortal.receive()
   said = str(died.value)
@@ -320,24 +336,34 @@ def test_it_does_not_hear_ctrl_c(thing):
 
 def test_it_ends_with_a_process_that_is_killed(tmp_path):
   program = (
-      'import functools, pathlib\nfrom common.machine import workers\n'
-      'from tests.common.machine import workers_test\n'
-      f'made = [workers.Worker(functools.partial(workers_test.Closed, pathlib.Path({str(tmp_path)!r}, name)))'
-      ' for name in ("one", "two")]\n[worker.receive() for worker in made]\n'
-      'print(*[worker.pid for worker in made], flush=True)\ninput()')
-  with subprocess.Popen([sys.executable, '-c', program], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                        text=True) as parent:
+    'import functools, pathlib\nfrom common.machine import workers\n'
+    'from tests.common.machine import workers_test\n'
+    f'made = [workers.Worker(functools.partial(workers_test.Closed, pathlib.Path({str(tmp_path)!r}, name)))'
+    ' for name in ("one", "two")]\n[worker.receive() for worker in made]\n'
+    'print(*[worker.pid for worker in made], flush=True)\ninput()'
+  )
+  with subprocess.Popen(
+    [sys.executable, '-c', program],
+    cwd=ROOT,
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  ) as parent:
     pids = [int(word) for word in parent.stdout.readline().split()]
     assert len(pids) == 2 and all(map(processes.is_alive, pids))
     parent.kill()
   assert processes.becomes_true(lambda: not any(map(processes.is_alive, pids)))
-  assert {path.name for path in tmp_path.iterdir()} == {'one', 'two'}  # Each had the time to close what it has.
+  assert {path.name for path in tmp_path.iterdir()} == {
+    'one',
+    'two',
+  }  # Each had the time to close what it has.
 
 
 def test_no_process_and_no_file_is_left(thing):
   def descriptors() -> int:
     gc.collect()  # What tests before this one left in cycles.
     return len(os.listdir('/proc/self/fd'))
+
   before = processes.children(), descriptors()
   for _ in range(2):
     worker = start()

@@ -13,10 +13,15 @@ from tests.common.replay import prioritized_test
 ALPHA, ALPHA_EVICT = 0.6, -0.4
 E = 2  # Entries of a transition: its state, and the one that it bootstraps from.
 SPEC = prioritized.TransitionBlock(
-    observation=tf.TensorSpec([E, 3], tf.float32), frame_start=tf.TensorSpec([E], tf.bool),
-    action=tf.TensorSpec([1, 2], tf.float32), n_step_return=tf.TensorSpec([1], tf.float32),
-    discount=tf.TensorSpec([1], tf.float32), end=tf.TensorSpec([1], tf.int32), valid=tf.TensorSpec([1], tf.bool),
-    priority=tf.TensorSpec([1], tf.float32))
+  observation=tf.TensorSpec([E, 3], tf.float32),
+  frame_start=tf.TensorSpec([E], tf.bool),
+  action=tf.TensorSpec([1, 2], tf.float32),
+  n_step_return=tf.TensorSpec([1], tf.float32),
+  discount=tf.TensorSpec([1], tf.float32),
+  end=tf.TensorSpec([1], tf.int32),
+  valid=tf.TensorSpec([1], tf.bool),
+  priority=tf.TensorSpec([1], tf.float32),
+)
 # Each is so likely to leave beside the others that it is seen to: 0 counts as 1e-6, and 1e30 as 1e9.
 LOW = np.array([0.0, 1e-30, 1e-6, 1e-5, 1e-3, 0.003, 1e-4], np.float32)
 HIGH = np.array([1e5, 1e30, 1e6, 3e38, 1e7, 1e8, 1e9], np.float32)
@@ -33,17 +38,23 @@ def content():
   """All items that there are: random but for their returns, which are their numbers, and their priority of 1."""
   rng, count = np.random.default_rng(0), 12_000
   return prioritized.TransitionBlock(
-      observation=rng.random((count, E, 3), np.float32), frame_start=rng.random((count, E)) < 0.4,
-      action=rng.random((count, 1, 2), np.float32), n_step_return=np.arange(count, dtype=np.float32)[:, np.newaxis],
-      discount=rng.random((count, 1), np.float32), end=rng.integers(E, size=(count, 1), dtype=np.int32),
-      valid=np.ones((count, 1), bool), priority=np.ones((count, 1), np.float32))
+    observation=rng.random((count, E, 3), np.float32),
+    frame_start=rng.random((count, E)) < 0.4,
+    action=rng.random((count, 1, 2), np.float32),
+    n_step_return=np.arange(count, dtype=np.float32)[:, np.newaxis],
+    discount=rng.random((count, 1), np.float32),
+    end=rng.integers(E, size=(count, 1), dtype=np.int32),
+    valid=np.ones((count, 1), bool),
+    priority=np.ones((count, 1), np.float32),
+  )
 
 
 def items(numbers, priorities=1.0, valid=True):
   numbers = np.asarray(numbers, int)
   column = lambda x, dtype: np.broadcast_to(np.asarray(x, dtype), numbers.shape)[:, np.newaxis]
   return prioritized.TransitionBlock(*(part[numbers] for part in content()))._replace(
-      priority=column(priorities, np.float32), valid=column(valid, bool))
+    priority=column(priorities, np.float32), valid=column(valid, bool)
+  )
 
 
 def make(capacity, alpha_evict=ALPHA_EVICT, alpha=ALPHA):
@@ -59,7 +70,7 @@ def full(priorities, alpha_evict=ALPHA_EVICT):
 
 def spread(rng, count):
   """Priorities over ten orders of magnitude, and beyond those that count."""
-  return (10.0**rng.uniform(-8.0, 11.0, count)).astype(np.float32)
+  return (10.0 ** rng.uniform(-8.0, 11.0, count)).astype(np.float32)
 
 
 def held(replay):
@@ -68,7 +79,9 @@ def held(replay):
   numbers = np.where(stamps >= 0, parts['n_step_return'][:, 0], -1.0).astype(int)
   for name, values in parts.items():
     if name != 'valid':
-      np.testing.assert_array_equal(values[stamps >= 0], getattr(content(), name)[numbers[stamps >= 0]], err_msg=name)
+      np.testing.assert_array_equal(
+        values[stamps >= 0], getattr(content(), name)[numbers[stamps >= 0]], err_msg=name
+      )
   kept = stamps[stamps >= 0]
   assert len(set(kept)) == len(kept) and len(set(numbers[stamps >= 0])) == len(kept)
   return numbers
@@ -80,7 +93,9 @@ def numbers_of(replay):
 
 def trees(replay):
   """Of the one that samples are drawn by, and the one that decides who leaves: levels `[rows, width]`, leaves first."""
-  return [[level.numpy() for level in tree.levels] for tree in (replay._tree, replay._eviction._tree)]
+  return [
+    [level.numpy() for level in tree.levels] for tree in (replay._tree, replay._eviction._tree)
+  ]
 
 
 def assert_same_trees(one, other):
@@ -99,8 +114,8 @@ def assert_in_step(replay, priorities):
   for levels, alpha, counted in zip(trees(replay), exponents, (valid, there), strict=True):
     expected = np.where(counted, values**alpha, 0.0)
     for level in levels:
-      np.testing.assert_allclose(level.ravel()[:len(expected)], expected, rtol=1e-13)
-      assert not level.ravel()[len(expected):].any()
+      np.testing.assert_allclose(level.ravel()[: len(expected)], expected, rtol=1e-13)
+      assert not level.ravel()[len(expected) :].any()
       expected = level.sum(axis=1)
     assert len(expected) == 1, 'there is no top'
   assert replay.size() == valid.sum()
@@ -125,7 +140,7 @@ def departures(replay, priorities, rounds, count=1):
 
 def leaving(priorities, alpha):
   """Who leaves alone: p_k^alpha / sum p^alpha."""
-  return clipped(priorities)**alpha / np.sum(clipped(priorities)**alpha)
+  return clipped(priorities) ** alpha / np.sum(clipped(priorities) ** alpha)
 
 
 # One at a time.
@@ -135,10 +150,14 @@ def test_items_leave_in_proportion_to_a_power_of_their_priorities():
   """Of those that they were added with, and of new ones."""
   replay = full(HIGH)
   by_slot = HIGH[held(replay)]
-  prioritized_test.assert_in_proportion(departures(replay, by_slot, 500).sum(axis=0), leaving(by_slot, ALPHA_EVICT))
+  prioritized_test.assert_in_proportion(
+    departures(replay, by_slot, 500).sum(axis=0), leaving(by_slot, ALPHA_EVICT)
+  )
   assert replay.update_priorities(np.arange(replay.slots), replay.stamps(), LOW) == 0
   assert_in_step(replay, dict(zip(held(replay), LOW)))
-  prioritized_test.assert_in_proportion(departures(replay, LOW, 500).sum(axis=0), leaving(LOW, ALPHA_EVICT))
+  prioritized_test.assert_in_proportion(
+    departures(replay, LOW, 500).sum(axis=0), leaving(LOW, ALPHA_EVICT)
+  )
 
 
 def test_an_exponent_of_zero_lets_all_leave_alike():
@@ -183,7 +202,7 @@ def test_several_leave_as_if_one_after_the_other():
   priorities = np.array([6.0, 0.1, 1.0, 0.5, 3.0], np.float32)
   replay = full(priorities)
   by_slot = priorities[held(replay)]
-  values = clipped(by_slot)**ALPHA_EVICT
+  values = clipped(by_slot) ** ALPHA_EVICT
 
   def chance(sequence):
     remaining = values.sum() - np.cumsum([0.0, *values[list(sequence)]])[:-1]
@@ -283,7 +302,11 @@ def test_blocks_of_more_than_one_transition_are_refused():
 
 def test_warming_up_changes_nothing():
   replay = make(9)
-  for new in (range(0), range(5), range(5, 14)):  # None are held, some, and as many as there is room for.
+  for new in (
+    range(0),
+    range(5),
+    range(5, 14),
+  ):  # None are held, some, and as many as there is room for.
     replay.add(items(new))
     before = prioritized_test.state(replay)
     replay.warm_up()
@@ -294,7 +317,8 @@ def test_warming_up_changes_nothing():
 def test_size_in_bytes_is_that_of_the_arrays(capacity):
   arrays = [variable for variable in make(capacity).variables if variable.shape.rank]
   assert prioritized.PrioritizedReplay.size_in_bytes(SPEC, capacity, ALPHA_EVICT) == sum(
-      variable.shape.num_elements() * variable.dtype.size for variable in arrays)
+    variable.shape.num_elements() * variable.dtype.size for variable in arrays
+  )
 
 
 # Samples, and new priorities of what was sampled.
@@ -304,10 +328,13 @@ def assert_whole(sample):
   number = prioritized_test.identities(sample)
   kept, at = content(), lambda entry: (number[:, np.newaxis], entry[:, np.newaxis])
   for part, expected in {
-      'observation': kept.observation[at(np.zeros_like(number))], 'next_observation': kept.observation[
-          at(kept.end[number, 0])], 'frame_start': kept.frame_start[at(np.zeros_like(number))],
-      'next_frame_start': kept.frame_start[at(kept.end[number, 0])], 'action': kept.action[number, 0],
-      'discount': kept.discount[number, 0]}.items():
+    'observation': kept.observation[at(np.zeros_like(number))],
+    'next_observation': kept.observation[at(kept.end[number, 0])],
+    'frame_start': kept.frame_start[at(np.zeros_like(number))],
+    'next_frame_start': kept.frame_start[at(kept.end[number, 0])],
+    'action': kept.action[number, 0],
+    'discount': kept.discount[number, 0],
+  }.items():
     np.testing.assert_array_equal(getattr(sample, part), expected, err_msg=part)
 
 
@@ -325,10 +352,12 @@ def test_samples_are_of_what_is_held_in_proportion_to_their_priorities():
   probability = prioritized_test.probabilities(priorities[numbers], ALPHA)
   prioritized_test.assert_in_proportion(np.bincount(drawn, minlength=60)[numbers], probability)
   assert set(drawn) == set(numbers)
-  np.testing.assert_array_equal(sample.stamp, drawn)  # They were added in the order of their numbers.
+  np.testing.assert_array_equal(
+    sample.stamp, drawn
+  )  # They were added in the order of their numbers.
   np.testing.assert_array_equal(sample.age, 59 - drawn)
   np.testing.assert_allclose(sample.priority, priorities[drawn], rtol=1e-6)
-  weights = (15 * probability[np.searchsorted(numbers, drawn)])**-0.4
+  weights = (15 * probability[np.searchsorted(numbers, drawn)]) ** -0.4
   np.testing.assert_allclose(sample.weight, weights / weights.max(), rtol=1e-6)
 
 
@@ -341,8 +370,14 @@ def test_a_late_priority_changes_neither_distribution():
   assert set(drawn) == set(range(15))
   replay.add(items(range(15, 22), priorities[15:22]))
   gone = ~np.isin(drawn, numbers_of(replay))
-  assert replay.update_priorities(sample.leaf, sample.stamp, tf.constant(1000.0 + drawn, tf.float32)) == gone.sum() > 0
-  assert_in_step(replay, np.append(1000.0 + np.arange(15), priorities[15:]))  # Those of the others do.
+  assert (
+    replay.update_priorities(sample.leaf, sample.stamp, tf.constant(1000.0 + drawn, tf.float32))
+    == gone.sum()
+    > 0
+  )
+  assert_in_step(
+    replay, np.append(1000.0 + np.arange(15), priorities[15:])
+  )  # Those of the others do.
   replay.add(items(range(22, 37), priorities[22:]))
   before = prioritized_test.state(replay)
   assert replay.update_priorities(sample.leaf, sample.stamp, tf.fill([300], 1e6)) == 300
@@ -421,8 +456,13 @@ def test_threads_leave_contents_and_both_distributions_in_step():
     stamps = replay.stamps()
     assert (stamps >= 0).all()  # It is full.
     numbers, new = held(replay), latest[0] | latest[1]
-    assert_in_step(replay, {
-        number: new.get(stamp, priorities[number]) for number, stamp in zip(numbers, stamps.tolist())})
+    assert_in_step(
+      replay,
+      {
+        number: new.get(stamp, priorities[number])
+        for number, stamp in zip(numbers, stamps.tolist())
+      },
+    )
 
   for burst in range(bursts):
     first = capacity + burst * writers * each
@@ -441,7 +481,9 @@ def test_threads_leave_contents_and_both_distributions_in_step():
     assert_all_in_step()
 
   assert len(samples) > 20 and len(reads) > 10 and max(late) > 0
-  assert set(replay.stamps().tolist()) & (latest[0] | latest[1]).keys(), 'all new priorities were in vain'
+  assert set(replay.stamps().tolist()) & (latest[0] | latest[1]).keys(), (
+    'all new priorities were in vain'
+  )
   assert replay.stamps().max() == total - 1  # Every item was counted once.
   # What was seen meanwhile was whole, too, and every stamp was of one item.
   pairs = []
@@ -464,8 +506,15 @@ def test_every_call_waits_for_its_turn():
   replay = full(LOW)
   sample = replay.sample(5)
   update = lambda: replay.update_priorities(sample.leaf, sample.stamp, tf.fill([5], 3.0))
-  calls = (lambda: replay.add(items([7])), lambda: replay.sample(5), update, replay.remove_to_fit, replay.stamps,
-           lambda: replay.read(np.arange(7)), replay.priorities)
+  calls = (
+    lambda: replay.add(items([7])),
+    lambda: replay.sample(5),
+    update,
+    replay.remove_to_fit,
+    replay.stamps,
+    lambda: replay.read(np.arange(7)),
+    replay.priorities,
+  )
   for call in calls:  # Traces it.
     call()
   before = prioritized_test.state(replay)
@@ -498,7 +547,9 @@ def lived(capacity, count, **settings):
   sample = replay.sample(10)
   new = np.linspace(3.0, 4.0, count).astype(np.float32)
   priorities[prioritized_test.identities(sample)] = new[prioritized_test.identities(sample)]
-  replay.update_priorities(sample.leaf, sample.stamp, priorities[prioritized_test.identities(sample)])
+  replay.update_priorities(
+    sample.leaf, sample.stamp, priorities[prioritized_test.identities(sample)]
+  )
   return replay, priorities
 
 
@@ -509,7 +560,9 @@ def restored(folder, capacity, **settings):
 
 
 @pytest.mark.usefixtures('chunks')
-@pytest.mark.parametrize('count, capacity, files', [(20, 33, 3), (100, 50, 5)], ids=['not full', 'into a larger one'])
+@pytest.mark.parametrize(
+  'count, capacity, files', [(20, 33, 3), (100, 50, 5)], ids=['not full', 'into a larger one']
+)
 def test_all_comes_back(tmp_path, count, capacity, files):
   """And nothing leaves for others before all places are taken."""
   replay, priorities = lived(33, count)
@@ -554,10 +607,14 @@ def test_a_later_save_has_what_came_and_not_what_left(tmp_path):
 def test_saving_while_others_add_loses_only_what_left_meanwhile(tmp_path):
   """And never takes one item's contents for another's, whose place it took."""
   replay, priorities = lived(33, 100)
-  before, priorities = set(numbers_of(replay)), dict(enumerate(priorities)) | dict.fromkeys(range(200, 300), 1.0)
+  before, priorities = (
+    set(numbers_of(replay)),
+    dict(enumerate(priorities)) | dict.fromkeys(range(200, 300), 1.0),
+  )
 
   class Adding:
     """A replay to which somebody adds between any two reads."""
+
     spec, slots, new = replay.spec, replay.slots, iter(range(200, 300))
     stamps, priorities = replay.stamps, replay.priorities
 

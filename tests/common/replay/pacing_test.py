@@ -45,7 +45,8 @@ class Side:
   def stops_after(self, count):
     """Whether it comes so far, and then waits."""
     return processes.becomes_true(lambda: len(self.seen) >= count, DEADLINE) and (
-        not self.background.has_returned(WATCHED) and len(self.seen) == count)
+      not self.background.has_returned(WATCHED) and len(self.seen) == count
+    )
 
   def _run(self):
     while len(self.seen) < self._times:
@@ -169,7 +170,9 @@ def test_all_go_on_that_wait_for_the_minimum():
 
 
 def test_all_go_on_that_wait_to_insert():
-  ratio = filled(BATCH / BLOCK)  # A batch for each block: after two blocks, the others wait for a batch.
+  ratio = filled(
+    BATCH / BLOCK
+  )  # A batch for each block: after two blocks, the others wait for a batch.
   insert(ratio)
   insert(ratio)
   waiting = [Background(insert, ratio) for _ in range(3)]
@@ -197,7 +200,9 @@ def test_after_a_loss_sampling_waits_until_the_minimum_is_held_again(target):
 def test_after_a_loss_inserting_does_not_wait_until_the_minimum_is_held_again(target):
   """However far ahead it was: as nothing is sampled meanwhile, it would wait for ever."""
   ratio = filled(target)
-  assert Side(ratio, insert, 1 + int(BATCH / (target * BLOCK))).background.has_returned()  # No more would be let.
+  assert Side(
+    ratio, insert, 1 + int(BATCH / (target * BLOCK))
+  ).background.has_returned()  # No more would be let.
   ratio.add_inserted(BLOCK, BLOCK)
   held = itertools.count(2 * BLOCK, BLOCK)
   refilling = Side(ratio, lambda ratio: insert(ratio, next(held)), MINIMUM // BLOCK - 1)
@@ -222,7 +227,10 @@ def test_what_fills_it_again_after_a_loss_is_not_counted():
 def test_close_ends_waiting_on_both_sides():
   behind, ahead = pacing.ReplayRatio(1.0, MINIMUM, BATCH), filled(100.0)
   insert(ahead)
-  drawing, inserting = [Background(draw, behind) for _ in range(3)], [Background(insert, ahead) for _ in range(3)]
+  drawing, inserting = (
+    [Background(draw, behind) for _ in range(3)],
+    [Background(insert, ahead) for _ in range(3)],
+  )
   assert not any(waiting.has_returned(WATCHED / 6) for waiting in drawing + inserting)
   behind.close()
   ahead.close()

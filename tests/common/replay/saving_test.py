@@ -9,10 +9,15 @@ from common.replay import prioritized, saving
 
 B, E, STACK = 5, 9, 2
 SPEC = prioritized.TransitionBlock(
-    observation=tf.TensorSpec([E, 3], tf.uint8), frame_start=tf.TensorSpec([E], tf.bool),
-    action=tf.TensorSpec([B], tf.int32), n_step_return=tf.TensorSpec([B], tf.float32),
-    discount=tf.TensorSpec([B], tf.float32), end=tf.TensorSpec([B], tf.int32), valid=tf.TensorSpec([B], tf.bool),
-    priority=tf.TensorSpec([B], tf.float32))
+  observation=tf.TensorSpec([E, 3], tf.uint8),
+  frame_start=tf.TensorSpec([E], tf.bool),
+  action=tf.TensorSpec([B], tf.int32),
+  n_step_return=tf.TensorSpec([B], tf.float32),
+  discount=tf.TensorSpec([B], tf.float32),
+  end=tf.TensorSpec([B], tf.int32),
+  valid=tf.TensorSpec([B], tf.bool),
+  priority=tf.TensorSpec([B], tf.float32),
+)
 
 
 def make(capacity=300, spec=SPEC, alpha=0.6):
@@ -23,10 +28,19 @@ def block(number: int) -> prioritized.TransitionBlock:
   """One block whose every part is random but for the returns, which tell its number."""
   rng = np.random.default_rng(number)
   valid = rng.random(B) < 0.8
-  return tf.nest.map_structure(lambda x: x[np.newaxis], prioritized.TransitionBlock(
-      rng.integers(256, size=(E, 3), dtype=np.uint8), rng.random(E) < 0.2, rng.integers(9, size=B, dtype=np.int32),
-      np.arange(number * B, number * B + B, dtype=np.float32), rng.random(B).astype(np.float32),
-      np.arange(1, B + 1, dtype=np.int32), valid, np.where(valid, 1 + 10 * rng.random(B), 0).astype(np.float32)))
+  return tf.nest.map_structure(
+    lambda x: x[np.newaxis],
+    prioritized.TransitionBlock(
+      rng.integers(256, size=(E, 3), dtype=np.uint8),
+      rng.random(E) < 0.2,
+      rng.integers(9, size=B, dtype=np.int32),
+      np.arange(number * B, number * B + B, dtype=np.float32),
+      rng.random(B).astype(np.float32),
+      np.arange(1, B + 1, dtype=np.int32),
+      valid,
+      np.where(valid, 1 + 10 * rng.random(B), 0).astype(np.float32),
+    ),
+  )
 
 
 def fill(replay, numbers):
@@ -38,15 +52,20 @@ def held(replay) -> list[dict[str, np.ndarray]]:
   """The blocks, oldest first, with their priorities."""
   stamps, priorities = replay.priorities()
   _, parts = replay.read(np.arange(replay.slots))
-  return [{name: values[slot] for name, values in (parts | {'priority': priorities}).items()}
-          for slot in np.argsort(stamps) if stamps[slot] >= 0]
+  return [
+    {name: values[slot] for name, values in (parts | {'priority': priorities}).items()}
+    for slot in np.argsort(stamps)
+    if stamps[slot] >= 0
+  ]
 
 
 def assert_same(first, second, rtol=1e-6):
   assert len(first) == len(second) > 0
   for one, other in zip(first, second):
     for name in one:
-      np.testing.assert_allclose(one[name], other[name], rtol=rtol if name == 'priority' else 0, err_msg=name)
+      np.testing.assert_allclose(
+        one[name], other[name], rtol=rtol if name == 'priority' else 0, err_msg=name
+      )
 
 
 def restored(folder, **settings):
@@ -100,7 +119,9 @@ def test_only_what_is_new_is_written_again(tmp_path, monkeypatch):
   fill(replay, range(300, 310))
   saver.save(7)
   after = written()
-  assert len(before) == 3 and [name for name in after if after[name] != before.get(name)] == ['chunk-000002.npz']
+  assert len(before) == 3 and [name for name in after if after[name] != before.get(name)] == [
+    'chunk-000002.npz'
+  ]
   assert_same(held(replay), held(restored(tmp_path, capacity=2000)))
 
 
@@ -134,6 +155,7 @@ def test_a_save_that_was_cut_short_leaves_the_one_before(tmp_path):
 
   class Dying:
     """A replay whose process ends when all but the last file is written."""
+
     spec, slots, stamps, read = replay.spec, replay.slots, replay.stamps, replay.read
 
     def priorities(self):
@@ -174,7 +196,9 @@ def test_a_damaged_file_is_told(tmp_path):
   saving.Saver(replay, tmp_path).save(7)
   chunk = next(tmp_path.glob('*/chunk-*'))
   chunk.write_bytes(chunk.read_bytes()[:1000])
-  with pytest.raises(errors.UserError, match='does not fit or is damaged.*--config.checkpoint_replay=false'):
+  with pytest.raises(
+    errors.UserError, match='does not fit or is damaged.*--config.checkpoint_replay=false'
+  ):
     saving.restore(make(), tmp_path)
 
 
@@ -183,7 +207,9 @@ def test_transitions_of_another_form_are_refused(tmp_path):
   fill(replay, range(10))
   saving.Saver(replay, tmp_path).save(7)
   other = SPEC._replace(observation=tf.TensorSpec([E, 4], tf.uint8))
-  with pytest.raises(errors.UserError, match=r'observation is uint8 \[9, 3\] in a block, expected uint8 \[9, 4\]'):
+  with pytest.raises(
+    errors.UserError, match=r'observation is uint8 \[9, 3\] in a block, expected uint8 \[9, 4\]'
+  ):
     saving.restore(make(spec=other), tmp_path)
 
 
@@ -193,6 +219,7 @@ def test_saving_while_others_add_loses_only_what_was_replaced_meanwhile(tmp_path
 
   class Adding:
     """A replay to which somebody adds between any two reads."""
+
     spec, slots, numbers = replay.spec, replay.slots, iter(range(60, 1000))
 
     def read(self, slots):

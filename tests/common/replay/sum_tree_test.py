@@ -12,16 +12,17 @@ SIZES = [1, 2, 3, 7, 8, 9, 100, 128, 1000]
 TINIEST = np.nextafter(0.0, 1.0)
 # What rounding may do its worst with: sums that swallow an addend, that lie between two numbers, or that underflow.
 ADVERSARIES = {
-    'a huge one among tiny ones': [1e-30, 1e-30, 1e30, 1e-30, 1e-30],
-    'huge ones among tiny ones and zeros': [0.0, 1e30, 0.0, 1e-30, 1e30, 0.0, 0.0, 1e-30, 0.0],
-    'zeros on the right': [0.3, 0.1, 0.2, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
-    'zeros on the left': [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.3, 0.1],
-    'each other one zero': [0.1, 0.0] * 50,
-    'sums that round up': [1.0, 2.0**-53, 2.0**-53, 1.0 - 2.0**-53, 0.0, 2.0**-52, 3.0, 0.0],
-    'sums that swallow': [2.0**53, 1.0, 1.0, 0.0, 2.0**53, 1.0, 0.0, 1.0],
-    'next to nothing': [TINIEST, 0.0, TINIEST, 1e-300, 0.0],
-    'a single one': [0.0, 0.0, 1.0, 0.0, 0.0],
-    'a tree of one': [0.7]}
+  'a huge one among tiny ones': [1e-30, 1e-30, 1e30, 1e-30, 1e-30],
+  'huge ones among tiny ones and zeros': [0.0, 1e30, 0.0, 1e-30, 1e30, 0.0, 0.0, 1e-30, 0.0],
+  'zeros on the right': [0.3, 0.1, 0.2, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+  'zeros on the left': [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.3, 0.1],
+  'each other one zero': [0.1, 0.0] * 50,
+  'sums that round up': [1.0, 2.0**-53, 2.0**-53, 1.0 - 2.0**-53, 0.0, 2.0**-52, 3.0, 0.0],
+  'sums that swallow': [2.0**53, 1.0, 1.0, 0.0, 2.0**53, 1.0, 0.0, 1.0],
+  'next to nothing': [TINIEST, 0.0, TINIEST, 1e-300, 0.0],
+  'a single one': [0.0, 0.0, 1.0, 0.0, 0.0],
+  'a tree of one': [0.7],
+}
 
 
 class Tree:
@@ -30,8 +31,9 @@ class Tree:
   def __init__(self, size):
     self.tree = sum_tree.SumTree(size)
     self._set, self._get, self._find, self._total = (
-        tf.function(f, reduce_retracing=True)
-        for f in (self.tree.set, self.tree.get, self.tree.find, self.tree.total))
+      tf.function(f, reduce_retracing=True)
+      for f in (self.tree.set, self.tree.get, self.tree.find, self.tree.total)
+    )
 
   def set(self, leaves, values):
     self._set(tf.constant(leaves, tf.int64), tf.constant(values, tf.float64))
@@ -72,14 +74,14 @@ def whole_numbers(size, seed, zeros=0.3):
 
 def orders_of_magnitude(rng, *shape):
   """Values between 1e-150 and 1e150, and some zeros."""
-  return 10.0**rng.uniform(-150, 150, shape) * (rng.random(shape) >= 0.2)
+  return 10.0 ** rng.uniform(-150, 150, shape) * (rng.random(shape) >= 0.2)
 
 
 def assert_each_number_is_the_sum_of_its_row(levels):
   for level, above in zip(levels, levels[1:]):
     # Of at most sixteen positive numbers, in whatever order.
-    np.testing.assert_allclose(above.ravel()[:len(level)], level.sum(axis=1), rtol=16 * 2.0**-53)
-    assert not above.ravel()[len(level):].any()
+    np.testing.assert_allclose(above.ravel()[: len(level)], level.sum(axis=1), rtol=16 * 2.0**-53)
+    assert not above.ravel()[len(level) :].any()
 
 
 def assert_same(tree, other):
@@ -98,7 +100,7 @@ def test_a_new_tree_is_all_zero(size):
 def test_leaves_hold_what_they_were_set_to_last(size):
   tree, expected, rng = Tree(size), np.zeros(size), np.random.default_rng(size)
   for _ in range(20):
-    leaves = rng.permutation(size)[:rng.integers(0, size + 1)]
+    leaves = rng.permutation(size)[: rng.integers(0, size + 1)]
     expected[leaves] = rng.integers(0, 100, len(leaves))
     tree.set(leaves, expected[leaves])
     np.testing.assert_array_equal(tree.get(np.arange(size)), expected)
@@ -120,7 +122,7 @@ def test_it_finds_what_a_search_of_the_prefix_sums_finds(size):
 def test_it_finds_the_same_after_changes(size):
   tree, values, rng = Tree(size), np.zeros(size), np.random.default_rng(1)
   for seed in range(10):
-    leaves = rng.permutation(size)[:rng.integers(1, size + 1)]
+    leaves = rng.permutation(size)[: rng.integers(1, size + 1)]
     values[leaves] = whole_numbers(size, seed)[leaves]
     tree.set(leaves, values[leaves])
     points = np.arange(0.0, values.sum(), 0.5)
@@ -130,8 +132,9 @@ def test_it_finds_the_same_after_changes(size):
 def test_the_ends_of_each_stretch():
   tree = filled([4.0, 3.0, 1.0, 2.0])
   before = lambda x: np.nextafter(x, 0.0)
-  assert tree.find([0.0, before(4.0), 4.0, before(7.0), 7.0, before(8.0), 8.0, before(10.0)]).tolist() == [
-      0, 0, 1, 1, 2, 2, 3, 3]
+  assert tree.find(
+    [0.0, before(4.0), 4.0, before(7.0), 7.0, before(8.0), 8.0, before(10.0)]
+  ).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 def test_nothing_to_set_and_nothing_to_find():
@@ -170,9 +173,13 @@ def test_a_leaf_of_zero_is_never_found(values):
   tree, values = filled(values), np.array(values)
   total, nodes = tree.total(), np.concatenate([level.ravel() for level in tree.levels()])
   # Around every sum that a point is compared with on its way, and around what may be left of the point after that.
-  edges = np.concatenate([nodes, np.cumsum(values), np.cumsum(values[::-1]), total - np.cumsum(values), [total]])
-  around = np.concatenate([edges, np.nextafter(edges, 0.0), np.nextafter(edges, np.inf), edges * (1 - 2.0**-50)])
-  spread = np.concatenate([np.linspace(0.0, total, 1000), total * 2.0**-np.arange(1100)])
+  edges = np.concatenate(
+    [nodes, np.cumsum(values), np.cumsum(values[::-1]), total - np.cumsum(values), [total]]
+  )
+  around = np.concatenate(
+    [edges, np.nextafter(edges, 0.0), np.nextafter(edges, np.inf), edges * (1 - 2.0**-50)]
+  )
+  spread = np.concatenate([np.linspace(0.0, total, 1000), total * 2.0 ** -np.arange(1100)])
   points = np.concatenate([around, spread])
   points = points[(points >= 0.0) & (points <= total)]
   assert total in points and 0.0 in points and np.nextafter(total, 0.0) in points
@@ -186,12 +193,22 @@ def test_a_leaf_of_zero_is_never_found_among_random_ones():
   for size in [3, 10, 64, 100]:
     tree = Tree(size)
     for _ in range(20):
-      values = orders_of_magnitude(rng, size) if rng.random() < 0.5 else rng.random(size) * rng.integers(2, size=size)
+      values = (
+        orders_of_magnitude(rng, size)
+        if rng.random() < 0.5
+        else rng.random(size) * rng.integers(2, size=size)
+      )
       values[rng.integers(size)] = 0.1
       tree.set(np.arange(size), values)
       total = tree.total()
-      points = np.concatenate([rng.random(300) * total, 10.0**-rng.uniform(0, 300, 100) * total, np.cumsum(values),
-                               [0.0, np.nextafter(total, 0.0), total]])
+      points = np.concatenate(
+        [
+          rng.random(300) * total,
+          10.0 ** -rng.uniform(0, 300, 100) * total,
+          np.cumsum(values),
+          [0.0, np.nextafter(total, 0.0), total],
+        ]
+      )
       assert values[tree.find(np.clip(points, 0.0, total))].min() > 0.0
 
 

@@ -40,7 +40,9 @@ def held(replay):
 
 
 @pytest.mark.parametrize('capacity', [1, 5, 12])
-@pytest.mark.parametrize('counts', [[1], [1] * 14, [2, 3], [3, 4], [5, 5, 5], [4] * 7, [1, 5, 2, 3, 3, 4]], ids=str)
+@pytest.mark.parametrize(
+  'counts', [[1], [1] * 14, [2, 3], [3, 4], [5, 5, 5], [4] * 7, [1, 5, 2, 3, 3, 4]], ids=str
+)
 def test_the_newest_are_kept(capacity, counts):
   counts = [min(count, capacity) for count in counts]
   replay, added = filled(capacity, counts), sum(counts)
@@ -60,10 +62,13 @@ def test_an_element_stays_whole():
   numbers = sample['number'].numpy()
   assert sample['picture'][0].shape == (500, 2, 3)
   np.testing.assert_array_equal(
-      sample['picture'][0], np.broadcast_to(numbers[:, None, None].astype(np.uint8), (500, 2, 3)))
+    sample['picture'][0], np.broadcast_to(numbers[:, None, None].astype(np.uint8), (500, 2, 3))
+  )
 
 
-@pytest.mark.parametrize('counts', [[7], [20], [15, 15]], ids=['not yet full', 'full', 'wrapped around'])
+@pytest.mark.parametrize(
+  'counts', [[7], [20], [15, 15]], ids=['not yet full', 'full', 'wrapped around']
+)
 def test_all_are_equally_likely(counts):
   replay = filled(20, counts)
   numbers = drawn(replay, 20_000)['number'].numpy()

@@ -1,8 +1,8 @@
 """Films of episodes."""
 
 import numpy as np
-from PIL import Image
 import pytest
+from PIL import Image
 
 from common.reporting import films as video
 
@@ -21,7 +21,9 @@ def read(path):
 def checkered(height, width, brightness):
   """A picture of few colours, which a GIF keeps exactly, different for each brightness."""
   pattern = np.indices((height, width)).sum(0) % 2 * 255
-  return np.stack([pattern, np.full_like(pattern, brightness), 255 - pattern], axis=-1).astype(np.uint8)
+  return np.stack([pattern, np.full_like(pattern, brightness), 255 - pattern], axis=-1).astype(
+    np.uint8
+  )
 
 
 def test_pictures_are_shown_in_order_and_enlarged(tmp_path):
@@ -36,7 +38,9 @@ def test_pictures_are_shown_in_order_and_enlarged(tmp_path):
 
 
 def test_of_stacks_the_newest_frame_is_shown(tmp_path):
-  stacks = [np.stack([np.full((84, 84), age + 40 * t, np.uint8) for age in (1, 2, 3, 4)]) for t in range(3)]
+  stacks = [
+    np.stack([np.full((84, 84), age + 40 * t, np.uint8) for age in (1, 2, 3, 4)]) for t in range(3)
+  ]
   video.write_gif(tmp_path / 'a.gif', stacks, 15.0)
   shown, _ = read(tmp_path / 'a.gif')
   assert [picture.shape for picture in shown] == [(252, 252, 3)] * 3

@@ -30,7 +30,11 @@ def events(folder):
 
 def test_columns_and_empty_cells(tmp_path):
   write(tmp_path, [{'frames': 100, 'loss': 0.25}, {'frames': 200, 'loss': -1.5, 'return/a': 7.0}])
-  assert (tmp_path / 'metrics.csv').read_text().split() == ['frames,loss,return/a', '100,0.25,', '200,-1.5,7']
+  assert (tmp_path / 'metrics.csv').read_text().split() == [
+    'frames,loss,return/a',
+    '100,0.25,',
+    '200,-1.5,7',
+  ]
   first, second = metrics.read(tmp_path / 'metrics.csv')
   assert (first['frames'], first['loss']) == (100.0, 0.25) and math.isnan(first['return/a'])
   assert second == {'frames': 200.0, 'loss': -1.5, 'return/a': 7.0}
@@ -50,8 +54,22 @@ def test_an_unknown_column_is_refused(tmp_path):
   writer.close()
 
 
-@pytest.mark.parametrize('value', [
-    0.1, 1e-8, -3.25, 123456.7, 4e9, 0, 12_345_678_901, np.float64(0.5), np.float32(0.7), np.int64(3), float('inf')])
+@pytest.mark.parametrize(
+  'value',
+  [
+    0.1,
+    1e-8,
+    -3.25,
+    123456.7,
+    4e9,
+    0,
+    12_345_678_901,
+    np.float64(0.5),
+    np.float32(0.7),
+    np.int64(3),
+    float('inf'),
+  ],
+)
 def test_numbers_come_back(tmp_path, value):
   write(tmp_path, [{'frames': 1, 'loss': value}])
   assert metrics.read(tmp_path / 'metrics.csv')[0]['loss'] == pytest.approx(float(value), rel=1e-6)
@@ -69,7 +87,10 @@ def test_resume_drops_rows_of_later_frames(tmp_path):
   write(tmp_path, [{'frames': f, 'loss': f / 8} for f in (100, 200, 300, 400)])
   write(tmp_path, [{'frames': 250, 'loss': 9.0}], resumed_frames=200)
   assert [(row['frames'], row['loss']) for row in metrics.read(tmp_path / 'metrics.csv')] == [
-      (100.0, 12.5), (200.0, 25.0), (250.0, 9.0)]
+    (100.0, 12.5),
+    (200.0, 25.0),
+    (250.0, 9.0),
+  ]
 
 
 def test_resume_keeps_every_cell_that_was_left_alone(tmp_path):
@@ -81,7 +102,12 @@ def test_resume_keeps_every_cell_that_was_left_alone(tmp_path):
 
 def test_resume_with_other_columns(tmp_path):
   write(tmp_path, [{'frames': 100, 'loss': 0.5}])
-  write(tmp_path, [{'frames': 200, 'entropy': 2.0}], resumed_frames=100, columns=('frames', 'entropy', 'return/a'))
+  write(
+    tmp_path,
+    [{'frames': 200, 'entropy': 2.0}],
+    resumed_frames=100,
+    columns=('frames', 'entropy', 'return/a'),
+  )
   first, second = metrics.read(tmp_path / 'metrics.csv')
   assert set(first) == set(second) == {'frames', 'entropy', 'return/a'}
   assert math.isnan(first['entropy']) and second['entropy'] == 2.0
@@ -99,7 +125,9 @@ def test_a_last_line_cut_short_anywhere_is_left_out(tmp_path, last):
   whole = b'frames,loss,return/a\r\n100,1,2\r\n200,3,4\r\n'
   for length in range(len(last) + 1):
     path.write_bytes(whole + last[:length].encode())
-    assert [row['frames'] for row in metrics.read(path)] == [100.0, 200.0], f'cut to {last[:length]!r}'
+    assert [row['frames'] for row in metrics.read(path)] == [100.0, 200.0], (
+      f'cut to {last[:length]!r}'
+    )
 
 
 def test_resume_after_a_line_was_cut_short(tmp_path):
@@ -118,12 +146,11 @@ def test_tensorboard_has_the_same(tmp_path):
   found = events(tmp_path)
   assert [(step, float(value)) for step, value in found['loss']] == [(100, 0.5), (200, 0.25)]
   assert [(step, float(value)) for step, value in found['return/a']] == [(200, 3.0)]
-  (step, histogram), = found['lag']
+  ((step, histogram),) = found['lag']
   assert step == 100 and histogram[:, 2].sum() == 3
 
 
 class TestEpisodeWindow:
-
   def test_report_has_means_since_the_last(self):
     window = metrics.EpisodeWindow(['a', 'b'])
     window.add('a', 1.0, 10)

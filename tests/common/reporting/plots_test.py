@@ -3,9 +3,9 @@
 import csv
 
 import numpy as np
-from PIL import Image
 import pytest
 import scipy.ndimage
+from PIL import Image
 
 from common.reporting import plots
 
@@ -19,7 +19,9 @@ def write_metrics(folder, returns):
     writer = csv.writer(file)
     writer.writerow(['frames', 'entropy', *(f'return/{task}' for task in returns)])
     for i in range(rows):
-      writer.writerow([1000 * i, 1.5, *('' if values[i] is None else values[i] for values in returns.values())])
+      writer.writerow(
+        [1000 * i, 1.5, *('' if values[i] is None else values[i] for values in returns.values())]
+      )
 
 
 def drawn(path, colour, tolerance):
@@ -69,7 +71,9 @@ def test_the_bold_line_is_a_running_mean_and_the_thin_one_is_not(tmp_path):
   thin = tuple(round(0.3 * channel + 0.7 * 255) for channel in BLUE)
   right = slice(200, None)  # The first means are of fewer values.
   thin_height, bold_height = (
-      np.ptp(np.flatnonzero(np.any(drawn(path, colour, 20)[:, right], axis=1))) for colour in (thin, BLUE))
+    np.ptp(np.flatnonzero(np.any(drawn(path, colour, 20)[:, right], axis=1)))
+    for colour in (thin, BLUE)
+  )
   assert 0.15 < bold_height / thin_height < 0.25
 
 
@@ -77,7 +81,9 @@ def test_runs_are_compared_task_by_task(tmp_path):
   runs = {name: tmp_path / name for name in ('first', 'second')}
   for i, folder in enumerate(runs.values()):
     folder.mkdir()
-    write_metrics(folder, {'a': [100.0 * i, 100.0 * i + 1] * 5, 'b': [100.0 * i, 100.0 * i + 1] * 5})
+    write_metrics(
+      folder, {'a': [100.0 * i, 100.0 * i + 1] * 5, 'b': [100.0 * i, 100.0 * i + 1] * 5}
+    )
   path = plots.compare(runs, tmp_path / 'both.png')
   assert path == tmp_path / 'both.png'
   assert pieces(path, BLUE) == pieces(path, ORANGE) == 2 + 1  # Two panels and the legend.

@@ -5,17 +5,34 @@ import pytest
 from common.reporting import progress
 
 
-@pytest.mark.parametrize('seconds, text', [
-    (0, '0:00'), (9.99, '0:09'), (59, '0:59'), (60, '1:00'), (123, '2:03'), (3599, '59:59'), (3600, '1:00:00'),
-    (3723, '1:02:03'), (360_000, '100:00:00')])
+@pytest.mark.parametrize(
+  'seconds, text',
+  [
+    (0, '0:00'),
+    (9.99, '0:09'),
+    (59, '0:59'),
+    (60, '1:00'),
+    (123, '2:03'),
+    (3599, '59:59'),
+    (3600, '1:00:00'),
+    (3723, '1:02:03'),
+    (360_000, '100:00:00'),
+  ],
+)
 def test_duration(seconds, text):
   assert progress.duration(seconds) == text
 
 
 def test_line_has_frames_speed_time_to_go_note_and_returns():
-  line = progress.line(1_500_000, 6_000_000, 12_345.6, 'lag 3.1', {'basic': -123.456, 'deathmatch': 2.0})
-  assert line.split() == ('1,500,000 frames ( 25%) 12,346 frames/s ETA 6:04 lag 3.1 '
-                          'returns: basic -123.5, deathmatch 2').split()
+  line = progress.line(
+    1_500_000, 6_000_000, 12_345.6, 'lag 3.1', {'basic': -123.456, 'deathmatch': 2.0}
+  )
+  assert (
+    line.split()
+    == (
+      '1,500,000 frames ( 25%) 12,346 frames/s ETA 6:04 lag 3.1 returns: basic -123.5, deathmatch 2'
+    ).split()
+  )
 
 
 def test_no_episode_yet():

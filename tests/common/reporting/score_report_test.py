@@ -4,18 +4,21 @@ import json
 import logging
 
 import numpy as np
-from PIL import Image
 import pytest
+from PIL import Image
 
-from common.reporting import score_report, scores
 from common.environments import atari, levels
+from common.reporting import score_report, scores
 
 NOTE = 'Without psychlab, whose data set is not there.'
 ATARI = {'breakout': 16.1, 'pong': 14.6, 'boxing': 0.1}  # 50, 100 and 0 percent.
 
 
 def played(means):
-  return {task: {'mean': mean, 'low': mean - 1.25, 'high': mean + 2.5, 'episodes': 3} for task, mean in means.items()}
+  return {
+    task: {'mean': mean, 'low': mean - 1.25, 'high': mean + 2.5, 'episodes': 3}
+    for task, mean in means.items()
+  }
 
 
 def lines_of(text):
@@ -24,31 +27,48 @@ def lines_of(text):
 
 def test_the_report_has_our_agent_and_the_papers_on_the_same_tasks():
   found = score_report.report('atari57', played(ATARI), NOTE)
-  assert set(found) == {'references', 'normalised', 'summary', 'note'} and found['references'] == 'atari57'
+  assert (
+    set(found) == {'references', 'normalised', 'summary', 'note'}
+    and found['references'] == 'atari57'
+  )
   assert found['normalised'] == {
-      'breakout': pytest.approx(50.0), 'pong': pytest.approx(100.0), 'boxing': pytest.approx(0.0)}
+    'breakout': pytest.approx(50.0),
+    'pong': pytest.approx(100.0),
+    'boxing': pytest.approx(0.0),
+  }
   assert set(found['summary']) == {'agent', 'IMPALA multi-task', 'IMPALA deep', 'Ape-X'}
   assert found['summary']['agent'] == {'median': pytest.approx(50.0), 'mean': pytest.approx(50.0)}
   # Table C.1: 35.67, 8.58 and 96.63 points of the multi-task agent.
   multi_task = np.array([(35.67 - 1.7) / 28.8, (8.58 + 20.7) / 35.3, (96.63 - 0.1) / 12.0]) * 100
   assert found['summary']['IMPALA multi-task'] == {
-      'median': pytest.approx(np.median(multi_task)), 'mean': pytest.approx(np.mean(multi_task))}
+    'median': pytest.approx(np.median(multi_task)),
+    'mean': pytest.approx(np.mean(multi_task)),
+  }
 
 
 def test_a_whole_suite_gives_the_papers_their_published_scores():
   agent = played({game: scores.references('atari57')[game]['human'] for game in atari.ATARI_57})
   summary = score_report.report('atari57', agent)['summary']
   assert {title: round(summary[title]['median'], 1) for title in summary} == {
-      'agent': 100.0, 'IMPALA multi-task': 59.7, 'IMPALA deep': 191.8, 'Ape-X': 434.1}
-  agent = played({level: scores.references('dmlab30')[level]['random'] for level in levels.DMLAB_30})
+    'agent': 100.0,
+    'IMPALA multi-task': 59.7,
+    'IMPALA deep': 191.8,
+    'Ape-X': 434.1,
+  }
+  agent = played(
+    {level: scores.references('dmlab30')[level]['random'] for level in levels.DMLAB_30}
+  )
   summary = score_report.report('dmlab30', agent)['summary']
-  assert {title: round(summary[title]['mean_capped_table_b1'], 2) for title in ('IMPALA deep PBT', 'experts')} == {
-      'IMPALA deep PBT': 49.34, 'experts': 44.44}
+  assert {
+    title: round(summary[title]['mean_capped_table_b1'], 2)
+    for title in ('IMPALA deep PBT', 'experts')
+  } == {'IMPALA deep PBT': 49.34, 'experts': 44.44}
   assert summary['agent']['mean_capped'] == pytest.approx(0.0)
 
 
-@pytest.mark.parametrize('name, tasks, size', [
-    ('atari57', atari.ATARI_57, 57), ('dmlab30', levels.DMLAB_30, 30)])
+@pytest.mark.parametrize(
+  'name, tasks, size', [('atari57', atari.ATARI_57, 57), ('dmlab30', levels.DMLAB_30, 30)]
+)
 def test_fewer_tasks_than_the_suite_has_is_said(name, tasks, size):
   some = score_report.report(name, played(dict.fromkeys(tasks[:-1], 1.0)), NOTE)
   assert f'{size - 1} of the {size} tasks' in some['note'] and NOTE in some['note']
@@ -60,12 +80,27 @@ def test_the_table_has_our_columns_beside_the_papers():
   agent = played(ATARI)
   text = score_report.text('atari57', agent, score_report.report('atari57', agent, NOTE))
   header = text.splitlines()[0]
-  places = [header.index(column) for column in (
-      'task', 'agent', '95% interval', 'normalised', 'random', 'human', 'IMPALA multi-task', 'IMPALA deep', 'Ape-X')]
+  places = [
+    header.index(column)
+    for column in (
+      'task',
+      'agent',
+      '95% interval',
+      'normalised',
+      'random',
+      'human',
+      'IMPALA multi-task',
+      'IMPALA deep',
+      'Ape-X',
+    )
+  ]
   assert places == sorted(places)
   rows = lines_of(text)
   # Mean, interval, percent; random, human, multi-task, deep (table C.1), and Ape-X's table 2.
-  assert rows['breakout'].split() == 'breakout 16.10 [14.85, 18.60] 50.0% 1.7 30.5 35.7 787.3 800.9'.split()
+  assert (
+    rows['breakout'].split()
+    == 'breakout 16.10 [14.85, 18.60] 50.0% 1.7 30.5 35.7 787.3 800.9'.split()
+  )
   assert rows['pong'].split() == 'pong 14.60 [13.35, 17.10] 100.0% -20.7 14.6 8.6 21.0 20.9'.split()
   assert len({len(row) for task, row in rows.items() if task in ATARI or task == 'task'}) == 1
   assert NOTE in text and '3 of the 57 tasks' in text
@@ -77,14 +112,21 @@ def test_the_table_ends_with_what_the_papers_report():
   labels, ours = text.splitlines()[-5:-3]
   assert labels.split() == ['median', 'mean', 'mean_video_pinball_from_0']
   assert ours.split() == ['agent', '75.0', '75.0', '75.0']
-  assert [line.rsplit(None, 3)[0] for line in text.splitlines()[-3:]] == ['IMPALA multi-task', 'IMPALA deep', 'Ape-X']
+  assert [line.rsplit(None, 3)[0] for line in text.splitlines()[-3:]] == [
+    'IMPALA multi-task',
+    'IMPALA deep',
+    'Ape-X',
+  ]
 
 
 def test_dmlab_has_all_of_its_means():
   agent = played(dict.fromkeys(levels.DMLAB_30, 0.0))
   lines = score_report.text('dmlab30', agent, score_report.report('dmlab30', agent)).splitlines()
   assert lines[-4].split() == ['mean_capped', 'mean_capped_table_b1', 'mean']
-  assert [line.split()[-3:] for line in lines[-2:]] == [['50.1', '49.3', '53.5'], ['45.7', '44.4', '46.5']]
+  assert [line.split()[-3:] for line in lines[-2:]] == [
+    ['50.1', '49.3', '53.5'],
+    ['45.7', '44.4', '46.5'],
+  ]
   assert max(map(len, lines)) < 250
 
 
@@ -94,7 +136,10 @@ def test_scores_are_written_and_shown(tmp_path, caplog):
     score_report.write(tmp_path, 'atari57', agent, NOTE)
   reported = score_report.report('atari57', agent, NOTE)
   assert json.loads((tmp_path / 'scores.json').read_text()) == reported
-  assert score_report.text('atari57', agent, reported) in caplog.text and str(tmp_path / 'scores.json') in caplog.text
+  assert (
+    score_report.text('atari57', agent, reported) in caplog.text
+    and str(tmp_path / 'scores.json') in caplog.text
+  )
   assert {path.name for path in tmp_path.iterdir()} == {'scores.json', 'scores.png'}
 
 

@@ -3,18 +3,24 @@
 import numpy as np
 import pytest
 
-from common.reporting import scores
 from common.environments import atari, levels
+from common.reporting import scores
 
 # Of table 4 of IMPALA; its means count the random score of Video Pinball as 0.
 ATARI_MEDIANS = {'impala_deep': 191.8, 'impala_shallow': 93.2, 'impala_deep_multi_task': 59.7}
 ATARI_MEANS = {'impala_deep': 957.6, 'impala_shallow': 466.4, 'impala_deep_multi_task': 176.9}
-MEAN_ROUNDING = 0.35  # What the published references give; the paper's own may have had more digits.
+MEAN_ROUNDING = (
+  0.35  # What the published references give; the paper's own may have had more digits.
+)
 
 
 def published(name, column, tasks=None):
   """The scores of one column of the papers' tables."""
-  return {task: row[column] for task, row in scores.references(name).items() if tasks is None or task in tasks}
+  return {
+    task: row[column]
+    for task, row in scores.references(name).items()
+    if tasks is None or task in tasks
+  }
 
 
 def by_hand(values, random, human):
@@ -22,36 +28,66 @@ def by_hand(values, random, human):
   return 100 * (np.array(values) - np.array(random)) / (np.array(human) - np.array(random))
 
 
-@pytest.mark.parametrize('task, column, value', [
+@pytest.mark.parametrize(
+  'task, column, value',
+  [
     # IMPALA, table C.1, and its human and random references.
-    ('alien', 'random', 227.8), ('alien', 'human', 7127.7), ('alien', 'impala_deep', 15962.1),
-    ('breakout', 'random', 1.7), ('breakout', 'human', 30.5), ('breakout', 'impala_shallow', 640.43),
-    ('breakout', 'impala_deep', 787.34), ('breakout', 'impala_deep_multi_task', 35.67),
-    ('skiing', 'random', -17098.1), ('skiing', 'human', -4336.9), ('skiing', 'impala_shallow', -29975.0),
-    ('video_pinball', 'random', 16256.9), ('video_pinball', 'human', 17667.9), ('enduro', 'impala_deep', 0.0),
-    ('pitfall', 'random', -229.4), ('zaxxon', 'impala_deep_multi_task', 6497.0),
+    ('alien', 'random', 227.8),
+    ('alien', 'human', 7127.7),
+    ('alien', 'impala_deep', 15962.1),
+    ('breakout', 'random', 1.7),
+    ('breakout', 'human', 30.5),
+    ('breakout', 'impala_shallow', 640.43),
+    ('breakout', 'impala_deep', 787.34),
+    ('breakout', 'impala_deep_multi_task', 35.67),
+    ('skiing', 'random', -17098.1),
+    ('skiing', 'human', -4336.9),
+    ('skiing', 'impala_shallow', -29975.0),
+    ('video_pinball', 'random', 16256.9),
+    ('video_pinball', 'human', 17667.9),
+    ('enduro', 'impala_deep', 0.0),
+    ('pitfall', 'random', -229.4),
+    ('zaxxon', 'impala_deep_multi_task', 6497.0),
     # Ape-X, table 2: no-op starts, human starts, and their references.
-    ('alien', 'apex', 40804.9), ('alien', 'human_starts_apex', 17731.5), ('gravitar', 'apex', 1598.5),
-    ('gravitar', 'human_starts_apex', 662.0), ('video_pinball', 'human_starts_random', 20452.0),
-    ('video_pinball', 'human_starts_human', 15641.1), ('pong', 'human_starts_random', -18.0),
-    ('zaxxon', 'human_starts_apex', 37672.0)])
+    ('alien', 'apex', 40804.9),
+    ('alien', 'human_starts_apex', 17731.5),
+    ('gravitar', 'apex', 1598.5),
+    ('gravitar', 'human_starts_apex', 662.0),
+    ('video_pinball', 'human_starts_random', 20452.0),
+    ('video_pinball', 'human_starts_human', 15641.1),
+    ('pong', 'human_starts_random', -18.0),
+    ('zaxxon', 'human_starts_apex', 37672.0),
+  ],
+)
 def test_atari_references_are_those_of_the_papers(task, column, value):
   assert scores.references('atari57')[task][column] == value
 
 
-@pytest.mark.parametrize('task, column, value', [
+@pytest.mark.parametrize(
+  'task, column, value',
+  [
     # IMPALA, table B.1 and the constants of the released code.
-    ('rooms_collect_good_objects_train', 'random', 0.073), ('rooms_collect_good_objects_train', 'table_b1_random', 0.1),
-    ('rooms_collect_good_objects_train', 'impala_deep_pbt', 5.8), ('language_execute_random_task', 'human', 254.05),
-    ('language_execute_random_task', 'random', -5.913), ('language_execute_random_task', 'experts_deep', -49.9),
-    ('psychlab_visual_search', 'impala_deep_pbt', 0.0), ('explore_object_rewards_many', 'table_b1_human', 106.7),
+    ('rooms_collect_good_objects_train', 'random', 0.073),
+    ('rooms_collect_good_objects_train', 'table_b1_random', 0.1),
+    ('rooms_collect_good_objects_train', 'impala_deep_pbt', 5.8),
+    ('language_execute_random_task', 'human', 254.05),
+    ('language_execute_random_task', 'random', -5.913),
+    ('language_execute_random_task', 'experts_deep', -49.9),
+    ('psychlab_visual_search', 'impala_deep_pbt', 0.0),
+    ('explore_object_rewards_many', 'table_b1_human', 106.7),
     # The pairs of lasertag: the code's, and the table's, which has them under the other size.
-    ('lasertag_one_opponent_small', 'human', 12.65), ('lasertag_one_opponent_small', 'table_b1_human', 18.6),
-    ('lasertag_three_opponents_small', 'human', 18.55), ('lasertag_three_opponents_small', 'table_b1_human', 31.5),
-    ('lasertag_one_opponent_large', 'human', 18.6), ('lasertag_one_opponent_large', 'table_b1_human', 12.7),
-    ('lasertag_three_opponents_large', 'human', 31.5), ('lasertag_three_opponents_large', 'table_b1_human', 18.6),
+    ('lasertag_one_opponent_small', 'human', 12.65),
+    ('lasertag_one_opponent_small', 'table_b1_human', 18.6),
+    ('lasertag_three_opponents_small', 'human', 18.55),
+    ('lasertag_three_opponents_small', 'table_b1_human', 31.5),
+    ('lasertag_one_opponent_large', 'human', 18.6),
+    ('lasertag_one_opponent_large', 'table_b1_human', 12.7),
+    ('lasertag_three_opponents_large', 'human', 31.5),
+    ('lasertag_three_opponents_large', 'table_b1_human', 18.6),
     ('lasertag_three_opponents_small', 'experts_deep', 19.1),
-    ('lasertag_three_opponents_small', 'impala_deep_pbt', 11.3)])
+    ('lasertag_three_opponents_small', 'impala_deep_pbt', 11.3),
+  ],
+)
 def test_dmlab_references_are_those_of_the_paper(task, column, value):
   assert scores.references('dmlab30')[task][column] == value
 
@@ -82,37 +118,58 @@ def test_published_scores_give_the_published_mean_with_video_pinball_from_0(colu
   assert abs(found['mean'] - mean) > 2.0  # Not with the random score as it is.
 
 
-@pytest.mark.parametrize('column, mean', [('impala_deep', 1592.5), ('impala_shallow', 707.4),
-                                          ('impala_deep_multi_task', 179.4)])
+@pytest.mark.parametrize(
+  'column, mean',
+  [('impala_deep', 1592.5), ('impala_shallow', 707.4), ('impala_deep_multi_task', 179.4)],
+)
 def test_the_mean_as_it_is_has_all_random_scores(column, mean):
-  assert scores.summary('atari57', published('atari57', column))['mean'] == pytest.approx(mean, abs=0.05)
+  assert scores.summary('atari57', published('atari57', column))['mean'] == pytest.approx(
+    mean, abs=0.05
+  )
 
 
 def test_ape_x_has_its_published_medians():
   """434% from no-op starts, 358% from human starts: the latter only over |human - random|."""
   assert round(scores.summary('atari57', published('atari57', 'apex'))['median']) == 434
-  from_humans = scores.summary('atari57', published('atari57', 'human_starts_apex'), human_starts=True)
+  from_humans = scores.summary(
+    'atari57', published('atari57', 'human_starts_apex'), human_starts=True
+  )
   assert round(from_humans['median']) == 358
   table = scores.references('atari57')
   plain = by_hand(
-      *([row[f'human_starts_{column}'] for row in table.values()] for column in ('apex', 'random', 'human')))
+    *(
+      [row[f'human_starts_{column}'] for row in table.values()]
+      for column in ('apex', 'random', 'human')
+    )
+  )
   assert round(np.median(plain)) == 350  # Video Pinball's random play is better than the human's.
 
 
 def test_human_starts_are_measured_against_references_of_their_own():
-  assert scores.normalised('atari57', {'pong': -1.25}, 'human_starts_')['pong'] == pytest.approx(50.0)
-  assert scores.summary('atari57', {'pong': -1.25}, human_starts=True)['median'] == pytest.approx(50.0)
+  assert scores.normalised('atari57', {'pong': -1.25}, 'human_starts_')['pong'] == pytest.approx(
+    50.0
+  )
+  assert scores.summary('atari57', {'pong': -1.25}, human_starts=True)['median'] == pytest.approx(
+    50.0
+  )
   assert scores.summary('atari57', {'pong': -3.05})['median'] == pytest.approx(50.0)
 
 
 def test_there_is_no_mean_with_video_pinball_from_0_where_it_would_mean_nothing():
   assert set(scores.summary('atari57', {'pong': 0.0})) == {'median', 'mean'}
-  assert set(scores.summary('atari57', published('atari57', 'human_starts_apex'), True)) == {'median', 'mean'}
+  assert set(scores.summary('atari57', published('atari57', 'human_starts_apex'), True)) == {
+    'median',
+    'mean',
+  }
 
 
-@pytest.mark.parametrize('column, table_b1, code, published_score', [
-    ('impala_deep_pbt', 49.34, 50.06, 49.4), ('experts_deep', 44.44, 45.74, 44.5)])
-def test_dmlab_30_has_the_papers_scores_with_the_pairing_of_its_table(column, table_b1, code, published_score):
+@pytest.mark.parametrize(
+  'column, table_b1, code, published_score',
+  [('impala_deep_pbt', 49.34, 50.06, 49.4), ('experts_deep', 44.44, 45.74, 44.5)],
+)
+def test_dmlab_30_has_the_papers_scores_with_the_pairing_of_its_table(
+  column, table_b1, code, published_score
+):
   found = scores.summary('dmlab30', published('dmlab30', column))
   assert found['mean_capped_table_b1'] == pytest.approx(table_b1, abs=0.005)
   assert found['mean_capped_table_b1'] == pytest.approx(published_score, abs=0.1)
@@ -131,14 +188,21 @@ def test_random_play_scores_0_and_a_human_100(name, column, percent):
 
 def test_every_column_of_dmlab_30_is_0_for_random_play_and_100_for_a_human():
   for prefix, capped in (('', 'mean_capped'), ('table_b1_', 'mean_capped_table_b1')):
-    assert scores.summary('dmlab30', published('dmlab30', f'{prefix}random'))[capped] == pytest.approx(0.0)
-    assert scores.summary('dmlab30', published('dmlab30', f'{prefix}human'))[capped] == pytest.approx(100.0)
+    assert scores.summary('dmlab30', published('dmlab30', f'{prefix}random'))[
+      capped
+    ] == pytest.approx(0.0)
+    assert scores.summary('dmlab30', published('dmlab30', f'{prefix}human'))[
+      capped
+    ] == pytest.approx(100.0)
 
 
 def test_scores_are_capped_at_100_task_by_task():
   """A human's doubled distance in one level does not make up for random play in another."""
   known = scores.references('dmlab30')['rooms_watermaze']
-  twice = {'rooms_watermaze': 2 * known['human'] - known['random'], 'rooms_keys_doors_puzzle': 4.135}
+  twice = {
+    'rooms_watermaze': 2 * known['human'] - known['random'],
+    'rooms_keys_doors_puzzle': 4.135,
+  }
   found = scores.summary('dmlab30', twice)
   assert (found['mean_capped'], found['mean']) == (pytest.approx(50.0), pytest.approx(100.0))
 
@@ -157,7 +221,10 @@ def test_atari_is_not_capped():
 def test_some_tasks_alone():
   tasks = {'pong': 14.6, 'breakout': 1.7, 'boxing': 6.1}
   assert scores.normalised('atari57', tasks) == {
-      'pong': pytest.approx(100.0), 'breakout': pytest.approx(0.0), 'boxing': pytest.approx(50.0)}
+    'pong': pytest.approx(100.0),
+    'breakout': pytest.approx(0.0),
+    'boxing': pytest.approx(50.0),
+  }
   found = scores.summary('atari57', tasks)
   assert (found['median'], found['mean']) == (pytest.approx(50.0), pytest.approx(50.0))
   assert scores.summary('atari57', {'pong': 14.6, 'breakout': 1.7})['median'] == pytest.approx(50.0)
@@ -190,7 +257,9 @@ def test_a_summary_is_that_of_an_independent_calculation():
       else:
         table_b1 = by_hand(values, column('table_b1_random'), column('table_b1_human'))
         assert found['mean_capped'] == pytest.approx(np.sum(np.where(own > 100, 100, own)) / count)
-        assert found['mean_capped_table_b1'] == pytest.approx(np.sum(np.where(table_b1 > 100, 100, table_b1)) / count)
+        assert found['mean_capped_table_b1'] == pytest.approx(
+          np.sum(np.where(table_b1 > 100, 100, table_b1)) / count
+        )
 
 
 def test_values_are_plain_numbers_for_json():
