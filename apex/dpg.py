@@ -146,7 +146,7 @@ class Policy:
     self,
     networks: Networks,
     suite: suites.Suite,
-    store: parameters.ParameterStore,
+    store: parameters.Source,
     sigma: float,
     seed: int,
   ):
@@ -196,7 +196,7 @@ def make_networks(config: configs.Config, suite: suites.Suite) -> Networks:
 def make_policy(
   config: configs.Config,
   suite: suites.Suite,
-  store: parameters.ParameterStore,
+  store: parameters.Source,
   actor: int,
   seed: int,
 ) -> Policy:

@@ -142,7 +142,7 @@ class Policy:
     self,
     network: DuelingNetwork,
     suite: suites.Suite,
-    store: parameters.ParameterStore,
+    store: parameters.Source,
     epsilon: np.ndarray,
     seed: int,
   ):
@@ -181,7 +181,7 @@ def make_networks(config: configs.Config, suite: suites.Suite) -> DuelingNetwork
 def make_policy(
   config: configs.Config,
   suite: suites.Suite,
-  store: parameters.ParameterStore,
+  store: parameters.Source,
   actor: int,
   seed: int,
 ) -> Policy:

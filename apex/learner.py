@@ -10,6 +10,7 @@ from apex import config as configs
 from common.distributed import parameters
 from common.environments import suite as suites
 from common.replay import prioritized
+from common.runs import counters
 
 
 class Update(NamedTuple):
@@ -20,21 +21,13 @@ class Update(NamedTuple):
   priorities: tf.Tensor
 
 
-class Learner(tf.Module):
+class Learner(counters.Counters):
   """The agent and the counters; all of it is in a checkpoint."""
 
   def __init__(self, config: configs.Config, suite: suites.Suite):
-    super().__init__(name='learner')
+    super().__init__('learner')
     self._config = config
     self.agent = algorithms.module(config).Agent(config, suite)
-    with tf.device('/cpu:0'):
-      self.updates = tf.Variable(0, dtype=tf.int64, trainable=False)
-      self.frames = tf.Variable(
-        0, dtype=tf.int64, trainable=False
-      )  # Environment frames that actors have sent.
-      self.seconds = tf.Variable(
-        0.0, dtype=tf.float64, trainable=False
-      )  # Of training, over all resumed parts.
 
   def snapshot(self) -> parameters.Snapshot:
     """The current parameters, for publication before the first update."""

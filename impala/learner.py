@@ -8,6 +8,7 @@ from common import optimizers
 from common.distributed import parameters, queues
 from common.environments import suite as suites
 from common.replay import uniform
+from common.runs import counters
 from impala import config as configs
 from impala import losses, networks, replicas, rewards, trajectory, vtrace
 
@@ -27,7 +28,7 @@ class Update(NamedTuple):
   stop: tf.Tensor  # bool []: then the update has changed nothing.
 
 
-class Learner(tf.Module):
+class Learner(counters.Counters):
   """The agent, its optimizer and the counters; all of it is in a checkpoint.
 
   Of several synchronous learners (section 3), each has all of that: they add up their gradients, and so take the same
@@ -52,7 +53,7 @@ class Learner(tf.Module):
     Raises:
       UserError: if a batch cannot be shared out evenly, or a learner has gone.
     """
-    super().__init__(name='learner')
+    super().__init__('learner')
     self._config, self._suite, self.agent = config, suite, agent
     self._strategy = strategy or tf.distribute.get_strategy()
     # This process's part of a batch, and how many of it are replayed.
@@ -64,14 +65,6 @@ class Learner(tf.Module):
     )
     with replicas.watched(self._strategy), self._strategy.scope():
       self._optimizer.create_slots(agent.trainable_variables)
-    with tf.device('/cpu:0'):
-      self.updates = tf.Variable(0, dtype=tf.int64, trainable=False)
-      self.frames = tf.Variable(
-        0, dtype=tf.int64, trainable=False
-      )  # Environment frames: steps x action repeat.
-      self.seconds = tf.Variable(
-        0.0, dtype=tf.float64, trainable=False
-      )  # Of training, over all resumed parts.
 
   def snapshot(self) -> parameters.Snapshot:
     """The current parameters, for publication before the first update."""

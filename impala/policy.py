@@ -76,7 +76,7 @@ class LocalPolicy:
   """Acts with a copy of the parameters, taken from the store at the start of an unroll and kept throughout it."""
 
   def __init__(
-    self, agent: networks.Agent, suite: suites.Suite, store: parameters.ParameterStore, seed: int
+    self, agent: networks.Agent, suite: suites.Suite, store: parameters.Source, seed: int
   ):
     self.initial_state = agent.initial_state
     self._decide = traced_decide(agent, suite, seed)

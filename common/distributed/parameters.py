@@ -1,7 +1,7 @@
 """Publication of parameters: the learner publishes whole, versioned snapshots; actors copy the latest."""
 
 import threading
-from typing import NamedTuple, Sequence
+from typing import NamedTuple, Protocol, Sequence
 
 import tensorflow as tf
 
@@ -13,11 +13,19 @@ class Snapshot(NamedTuple):
   values: tf.Tensor
 
 
+class Source(Protocol):
+  """Where an actor takes parameters from: the learner's store, or the link to a learner elsewhere."""
+
+  def latest(self) -> Snapshot:
+    """The newest snapshot."""
+
+
 class ParameterStore:
   """Holds the newest snapshot. Snapshots are immutable, so readers never see two versions mixed."""
 
   def __init__(self, first: Snapshot):
-    self._lock, self._latest = threading.Lock(), first
+    self._lock = threading.Lock()
+    self._latest = first
 
   def publish(self, snapshot: Snapshot) -> None:
     with self._lock:
@@ -43,18 +51,18 @@ def assign(variables: Sequence[tf.Variable], values: tf.Tensor) -> None:
 class ParameterCopy:
   """An actor's own variables, which follow the published ones whenever it asks."""
 
-  def __init__(self, variables: Sequence[tf.Variable], store: ParameterStore):
+  def __init__(self, variables: Sequence[tf.Variable], source: Source):
     """Copies the latest parameters, which also runs the copying graph once, before any game starts."""
-    self._store, self._snapshot = store, None
+    self._source = source
+    self._snapshot: Snapshot | None = None
     self._assign = tf.function(lambda values: assign(variables, values))
     self.refresh()
 
   def refresh(self) -> int:
     """Takes the latest parameters; returns their version."""
-    snapshot = self._store.latest()
-    if (
-      snapshot is not self._snapshot
-    ):  # A learner that came back may be at the same version with other parameters.
+    snapshot = self._source.latest()
+    # By identity: a learner that came back may have other parameters at the same version.
+    if snapshot is not self._snapshot:
       self._assign(snapshot.values)
       self._snapshot = snapshot
     return snapshot.version

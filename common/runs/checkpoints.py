@@ -62,8 +62,10 @@ class Checkpoints:
     paths = self._paths(which)[::-1] if which in ('latest', 'best') else [which]
     paths = [path for path in paths if tf.io.gfile.glob(f'{path}.index')]
     if not paths:
-      raise errors.UserError(f'there is no checkpoint {which!r} in {self._folder}: expected latest, best or a path '
-                             f'such as {self._folder}/latest/ckpt-100')
+      raise errors.UserError(
+        f'there is no checkpoint {which!r} in {self._folder}: expected latest, best or a path '
+        f'such as {self._folder}/latest/ckpt-100'
+      )
     for path in paths[:-1]:
       try:
         return self._restore(path)
@@ -77,8 +79,9 @@ class Checkpoints:
     except (ValueError, IndexError, AssertionError, tf.errors.OpError) as error:
       reason = str(error).strip().splitlines()[0]
       raise errors.UserError(
-          f'the checkpoint {path} does not fit: it is damaged, or of another network or optimizer than the config '
-          f'says. ({reason})') from error
+        f'the checkpoint {path} does not fit: it is damaged, or of another network or optimizer than the config '
+        f'says. ({reason})'
+      ) from error
     return path
 
   def _save(self, which: str, number: int, kept: int) -> str:
@@ -88,8 +91,12 @@ class Checkpoints:
       try:
         self._checkpoint.write(str(temporary))
         # What takes room has been done.
-        pathlib.Path(f'{path}.index').unlink(missing_ok=True)  # Another one's: its data are replaced first.
-        for file in sorted(folder.glob(f'{temporary.name}.*')):  # The index, without which there is none, comes last.
+        pathlib.Path(f'{path}.index').unlink(
+          missing_ok=True
+        )  # Another one's: its data are replaced first.
+        for file in sorted(
+          folder.glob(f'{temporary.name}.*')
+        ):  # The index, without which there is none, comes last.
           file.replace(folder / file.name.replace(temporary.name, f'ckpt-{number}'))
         paths = [other for other in self._paths(which) if other != path] + [path]
         _name(folder, paths[-kept:])
@@ -97,7 +104,9 @@ class Checkpoints:
         for left in folder.glob('saving-*'):  # Also by a process that was killed while it wrote.
           _remove(left)
       kept_names = {pathlib.Path(other).name for other in paths[-kept:]}
-      for index in folder.glob('ckpt-*.index'):  # Also those that a process left which was killed right here.
+      for index in folder.glob(
+        'ckpt-*.index'
+      ):  # Also those that a process left which was killed right here.
         if index.stem not in kept_names:
           _remove(index.with_suffix(''))
     return path
@@ -114,8 +123,9 @@ class Checkpoints:
       yield
     except (OSError, tf.errors.OpError) as error:
       before = (self._paths('latest') or ['none'])[-1]
-      raise NotSaved(f'{path} cannot be written: {reason_of(error)}. The checkpoint before it is kept: {before}'
-                     ) from error
+      raise NotSaved(
+        f'{path} cannot be written: {reason_of(error)}. The checkpoint before it is kept: {before}'
+      ) from error
 
 
 def reason_of(error: OSError | tf.errors.OpError) -> str:
@@ -150,5 +160,7 @@ def relative_gain(before: Mapping[str, float], after: Mapping[str, float]) -> fl
   tasks = [task for task in after if task in before]
   if len(tasks) < len(after):
     return float('inf')  # More tasks have ended an episode than before.
-  gains = [(after[task] - before[task]) / max(abs(after[task]), abs(before[task]), 1e-9) for task in tasks]
+  gains = [
+    (after[task] - before[task]) / max(abs(after[task]), abs(before[task]), 1e-9) for task in tasks
+  ]
   return sum(gains) / max(len(gains), 1)

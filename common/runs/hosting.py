@@ -14,7 +14,15 @@ from common.distributed import server as servers
 from common.machine import version
 from common.runs import acting
 
-_REPORT = {'task': str, 'frames': int, 'version': int, 'episodes': int, 'mean': float, 'low': float, 'high': float}
+_REPORT = {
+  'task': str,
+  'frames': int,
+  'version': int,
+  'episodes': int,
+  'mean': float,
+  'low': float,
+  'high': float,
+}
 
 
 def check(who: cluster.Cluster) -> None:
@@ -26,10 +34,20 @@ def check(who: cluster.Cluster) -> None:
 class Host:
   """Actors and evaluators of other processes, as a learner sees them; nobody, if it does not listen for any."""
 
-  def __init__(self, who: cluster.Cluster, program: str, config: settings.Settings, num_actors: int,
-               suite: environments.Suite, folder: pathlib.Path, queue: queues.StructureQueue, codec: wire.Codec,
-               store: parameters.ParameterStore, frames: Callable[[], int],
-               inference: servers.Inference | None = None):
+  def __init__(
+    self,
+    who: cluster.Cluster,
+    program: str,
+    config: settings.Settings,
+    num_actors: int,
+    suite: environments.Suite,
+    folder: pathlib.Path,
+    queue: queues.StructureQueue,
+    codec: wire.Codec,
+    store: parameters.ParameterStore,
+    frames: Callable[[], int],
+    inference: servers.Inference | None = None,
+  ):
     """Takes the port, if this process listens; `start` begins.
 
     Args:
@@ -58,8 +76,19 @@ class Host:
     identity = servers.Identity(version.of_code(), who.token, dataclasses.asdict(config))
     # Every one that joins gets a seed of its own, other ones after a restart: none is to play the same games again.
     seed_of = lambda number: acting.seed_of(config.seed, who.index, frames(), number)
-    self._server = servers.Server(host, port, identity, assignments, queue, codec, store, frames, seed_of, self._report,
-                                  inference)
+    self._server = servers.Server(
+      host,
+      port,
+      identity,
+      assignments,
+      queue,
+      codec,
+      store,
+      frames,
+      seed_of,
+      self._report,
+      inference,
+    )
 
   def start(self) -> None:
     """Listens, and starts the actors of this machine."""
@@ -68,13 +97,20 @@ class Host:
     self._server.start()
     here = self._server.host
     is_everywhere = here in ('0.0.0.0', '::')
-    logging.info('Listening on %s: python -m %s --role=actor --learner=%s', self._server.address, self._program,
-                 cluster.join_address(socket.gethostname() if is_everywhere else here, self._server.port))
+    logging.info(
+      'Listening on %s: python -m %s --role=actor --learner=%s',
+      self._server.address,
+      self._program,
+      cluster.join_address(socket.gethostname() if is_everywhere else here, self._server.port),
+    )
     if self._who.actor_processes:
       self._actors = actor_processes.ActorProcesses(
-          self._program, self._who.actor_processes,
-          cluster.join_address('127.0.0.1' if is_everywhere else here, self._server.port), self._who,
-          self._folder / 'actors')
+        self._program,
+        self._who.actor_processes,
+        cluster.join_address('127.0.0.1' if is_everywhere else here, self._server.port),
+        self._who,
+        self._folder / 'actors',
+      )
 
   def look_after(self) -> None:
     """To be called now and then. Raises UserError, if an actor of this machine fails again and again."""
@@ -104,7 +140,8 @@ class Host:
     if not self._server:
       return []
     return self._server.roster.describe() or [
-        f'no actor is connected; they find this learner with --role=actor --learner=HOST:{self._server.port}']
+      f'no actor is connected; they find this learner with --role=actor --learner=HOST:{self._server.port}'
+    ]
 
   def close(self, finished: bool) -> None:
     """Ends serving and the actors of this machine; those of other machines end too, if training is finished."""
@@ -120,7 +157,9 @@ class Host:
     wire.expect(report, _REPORT)
     row = {name: report[name] for name in _REPORT}
     if row['task'] not in self._tasks:
-      raise wire.Malformed(f'task is {row["task"][:40]!r}, expected one of {", ".join(self._tasks)[:200]}')
+      raise wire.Malformed(
+        f'task is {row["task"][:40]!r}, expected one of {", ".join(self._tasks)[:200]}'
+      )
     try:
       _append(self._folder / 'evaluator.csv', row)
     except OSError as error:

@@ -8,12 +8,11 @@ import types
 from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
-import tensorflow as tf
 
 from common import environments
 from common.config import settings
 from common.reporting import metrics, progress, scores
-from common.runs import hosting
+from common.runs import counters, hosting
 
 _COLUMNS = ('frames', 'updates', 'seconds', 'frames_per_second')
 _SETTLED = 10  # Episodes.
@@ -23,9 +22,16 @@ _NOTHING = types.MappingProxyType({})
 class Recorder:
   """Collects, from any thread, what updates and finished episodes say; reports it every `log_every_seconds`."""
 
-  def __init__(self, config: settings.Settings, suite: environments.Suite, folder: pathlib.Path, learner: tf.Module,
-               columns: Sequence[str], gauges: Callable[[Mapping[str, float]], Mapping[str, float]],
-               note: Callable[[Mapping[str, float]], str]):
+  def __init__(
+    self,
+    config: settings.Settings,
+    suite: environments.Suite,
+    folder: pathlib.Path,
+    learner: counters.Counters,
+    columns: Sequence[str],
+    gauges: Callable[[Mapping[str, float]], Mapping[str, float]],
+    note: Callable[[Mapping[str, float]], str],
+  ):
     """Opens the files.
 
     Args:
@@ -54,8 +60,12 @@ class Recorder:
       if self._clock is None:
         self._clock = self._interval_start = time.monotonic()
 
-  def record(self, means: Mapping[str, float] = _NOTHING, distributions: Mapping[str, Sequence[float]] = _NOTHING,
-             totals: Mapping[str, float] = _NOTHING) -> None:
+  def record(
+    self,
+    means: Mapping[str, float] = _NOTHING,
+    distributions: Mapping[str, Sequence[float]] = _NOTHING,
+    totals: Mapping[str, float] = _NOTHING,
+  ) -> None:
     """Takes in numbers of what has just been done.
 
     Args:
@@ -92,7 +102,10 @@ class Recorder:
 
   def report_if_due(self) -> None:
     """Reports if it is time to, once the clock runs. Called by one thread only, as `close` is."""
-    if self._clock is not None and time.monotonic() - self._interval_start > self._config.log_every_seconds:
+    if (
+      self._clock is not None
+      and time.monotonic() - self._interval_start > self._config.log_every_seconds
+    ):
       self._report()
 
   def close(self) -> None:
@@ -106,10 +119,16 @@ class Recorder:
       now, frames = time.monotonic(), int(self._learner.frames)
       self._update_clock(now)
       elapsed = now - self._interval_start
-      row = {'frames': frames, 'updates': int(self._learner.updates), 'seconds': float(self._learner.seconds),
-             'frames_per_second': (frames - self._interval_frames) / elapsed}
+      row = {
+        'frames': frames,
+        'updates': int(self._learner.updates),
+        'seconds': float(self._learner.seconds),
+        'frames_per_second': (frames - self._interval_frames) / elapsed,
+      }
       row |= {name: float(np.mean(values)) for name, values in self._means.items()}
-      row |= {f'{name}_mean': float(np.mean(values)) for name, values in self._distributions.items()}
+      row |= {
+        f'{name}_mean': float(np.mean(values)) for name, values in self._distributions.items()
+      }
       row |= {f'{name}_max': float(np.max(values)) for name, values in self._distributions.items()}
       row |= {name: total / elapsed for name, total in self._totals.items()}
       row |= self._episodes.report()
@@ -118,15 +137,25 @@ class Recorder:
     row |= self._gauges(row)
     totals = self._scores(returns)
     self._writer.write(row | totals, distributions)
-    logging.info('%s', progress.line(
-        frames, self._config.total_frames, row['frames_per_second'], self._note(row), returns,
-        {name.removeprefix('score/'): value for name, value in totals.items()}))
+    logging.info(
+      '%s',
+      progress.line(
+        frames,
+        self._config.total_frames,
+        row['frames_per_second'],
+        self._note(row),
+        returns,
+        {name.removeprefix('score/'): value for name, value in totals.items()},
+      ),
+    )
 
   def _scores(self, returns: Mapping[str, float]) -> dict[str, float]:
     """Human-normalised scores as columns, once every task has ended an episode."""
     if not self._references or len(returns) < len(self._tasks):
       return {}
-    return {f'score/{name}': value for name, value in scores.summary(self._references, returns).items()}
+    return {
+      f'score/{name}': value for name, value in scores.summary(self._references, returns).items()
+    }
 
   def _update_clock(self, now: float) -> None:
     if self._clock is not None:
@@ -147,4 +176,6 @@ def faults(row: Mapping[str, float]) -> str:
   """What went wrong so far, for the line of progress; empty if nothing did."""
   names = ('crashes', 'actors_lost', 'actor_restarts', 'messages_refused')
   actors = f', {row["actors"]} actors' if 'actors' in row else ''
-  return actors + ''.join(f', {name.replace("_", " ")} {row[name]}' for name in names if row.get(name))
+  return actors + ''.join(
+    f', {name.replace("_", " ")} {row[name]}' for name in names if row.get(name)
+  )

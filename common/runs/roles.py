@@ -16,28 +16,49 @@ from common.evaluation import play as evaluation
 from common.machine import signals, threads, version
 
 # Settings of the machine, not of the run: an actor has its own.
-_OF_THE_MACHINE = ('dmlab_dataset_path', 'dmlab_level_cache', 'dmlab_level_cache_gb', 'dmlab_renderer')
+_OF_THE_MACHINE = (
+  'dmlab_dataset_path',
+  'dmlab_level_cache',
+  'dmlab_level_cache_gb',
+  'dmlab_renderer',
+)
 
 
 class System(Protocol):
   """What IMPALA and Ape-X are here: modules `impala.remote` and `apex.remote`."""
 
-  def make_actor(self, config: settings.Settings, suite: environments.Suite, link: links.Link,
-                 welcome: links.Welcome) -> tuple[Any, wire.Codec]:
+  def make_actor(
+    self,
+    config: settings.Settings,
+    suite: environments.Suite,
+    link: links.Link,
+    welcome: links.Welcome,
+  ) -> tuple[Any, wire.Codec]:
     """An actor with `games` and `run(put, stopped)`, and the codec of what it puts."""
 
-  def make_evaluator(self, config: settings.Settings, suite: environments.Suite,
-                     seed: int) -> tuple[Callable[[Any], None], Callable[[str, int], evaluation.Player]]:
+  def make_evaluator(
+    self, config: settings.Settings, suite: environments.Suite, seed: int
+  ) -> tuple[Callable[[Any], None], Callable[[str, int], evaluation.Player]]:
     """What takes a vector of parameters, and what makes a player of them for a task and a number of environments."""
 
 
-def config_of(run: Mapping[str, Any], own: settings.Settings, presets: settings.Presets) -> settings.Settings:
+def config_of(
+  run: Mapping[str, Any], own: settings.Settings, presets: settings.Presets
+) -> settings.Settings:
   """The run's config, with this machine's own settings."""
-  return dataclasses.replace(presets.from_json(run), **{name: getattr(own, name) for name in _OF_THE_MACHINE})
+  return dataclasses.replace(
+    presets.from_json(run), **{name: getattr(own, name) for name in _OF_THE_MACHINE}
+  )
 
 
-def work(config: settings.Settings, options: command_line.Options, who: cluster.Cluster, presets: settings.Presets,
-         program: str, system: System) -> int:
+def work(
+  config: settings.Settings,
+  options: command_line.Options,
+  who: cluster.Cluster,
+  presets: settings.Presets,
+  program: str,
+  system: System,
+) -> int:
   """Does an actor's or an evaluator's work until training is finished; returns the exit status.
 
   Args:
@@ -54,12 +75,22 @@ def work(config: settings.Settings, options: command_line.Options, who: cluster.
   interrupted = threading.Event()
   with signals.setting(interrupted):
     if who.actor_processes:
-      folder = options.run_dir if options.values.run_dir else run_folder.default_path(f'actors-{socket.gethostname()}')
+      folder = (
+        options.run_dir
+        if options.values.run_dir
+        else run_folder.default_path(f'actors-{socket.gethostname()}')
+      )
       return _supervise(who, program, folder, interrupted)
-    asked = {name: getattr(config, name) for name in sorted(options.asked) if name not in _OF_THE_MACHINE}
+    asked = {
+      name: getattr(config, name) for name in sorted(options.asked) if name not in _OF_THE_MACHINE
+    }
     host, port = cluster.parse_address(who.learner, '--learner')
-    link = links.Link(host, port, links.Applicant(who.name, who.role, version.of_code(), who.token, asked),
-                       who.patience_seconds)
+    link = links.Link(
+      host,
+      port,
+      links.Applicant(who.name, who.role, version.of_code(), who.token, asked),
+      who.patience_seconds,
+    )
     crew = threads.Crew(link.stop)
     crew.start(who.role, lambda: _work(crew, link, config, presets, system, who.role))
     while not crew.stop.wait(0.2) and not interrupted.is_set():
@@ -73,8 +104,15 @@ def work(config: settings.Settings, options: command_line.Options, who: cluster.
 
 
 def _supervise(who, program, folder, interrupted) -> int:
-  actors = actor_processes.ActorProcesses(program, who.actor_processes, who.learner, who, folder / 'actors')
-  logging.info('%d actors work for %s. What they say is in %s.', who.actor_processes, who.learner, folder / 'actors')
+  actors = actor_processes.ActorProcesses(
+    program, who.actor_processes, who.learner, who, folder / 'actors'
+  )
+  logging.info(
+    '%d actors work for %s. What they say is in %s.',
+    who.actor_processes,
+    who.learner,
+    folder / 'actors',
+  )
   try:
     while not interrupted.wait(0.5) and not actors.are_done():
       actors.look_after()
@@ -125,7 +163,16 @@ def _evaluate(link, welcome, config, suite, system) -> None:
       link.be_described_by(lambda task=task: f'playing {task}', lambda: 0)
       if link.is_ended():
         return
-      summary = evaluation.play(suite, task, make_player, episodes, welcome.seed + attempt).summary()
-      link.report(task=task, frames=frames, version=snapshot.version, episodes=episodes, mean=summary['mean'],
-                  low=summary['low'], high=summary['high'])
+      summary = evaluation.play(
+        suite, task, make_player, episodes, welcome.seed + attempt
+      ).summary()
+      link.report(
+        task=task,
+        frames=frames,
+        version=snapshot.version,
+        episodes=episodes,
+        mean=summary['mean'],
+        low=summary['low'],
+        high=summary['high'],
+      )
       logging.info('%s frames: %s %.2f', f'{frames:,}', task, summary['mean'])

@@ -13,7 +13,7 @@ from common import errors
 from common.config import command_line, run_folder, settings
 from common.machine import files, signals, threads
 from common.reporting import plots
-from common.runs import checkpoints
+from common.runs import checkpoints, counters
 from common.runs import recorder as recorders
 
 
@@ -24,7 +24,13 @@ class NonFiniteLoss(errors.UserError):
 class Supervisor:
   """Opens or resumes a run's folder, saves into it, and keeps watch while the run's threads work."""
 
-  def __init__(self, config: settings.Settings, options: command_line.Options, learner: tf.Module, index: int = 0):
+  def __init__(
+    self,
+    config: settings.Settings,
+    options: command_line.Options,
+    learner: counters.Counters,
+    index: int = 0,
+  ):
     """Makes the folder, or restores the learner from it.
 
     Args:
@@ -37,7 +43,12 @@ class Supervisor:
       UserError: if the folder cannot be used or the checkpoint does not fit.
     """
     self.folder = options.run_dir / f'learner-{index}' if index else options.run_dir
-    self._run_dir, self._config, self._learner, self._saves = options.run_dir, config, learner, index == 0
+    self._run_dir, self._config, self._learner, self._saves = (
+      options.run_dir,
+      config,
+      learner,
+      index == 0,
+    )
     self._checkpoints = checkpoints.Checkpoints(self.folder / 'checkpoints', learner)
     if not self._saves:
       self.folder.mkdir(parents=True, exist_ok=True)
@@ -71,17 +82,27 @@ class Supervisor:
       except checkpoints.NotSaved as error:
         if self._ending:
           raise
-        logging.warning('NOT SAVED: %s. Training goes on, and tries again in %g s.', error,
-                        self._config.checkpoint_every_seconds)
+        logging.warning(
+          'NOT SAVED: %s. Training goes on, and tries again in %g s.',
+          error,
+          self._config.checkpoint_every_seconds,
+        )
       self._last_save = time.monotonic()
     return updates
 
   def is_save_due(self) -> bool:
     return time.monotonic() - self._last_save > self._config.checkpoint_every_seconds
 
-  def watch(self, start: Callable[[], threads.Crew], recorder: recorders.Recorder, save: Callable[[], None],
-            taker: threads.Pulse, others: Callable[[], Sequence[str]], look_after: Callable[[], None],
-            program: str) -> bool:
+  def watch(
+    self,
+    start: Callable[[], threads.Crew],
+    recorder: recorders.Recorder,
+    save: Callable[[], None],
+    taker: threads.Pulse,
+    others: Callable[[], Sequence[str]],
+    look_after: Callable[[], None],
+    program: str,
+  ) -> bool:
     """Runs a crew until it stops by itself, or until Ctrl-C or SIGTERM; saves at the end in any case.
 
     Args:
@@ -103,33 +124,45 @@ class Supervisor:
     with signals.setting(interrupted):
       crew = start()
       try:
-        with contextlib.ExitStack() as at_the_end:  # Each is done, whatever the one before it raises.
+        with (
+          contextlib.ExitStack() as at_the_end
+        ):  # Each is done, whatever the one before it raises.
           at_the_end.callback(self._close, recorder)
           at_the_end.callback(self._save_at_the_end, save)
           at_the_end.callback(self._end, crew)
           self._watch(crew, interrupted, recorder, taker, others, look_after)
       except Exception as error:
-        raise crew.error or error  # What ended the threads comes first: the other may be its consequence.
+        raise (
+          crew.error or error
+        )  # What ended the threads comes first: the other may be its consequence.
     if crew.error:
       raise crew.error
     with _unless_disk_is_full('The picture of learning curves'):
       plots.learning_curves(self.folder)
     if interrupted.is_set():
-      logging.info('Stopped at %s frames; saved. Go on with: %s --run_dir=%s --resume',
-                   f'{int(self._learner.frames):,}', program, self._run_dir)
+      logging.info(
+        'Stopped at %s frames; saved. Go on with: %s --run_dir=%s --resume',
+        f'{int(self._learner.frames):,}',
+        program,
+        self._run_dir,
+      )
     return not interrupted.is_set()
 
   def non_finite(self, batch: Any) -> NonFiniteLoss:
     """Saves the batch, a named tuple of tensors, that made the loss or a gradient not finite; returns the error."""
     path = self.folder / 'non_finite_batch.npz'
-    named = {f'{name}/{i}' if i else name: values.numpy() for name, part in batch._asdict().items()
-             for i, values in enumerate(tf.nest.flatten(part))}
+    named = {
+      f'{name}/{i}' if i else name: values.numpy()
+      for name, part in batch._asdict().items()
+      for i, values in enumerate(tf.nest.flatten(part))
+    }
     with files.replacing(path, 'wb') as file:
       np.savez_compressed(file, **named)
     return NonFiniteLoss(
-        f'the loss is not finite at update {int(self._learner.updates)}. The parameters are those before it, the batch '
-        f'is in {path}. A smaller --config.learning_rate, a larger --config.rmsprop_epsilon or a --config.'
-        'max_gradient_norm may help; so may clipping rewards if they are large.')
+      f'the loss is not finite at update {int(self._learner.updates)}. The parameters are those before it, the batch '
+      f'is in {path}. A smaller --config.learning_rate, a larger --config.rmsprop_epsilon or a --config.'
+      'max_gradient_norm may help; so may clipping rewards if they are large.'
+    )
 
   def _save_at_the_end(self, save: Callable[[], None]) -> None:
     self._ending = True
@@ -150,7 +183,9 @@ class Supervisor:
         recorder.report_if_due()
       look_after()
       silent = time.monotonic() - taker.since if taker.activity.startswith('waiting for') else 0.0
-      if silent > self._config.stall_seconds and time.monotonic() - said > self._config.stall_seconds:
+      if (
+        silent > self._config.stall_seconds and time.monotonic() - said > self._config.stall_seconds
+      ):
         said = time.monotonic()
         logging.warning('Nothing to learn from for %.0f s. %s', silent, '; '.join(others()))
 

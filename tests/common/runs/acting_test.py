@@ -10,9 +10,9 @@ import pytest
 import tensorflow as tf
 
 from common import environments, errors
-from common.runs import acting
 from common.distributed import queues
 from common.machine import threads
+from common.runs import acting
 from scripts import processes
 
 N, ACTOR = 3, 7
@@ -40,14 +40,18 @@ class Recorder(gymnasium.vector.VectorWrapper):
 
 def make_games(env='gym:CartPole-v1', tasks=None, max_training_frames=None, **changes):
   """Games whose environments are recorded, in the list that comes with them once they are made."""
-  suite, made = environments.load(env, environments.Options(max_training_frames=max_training_frames)), []
+  suite, made = (
+    environments.load(env, environments.Options(max_training_frames=max_training_frames)),
+    [],
+  )
 
   def make(names, training):
     made.append(Recorder(suite.make(names, training)))
     return made[-1]
 
   return acting.Games(
-      ACTOR, dataclasses.replace(suite, make=make, **changes), tasks or suite.tasks * N, seed=11), made
+    ACTOR, dataclasses.replace(suite, make=make, **changes), tasks or suite.tasks * N, seed=11
+  ), made
 
 
 def play(games, steps, num_actions):
@@ -60,8 +64,12 @@ def play(games, steps, num_actions):
       played[-1] = played[-1]._replace(observation=played[-1].observation['observation'].copy())
 
   games.run(games.reset, collect, lambda _: None, lambda: bool(played))
-  return acting.Step(*(np.stack(part) if name != 'info' else part
-                       for name, part in zip(acting.Step._fields, zip(*played))))
+  return acting.Step(
+    *(
+      np.stack(part) if name != 'info' else part
+      for name, part in zip(acting.Step._fields, zip(*played))
+    )
+  )
 
 
 def assert_counts(played, rewards, over):
@@ -71,11 +79,13 @@ def assert_counts(played, rewards, over):
     begin = 0
     for t in range(len(rewards)):
       if over[t, environment]:
-        assert played.episode_return[t, environment] == rewards[begin:t + 1, environment].sum()
+        assert played.episode_return[t, environment] == rewards[begin : t + 1, environment].sum()
         assert played.episode_length[t, environment] == t + 1 - begin
         begin = t + 1
       else:
-        assert played.episode_return[t, environment] == 0 and played.episode_length[t, environment] == 0
+        assert (
+          played.episode_return[t, environment] == 0 and played.episode_length[t, environment] == 0
+        )
 
 
 def test_returns_and_lengths_are_of_whole_games_in_the_tasks_own_units():
@@ -85,7 +95,9 @@ def test_returns_and_lengths_are_of_whole_games_in_the_tasks_own_units():
   assert np.all(ends.sum(axis=0) >= 5)
   assert_counts(played, rewards, ends)
   np.testing.assert_array_equal(played.start, ends)
-  np.testing.assert_array_equal(played.episode_return, played.episode_length)  # CartPole pays 1 a step.
+  np.testing.assert_array_equal(
+    played.episode_return, played.episode_length
+  )  # CartPole pays 1 a step.
   np.testing.assert_array_equal(played.reward, np.full_like(rewards, 0.25))
 
 
@@ -94,7 +106,11 @@ def test_a_lost_life_ends_no_game_and_a_time_limit_does():
   played = play(games, 330, 4)
   rewards, ends, lives = (np.array(x) for x in (made[0].rewards, made[0].ends, made[0].lives))
   over = ends & (lives == 5)  # After a game there are five lives again.
-  assert np.sum(ends & ~over) >= 12 and np.sum(played.truncated & over) >= N and np.any(played.terminated & over)
+  assert (
+    np.sum(ends & ~over) >= 12
+    and np.sum(played.truncated & over) >= N
+    and np.any(played.terminated & over)
+  )
   assert_counts(played, rewards, over)
   np.testing.assert_array_equal(played.start, over)
   np.testing.assert_array_equal(played.terminated | played.truncated, ends)
@@ -102,7 +118,9 @@ def test_a_lost_life_ends_no_game_and_a_time_limit_does():
 
 
 def test_rewards_are_scaled_by_task():
-  games, made = make_games(tasks=['one', 'CartPole-v1', 'half'], reward_scales={'half': 0.5, 'one': 2.0})
+  games, made = make_games(
+    tasks=['one', 'CartPole-v1', 'half'], reward_scales={'half': 0.5, 'one': 2.0}
+  )
   played = play(games, 50, 2)
   assert played.reward.dtype == np.float32
   np.testing.assert_array_equal(played.reward, np.array(made[0].rewards) * [2.0, 1.0, 0.5])
@@ -179,7 +197,9 @@ def test_what_runs_again_after_a_crash_are_other_games():
   assert np.all(np.any(firsts[0][1] != firsts[0][0], axis=1))
 
 
-@pytest.mark.parametrize('calls, collected', [([1], [2, 3]), ([2, 4], [1, 3]), ([1, 2, 3, 4, 6, 7, 8, 9], [5, 10])])
+@pytest.mark.parametrize(
+  'calls, collected', [([1], [2, 3]), ([2, 4], [1, 3]), ([1, 2, 3, 4, 6, 7, 8, 9], [5, 10])]
+)
 def test_crashes_with_something_collected_between_them_are_survived(calls, collected):
   games, _ = make_games()
   assert run_until(games, 2, Failing(calls)) == collected
@@ -189,8 +209,12 @@ def test_crashes_with_something_collected_between_them_are_survived(calls, colle
 def test_the_fifth_crash_in_a_row_ends_the_run_and_names_the_actor():
   games, made = make_games()
   collect = Failing([1, 3, 4, 5, 6, 7])
-  with pytest.raises(errors.UserError, match=(
-      r'actor 7 \(CartPole-v1\): environments crashed 5 times in a row: the game ended in call 7')):
+  with pytest.raises(
+    errors.UserError,
+    match=(
+      r'actor 7 \(CartPole-v1\): environments crashed 5 times in a row: the game ended in call 7'
+    ),
+  ):
     run_until(games, 2, collect)
   assert collect.count == 7 and games.crashes == 6
   assert made[0].closed
@@ -205,13 +229,17 @@ def test_a_crash_while_starting_is_one_too(calls, expected):
     starting()
     games.reset()
 
-  assert run_until(games, 2, Failing([1] if calls[0] > 1 else []), begin=begin) == ([2, 3] if calls[0] > 1 else [1, 2])
+  assert run_until(games, 2, Failing([1] if calls[0] > 1 else []), begin=begin) == (
+    [2, 3] if calls[0] > 1 else [1, 2]
+  )
   assert games.crashes == expected + (calls[0] > 1)
 
 
 def test_an_environment_that_never_starts_ends_the_run():
   games, made = make_games()
-  with pytest.raises(errors.UserError, match='environments crashed 5 times in a row: the game ended in call 5'):
+  with pytest.raises(
+    errors.UserError, match='environments crashed 5 times in a row: the game ended in call 5'
+  ):
     run_until(games, 1, games.step, begin=Failing(range(100)))
   assert made[0].closed
 
@@ -223,7 +251,9 @@ def test_an_engine_that_always_dies_ends_the_run():
     processes.kill_engine()
     games.step(np.zeros(1, int))
 
-  with pytest.raises(errors.UserError, match=r'actor 7 \(basic\).* 5 times in a row: the game of doom:basic ended'):
+  with pytest.raises(
+    errors.UserError, match=r'actor 7 \(basic\).* 5 times in a row: the game of doom:basic ended'
+  ):
     run_until(games, 1, collect)
   assert made[0].closed
 
@@ -238,7 +268,7 @@ def test_environments_are_made_for_training_and_closed_at_the_end():
   games = acting.Games(0, dataclasses.replace(suite, make=make), ['a', 'b'], seed=1)
   assert not made  # Before it runs there are none: building a run starts no game.
   run_until(games, 2, Failing([]))
-  (environment, *arguments), = made
+  ((environment, *arguments),) = made
   assert arguments == [['a', 'b'], True] and environment.closed
 
 
@@ -303,6 +333,12 @@ def test_the_pulse_tells_what_the_actor_does():
     games.step(np.zeros(N, int))
     activities.append(games.pulse.activity)
 
-  games.run(begin, collect, lambda _: activities.append(games.pulse.activity), lambda: len(activities) >= 4)
-  assert activities == ['making environments', 'resetting environments', 'stepping environments',
-                        'waiting for the learner to take what was collected']
+  games.run(
+    begin, collect, lambda _: activities.append(games.pulse.activity), lambda: len(activities) >= 4
+  )
+  assert activities == [
+    'making environments',
+    'resetting environments',
+    'stepping environments',
+    'waiting for the learner to take what was collected',
+  ]

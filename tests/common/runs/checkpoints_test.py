@@ -13,7 +13,6 @@ from common.runs import checkpoints
 
 
 class Network(tf.Module):
-
   def __init__(self, size=3):
     super().__init__()
     self.weights = tf.Variable(tf.random.stateless_normal([size, 2], seed=(size, 1)))
@@ -57,7 +56,6 @@ class Player(tf.Module):
 
 
 class LargerLearner(Learner):
-
   def __init__(self):
     super().__init__()
     self.temperature = tf.Variable(1.0)
@@ -108,7 +106,11 @@ def test_only_the_last_three_are_kept(tmp_path):
 def test_a_resumed_run_goes_on_counting(tmp_path):
   saved(tmp_path, [1, 2, 3])
   values = saved(tmp_path, [4, 5])
-  assert sorted(path.stem for path in (tmp_path / 'latest').glob('*.index')) == ['ckpt-3', 'ckpt-4', 'ckpt-5']
+  assert sorted(path.stem for path in (tmp_path / 'latest').glob('*.index')) == [
+    'ckpt-3',
+    'ckpt-4',
+    'ckpt-5',
+  ]
   assert_same(restored(tmp_path), values[5])
 
 
@@ -121,8 +123,13 @@ def test_a_player_takes_its_part(tmp_path):
 def test_best_is_replaced_by_better_returns_alone(tmp_path):
   learner = Learner()
   saver, best = checkpoints.Checkpoints(tmp_path, learner), []
-  history = [(1, {'a': 1.0, 'b': -100.0}, True), (2, {'a': 0.5, 'b': -100.0}, False),
-             (3, {'a': 1.0, 'b': -90.0}, True), (4, {'a': 1.0, 'b': -90.0}, False), (5, {'a': 1.2, 'b': -95.0}, True)]
+  history = [
+    (1, {'a': 1.0, 'b': -100.0}, True),
+    (2, {'a': 0.5, 'b': -100.0}, False),
+    (3, {'a': 1.0, 'b': -90.0}, True),
+    (4, {'a': 1.0, 'b': -90.0}, False),
+    (5, {'a': 1.2, 'b': -95.0}, True),
+  ]
   for number, returns, is_better in history:
     learner.change(number)
     assert saver.save_if_best(number, returns) == is_better
@@ -147,7 +154,9 @@ def test_best_and_latest_do_not_mix(tmp_path):
   assert_same(restored(tmp_path, 'best'), learner.values())
 
 
-@pytest.mark.parametrize('before, after, gain', [
+@pytest.mark.parametrize(
+  'before, after, gain',
+  [
     ({'a': 10.0}, {'a': 20.0}, 0.5),
     ({'a': -20.0}, {'a': -10.0}, 0.5),
     ({'a': -10.0}, {'a': -20.0}, -0.5),
@@ -160,7 +169,9 @@ def test_best_and_latest_do_not_mix(tmp_path):
     ({'a': 5.0}, {'a': -5.0, 'b': 1.0}, np.inf),
     ({}, {'a': -5.0}, np.inf),
     ({'a': 5.0, 'b': 1.0}, {'a': 10.0}, 0.5),
-    ({'a': 5.0}, {}, 0.0)])
+    ({'a': 5.0}, {}, 0.0),
+  ],
+)
 def test_relative_gain(before, after, gain):
   assert checkpoints.relative_gain(before, after) == pytest.approx(gain)
 
@@ -168,7 +179,9 @@ def test_relative_gain(before, after, gain):
 def test_relative_gain_does_not_depend_on_the_scale():
   before, after = {'a': 3.0, 'b': -7.0}, {'a': 4.0, 'b': -9.0}
   scaled = [{task: 1000 * value for task, value in returns.items()} for returns in (before, after)]
-  assert checkpoints.relative_gain(*scaled) == pytest.approx(checkpoints.relative_gain(before, after))
+  assert checkpoints.relative_gain(*scaled) == pytest.approx(
+    checkpoints.relative_gain(before, after)
+  )
 
 
 @pytest.mark.parametrize('which', ['latest', 'best', 'ckpt-1', '/nowhere/ckpt-1'])
@@ -183,9 +196,12 @@ def test_where_the_latest_is_cut_short_the_one_before_is_taken_loudly(tmp_path, 
   values = saved(tmp_path, [1, 2])
   path = tmp_path / 'latest' / f'ckpt-2.{part}'
   content = path.read_bytes()
-  path.write_bytes(content[:int(keep * len(content))])
+  path.write_bytes(content[: int(keep * len(content))])
   assert_same(restored(tmp_path), values[1])
-  assert 'ckpt-2 does not fit: it is damaged' in caplog.text and 'The one before it is tried' in caplog.text
+  assert (
+    'ckpt-2 does not fit: it is damaged' in caplog.text
+    and 'The one before it is tried' in caplog.text
+  )
   with pytest.raises(errors.UserError, match='ckpt-2 does not fit: it is damaged'):
     restored(tmp_path, str(tmp_path / 'latest' / 'ckpt-2'))
 
@@ -207,7 +223,9 @@ def test_a_checkpoint_without_its_data(tmp_path):
     restored(tmp_path)
 
 
-@pytest.mark.parametrize('learner', [Learner(size=4), LargerLearner()], ids=['other shapes', 'more variables'])
+@pytest.mark.parametrize(
+  'learner', [Learner(size=4), LargerLearner()], ids=['other shapes', 'more variables']
+)
 def test_a_checkpoint_of_another_network(tmp_path, learner):
   saved(tmp_path, [1])
   with pytest.raises(errors.UserError, match='of another network'):
@@ -219,20 +237,36 @@ def test_a_full_disk_is_an_error_that_names_the_one_before_which_is_kept(tmp_pat
   saver = checkpoints.Checkpoints(tmp_path, learner)
   before, values = saver.save(1), learner.values()
   learner.change(2)
-  for save in (lambda: saver.save(2), lambda: saver.save(1), lambda: saver.save_if_best(2, {'a': 1.0})):
-    with full_disk(), pytest.raises(checkpoints.NotSaved, match='File too large.*is kept: ') as refused:
+  for save in (
+    lambda: saver.save(2),
+    lambda: saver.save(1),
+    lambda: saver.save_if_best(2, {'a': 1.0}),
+  ):
+    with (
+      full_disk(),
+      pytest.raises(checkpoints.NotSaved, match='File too large.*is kept: ') as refused,
+    ):
       save()
     assert str(refused.value).endswith(before)
   assert_same(restored(tmp_path), values)
-  assert not [path for path in tmp_path.rglob('*') if 'ckpt-2' in path.name or 'saving' in path.name]
+  assert not [
+    path for path in tmp_path.rglob('*') if 'ckpt-2' in path.name or 'saving' in path.name
+  ]
   assert saver.save(2) == saver.restore()  # With room again.
   assert saver.save_if_best(2, {'a': 1.0})
 
 
-def test_what_a_process_left_that_was_killed_while_it_saved_is_not_taken_and_goes_with_the_next_save(tmp_path):
+def test_what_a_process_left_that_was_killed_while_it_saved_is_not_taken_and_goes_with_the_next_save(
+  tmp_path,
+):
   values, latest = saved(tmp_path, [1, 2]), tmp_path / 'latest'
   (latest / 'saving-3_temp').mkdir()
-  for name in ('saving-3_temp/part', 'saving-3.data-00000-of-00001', 'ckpt-3.index', 'ckpt-3.data-00000-of-00001'):
+  for name in (
+    'saving-3_temp/part',
+    'saving-3.data-00000-of-00001',
+    'ckpt-3.index',
+    'ckpt-3.data-00000-of-00001',
+  ):
     (latest / name).touch()
   assert_same(restored(tmp_path), values[2])
   saved(tmp_path, [4])

@@ -22,10 +22,21 @@ def run(tmp_path_factory):
 
   The wall clock of all of them jumps by hours, there and back, every half second: nothing here is to depend on it.
   """
-  settings = (f'--env={harmed_runs.SLOW}', '--total_frames=1000000000', '--config.num_actors=2', '--config.lstm=false',
-              '--config.log_every_seconds=0.3', '--config.checkpoint_every_seconds=1.5')
-  with harmed_run(tmp_path_factory.mktemp('harmed'), 'impala', *settings, jumping_clock=True) as made:
-    made.learner, made.solo = made.start_listening('--actor_processes=1'), made.start_actor('--name=solo')
+  settings = (
+    f'--env={harmed_runs.SLOW}',
+    '--total_frames=1000000000',
+    '--config.num_actors=2',
+    '--config.lstm=false',
+    '--config.log_every_seconds=0.3',
+    '--config.checkpoint_every_seconds=1.5',
+  )
+  with harmed_run(
+    tmp_path_factory.mktemp('harmed'), 'impala', *settings, jumping_clock=True
+  ) as made:
+    made.learner, made.solo = (
+      made.start_listening('--actor_processes=1'),
+      made.start_actor('--name=solo'),
+    )
     made.await_actors(2, 90.0)
     made.await_frames()
     yield made
@@ -83,7 +94,9 @@ def test_killed_actors_do_not_hold_up_the_others_and_get_their_places_back(run):
   assert row['actors'] == 2 and row['actor_restarts'] == restarts + 1
 
 
-def test_a_full_disk_is_a_warning_that_names_the_checkpoint_before_and_the_next_save_tries_again(run):
+def test_a_full_disk_is_a_warning_that_names_the_checkpoint_before_and_the_next_save_tries_again(
+  run,
+):
   with full_disk(run.learner):
     said = r'NOT SAVED: .* cannot be written: File too large.* is kept: \S+ckpt-(\d+)\.'
     (before,) = set(run.learner.await_log(said))
@@ -93,7 +106,9 @@ def test_a_full_disk_is_a_warning_that_names_the_checkpoint_before_and_the_next_
   assert len(run.await_newer_checkpoint()) == 3
 
 
-def test_a_killed_learner_goes_on_from_the_checkpoint_before_one_that_is_cut_short_and_actors_come_back(run):
+def test_a_killed_learner_goes_on_from_the_checkpoint_before_one_that_is_cut_short_and_actors_come_back(
+  run,
+):
   run.await_newer_checkpoint()
   own = actors_of(run.learner)
   run.learner.popen.kill()
@@ -107,7 +122,9 @@ def test_a_killed_learner_goes_on_from_the_checkpoint_before_one_that_is_cut_sho
   run.learner.await_log(r'actor \d joins: ', 2, 90.0)
   row = run.await_actors(2)
   assert sorted(place for given in places(run).values() for place in given) == [0, 1]
-  assert run.solo.log().count('Joined the learner') == 2 and row['puts_dropped'] <= 2  # Those in flight.
+  assert (
+    run.solo.log().count('Joined the learner') == 2 and row['puts_dropped'] <= 2
+  )  # Those in flight.
   run.await_frames()
   rows = run.rows()
   assert all(row['frames'] == FRAMES_PER_UPDATE * row['updates'] for row in rows)
@@ -122,7 +139,9 @@ def test_whoever_is_stopped_ends_soon_and_in_order_and_a_last_save_that_fails_is
   assert run.await_actors(1)['actors_lost'] == 0  # It has said that it ends.
   with full_disk(run.learner):
     assert run.learner.seconds_to_end(signal.SIGTERM) < 15 and run.learner.popen.returncode == 2
-  assert re.search(rf'^error: .* cannot be written.* is kept: \S+ckpt-{run.saved()[-1]}$', run.learner.log(), re.M)
+  assert re.search(
+    rf'^error: .* cannot be written.* is kept: \S+ckpt-{run.saved()[-1]}$', run.learner.log(), re.M
+  )
   assert not any('Traceback' in process.log() for process in run.processes)
   run.await_nothing_left()
 
@@ -131,7 +150,9 @@ def test_a_supervisor_of_actors_that_is_stopped_ends_them_soon(tmp_path):
   with harmed_run(tmp_path) as run:
     fleet = run.start_actor('--actor_processes=2', f'--run_dir={run.folder}')
     logs = lambda: [path.read_text() for path in run.folder.glob('actors/*.log')]
-    assert processes.becomes_true(lambda: sum('No learner at' in log for log in logs()) == 2, 60.0), fleet.log()
+    assert processes.becomes_true(
+      lambda: sum('No learner at' in log for log in logs()) == 2, 60.0
+    ), fleet.log()
     assert len(actors_of(fleet)) == 2
     assert fleet.seconds_to_end(signal.SIGTERM) < 15 and fleet.popen.returncode == STOPPED
     assert all(log.endswith('Stopped.\n') for log in logs())

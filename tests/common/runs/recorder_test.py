@@ -20,16 +20,26 @@ COLUMNS = ('loss', 'lag_mean', 'lag_max', 'samples', 'doubled')
 
 @pytest.fixture
 def learner():
-  return types.SimpleNamespace(updates=tf.Variable(0, dtype=tf.int64), frames=tf.Variable(0, dtype=tf.int64),
-                               seconds=tf.Variable(0.0, dtype=tf.float64))
+  return types.SimpleNamespace(
+    updates=tf.Variable(0, dtype=tf.int64),
+    frames=tf.Variable(0, dtype=tf.int64),
+    seconds=tf.Variable(0.0, dtype=tf.float64),
+  )
 
 
 @pytest.fixture
 def recorder(tmp_path, learner):
   config = settings.Settings(env='some:task', total_frames=1000, log_every_seconds=0.05)
   suite = dataclasses.replace(environments.load('gym:CartPole-v1'), tasks=('task',))
-  made = recorders.Recorder(config, suite, tmp_path, learner, COLUMNS,
-                            gauges=lambda row: {'doubled': 2 * row['frames']}, note=lambda row: f'loss {row["loss"]}')
+  made = recorders.Recorder(
+    config,
+    suite,
+    tmp_path,
+    learner,
+    COLUMNS,
+    gauges=lambda row: {'doubled': 2 * row['frames']},
+    note=lambda row: f'loss {row["loss"]}',
+  )
   yield made
 
 
@@ -37,7 +47,9 @@ def rows(folder):
   return metrics.read(folder / 'metrics.csv')
 
 
-def test_a_row_has_means_distributions_totals_gauges_and_episodes(tmp_path, learner, recorder, caplog):
+def test_a_row_has_means_distributions_totals_gauges_and_episodes(
+  tmp_path, learner, recorder, caplog
+):
   recorder.start_clock()
   started = time.monotonic()
   for loss, lags in ((1.0, [1, 2]), (2.0, [6])):
@@ -49,8 +61,14 @@ def test_a_row_has_means_distributions_totals_gauges_and_episodes(tmp_path, lear
   with caplog.at_level(logging.INFO):
     recorder.close()
   elapsed = time.monotonic() - started
-  row, = rows(tmp_path)
-  assert (row['frames'], row['updates'], row['loss'], row['lag_mean'], row['lag_max']) == (100, 2, 1.5, 3.0, 6.0)
+  (row,) = rows(tmp_path)
+  assert (row['frames'], row['updates'], row['loss'], row['lag_mean'], row['lag_max']) == (
+    100,
+    2,
+    1.5,
+    3.0,
+    6.0,
+  )
   assert (row['return/task'], row['length/task'], row['doubled']) == (6.0, 30.0, 200.0)
   assert row['samples'] >= 20 / elapsed and row['frames_per_second'] >= 100 / elapsed
   assert row['samples'] / row['frames_per_second'] == pytest.approx(0.2, rel=1e-4)
@@ -61,7 +79,7 @@ def test_a_distribution_of_nothing_has_no_columns(tmp_path, recorder):
   recorder.start_clock()
   recorder.record({'loss': 1.0}, {'lag': []})
   recorder.close()
-  row, = rows(tmp_path)
+  (row,) = rows(tmp_path)
   assert row['lag_mean'] != row['lag_mean']  # Empty.
 
 
@@ -115,10 +133,16 @@ def test_threads_may_record_at_once(tmp_path, recorder):
   assert total == pytest.approx(2000, rel=0.02)
 
 
-def test_suites_with_references_have_scores_once_every_task_has_ended_an_episode(tmp_path, learner, caplog):
-  suite = dataclasses.replace(environments.load('gym:CartPole-v1'), tasks=('pong', 'boxing'), references='atari57')
+def test_suites_with_references_have_scores_once_every_task_has_ended_an_episode(
+  tmp_path, learner, caplog
+):
+  suite = dataclasses.replace(
+    environments.load('gym:CartPole-v1'), tasks=('pong', 'boxing'), references='atari57'
+  )
   config = settings.Settings(env='atari57', total_frames=1000, log_every_seconds=0.05)
-  recorder = recorders.Recorder(config, suite, tmp_path, learner, ('loss',), lambda row: {}, lambda row: '')
+  recorder = recorders.Recorder(
+    config, suite, tmp_path, learner, ('loss',), lambda row: {}, lambda row: ''
+  )
   recorder.start_clock()
   for task, value in (('pong', 14.6), ('boxing', 6.1)):
     recorder.record({'loss': 1.0})
