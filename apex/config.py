@@ -1,10 +1,10 @@
-"""Every setting of an Ape-X run, and the presets: the paper's, those of its studies, and small ones."""
+"""Every setting of an Ape-X run, and the presets: the paper's, its studies', and small ones."""
 
 import dataclasses
 from typing import Any
 
 from common import environments, errors
-from common.config import settings
+from common.config import presets, settings
 from common.environments import suite as suites
 
 
@@ -17,27 +17,27 @@ class Config(settings.Settings):
   env: str = 'atari:pong'
   total_frames: int = 22_800_000_000
 
-  # Actors: threads, and environments that each steps together. The paper has 360 environments, each a process.
+  # Actors, and environments that each steps together. The paper has 360 actors of one environment.
   num_actors: int = 12
   envs_per_actor: int = 30
-  # Of dqn: rungs of the ladder of epsilons; 0 for one for each environment (Figure 7 compares with 6).
+  # DQN: the number of different epsilons; 0 for one each environment (Figure 7 compares with 6).
   distinct_epsilons: int = 0
-  # Of dpg: standard deviation of the noise on each action, whose bounds are -1 and 1.
+  # DPG: the standard deviation of the noise on each action, whose bounds are -1 and 1.
   noise_sigma: float = 0.3
   n_step: int = 3
   discount: float = 0.99
-  # To [-1, 1].
+  # Clip rewards to [-1, 1].
   clip_rewards: bool = True
-  # Atari episodes are cut here in training, in environment frames; 108,000 in evaluation.
+  # Environment frames after which a training episode of Atari is cut; in evaluation 108,000.
   max_episode_frames: int = 50_000
-  # Transitions to a block, and how many an environment may hold before its actor waits: in the block that it fills and
-  # in those on their way.
+  # Transitions in a block; and the most of an environment that have not reached the learner yet,
+  # which is when its actor waits: those in the block that it fills, and in blocks on their way.
   block_length: int = 50
   local_buffer: int = 100
-  # Environment frames, of each environment, between two pulls of the parameters.
+  # Environment frames of each environment between two pulls of the parameters.
   parameter_pull_frames: int = 400
 
-  # Replay: capacity and minimum before learning starts in transitions.
+  # Replay, in transitions: its capacity, and how many there must be before learning starts.
   replay_capacity: int = 2_000_000
   min_replay: int = 50_000
   # Exponents of the priorities (0: uniform) and of the importance weights.
@@ -45,53 +45,53 @@ class Config(settings.Settings):
   beta: float = 0.4
   # Draw the samples of a batch from equal parts of the total priority, or independently.
   stratified: bool = True
-  # Copies of each transition that are added (Figure 6).
+  # How often each transition is added (Figure 6).
   replicas: int = 1
-  # Samples learned from per inserted transition, held by letting actors or learner wait; 0 lets them run freely.
+  # Samples learned from per inserted transition: whoever is ahead waits. 0: nobody waits.
   replay_ratio: float = 0.0
-  # Who leaves a full replay: `oldest`, with a soft capacity; or `by_priority`, drawn in proportion to
-  # priority^alpha_evict, with a fixed one.
+  # What leaves a full replay: the `oldest`, with a soft capacity; or `by_priority`, drawn in
+  # proportion to priority^alpha_evict, with a fixed capacity.
   eviction: str = 'oldest'
   alpha_evict: float = -0.4
-  # Updates between two removals of what exceeds a soft capacity.
+  # Updates between two removals of what exceeds the soft capacity.
   remove_period: int = 100
   checkpoint_replay: bool = False
 
-  # Network of dqn; those of dpg have the paper's sizes.
+  # DQN's network; DPG's have the paper's sizes.
   torso: str = 'nature'
   hidden_size: int = 512
 
-  # Threads that share one operation of TensorFlow on the CPU; 0: as many as there are cores. Small networks lose by it.
-  intra_op_threads: int = 0
-
   # Learner.
   batch_size: int = 512
-  # Batches drawn ahead; one more is in the hands of the thread that draws.
+  # Batches sampled ahead; the sampler holds one more.
   prefetch: int = 16
   target_period: int = 2_500
   learning_rate: float = 0.00025 / 4
-  # Of dqn's optimizer; dpg's is Adam.
+  # DQN's optimizer; DPG's is Adam.
   rmsprop_decay: float = 0.95
   rmsprop_epsilon: float = 1.5e-7
-  # Of dqn's network, of dpg's critic.
+  # The most that the global norm of the gradients of DQN's network, or DPG's critic, may be.
   max_gradient_norm: float = 40.0
 
-  # Of dqn's evaluator (van Hasselt et al. 2016), dpg's has no noise; training's curves are of the greediest eighth of
-  # the environments, of dpg of all.
+  # DQN's evaluator (van Hasselt et al. 2016); DPG's has no noise.
   evaluation_epsilon: float = 0.001
 
   @property
   def num_environments(self) -> int:
+    """Environments of all actors."""
     return self.num_actors * self.envs_per_actor
 
   @property
   def queue_capacity(self) -> int:
-    """Blocks on their way, such that no environment holds more than `local_buffer` transitions by and large."""
+    """The most blocks on their way: environments then hold `local_buffer` transitions or so."""
     return self.num_environments * (self.local_buffer // self.block_length - 1)
 
   @property
   def evicts_by_priority(self) -> bool:
     return self.eviction == 'by_priority'
+
+  def max_training_frames(self) -> int:
+    return self.max_episode_frames
 
   def check(self) -> None:
     super().check()
@@ -116,14 +116,12 @@ class Config(settings.Settings):
     self.expect_at_least_zero(
       'distinct_epsilons',
       'noise_sigma',
-      'intra_op_threads',
       'alpha',
       'replay_ratio',
       'max_gradient_norm',
     )
     self.expect_fraction('discount', 'beta', 'rmsprop_decay', 'evaluation_epsilon')
     self.expect_one_of('algorithm', ('dqn', 'dpg'))
-    self.expect_one_of('torso', settings.TORSOS)
     self.expect_one_of('eviction', ('oldest', 'by_priority'))
     self.expect(
       'alpha_evict',
@@ -133,8 +131,8 @@ class Config(settings.Settings):
     self.expect(
       'local_buffer',
       self.local_buffer >= 2 * self.block_length,
-      f'at least two blocks of '
-      f'{self.block_length} transitions (block_length): one that is filled, one on its way',
+      f'at least two blocks of {self.block_length} transitions (block_length): one that is filled, '
+      'one on its way',
     )
     self.expect(
       'distinct_epsilons',
@@ -153,10 +151,10 @@ class Config(settings.Settings):
     )
 
   def check_environment(self, suite: suites.Suite) -> None:
-    """Refuses an environment of several tasks, and what cannot act in it, read what it shows, or keep that.
+    """Refuses suites of several tasks, and settings that do not fit the suite.
 
     Raises:
-      UserError: naming both.
+      UserError: naming the setting, and what does not fit it.
     """
     if len(suite.tasks) > 1:
       raise errors.UserError(
@@ -164,24 +162,25 @@ class Config(settings.Settings):
         f'--env={suite.name} --tasks={suite.tasks[0]}'
       )
     self.check_shares(suite)
-    discrete, vectors = suite.is_discrete, len(suite.observation_space['observation'].shape) == 1
+    shape = suite.observation_space['observation'].shape or ()
+    shows_vectors = len(shape) == 1
+    preset = PRESETS.preset_for(suite.name)
+    fitting, kind = ('dqn', 'discrete') if suite.is_discrete else ('dpg', 'continuous')
     self.expect(
       'algorithm',
-      discrete == (self.algorithm == 'dqn'),
-      f'{"dqn" if discrete else "dpg"}, as {suite.name} has {"discrete" if discrete else "continuous"} '
-      f'actions; --preset={PRESETS.preset_for(suite.name)} is made for it',
+      self.algorithm == fitting,
+      f'{fitting}, as {suite.name} has {kind} actions; --preset={preset} is made for it',
     )
     self.expect(
       'eviction',
-      vectors or not self.evicts_by_priority,
+      shows_vectors or not self.evicts_by_priority,
       f"'oldest', as {suite.name} shows images, which blocks of many transitions share",
     )
-    if discrete:
+    if suite.is_discrete:
       self.check_torso(suite)
-    elif not vectors:
+    elif not shows_vectors:
       raise errors.UserError(
-        f'{suite.name} shows {suite.observation_space["observation"].shape} and has continuous '
-        'actions: dpg reads vectors only'
+        f'{suite.name} shows {shape} and has continuous actions: dpg reads vectors only'
       )
 
 
@@ -189,11 +188,12 @@ _STUDY = dict(total_frames=4_700_000_000)  # 35 hours at 37,000 frames/s (Figure
 
 
 def _actors(count: int) -> dict[str, int]:
-  """As many environments, in threads of up to 32."""
+  """`count` environments, up to 32 of them to an actor."""
   return dict(num_actors=max(1, count // 32), envs_per_actor=min(32, count))
 
 
-_DPG = dict(  # Appendix D; what it does not say is as for Ape-X DQN.
+# Appendix D; what it does not say is as for Ape-X DQN.
+_DPG = dict(
   algorithm='dpg',
   clip_rewards=False,
   replay_capacity=1_000_000,
@@ -203,9 +203,9 @@ _DPG = dict(  # Appendix D; what it does not say is as for Ape-X DQN.
   learning_rate=0.0001,
   intra_op_threads=1,
 )
-# 64 actors. In 12 hours at the paper's 14,000 frames/s it was better than DDPG after 5 days (section 4.2).
+# 64 actors for 12 hours at 14,000 frames/s, when it was better than DDPG in 5 days (section 4.2).
 _FIGURE_3 = dict(_DPG, num_actors=4, envs_per_actor=16, total_frames=600_000_000)
-# Made to learn on 2 cores: not in the paper. The README says what it reaches.
+# Made to learn on 2 cores: not in the paper. docs/apex.md says what it reaches.
 _SMALL_DPG = dict(
   _DPG,
   num_actors=1,
@@ -223,7 +223,7 @@ _SMALL_DPG = dict(
 
 _ROWS: dict[str, dict[str, Any]] = {
   'paper': {},
-  # Made to learn on 2 cores: not in the paper. The README says what it reaches.
+  # Made to learn on 2 cores: not in the paper. docs/apex.md says what it reaches.
   'atari': dict(
     num_actors=2,
     envs_per_actor=16,
@@ -303,6 +303,9 @@ def _gym_preset(env: str) -> str:
   return 'gym' if environments.load(env).is_discrete else 'gym_continuous'
 
 
-PRESETS = settings.Presets(
-  Config, _ROWS, {'atari': 'atari', 'control': 'control', 'gym': _gym_preset}, default='atari'
+PRESETS = presets.Presets(
+  config=Config,
+  rows=_ROWS,
+  families={'atari': 'atari', 'control': 'control', 'gym': _gym_preset},
+  default='atari',
 )

@@ -1,11 +1,10 @@
-"""What an Ape-X run tells: the replay's state, the ages of what is used, the episodes of those that explore least."""
+"""What an Ape-X run reports: the replay's state, ages of samples, episodes of greedy actors."""
 
 import pathlib
-from typing import Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from apex import actor as actors
 from apex import algorithms, transitions
 from apex import config as configs
 from apex import learner as learners
@@ -14,6 +13,7 @@ from common.distributed import queues
 from common.replay import pacing, prioritized
 from common.runs import hosting
 from common.runs import recorder as recorders
+from common.runs import system as systems
 
 _COLUMNS = (
   'transitions_in_per_second',
@@ -40,7 +40,7 @@ _COLUMNS = (
 
 
 class Recorder:
-  """Gathers what the writer and the learner say; see `common.runs.recorder` for when it is reported.
+  """Collects what writer and learner do; `base`, a `common.runs.recorder.Recorder`, reports it.
 
   `sample_age` is in transitions inserted since, `parameter_age` in learner updates.
   """
@@ -54,49 +54,61 @@ class Recorder:
     replay: prioritized.PrioritizedReplay,
     ratio: pacing.ReplayRatio,
     queue: queues.StructureQueue,
-    actors_: Sequence[actors.Actor],
+    actors: Sequence[systems.Actor],
     host: hosting.Host,
   ):
-    """`actors_` are those of this process, `host` has the others."""
-    self._config, self._task, self._learner, self._replay = config, suite.tasks[0], learner, replay
-    self._ratio, self._queue, self._actors, self._host = ratio, queue, actors_, host
+    """`actors` are those of this process; `host` knows the others."""
+    self._config = config
+    self._task = suite.tasks[0]
+    self._learner = learner
+    self._replay = replay
+    self._ratio = ratio
+    self._queue = queue
+    self._actors = actors
+    self._host = host
     algorithm = algorithms.module(config)
-    self._shown = algorithm.shown_environments(config)
+    self._is_shown = algorithm.shown_environments(config)
+    columns = [*_COLUMNS, *algorithm.STATISTICS, *host.columns]
     self.base = recorders.Recorder(
-      config,
-      suite,
-      folder,
-      learner,
-      [*_COLUMNS, *algorithm.STATISTICS, *host.columns],
-      self._gauges,
-      self._note,
+      config, suite, folder, learner, columns, self._gauges, self._note
     )
 
   def record_arrival(self, shipment: transitions.Shipment, inserted: int) -> None:
-    """Takes in shipments `[M, ...]`, of which so many transitions were inserted, copies among them."""
+    """Adds shipments `[M, ...]`, of which `inserted` transitions went in, copies included."""
     self.base.start_clock()
     age = int(self._learner.updates) - np.asarray(shipment.parameter_version)
     self.base.record(
-      distributions={'parameter_age': age.tolist()}, totals={'transitions_in_per_second': inserted}
+      distributions={'parameter_age': age.tolist()},
+      totals={'transitions_in_per_second': inserted},
     )
-    lengths, returns = np.asarray(shipment.episode_length), np.asarray(shipment.episode_return)
+    lengths = np.asarray(shipment.episode_length)
+    returns = np.asarray(shipment.episode_return)
     environment = np.asarray(shipment.environment)
     for block, step in np.argwhere(lengths > 0):
-      self.base.record({'return_of_all': returns[block, step]})
-      if self._shown[environment[block]]:
-        self.base.add_episode(self._task, float(returns[block, step]), int(lengths[block, step]))
+      episode_return = float(returns[block, step])
+      self.base.record(means={'return_of_all': episode_return})
+      if self._is_shown[environment[block]]:
+        self.base.add_episode(self._task, episode_return, int(lengths[block, step]))
 
   def record_update(
     self, sample: prioritized.Sample, update: learners.Update, waited: float, late: int
   ) -> None:
-    """Takes in one update, for whose sample the learner waited so many seconds and so many priorities came too late."""
+    """Adds an update.
+
+    Args:
+      sample: of the replay, `[K, ...]`.
+      update: its result.
+      waited: seconds that the learner waited for the sample.
+      late: the number of new priorities whose transitions had left the replay.
+    """
+    statistics = {k: float(v) for k, v in update.statistics.items() if k != 'finite'}
     self.base.record(
-      {name: float(value) for name, value in update.statistics.items() if name != 'finite'},
-      {
+      means=statistics,
+      distributions={
         'sample_age': sample.age.numpy().tolist(),
         'sampled_priority': sample.priority.numpy().tolist(),
       },
-      {
+      totals={
         'transitions_out_per_second': len(sample.age),
         'updates_per_second': 1,
         'learner_wait_share': waited,
@@ -109,7 +121,7 @@ class Recorder:
     self.base.record(totals={'refused_blocks_per_second': 1})
 
   def _gauges(self, row: Mapping[str, float]) -> dict[str, float]:
-    gauges = {
+    gauges: dict[str, float] = {
       'replay_size': self._replay.size(),
       'queue_length': self._queue.size(),
       **recorders.actor_gauges(self._actors, self._host),
@@ -121,9 +133,9 @@ class Recorder:
     return gauges
 
   def _note(self, row: Mapping[str, float]) -> str:
+    size = f'{int(row["replay_size"]):,}'
     if not self._ratio.is_filled():
-      return f'filling the replay: {int(row["replay_size"]):,} of {self._config.min_replay:,}'
-    return (
-      f'{row.get("updates_per_second", 0.0):.1f} updates/s  replay {int(row["replay_size"]):,}, '
-      f'ratio {row.get("replay_ratio", 0.0):.2f}{recorders.faults(row)}'
-    )
+      return f'filling the replay: {size} of {self._config.min_replay:,}'
+    updates = row.get('updates_per_second', 0.0)
+    ratio = row.get('replay_ratio', 0.0)
+    return f'{updates:.1f} updates/s  replay {size}, ratio {ratio:.2f}{recorders.faults(row)}'

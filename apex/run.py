@@ -1,5 +1,11 @@
-"""A training run: actors, replay, learner and everything that watches them, put together, and taken apart again."""
+"""A training run of Ape-X: actors, replay, learner and what watches them, put together.
 
+actors -> queue -> writer -> replay -> sampler -> queue -> learner -> priorities, parameters
+"""
+
+from __future__ import annotations
+
+import functools
 import logging
 import threading
 import time
@@ -10,22 +16,33 @@ from apex import actor as actors
 from apex import algorithms, recorder, remote, transitions
 from apex import config as configs
 from apex import learner as learners
+from apex import replay as replays
 from common import environments, errors
 from common.config import command_line
 from common.distributed import cluster, parameters, queues
-from common.machine import memory, threads
+from common.machine import threads
 from common.replay import pacing, prioritized, saving
-from common.runs import acting, hosting, supervisor
+from common.runs import acting as games
+from common.runs import hosting
+from common.runs import run as runs
+from common.runs import system as systems
 
-_BLOCKS_AT_ONCE = 16  # At most so many are added to the replay together.
-_MAX_REFUSED = 200  # In a row.
+_BLOCKS_AT_ONCE = 16  # The most blocks that are added to the replay together.
+_MAX_REFUSED = 200  # Blocks, in a row.
 
 
-class Run:
-  """One training run in its folder."""
+class Run(runs.Run):
+  """One training run in its folder.
+
+  Attributes:
+    learner: has the counters.
+    replay: the transitions.
+    ratio: holds the replay ratio.
+  """
 
   def __init__(
     self,
+    system: systems.System,
     config: configs.Config,
     options: command_line.Options,
     who: cluster.Cluster = cluster.Cluster(),
@@ -33,9 +50,11 @@ class Run:
     """Builds all parts; starts nothing.
 
     Args:
-      config: of the run.
-      options: its folder, and whether to go on with the run in it.
-      who: this process, the learner; with role `all` and no `actor_processes`, its actors are threads of it.
+      system: Ape-X.
+      config: the run's settings.
+      options: the run's folder, and whether to go on with the run in it.
+      who: this process, the learner; if its role is `all` and it starts no actor processes, its
+        actors are threads.
 
     Raises:
       UserError: if the settings do not fit the environment, the machine or the folder.
@@ -45,213 +64,87 @@ class Run:
     self._suite = environments.load(config.env, config.environment_options())
     config.check_environment(self._suite)
     tf.random.set_seed(config.seed)
-    self.replay = make_replay(config, self._suite)
+    # Before there is a folder: the machine may be too small for the replay.
+    self.replay = replays.make(config, self._suite)
     self.learner = learners.Learner(config, self._suite)
-    self._supervisor = supervisor.Supervisor(config, options, self.learner)
-    if config.total_frames < config.min_replay * self._suite.action_repeat:
-      logging.warning(
-        'Nothing will be learned: the run ends at %s frames, before the replay holds the %s transitions '
-        'at which learning starts.',
-        f'{config.total_frames:,}',
-        f'{config.min_replay:,}',
-      )
+    super().__init__(system, config, options, self.learner)
+    self._warn_if_nothing_is_learned()
+
     self.ratio = pacing.ReplayRatio(config.replay_ratio, config.min_replay, config.batch_size)
-    self._saver = (
-      saving.Saver(self.replay, self._supervisor.folder / 'replay')
-      if config.checkpoint_replay
-      else None
-    )
-    if options.resume and config.checkpoint_replay:
+    self._saver = self._make_saver()
+    if options.resume and self._saver:
       self._restore_replay()
     self._store = parameters.ParameterStore(self.learner.snapshot())
-    self._arrivals = queues.StructureQueue(
-      transitions.specification(self._suite, config.block_length, config.n_step),
-      config.queue_capacity,
-    )
+    spec = transitions.specification(self._suite, config.block_length, config.n_step)
+    self.queue = queues.StructureQueue(spec, config.queue_capacity)
     self._samples = queues.StructureQueue(
       self.replay.sample_spec(config.batch_size), config.prefetch
     )
     self.host = hosting.Host(
       who,
-      'apex.train',
+      f'{system.name}.train',
       config,
       config.num_actors,
       self._suite,
-      self._supervisor.folder,
-      self._arrivals,
+      self.supervisor.folder,
+      self.queue,
       remote.codec(config, self._suite),
       self._store,
       self.frames,
     )
-    self._actors = self._make_actors() if who.has_threads else []
+    if who.has_threads:
+      self.actors = self._make_actors()
     self._recorder = recorder.Recorder(
       config,
       self._suite,
-      self._supervisor.folder,
+      self.supervisor.folder,
       self.learner,
       self.replay,
       self.ratio,
-      self._arrivals,
-      self._actors,
+      self.queue,
+      self.actors,
       self.host,
     )
+    self.recorder = self._recorder.base
+    self.taker = threads.Pulse('writer')
+    self._sampler = threads.Pulse('sampler')
+    self._learning = threads.Pulse('learner')
+    self.pulses = (self.taker, self._sampler, self._learning)
     self._refused_in_a_row = 0
-    self._save_replay_now, self._saved_updates = threading.Event(), int(self.learner.updates)
-    self._pulses = {name: threads.Pulse(name) for name in ('writer', 'sampler', 'learner')}
+    self._is_replay_save_due = threading.Event()
+    self._saved_updates = int(self.learner.updates)
 
-  def train(self) -> bool:
-    """Trains until `total_frames`, or until Ctrl-C or SIGTERM; saves a checkpoint at the end in any case.
-
-    Returns:
-      Whether training is finished.
-
-    Raises:
-      UserError: if something failed that the user can mend; other errors of threads as they are.
-    """
+  def summary(self) -> str:
     config = self._config
-    logging.info(
-      'Training %s for %s frames: %d actors of %d environments, a replay of %s transitions, batches of %d. '
-      'Learning starts at %s transitions. Folder: %s',
-      config.env,
-      f'{config.total_frames:,}',
-      config.num_actors,
-      config.envs_per_actor,
-      f'{config.replay_capacity:,}',
-      config.batch_size,
-      f'{config.min_replay:,}',
-      self._supervisor.folder,
+    return (
+      f'Training {config.env} for {config.total_frames:,} frames: {config.num_actors} actors of '
+      f'{config.envs_per_actor} environments, a replay of {config.replay_capacity:,} transitions, '
+      f'batches of {config.batch_size}. Learning starts at {config.min_replay:,} transitions.'
     )
-    finished = False
-    try:
-      finished = self._supervisor.watch(
-        self.start,
-        self._recorder.base,
-        self._save,
-        self._pulses['writer'],
-        self._describe,
-        self.host.look_after,
-        'python -m apex.train',
-      )
-    finally:
-      self.host.close(finished)
-    return finished
 
-  def start(self) -> threads.Crew:
-    """Starts all threads; the caller ends the crew. The end of training stops it.
-
-    Every graph has been run once before the first environment is made: TensorFlow's graph optimiser, which ends threads
-    of its own, was seen to wait for ever for the thread of a game that was started at the same moment.
-    """
+  def warm_up(self) -> None:
     self.replay.warm_up()
     learners.warm_up(self.learner, self.replay.sample_spec(self._config.batch_size))
-    self.host.start()
-    crew = threads.Crew(self._close)
-    crew.start('learner', lambda: self._learn(crew))
+
+  def start_threads(self, crew: threads.Crew) -> None:
+    crew.start('learner', functools.partial(self._learn, crew.stop))
     crew.start('sampler', self._draw)
-    crew.start('writer', lambda: self._write(crew))
+    crew.start('writer', functools.partial(self._write, crew.stop))
     if self._saver:
-      crew.start('saver', lambda: self._save_replay(crew))
-    for i, actor in enumerate(self._actors):
-      crew.start(
-        f'actor-{i}', lambda actor=actor: actor.run(self._arrivals.put_many, crew.stop.is_set)
-      )
-    return crew
+      crew.start('saver', functools.partial(self._save_replay, self._saver, crew.stop))
 
-  def frames(self) -> int:
-    """Environment frames that actors have sent so far."""
-    return int(self.learner.frames)
+  def close_queues(self) -> None:
+    for part in (self.queue, self._samples, self.ratio):
+      part.close()
+    self._is_replay_save_due.set()
 
-  def _describe(self) -> list[str]:
-    pulses = [*(actor.games.pulse for actor in self._actors), *self._pulses.values()]
-    return [*(pulse.describe() for pulse in pulses), *self.host.describe()]
-
-  def _write(self, crew: threads.Crew) -> None:
-    """The writer's thread: from the queue into the replay."""
-    config, pulse = self._config, self._pulses['writer']
-    while self.frames() < config.total_frames:
-      pulse.enter('holding the replay ratio')
-      self.ratio.await_insert()
-      pulse.enter('waiting for transitions')
-      arrived = self._arrivals.take_many(min(max(1, self._arrivals.size()), _BLOCKS_AT_ONCE))
-      pulse.enter('adding transitions')
-      arrived = self._without_refused(arrived)
-      inserted = sum(insert(config, self.replay, arrived.block) for _ in range(config.replicas))
-      self.ratio.add_inserted(inserted, self.replay.size())
-      self.learner.frames.assign_add(inserted // config.replicas * self._suite.action_repeat)
-      self._recorder.record_arrival(arrived, inserted)
-    crew.stop.set()
-
-  def _without_refused(self, arrived: transitions.Shipment) -> transitions.Shipment:
-    """Leaves out blocks with numbers that are not finite, and names their environments.
+  def save(self) -> None:
+    """Saves a checkpoint, then the replay if `checkpoint_replay`.
 
     Raises:
-      UserError: if nothing else has come for long.
+      UserError: at the end of a run, if either cannot be written.
     """
-    bad = prioritized.refused(arrived.block)
-    self._refused_in_a_row = 0 if not bad.all() else self._refused_in_a_row + len(bad)
-    for number in arrived.environment.numpy()[bad]:
-      name = f'environment {number}, of actor {number // self._config.envs_per_actor}'
-      logging.warning('A block of %s, is refused: not all of its numbers are finite.', name)
-      self._recorder.record_refusal()
-      if self._refused_in_a_row > _MAX_REFUSED:
-        raise errors.UserError(
-          f'the last {self._refused_in_a_row} blocks were all refused, at last one of {name}: not all of their '
-          f'numbers are finite. Do rewards or observations of {self._config.env} hold NaN?'
-        )
-    return tf.nest.map_structure(lambda x: x[~bad], arrived) if bad.any() else arrived
-
-  def _draw(self) -> None:
-    """The sampler's thread: draws batches ahead of the learner."""
-    config, pulse = self._config, self._pulses['sampler']
-    while True:
-      pulse.enter('waiting for transitions, or holding the replay ratio')
-      self.ratio.await_sample(config.batch_size)
-      pulse.enter('drawing')
-      sample = self.replay.sample(config.batch_size)
-      pulse.enter('waiting for the learner')
-      self._samples.put(sample)
-
-  def _learn(self, crew: threads.Crew) -> None:
-    """The learner's thread: updates, priorities, publication, removals, records, checkpoints, one after the other."""
-    config, learner, pulse = self._config, self.learner, self._pulses['learner']
-    while not crew.stop.is_set():
-      pulse.enter('waiting for samples')
-      started, filled = time.monotonic(), self.ratio.is_filled()
-      sample = self._samples.take()
-      waited = time.monotonic() - started if filled else 0.0
-      pulse.enter('updating')
-      update = learner.update(sample)
-      if not update.statistics['finite']:
-        raise self._supervisor.non_finite(sample)
-      late = self.replay.update_priorities(sample.leaf, sample.stamp, update.priorities)
-      updates = int(learner.updates)
-      self._store.publish(parameters.Snapshot(updates, update.parameters))
-      if updates % config.remove_period == 0:
-        self.replay.remove_to_fit()
-      self._recorder.record_update(sample, update, waited, late)
-      if self._supervisor.is_save_due():
-        pulse.enter('saving a checkpoint')
-        self._saved_updates = self._supervisor.save(self._recorder.base)
-        self._save_replay_now.set()
-
-  def _save_replay(self, crew: threads.Crew) -> None:
-    """The saver's thread: the replay, after each checkpoint, while the learner goes on."""
-    while True:
-      self._save_replay_now.wait()
-      self._save_replay_now.clear()
-      if crew.stop.is_set():
-        return
-      try:
-        self._saver.save(self._saved_updates, given_up=crew.stop.is_set)
-      except OSError as error:
-        logging.warning(
-          'NOT SAVED: the replay cannot be written: %s. Training goes on, and tries again at the next '
-          'checkpoint.',
-          error,
-        )
-
-  def _save(self) -> None:
-    updates = self._supervisor.save(self._recorder.base)
+    updates = self.supervisor.save(self.recorder)
     if not self._saver:
       return
     try:
@@ -262,67 +155,139 @@ class Run:
         '--nocheckpoint_replay goes on from it, and fills the replay anew'
       ) from error
 
+  def _write(self, stop: threading.Event) -> None:
+    """The writer's thread: from the queue into the replay."""
+    config = self._config
+    while self.frames() < config.total_frames:
+      self.taker.enter('holding the replay ratio')
+      self.ratio.await_insert()
+      self.taker.enter('waiting for transitions')
+      arrived = self.queue.take_many(min(max(1, self.queue.size()), _BLOCKS_AT_ONCE))
+
+      self.taker.enter('adding transitions')
+      arrived = self._without_refused(arrived)
+      inserted = 0
+      for _ in range(config.replicas):
+        inserted += replays.insert(config, self.replay, arrived.block)
+      self.ratio.add_inserted(inserted, self.replay.size())
+      new_transitions = inserted // config.replicas
+      self.learner.frames.assign_add(new_transitions * self._suite.action_repeat)
+      self._recorder.record_arrival(arrived, inserted)
+    stop.set()
+
+  def _without_refused(self, arrived: transitions.Shipment) -> transitions.Shipment:
+    """Leaves out blocks with numbers that are not finite, and names their environments.
+
+    Raises:
+      UserError: if nothing else has come for long.
+    """
+    bad = prioritized.refused(arrived.block)
+    if bad.all():
+      self._refused_in_a_row += len(bad)
+    else:
+      self._refused_in_a_row = 0
+    for number in arrived.environment.numpy()[bad]:
+      name = f'environment {number}, of actor {number // self._config.envs_per_actor}'
+      logging.warning('A block of %s, is refused: not all of its numbers are finite.', name)
+      self._recorder.record_refusal()
+      if self._refused_in_a_row > _MAX_REFUSED:
+        raise errors.UserError(
+          f'the last {self._refused_in_a_row} blocks were all refused, at last one of {name}: not '
+          f'all of their numbers are finite. Do rewards or observations of {self._config.env} '
+          'hold NaN?'
+        )
+    if not bad.any():
+      return arrived
+    return tf.nest.map_structure(lambda x: x[~bad], arrived)
+
+  def _draw(self) -> None:
+    """The sampler's thread: draws batches ahead of the learner."""
+    batch_size = self._config.batch_size
+    while True:
+      self._sampler.enter('waiting for transitions, or holding the replay ratio')
+      self.ratio.await_sample(batch_size)
+      self._sampler.enter('drawing')
+      sample = self.replay.sample(batch_size)
+      self._sampler.enter('waiting for the learner')
+      self._samples.put(sample)
+
+  def _learn(self, stop: threading.Event) -> None:
+    """The learner's thread (algorithm 2): samples, updates, sets priorities, removes to fit."""
+    learner = self.learner
+    while not stop.is_set():
+      self._learning.enter('waiting for samples')
+      is_filled = self.ratio.is_filled()
+      started = time.monotonic()
+      sample = self._samples.take()
+      # Filling the replay at the start is no waiting.
+      waited = time.monotonic() - started if is_filled else 0.0
+
+      self._learning.enter('updating')
+      update = learner.update(sample)
+      if not update.statistics['finite']:
+        raise self.supervisor.non_finite(sample)
+      late = self.replay.update_priorities(sample.leaf, sample.stamp, update.priorities)
+      updates = int(learner.updates)
+      self._store.publish(parameters.Snapshot(updates, update.parameters))
+      if updates % self._config.remove_period == 0:
+        self.replay.remove_to_fit()
+
+      self._recorder.record_update(sample, update, waited, late)
+      if self.supervisor.is_save_due():
+        self._learning.enter('saving a checkpoint')
+        self._saved_updates = self.supervisor.save(self.recorder)
+        self._is_replay_save_due.set()
+
+  def _save_replay(self, saver: saving.Saver, stop: threading.Event) -> None:
+    """The saver's thread: saves the replay after each checkpoint, while the learner goes on."""
+    while True:
+      self._is_replay_save_due.wait()
+      self._is_replay_save_due.clear()
+      if stop.is_set():
+        return
+      try:
+        saver.save(self._saved_updates, given_up=stop.is_set)
+      except OSError as error:
+        logging.warning(
+          'NOT SAVED: the replay cannot be written: %s. Training goes on, and tries again at the '
+          'next checkpoint.',
+          error,
+        )
+
+  def _make_saver(self) -> saving.Saver | None:
+    if not self._config.checkpoint_replay:
+      return None
+    return saving.Saver(self.replay, self.supervisor.folder / 'replay')
+
   def _restore_replay(self) -> None:
-    updates = saving.restore(self.replay, self._supervisor.folder / 'replay')
+    updates = saving.restore(self.replay, self.supervisor.folder / 'replay')
+    restored = int(self.learner.updates)
     if updates is None:
       logging.warning('No replay was saved with this run: it is filled anew.')
-    elif updates != int(self.learner.updates):
+    elif updates != restored:
       logging.warning(
-        'The replay was saved at update %d, the checkpoint at update %d.',
-        updates,
-        self.learner.updates,
+        'The replay was saved at update %d, the checkpoint at update %d.', updates, restored
       )
     self.ratio.add_inserted(0, self.replay.size())
 
-  def _close(self) -> None:
-    for part in (self._arrivals, self._samples, self.ratio):
-      part.close()
-    self._save_replay_now.set()
-
   def _make_actors(self) -> list[actors.Actor]:
-    config, suite, tasks = (
-      self._config,
-      self._suite,
-      [self._suite.tasks[0]] * self._config.envs_per_actor,
-    )
-    seeds = [acting.seed_of(config.seed, i, self.frames()) for i in range(config.num_actors)]
+    config = self._config
+    suite = self._suite
+    tasks = [suite.tasks[0]] * config.envs_per_actor
     make_policy = algorithms.module(config).make_policy
-    return [
-      actors.Actor(i, suite, tasks, make_policy(config, suite, self._store, i, seed), config, seed)
-      for i, seed in enumerate(seeds)
-    ]
+    made = []
+    for i in range(config.num_actors):
+      seed = games.seed_of(config.seed, i, self.frames())
+      policy = make_policy(config, suite, self._store, i, seed)
+      made.append(actors.Actor(i, suite, tasks, policy, config, seed))
+    return made
 
-
-def make_replay(config: configs.Config, suite: environments.Suite) -> prioritized.PrioritizedReplay:
-  """An empty replay.
-
-  Raises:
-    UserError: if the machine's memory cannot hold it when it is full.
-  """
-  spec, alpha_evict = (
-    transitions.specification(suite, config.block_length, config.n_step).block,
-    None,
-  )
-  if config.evicts_by_priority:
-    spec, alpha_evict = transitions.single_specification(suite), config.alpha_evict
-  memory.check(
-    lambda capacity: prioritized.PrioritizedReplay.size_in_bytes(spec, capacity, alpha_evict),
-    config.replay_capacity,
-    'transitions',
-  )
-  return prioritized.PrioritizedReplay(
-    spec,
-    config.replay_capacity,
-    suite.frame_stack,
-    config.alpha,
-    config.beta,
-    config.stratified,
-    alpha_evict,
-  )
-
-
-def insert(
-  config: configs.Config, replay: prioritized.PrioritizedReplay, blocks: prioritized.TransitionBlock
-) -> int:
-  """Adds an actor's blocks `[M, ...]`, as the replay keeps them; returns the number of transitions."""
-  return replay.add(transitions.separate(blocks) if config.evicts_by_priority else blocks)
+  def _warn_if_nothing_is_learned(self) -> None:
+    config = self._config
+    if config.total_frames < config.min_replay * self._suite.action_repeat:
+      logging.warning(
+        'Nothing will be learned: the run ends at %s frames, before the replay holds the %s '
+        'transitions at which learning starts.',
+        f'{config.total_frames:,}',
+        f'{config.min_replay:,}',
+      )

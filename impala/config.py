@@ -1,14 +1,14 @@
-"""Every setting of a run, and the presets: one for each row of the paper's tables that runs on this code."""
+"""Every setting of an IMPALA run, and the presets: one for each row of the paper's tables."""
 
 import dataclasses
 from typing import Any, Mapping
 
 from common import errors
-from common.config import settings
+from common.config import presets, settings
 from common.environments import suite as suites
 from impala import hyperparameters
 
-# Names of `impala.rewards.FORMS`, said again here: see `common.config.settings.TORSOS`.
+# The names of `impala.rewards.FORMS`, repeated here as `common.config.settings.TORSOS` is.
 REWARD_CLIPPINGS = ('none', 'abs_one', 'asymmetric', 'soft_asymmetric')
 CORRECTIONS = ('vtrace', 'one_step', 'epsilon', 'none')
 
@@ -19,34 +19,33 @@ class Config(settings.Settings):
 
   env: str = 'doom'
 
-  # Actors.
-  # Threads, and environments that each steps together; 0 for an actor for each task, or an environment of each task.
-  # Measured on 2 cores with scripts/benchmark.py: few large batches make the policy cheap, and more actors than cores
-  # keep the cores busy while games and learner are waited for.
+  # Actors, and the environments that each steps together; 0 for an actor for each task, or for an
+  # environment of each task. Measured on 2 cores with scripts/benchmark.py: few large batches make
+  # the policy cheap, and more actors than cores keep the cores busy while others wait.
   num_actors: int = 4
   envs_per_actor: int = 32
   # T, in agent steps.
   unroll_length: int = 100
-  # Policy evaluated for all actors together on the learner's parameters (Table 1, "dyn. batch").
+  # Evaluate the policy for all actors at once, on the learner's parameters (Table 1, "dyn. batch").
   dynamic_batching: bool = False
-  # Environments whose steps make a batch full, and how long a batch waits to be.
+  # The number of environments in a full batch, and how long a batch waits to be full.
   dynamic_batch_size: int = 32
   dynamic_batch_timeout_ms: float = 10.0
 
   # Network (section 3 and Figure 3).
   torso: str = 'shallow'
   lstm: bool = True
-  # Last action and last reward as inputs.
+  # Feed the last action and the last reward into the core.
   feedback: bool = True
 
   # Learner.
   batch_size: int = 32
-  # GPUs of each machine that learn together; a batch is shared out among all of them.
+  # GPUs of each machine that learn together: each gets an equal part of the batch.
   learner_devices: int = 1
-  # Trajectories that may wait: a long queue is policy lag.
+  # The most trajectories that wait for the learner: a long queue is policy lag.
   queue_capacity: int = 32
   discount: float = 0.99
-  # vtrace, or of its ablation (section 5.2.2): one_step, epsilon, none.
+  # vtrace, or one of its ablation (section 5.2.2): one_step, epsilon, none.
   correction: str = 'vtrace'
   clip_rho_threshold: float = 1.0
   clip_c_threshold: float = 1.0
@@ -60,20 +59,21 @@ class Config(settings.Settings):
   reward_clipping: str = 'abs_one'
   baseline_cost: float = 0.5
   entropy_cost: float = 0.01
-  # At the start: it falls to zero over `total_frames`.
+  # Falls linearly to zero over `total_frames`.
   learning_rate: float = 0.0006
   rmsprop_decay: float = 0.99
   rmsprop_epsilon: float = 0.1
   rmsprop_momentum: float = 0.0
-  # Global norm of the gradients; 0 for no clipping.
+  # The most that the global norm of the gradients may be; 0 for no clipping.
   max_gradient_norm: float = 0.0
 
-  # Uniform replay of trajectories (section 5.2.2): share of each batch, and how many are kept.
+  # Uniform replay of trajectories (section 5.2.2): their share of a batch, and how many are kept.
   replay_fraction: float = 0.0
   replay_capacity: int = 10_000
 
   @property
   def replayed_per_batch(self) -> int:
+    """How many of a batch's trajectories are replayed."""
     return round(self.replay_fraction * self.batch_size)
 
   def check(self) -> None:
@@ -92,7 +92,6 @@ class Config(settings.Settings):
     self.expect_at_least_zero(
       'num_actors', 'envs_per_actor', 'max_gradient_norm', 'entropy_cost', 'baseline_cost'
     )
-    self.expect_one_of('torso', settings.TORSOS)
     self.expect_one_of('correction', CORRECTIONS)
     self.expect_one_of('reward_clipping', REWARD_CLIPPINGS)
     self.expect_one_of('pg_bootstrap', ('vs', 'values'))
@@ -104,16 +103,20 @@ class Config(settings.Settings):
     )
 
   def fit(self, suite: suites.Suite) -> None:
-    """Sets what depends on the environment, then refuses what does not fit it. Raises as `check_environment`."""
+    """Resolves the settings that depend on the number of tasks, then checks all against the suite.
+
+    Raises:
+      UserError: as `check_environment`.
+    """
     self.num_actors = self.num_actors or len(suite.tasks)
     self.envs_per_actor = self.envs_per_actor or len(suite.tasks)
     self.check_environment(suite)
 
   def check_environment(self, suite: suites.Suite) -> None:
-    """Refuses continuous actions, a torso that cannot read what the environment shows, and what `check_shares` does.
+    """Refuses continuous actions, and settings that do not fit the suite.
 
     Raises:
-      UserError: naming both.
+      UserError: naming the setting, and what does not fit it.
     """
     if not suite.is_discrete:
       raise errors.UserError(
@@ -128,7 +131,7 @@ def _rows(base: Mapping[str, Any], **rows: Mapping[str, Any]) -> dict[str, dict[
   return {name: {**base, **row} for name, row in rows.items()}
 
 
-# Tables D.1 to D.3, with the released code's values for a single level where the tables give a range to draw from.
+# Tables D.1 to D.3. Where they give a range to draw from: the released code's values for a level.
 _DMLAB = dict(
   unroll_length=100,
   batch_size=32,
@@ -144,27 +147,23 @@ _DMLAB = dict(
   lstm=True,
   feedback=True,
   total_frames=1_000_000_000,
-  # What is not in the paper: enough environments for 2 cores, and the minutes that a map may take to compile.
+  # Not in the paper: enough environments for 2 cores, and patience with maps that compile slowly.
   num_actors=4,
   envs_per_actor=10,
   stall_seconds=300.0,
 )
-_DMLAB_30 = {
-  **_DMLAB,
-  **dict(
-    env='dmlab30',
-    learning_rate=0.00031866995608948655,
-    entropy_cost=0.0033391318945337044,
-    reward_clipping='soft_asymmetric',
-    total_frames=10_000_000_000,
-  ),
-}
-# Section 5.3.1: 210 actors for the shallow network, 150 for the deep one. Here an actor has all of a level.
-_210_ACTORS, _150_ACTORS = (
-  dict(num_actors=0, envs_per_actor=7),
-  dict(num_actors=0, envs_per_actor=5),
+_DMLAB_30 = _DMLAB | dict(
+  env='dmlab30',
+  learning_rate=0.00031866995608948655,
+  entropy_cost=0.0033391318945337044,
+  reward_clipping='soft_asymmetric',
+  total_frames=10_000_000_000,
 )
-# Table G.1. The number of environments is not in the paper. RMSProp's decay is not listed there: the released code's.
+# Section 5.3.1: 210 actors for the shallow network, 150 for the deep one. Here all environments of
+# a level are one actor's.
+_210_ACTORS = dict(num_actors=0, envs_per_actor=7)
+_150_ACTORS = dict(num_actors=0, envs_per_actor=5)
+# Table G.1. It lists neither the number of environments, nor RMSProp's decay: the released code's.
 _ATARI = dict(
   env='atari:pong',
   unroll_length=20,
@@ -185,7 +184,7 @@ _ATARI = dict(
 )
 _REPLAY = dict(replay_fraction=0.5, replay_capacity=10_000)
 
-# The doom suite looks like DMLab to the agent, so every DMLab row runs on it as it stands: --preset=... --env=doom.
+# The doom suite looks like DMLab to the agent: every DMLab row runs on it with --env=doom.
 _PRESET_ROWS: dict[str, dict[str, Any]] = {
   # The main job, made to learn within ten minutes on 2 cores: not in the paper.
   'doom': dict(
@@ -221,9 +220,9 @@ _PRESET_ROWS: dict[str, dict[str, Any]] = {
   **_rows(
     _DMLAB,
     dmlab={},  # Tables D.1 to D.3.
-    # The five levels of section 5.2 at once, an actor each: not in the paper, which trains them one at a time.
+    # The five levels of section 5.2 at once, an actor each. The paper trains them one at a time.
     dmlab5=dict(env='dmlab5', num_actors=0, envs_per_actor=8),
-    # Table 1: the single-machine rows. Half of the actors' environments make a batch of dynamic batching full.
+    # Table 1: the single-machine rows. A full dynamic batch has half of the actors' environments.
     table_1_48_actors=dict(num_actors=48, envs_per_actor=1),
     table_1_48_actors_dynamic_batching=dict(
       num_actors=48, envs_per_actor=1, dynamic_batching=True, dynamic_batch_size=24
@@ -250,8 +249,8 @@ _PRESET_ROWS: dict[str, dict[str, Any]] = {
     _DMLAB_30,
     # An environment of each level, for a small machine: not in the paper.
     dmlab30=dict(torso='shallow', num_actors=0, envs_per_actor=1),
-    # Table 3: the multi-task agents; where the members of the population start; the experts, one level a run,
-    # all of them together on as many frames as the multi-task agents, as we read Figure 5.
+    # Table 3: the multi-task agents; where the members of the population start; the experts, one
+    # level a run. We read Figure 5 so that all experts together have a multi-task agent's frames.
     table_3_shallow=dict(torso='shallow', **_210_ACTORS),
     table_3_deep=dict(torso='deep', **_150_ACTORS),
     table_3_deep_pbt=dict(torso='deep', **_150_ACTORS, **hyperparameters.draw(0)),
@@ -269,10 +268,10 @@ _PRESET_ROWS: dict[str, dict[str, Any]] = {
     ),
   ),
 }
-PRESETS = settings.Presets(
-  Config,
-  _PRESET_ROWS,
-  {
+PRESETS = presets.Presets(
+  config=Config,
+  rows=_PRESET_ROWS,
+  families={
     'doom': 'doom',
     'atari': 'atari_shallow',
     'atari57': 'table_4_multi_task',

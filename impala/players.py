@@ -1,65 +1,57 @@
-"""The agent of a checkpoint as a player of whole episodes."""
+"""The agent as evaluation plays it."""
 
-import pathlib
-from typing import Callable
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from common import environments
-from common.evaluation import play as evaluation
-from common.runs import checkpoints
+from common.evaluation import play
+from common.runs import system as systems
 from impala import config as configs
 from impala import networks, policy
 
 
-def from_checkpoint(
-  run: pathlib.Path, config: configs.Config, suite: environments.Suite, checkpoint: str, seed: int
-) -> tuple[str, Callable[[str, int], evaluation.Player]]:
-  """Restores the agent of a run.
+def make(config: configs.Config, suite: environments.Suite, seed: int) -> systems.PlayingAgent:
+  """An agent with fresh parameters, which samples its actions under a seed."""
+  agent = networks.make_agent(config, suite)
+  # A learner has its agent under the same name, so a learner's checkpoint restores this one.
+  root = tf.Module()
+  root.agent = agent
 
-  Returns:
-    The checkpoint's path, and what makes a player for a task and a number of environments.
+  def make_player(task: str, count: int) -> play.Player:
+    # A graph for each player: its draws depend on nothing that was played before.
+    decide = policy.traced_decide(agent, suite, seed)
+    reward_scale = suite.reward_scales.get(task, 1.0)
+    return _Player(decide, agent.initial_state(count), count, reward_scale)
 
-  Raises:
-    UserError: if the checkpoint cannot be read or is of another network.
-  """
-  tf.random.set_seed(seed)
-  model = tf.Module()
-  model.agent = networks.make_agent(config, suite)
-  path = checkpoints.Checkpoints(run / 'checkpoints', model).restore(checkpoint)
-  return path, maker(model.agent, suite, seed)
-
-
-def maker(
-  agent: networks.Agent, suite: environments.Suite, seed: int
-) -> Callable[[str, int], evaluation.Player]:
-  """What makes a player of an agent for a task and a number of environments."""
-
-  def make_player(task: str, count: int) -> evaluation.Player:
-    decide = policy.traced_decide(
-      agent, suite, seed
-    )  # Anew: its draws depend on nothing played before.
-    return _Player(decide, agent.initial_state(count), count, suite.reward_scales.get(task, 1.0))
-
-  return make_player
+  return systems.PlayingAgent(root, agent.trainable_variables, make_player)
 
 
 class _Player:
-  """Keeps the core state and the last actions between steps."""
+  """Keeps the core state and the last actions of N environments between steps."""
 
-  def __init__(self, decide, core_state, count: int, reward_scale: float):
-    self._decide, self._core_state, self._last_actions = (
-      decide,
-      core_state,
-      np.zeros(count, np.int32),
-    )
+  def __init__(
+    self,
+    decide: Callable[..., policy.Decision],
+    core_state: Any,
+    count: int,
+    reward_scale: float,
+  ):
+    self._decide = decide
+    self._core_state = core_state
+    self._last_actions = np.zeros(count, np.int32)
     self._reward_scale = np.float32(reward_scale)
 
-  def __call__(self, observations, rewards, done) -> np.ndarray:
+  def __call__(self, observations, rewards: np.ndarray, done: np.ndarray) -> np.ndarray:
     inputs = networks.AgentInput(
-      dict(observations), self._last_actions, rewards * self._reward_scale, done
+      observation=dict(observations),
+      last_action=self._last_actions,
+      reward=rewards * self._reward_scale,
+      done=done,
     )
     decision = self._decide(inputs, self._core_state)
-    self._core_state, self._last_actions = decision.core_state, decision.actions.numpy()
+    self._core_state = decision.core_state
+    self._last_actions = decision.actions.numpy()
     return self._last_actions

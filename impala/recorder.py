@@ -1,7 +1,7 @@
-"""What an IMPALA run tells: policy lag, how long the learner waited, episodes of all tasks."""
+"""What an IMPALA run reports: policy lag, the learner's waiting, episodes of every task."""
 
 import pathlib
-from typing import Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from common import environments
 from common.distributed import queues
 from common.runs import hosting
 from common.runs import recorder as recorders
-from impala import actor as actors
+from common.runs import system as systems
 from impala import config as configs
 from impala import learner as learners
 from impala import trajectory
@@ -33,7 +33,7 @@ _COLUMNS = (
 
 
 class Recorder:
-  """Gathers what updates say; see `common.runs.recorder` for when it is reported."""
+  """Collects the statistics of updates; `base`, a `common.runs.recorder.Recorder`, reports them."""
 
   def __init__(
     self,
@@ -42,48 +42,49 @@ class Recorder:
     folder: pathlib.Path,
     learner: learners.Learner,
     queue: queues.StructureQueue,
-    actors_: Sequence[actors.Actor],
+    actors: Sequence[systems.Actor],
     host: hosting.Host,
   ):
-    """`actors_` are those of this process, `host` has the others."""
-    self._tasks, self._learner, self._queue, self._actors, self._host = (
-      suite.tasks,
-      learner,
-      queue,
-      actors_,
-      host,
-    )
+    """`actors` are those of this process; `host` knows the others."""
+    self._tasks = suite.tasks
+    self._learner = learner
+    self._queue = queue
+    self._actors = actors
+    self._host = host
     self._fresh = learner.batch_size - learner.replayed
+    columns = [*_COLUMNS, *host.columns]
     self.base = recorders.Recorder(
-      config, suite, folder, learner, [*_COLUMNS, *host.columns], self._gauges, self._note
+      config, suite, folder, learner, columns, self._gauges, self._note
     )
 
   def record(self, batch: trajectory.Trajectory, update: learners.Update, waited: float) -> None:
-    """Takes in one update, for whose batch the learner waited so many seconds."""
+    """Adds an update on a batch `[T+1, B]`, for which the learner waited `waited` seconds."""
     self.base.start_clock()
-    version = (
-      int(self._learner.updates) - 1
-    )  # The learner's before this update, which the batch was used for.
+    # The learner's version when it used the batch: one update ago.
+    version = int(self._learner.updates) - 1
     lags = version - batch.parameter_version[: self._fresh].numpy()
+    statistics = {k: float(v) for k, v in update.statistics.items() if k != 'finite'}
     self.base.record(
-      {name: float(value) for name, value in update.statistics.items() if name != 'finite'},
-      {'policy_lag': lags.tolist()},
-      {'learner_wait_share': waited},
+      means=statistics,
+      distributions={'policy_lag': lags.tolist()},
+      totals={'learner_wait_share': waited},
     )
     self._add_episodes(batch)
 
   def _gauges(self, row: Mapping[str, float]) -> dict[str, float]:
     del row
-    return {'queue_length': self._queue.size(), **recorders.actor_gauges(self._actors, self._host)}
+    actors = recorders.actor_gauges(self._actors, self._host)
+    return {'queue_length': self._queue.size(), **actors}
 
   def _note(self, row: Mapping[str, float]) -> str:
     return f'lag {row.get("policy_lag_mean", 0.0):.1f}{recorders.faults(row)}'
 
   def _add_episodes(self, batch: trajectory.Trajectory) -> None:
-    # Entry 0 was entry T of the unroll before: counted then. Replayed trajectories were counted when they were new.
+    # Entry 0 was entry T of the unroll before, and counted then. Replayed trajectories, which come
+    # after the fresh ones, were counted when they were new.
     lengths = batch.episode_length[1:, : self._fresh].numpy()
-    returns, tasks = batch.episode_return[1:, : self._fresh].numpy(), batch.task.numpy()
+    returns = batch.episode_return[1:, : self._fresh].numpy()
+    tasks = batch.task.numpy()
     for step, column in np.argwhere(lengths > 0):
-      self.base.add_episode(
-        self._tasks[tasks[column]], float(returns[step, column]), int(lengths[step, column])
-      )
+      task = self._tasks[tasks[column]]
+      self.base.add_episode(task, float(returns[step, column]), int(lengths[step, column]))

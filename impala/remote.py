@@ -1,26 +1,26 @@
-"""IMPALA's parts in processes that are not its learner; see `common.runs.roles.System`."""
+"""An IMPALA actor in a process that is not its learner's."""
+
+from typing import Any
 
 import sonnet as snt
-import tensorflow as tf
 
 from common import environments
 from common.distributed import link as links
-from common.distributed import parameters, wire
+from common.distributed import wire
 from impala import actor as actors
 from impala import config as configs
-from impala import networks, players, policy, trajectory
+from impala import networks, policy, trajectory
 
 
 def make_actor(
   config: configs.Config, suite: environments.Suite, link: links.Link, welcome: links.Welcome
 ) -> tuple[actors.Actor, wire.Codec]:
-  """The actor of the place that the learner has given, whose parameters come over the link; the codec of its unrolls."""
+  """An actor for the place that the learner assigned, and the codec of its trajectories."""
   config.fit(suite)
-  tasks = environments.assign(
-    suite.tasks, welcome.assignment, config.num_actors, config.envs_per_actor
-  )
+  number = welcome.assignment
+  tasks = environments.assign(suite.tasks, number, config.num_actors, config.envs_per_actor)
   acting = make_policy(config, suite, link, welcome.seed)
-  actor = actors.Actor(welcome.assignment, suite, tasks, acting, config.unroll_length, welcome.seed)
+  actor = actors.Actor(number, suite, tasks, acting, config.unroll_length, welcome.seed)
   spec = trajectory.specification(suite, config.unroll_length, acting.initial_state(1))
   return actor, wire.Codec(spec, trajectory.bounds(suite, config.num_actors))
 
@@ -28,17 +28,13 @@ def make_actor(
 def make_policy(
   config: configs.Config, suite: environments.Suite, link: links.Link, seed: int
 ) -> policy.Policy:
-  """With parameters of its own; or without any, where the learner decides for all actors (`dynamic_batching`)."""
+  """A policy with its own copy of the parameters; with `dynamic_batching`, the learner's."""
   if not config.dynamic_batching:
     return policy.LocalPolicy(networks.make_agent(config, suite), suite, link, seed)
-  # Without the network itself: that of an LSTM that has no variables yet.
-  core_state = snt.LSTM(networks.CORE_SIZE).initial_state if config.lstm else lambda count: ()
-  return policy.CentralPolicy(link, *policy.central_codecs(suite, core_state(1)), core_state)
 
+  def initial_state(count: int) -> Any:
+    # That of an LSTM that has no variables: the network itself is not here.
+    return snt.LSTM(networks.CORE_SIZE).initial_state(count) if config.lstm else ()
 
-def make_evaluator(config: configs.Config, suite: environments.Suite, seed: int):
-  """What takes parameters, and what makes a player of them."""
-  config.fit(suite)
-  agent = networks.make_agent(config, suite)
-  take = tf.function(lambda values: parameters.assign(agent.trainable_variables, values))
-  return take, players.maker(agent, suite, seed)
+  inputs, outputs = policy.central_codecs(suite, initial_state(1))
+  return policy.CentralPolicy(link, inputs, outputs, initial_state)

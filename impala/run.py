@@ -1,10 +1,14 @@
-"""A training run: actors, queue, learner and everything that watches them, put together, and taken apart again."""
+"""A training run of IMPALA: actors, queue, learner and what watches them, put together."""
+
+from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import threading
 import time
-from typing import Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import tensorflow as tf
 
@@ -13,18 +17,22 @@ from common.config import command_line
 from common.distributed import cluster, parameters, queues, server, wire
 from common.machine import memory, threads
 from common.replay import uniform
-from common.runs import acting, hosting, supervisor
+from common.runs import acting as games
+from common.runs import hosting
+from common.runs import run as runs
+from common.runs import system as systems
 from impala import actor as actors
 from impala import config as configs
 from impala import learner as learners
 from impala import networks, policy, recorder, replicas, trajectory
 
 
-class Run:
+class Run(runs.Run):
   """One training run in its folder."""
 
   def __init__(
     self,
+    system: systems.System,
     config: configs.Config,
     options: command_line.Options,
     who: cluster.Cluster = cluster.Cluster(),
@@ -32,9 +40,11 @@ class Run:
     """Builds all parts; starts nothing.
 
     Args:
-      config: of the run.
-      options: its folder, and whether to go on with the run in it.
-      who: this process, a learner; with role `all` and no `actor_processes`, its actors are threads of it.
+      system: IMPALA.
+      config: the run's settings.
+      options: the run's folder, and whether to go on with the run in it.
+      who: this process, a learner; if its role is `all` and it starts no actor processes, its
+        actors are threads.
 
     Raises:
       UserError: if the settings do not fit the environment, the machine or the folder.
@@ -42,152 +52,104 @@ class Run:
     hosting.check(who)
     self._config = config
     self._suite = environments.load(config.env, config.environment_options())
-    asked = dataclasses.replace(
-      config
-    )  # As actors are started with it: before numbers are resolved.
+    # As actors elsewhere are asked for it: before numbers that depend on the tasks are resolved.
+    asked = dataclasses.replace(config)
     config.fit(self._suite)
     strategy = replicas.make_strategy(config.learner_devices, who.peers, who.index)
     tf.random.set_seed(config.seed)
     with replicas.watched(strategy), strategy.scope():
       agent = networks.make_agent(config, self._suite)
     self._learner = learners.Learner(config, self._suite, agent, strategy)
-    self._is_alone = replicas.workers(strategy) == 1
-    self._supervisor = supervisor.Supervisor(config, options, self._learner, who.index)
+    self._is_only_learner = replicas.workers(strategy) == 1
+    super().__init__(system, config, options, self._learner, who.index)
     self._learner.synchronise()
+
     self._store = parameters.ParameterStore(self._learner.snapshot())
     self._spec = trajectory.specification(
       self._suite, config.unroll_length, self._learner.agent.initial_state(1)
     )
-    self._queue = queues.StructureQueue(self._spec, config.queue_capacity)
+    self.queue = queues.StructureQueue(self._spec, config.queue_capacity)
     self._shared_policy = self._make_shared_policy() if config.dynamic_batching else None
     self.host = hosting.Host(
       who,
-      'impala.train',
+      f'{system.name}.train',
       asked,
       config.num_actors,
       self._suite,
-      self._supervisor.folder,
-      self._queue,
+      self.supervisor.folder,
+      self.queue,
       wire.Codec(self._spec, trajectory.bounds(self._suite, config.num_actors)),
       self._store,
       self.frames,
       self._inference(),
     )
-    self._actors = self._make_actors() if who.has_threads else []
+    if who.has_threads:
+      self.actors = self._make_actors()
     self._recorder = recorder.Recorder(
       config,
       self._suite,
-      self._supervisor.folder,
+      self.supervisor.folder,
       self._learner,
-      self._queue,
-      self._actors,
+      self.queue,
+      self.actors,
       self.host,
     )
-    self._learner_pulse = threads.Pulse('learner')
+    self.recorder = self._recorder.base
+    self.taker = threads.Pulse('learner')
 
-  def train(self) -> bool:
-    """Trains until `total_frames`, or until Ctrl-C or SIGTERM; saves a checkpoint at the end in any case.
-
-    Returns:
-      Whether training is finished.
-
-    Raises:
-      UserError: if something failed that the user can mend; other errors of threads as they are.
-    """
+  def summary(self) -> str:
     config = self._config
-    logging.info(
-      'Training %s for %s frames: %d actors of %d environments, batches of %d x %d steps. Folder: %s',
-      config.env,
-      f'{config.total_frames:,}',
-      config.num_actors,
-      config.envs_per_actor,
-      config.batch_size,
-      config.unroll_length,
-      self._supervisor.folder,
+    return (
+      f'Training {config.env} for {config.total_frames:,} frames: {config.num_actors} actors of '
+      f'{config.envs_per_actor} environments, batches of {config.batch_size} x '
+      f'{config.unroll_length} steps.'
     )
-    finished = False
-    try:
-      finished = (
-        self._supervisor.watch(
-          self.start,
-          self._recorder.base,
-          self._save,
-          self._learner_pulse,
-          lambda: [
-            *(actor.games.pulse.describe() for actor in self._actors),
-            *self.host.describe(),
-          ],
-          self.host.look_after,
-          'scripts/train',
-        )
-        and self.frames() >= config.total_frames
-      )
-    finally:
-      self.host.close(finished)
-    return finished
 
-  def start(self) -> threads.Crew:
-    """Starts the learner's and the actors' threads; the caller ends the crew. The learner's end stops it.
-
-    Every graph has been run once before the first environment is made: TensorFlow's graph optimiser, which ends threads
-    of its own, was seen to wait for ever for the thread of a Doom game that was started at the same moment.
-    """
-    config = self._config
-    learner = self._learner
-    learners.warm_up(learner, self._spec)
-    batches = learners.batches(
-      self._queue, learner.batch_size, self._make_replay(), learner.replayed
+  def warm_up(self) -> None:
+    learners.warm_up(self._learner, self._spec)
+    # The pipeline is a graph too, and begins to run here.
+    self._batches = learners.batches(
+      self.queue, self._learner.batch_size, self._make_replay(), self._learner.replayed
     )
-    self.host.start()
-    crew = threads.Crew(self._queue.close)
-    crew.start('learner', lambda: self._learn(batches, crew.stop))
-    for i, actor in enumerate(self._actors):
-      crew.start(
-        f'actor-{i}', lambda actor=actor: actor.run(self._queue.put_many, crew.stop.is_set)
-      )
-    return crew
 
-  def frames(self) -> int:
-    """Environment frames learned from so far."""
-    return int(self._learner.frames)
+  def start_threads(self, crew: threads.Crew) -> None:
+    crew.start('learner', functools.partial(self._learn, self._batches, crew.stop))
+
+  def close_queues(self) -> None:
+    self.queue.close()
 
   def _make_actors(self) -> list[actors.Actor]:
-    config, suite = self._config, self._suite
-    policies = self._make_policies()
-    return [
-      actors.Actor(
-        i,
-        suite,
-        environments.assign(suite.tasks, i, config.num_actors, config.envs_per_actor),
-        policies[i],
-        config.unroll_length,
-        acting.seed_of(config.seed, i, self.frames()),
-      )
-      for i in range(config.num_actors)
-    ]
+    config = self._config
+    suite = self._suite
+    made = []
+    for i, acting in enumerate(self._make_policies()):
+      tasks = environments.assign(suite.tasks, i, config.num_actors, config.envs_per_actor)
+      seed = games.seed_of(config.seed, i, self.frames())
+      made.append(actors.Actor(i, suite, tasks, acting, config.unroll_length, seed))
+    return made
 
   def _make_policies(self) -> list[policy.Policy]:
-    config, suite = self._config, self._suite
+    """A policy for each actor of this process; one that all share, if they batch dynamically."""
+    config = self._config
     if self._shared_policy:
       return [self._shared_policy] * config.num_actors
     with tf.device('/cpu:0'):  # As in the paper, actors run on the CPU.
       return [
         policy.LocalPolicy(
-          networks.make_agent(config, suite), suite, self._store, seed=config.seed + i
+          networks.make_agent(config, self._suite), self._suite, self._store, seed=config.seed + i
         )
         for i in range(config.num_actors)
       ]
 
   def _make_shared_policy(self) -> policy.DynamicBatchingPolicy:
-    config, suite, agent = self._config, self._suite, self._learner.agent
-    example = (
-      policy.example_inputs(suite, config.envs_per_actor),
-      agent.initial_state(config.envs_per_actor),
-    )
+    config = self._config
+    agent = self._learner.agent
+    count = config.envs_per_actor
+    example = policy.example_inputs(self._suite, count), agent.initial_state(count)
     return policy.DynamicBatchingPolicy(
       agent,
-      suite,
-      lambda: int(self._learner.updates),
+      self._suite,
+      self._learner_version,
       example,
       config.dynamic_batch_size,
       config.dynamic_batch_timeout_ms,
@@ -195,49 +157,57 @@ class Run:
     )
 
   def _inference(self) -> server.Inference | None:
-    if not self._shared_policy:
+    """How the learner acts for actors elsewhere that hold no parameters."""
+    shared = self._shared_policy
+    if not shared:
       return None
     inputs, outputs = policy.central_codecs(self._suite, self._learner.agent.initial_state(1))
-    decide = lambda fields: tf.nest.flatten(self._shared_policy.decide_flat(fields))
-    return server.Inference(inputs, outputs, decide, lambda: int(self._learner.updates))
+
+    def decide(fields: Any) -> list[tf.Tensor]:
+      return tf.nest.flatten(shared.decide_flat(fields))
+
+    return server.Inference(inputs, outputs, decide, self._learner_version)
+
+  def _learner_version(self) -> int:
+    return int(self._learner.updates)
 
   def _make_replay(self) -> uniform.UniformReplay | None:
     config = self._config
     if not config.replayed_per_batch:
       return None
-    memory.check(
-      lambda capacity: uniform.UniformReplay.size_in_bytes(self._spec, capacity),
-      config.replay_capacity,
-      'trajectories',
-    )
+
+    def size(capacity: int) -> int:
+      return uniform.UniformReplay.size_in_bytes(self._spec, capacity)
+
+    memory.check(size, config.replay_capacity, 'trajectories')
     return uniform.UniformReplay(self._spec, config.replay_capacity)
 
   def _learn(self, batches: Iterator[trajectory.Trajectory], stop: threading.Event) -> None:
-    """The learner's thread: updates, publication, records and checkpoints, one after the other."""
-    config, learner, pulse = self._config, self._learner, self._learner_pulse
+    """The learner's thread: update, publish, record and save, one after the other."""
+    config = self._config
+    learner = self._learner
     new_frames = tf.constant(learners.count_frames(config, self._suite), tf.int64)
-    while self.frames() < config.total_frames:  # Which are the same at all learners.
-      pulse.enter('waiting for trajectories')
+    while self.frames() < config.total_frames:  # The same at all learners.
+      self.taker.enter('waiting for trajectories')
       started = time.monotonic()
       batch = None if stop.is_set() else next(batches, None)
       if batch is None:
-        if not self._is_alone:
+        if not self._is_only_learner:
           learners.ask_to_stop(learner, self._spec)
         break
       waited = time.monotonic() - started
-      pulse.enter('updating')
+
+      self.taker.enter('updating')
       update = learner.update(batch, new_frames)
       if update.stop:
         logging.info('Another learner has stopped.')
         break
       if not update.statistics['finite']:
-        raise self._supervisor.non_finite(batch)
-      self._store.publish(parameters.Snapshot(int(learner.updates), update.parameters))
-      self._recorder.record(batch, update, waited)
-      if self._supervisor.is_save_due():
-        pulse.enter('saving a checkpoint')
-        self._save()
-    stop.set()
+        raise self.supervisor.non_finite(batch)
 
-  def _save(self) -> None:
-    self._supervisor.save(self._recorder.base)
+      self._store.publish(parameters.Snapshot(self._learner_version(), update.parameters))
+      self._recorder.record(batch, update, waited)
+      if self.supervisor.is_save_due():
+        self.taker.enter('saving a checkpoint')
+        self.save()
+    stop.set()

@@ -100,17 +100,18 @@ def _replay_and_learner(
   """Each operation on a replay of an actor's transitions, and updates on a sample of it."""
   import tensorflow as tf
 
-  from apex import learner, run
+  from apex import learner
+  from apex import replay as replays
 
   config = dataclasses.replace(config, replay_capacity=_REPLAYED)
-  replay = run.make_replay(config, suite)
+  replay = replays.make(config, suite)
   blocks = [
     tf.nest.map_structure(tf.constant, shipment.block) for shipment in _collect(config, suite)
   ]
   for block in blocks:
-    run.insert(config, replay, block)
+    replays.insert(config, replay, block)
   count = iter(range(10**12))
-  add = lambda i: run.insert(config, replay, blocks[next(count) % len(blocks)])
+  add = lambda i: replays.insert(config, replay, blocks[next(count) % len(blocks)])
   samples = [replay.sample(config.batch_size) for _ in range(20)]
   priorities = [(s.leaf, s.stamp, s.priority) for s in samples]
   trained = learner.Learner(config, suite)
@@ -157,11 +158,12 @@ def _store(config: configs.Config, suite: environments.Suite):
 
 
 def _together(config: configs.Config, seconds: float) -> dict[str, float]:
-  from apex import run
+  from apex import system
 
   config = dataclasses.replace(config, total_frames=10**12)
   with tempfile.TemporaryDirectory() as folder:
-    training = run.Run(config, command_line.Options(pathlib.Path(folder, 'run'), resume=False))
+    options = command_line.Options(pathlib.Path(folder, "run"), resume=False)
+    training = system.APEX.make_run(config, options, cluster.Cluster())
     crew = training.start()
     try:
       while training.learner.updates.numpy() < 2:

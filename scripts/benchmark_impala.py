@@ -125,11 +125,12 @@ def together(
   config: configs.Config, seconds: float, who: cluster.Cluster = cluster.Cluster()
 ) -> tuple[float, float]:
   """Training as it is, with actors as `who` says; returns as `measuring.measure`."""
-  from impala import run
+  from impala import system
 
   with tempfile.TemporaryDirectory() as folder:
     config = dataclasses.replace(config, total_frames=10**12)
-    training = run.Run(config, command_line.Options(pathlib.Path(folder, 'run'), resume=False), who)
+    options = command_line.Options(pathlib.Path(folder, "run"), resume=False)
+    training = system.IMPALA.make_run(config, options, who)
     crew = training.start()
     try:
       _wait_for_update(training, crew)

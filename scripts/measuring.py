@@ -9,7 +9,7 @@ from typing import Any, Callable
 import numpy as np
 
 from common import environments
-from common.evaluation import play as evaluation
+from common.evaluation import play
 
 WARM_UP_SECONDS = 5.0
 
@@ -32,7 +32,7 @@ def environments_alone(
   try:
     rngs = [np.random.default_rng(i) for i in range(len(made))]
     step = lambda i: made[i].step(
-      evaluation.random_actions(suite.action_space, envs_per_actor, rngs[i])
+      play.random_actions(suite.action_space, envs_per_actor, rngs[i])
     )
     return measure(step, num_actors, envs_per_actor, seconds)
   finally:

@@ -1,4 +1,6 @@
-"""The evaluation program of both systems: whole episodes of a checkpoint, a table, JSON, charts, films."""
+"""The evaluation program of every system: whole episodes of a checkpoint; a table, JSON, films."""
+
+from __future__ import annotations
 
 import dataclasses
 import functools
@@ -7,20 +9,24 @@ import json
 import logging
 import os
 import pathlib
-from typing import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from common import environments, errors
 from common.config import command_line, run_folder, settings
-from common.evaluation import jobs as evaluation_jobs
-from common.evaluation import play as evaluation
+from common.evaluation import jobs, play
 from common.machine import files, janitor, memory
 from common.reporting import score_report
 
+if TYPE_CHECKING:
+  from common.runs import system as systems
+
 _SEED = 2_000_000_000  # Beyond the seeds of training.
 _BYTES_PER_PROCESS = 10**9  # TensorFlow and the agent.
-# Settings that say nothing of what an agent's episodes are like: an evaluation goes on though they have changed.
+
+# Settings that do not change an agent's episodes: results are kept when only these differ.
 _INDECISIVE = (
   'tasks',
   'total_frames',
@@ -36,29 +42,22 @@ _INDECISIVE = (
 )
 
 
-def main(argv: Sequence[str], description: str, presets: settings.Presets, players: str) -> int:
-  """Evaluates from a command line.
+def main(argv: Sequence[str], description: str, system: systems.System) -> int:
+  """Evaluates a run from a command line.
 
   Args:
     argv: `sys.argv`.
     description: shown by --help; its first line names the program.
-    presets: the system's, to read the run's config with.
-    players: the name of the system's module whose `from_checkpoint` makes players.
+    system: what was trained.
+
+  Returns:
+    The exit status.
+
+  Raises:
+    UserError: as `evaluate`, and for mistakes on the command line.
   """
   values = flags.FlagValues()
-  flags.DEFINE_integer('episodes', 100, 'Episodes of each task.', lower_bound=1, flag_values=values)
-  flags.DEFINE_string(
-    'checkpoint', 'latest', 'latest, best, or the path of a checkpoint.', flag_values=values
-  )
-  flags.DEFINE_integer('seed', _SEED, 'Of environments and actions.', flag_values=values)
-  flags.DEFINE_boolean('video', False, "Film each task's first episode.", flag_values=values)
-  flags.DEFINE_integer(
-    'processes',
-    os.cpu_count(),
-    'At most so many play tasks at once.',
-    lower_bound=1,
-    flag_values=values,
-  )
+  _define_flags(values)
   arguments = command_line.parse_flags(values, argv, description)
   if len(arguments) != 1:
     raise errors.UserError(
@@ -67,104 +66,130 @@ def main(argv: Sequence[str], description: str, presets: settings.Presets, playe
   with janitor.attend():
     evaluate(
       pathlib.Path(arguments[0]),
-      presets,
-      players,
+      system,
       values.episodes,
-      values.checkpoint,
-      values.seed,
-      values.video,
-      values.processes,
+      checkpoint=values.checkpoint,
+      seed=values.seed,
+      film=values.video,
+      processes=values.processes,
     )
   return 0
 
 
+def _define_flags(values: flags.FlagValues) -> None:
+  flags.DEFINE_integer(
+    'episodes', 100, 'Episodes to play of each task.', lower_bound=1, flag_values=values
+  )
+  flags.DEFINE_string(
+    'checkpoint', 'latest', 'latest, best, or the path of a checkpoint.', flag_values=values
+  )
+  flags.DEFINE_integer('seed', _SEED, 'Seeds environments and actions.', flag_values=values)
+  flags.DEFINE_boolean('video', False, "Film each task's first episode.", flag_values=values)
+  flags.DEFINE_integer(
+    'processes',
+    os.cpu_count(),
+    'The most tasks to play at once, each in a process.',
+    lower_bound=1,
+    flag_values=values,
+  )
+
+
 def evaluate(
   run: pathlib.Path,
-  presets: settings.Presets,
-  players: str,
+  system: systems.System,
   episodes: int,
   checkpoint: str = 'latest',
   seed: int = _SEED,
-  video: bool = False,
+  film: bool = False,
   processes: int | None = None,
 ) -> None:
-  """Evaluates the run in a folder; prints the table and writes `evaluation.json`.
+  """Evaluates the run in a folder; prints a table and writes `evaluation.json`.
 
-  A random policy plays, too, where no scores of one are published. What was played of the same checkpoint, number of
-  episodes and seed before is not played again.
+  A random policy plays too, unless its scores are published. Results with the same checkpoint,
+  number of episodes and seed are not played again.
 
   Args:
-    run: the folder.
-    presets: as in `main`.
-    players: as in `main`.
-    episodes: of each task.
+    run: the run's folder.
+    system: what was trained.
+    episodes: to play of each task.
     checkpoint: `latest`, `best` or a path.
-    seed: of environments and actions.
-    video: whether to write `videos/TASK.gif`.
-    processes: at most so many play tasks at once; as many as there are cores if not given.
+    seed: seeds environments and actions.
+    film: whether to write `videos/TASK.gif`.
+    processes: the most tasks to play at once; by default as many as there are cores.
 
   Raises:
-    UserError: if the run or the checkpoint cannot be read, or there is nothing to film.
+    UserError: if the run or the checkpoint cannot be read, or if there is nothing to film.
   """
-  config = presets.from_json(run_folder.load_config(run))
-  player = evaluation_jobs.TaskPlayer(run, config, players, checkpoint, seed, video)
-  suite, path = player.suite, player.checkpoint
-  if video and len(suite.observation_space['observation'].shape) != 3:
+  config = system.presets.from_json(run_folder.load_config(run))
+  request = jobs.Request(run, system, config, checkpoint, seed, film)
+  player = jobs.TaskPlayer(request)
+  # The workers play the very checkpoint that this process found, even if training goes on.
+  request = dataclasses.replace(request, checkpoint=player.checkpoint)
+  suite = player.suite
+  if film and len(suite.observation_space['observation'].shape or ()) != 3:
     raise errors.UserError(
       f'{config.env} is observed as vectors: there is nothing to film. Leave out --video.'
     )
-  logging.info('Evaluating %s: %d episodes of each task.', path, episodes)
-  columns = ('agent',) if suite.references else ('random', 'agent')
-  played = evaluation_jobs.play_all(
-    [evaluation_jobs.Job(who, task) for who in columns for task in suite.tasks],
+
+  logging.info('Evaluating %s: %d episodes of each task.', player.checkpoint, episodes)
+  players = ('agent',) if suite.references else ('random', 'agent')
+  played = jobs.play_all(
+    [jobs.Job(who, task) for who in players for task in suite.tasks],
     episodes,
-    run / 'evaluation' / _name(config, os.path.relpath(path, run), episodes, seed, video),
+    run / 'evaluation' / _results_name(request, episodes),
     player,
-    functools.partial(evaluation_jobs.TaskPlayer, run, config, players, path, seed, video),
-    _at_once(processes or os.cpu_count(), suite, episodes),
+    functools.partial(jobs.TaskPlayer, request),
+    _processes(processes or os.cpu_count() or 1, suite, episodes),
   )
-  results = {who: {task: played[who, task] for task in suite.tasks} for who in columns}
-  with files.replacing(run / 'evaluation.json') as file:
-    json.dump(
-      {
-        'checkpoint': str(path),
-        'env': config.env,
-        'seed': seed,
-        'references': suite.references,
-        'note': suite.note,
-        **results,
-      },
-      file,
-      indent=1,
-    )
+  results = {who: {task: played[jobs.Job(who, task)] for task in suite.tasks} for who in players}
+  _write(request, suite, results)
   logging.info('\nMean return of %d episodes, 95%% bootstrap interval. %s', episodes, suite.note)
   if suite.references:
     score_report.write(run, suite.references, results['agent'], suite.note)
   else:
-    logging.info('%s', evaluation.table(results))
+    logging.info('%s', play.table(results))
   logging.info('\nWritten: %s', run / 'evaluation.json')
-  if video:
+  if film:
     logging.info('Videos: %s', run / 'videos')
 
 
-def _at_once(processes: int, suite: environments.Suite, episodes: int) -> int:
-  """So many processes, or as many as the memory holds with their engines."""
-  if not suite.bytes_per_environment:
-    return processes
-  each = (
-    evaluation.environments_at_once(episodes) * suite.bytes_per_environment + _BYTES_PER_PROCESS
-  )
-  return max(1, min(processes, memory.available() // each))
-
-
-def _name(config: settings.Settings, checkpoint: str, episodes: int, seed: int, video: bool) -> str:
-  """Of the folder of results that were played by the same agent, with the same settings, and with nothing else.
-
-  `checkpoint` is relative to the run, whose folder may be moved.
-  """
-  decisive = {
-    name: value for name, value in dataclasses.asdict(config).items() if name not in _INDECISIVE
+def _write(
+  request: jobs.Request,
+  suite: environments.Suite,
+  results: Mapping[str, Mapping[str, Mapping[str, Any]]],
+) -> None:
+  """Writes `evaluation.json`."""
+  text = {
+    'checkpoint': request.checkpoint,
+    'env': request.config.env,
+    'seed': request.seed,
+    'references': suite.references,
+    'note': suite.note,
+    **results,
   }
-  text = json.dumps([checkpoint, decisive, video], sort_keys=True)
+  with files.replacing(request.run / 'evaluation.json') as file:
+    json.dump(text, file, indent=1)
+
+
+def _processes(wanted: int, suite: environments.Suite, episodes: int) -> int:
+  """As many processes as wanted, or as memory has room for with their engines."""
+  if not suite.bytes_per_environment:
+    return wanted
+  engines = play.environments_at_once(episodes) * suite.bytes_per_environment
+  return max(1, min(wanted, memory.available() // (engines + _BYTES_PER_PROCESS)))
+
+
+def _results_name(request: jobs.Request, episodes: int) -> str:
+  """Names the folder of results by everything that decides them, and by nothing else."""
+  # Relative to the run, whose folder may be moved.
+  checkpoint = os.path.relpath(request.checkpoint, request.run)
+  decisive = _decisive_settings(request.config)
+  text = json.dumps([checkpoint, decisive, request.film], sort_keys=True)
   digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-  return f'{pathlib.Path(checkpoint).name}-{episodes}-episodes-seed-{seed}-{digest}'
+  name = pathlib.Path(checkpoint).name
+  return f'{name}-{episodes}-episodes-seed-{request.seed}-{digest}'
+
+
+def _decisive_settings(config: settings.Settings) -> dict[str, Any]:
+  values = dataclasses.asdict(config)
+  return {name: value for name, value in values.items() if name not in _INDECISIVE}

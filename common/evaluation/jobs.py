@@ -1,84 +1,107 @@
-"""Whole episodes of every task, played in several processes. What is done is kept, and not done again."""
+"""Whole episodes of every task, played in several processes; each result is kept at once."""
+
+from __future__ import annotations
 
 import concurrent.futures
-import importlib
+import dataclasses
 import json
 import logging
 import pathlib
-from typing import Any, Callable, NamedTuple, Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common import environments, errors
 from common.config import command_line, settings
-from common.evaluation import play as evaluation
+from common.evaluation import play
 from common.machine import files, workers
+
+if TYPE_CHECKING:
+  from common.runs import system as systems
 
 
 class Job(NamedTuple):
-  """`who` plays: `agent` or `random`."""
+  """Episodes of one task by one player."""
 
-  who: str
+  who: str  # 'agent' or 'random'.
   task: str
 
 
-class TaskPlayer:
-  """The agent of a checkpoint, and a random policy; in this process or as a `workers.Worker`."""
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """What is to be evaluated.
 
-  def __init__(
-    self,
-    run: pathlib.Path,
-    config: settings.Settings,
-    players: str,
-    checkpoint: str,
-    seed: int,
-    video: bool,
-  ):
+  Attributes:
+    run: the run's folder.
+    system: what was trained.
+    config: the run's settings.
+    checkpoint: `latest`, `best` or a path.
+    seed: seeds environments and actions.
+    film: whether to film the first episode of each task, as `videos/TASK.gif` in the run's folder.
+  """
+
+  run: pathlib.Path
+  system: systems.System
+  config: settings.Settings
+  checkpoint: str
+  seed: int
+  film: bool = False
+
+
+class TaskPlayer:
+  """The agent of a checkpoint, and a random policy; in this process or as a `workers.Worker`.
+
+  Attributes:
+    suite: has the tasks.
+    checkpoint: the path of the checkpoint that was restored.
+  """
+
+  def __init__(self, request: Request):
     """Restores the agent.
 
-    Args:
-      run: the folder.
-      config: of the run.
-      players: the system's module whose `from_checkpoint` makes players.
-      checkpoint: `latest`, `best` or a path.
-      seed: of environments and actions.
-      video: whether to film the first episode of each task, in `videos/TASK.gif` of the run.
-
     Raises:
-      UserError: if the environment or the checkpoint cannot be had.
+      UserError: if the environment is not there, or the checkpoint cannot be read or does not fit.
     """
     command_line.import_tensorflow()
+    import tensorflow as tf
+
+    from common.runs import checkpoints
+
+    self._request = request
+    config = request.config
     self.suite = environments.load(config.env, config.environment_options())
-    self.checkpoint, self._make_player = importlib.import_module(players).from_checkpoint(
-      run, config, self.suite, checkpoint, seed
-    )
-    self._seed, self._videos = seed, run / 'videos' if video else None
+    tf.random.set_seed(request.seed)
+    agent = request.system.make_playing_agent(config, self.suite, request.seed)
+    saved = checkpoints.Checkpoints(request.run / 'checkpoints', agent.checkpointed)
+    self.checkpoint = saved.restore(request.checkpoint)
+    self._make_agent_player = agent.make_player
 
-  def play(self, who: str, task: str, episodes: int) -> dict[str, Any]:
-    """Plays a job; returns the summary of `evaluation.Episodes`."""
-    film = self._videos is not None and who == 'agent'
-    played = evaluation.play(
-      self.suite,
-      task,
-      self._make_player if who == 'agent' else self._random,
-      episodes,
-      self._seed,
-      pictures=film,
+  def play_task(self, who: str, task: str, episodes: int) -> dict[str, Any]:
+    """Plays a job; returns the summary of its `play.Episodes`."""
+    is_agent = who == 'agent'
+    is_filmed = self._request.film and is_agent
+    make_player = self._make_agent_player if is_agent else self._make_random_player
+    played = play.play_episodes(
+      self.suite, task, make_player, episodes, self._request.seed, pictures=is_filmed
     )
-    if film:
-      from common.reporting import films as video
-
-      self._videos.mkdir(exist_ok=True)
-      video.write_gif(
-        self._videos / f'{file_name(task)}.gif', played.pictures, self.suite.steps_per_second
-      )
+    if is_filmed:
+      self._write_film(task, played)
     return played.summary()
 
-  def _random(self, task: str, count: int) -> evaluation.Player:
+  def _write_film(self, task: str, played: play.Episodes) -> None:
+    from common.reporting import films
+
+    folder = self._request.run / 'videos'
+    folder.mkdir(exist_ok=True)
+    path = folder / f'{file_name(task)}.gif'
+    films.write_gif(path, played.pictures, self.suite.steps_per_second)
+
+  def _make_random_player(self, task: str, count: int) -> play.Player:
     del task, count
-    return evaluation.random_player(self.suite.action_space, self._seed)
+    return play.random_player(self.suite.action_space, self._request.seed)
 
 
 def file_name(task: str) -> str:
-  """A task's name without what a file's name cannot have."""
+  """A task's name as part of a file's name."""
   return task.replace('/', '_').replace(':', '_')
 
 
@@ -90,41 +113,43 @@ def play_all(
   make_player: Callable[[], TaskPlayer],
   processes: int,
 ) -> dict[Job, dict[str, Any]]:
-  """Plays what is not there yet, and keeps each result in the folder as soon as it is there.
+  """Plays the jobs whose results are not in the folder yet, and keeps each result at once.
 
   Args:
     jobs: what to play.
-    episodes: of each.
-    folder: of the results: of this checkpoint, number of episodes and seed only.
-    player: plays in this process, if there is to be no other.
-    make_player: makes one in another process; is pickled.
-    processes: at most so many at once.
+    episodes: to play for each job.
+    folder: of the results, all of the same checkpoint, number of episodes and seed.
+    player: plays in this process, if one process is enough.
+    make_player: makes a player in another process; is pickled.
+    processes: the most processes at once.
+
+  Returns:
+    The summaries of `play.Episodes`, by job.
 
   Raises:
-    UserError: if environments crash again and again, or a process dies.
+    UserError: if environments crash again and again, or if a process dies.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  path = lambda job: folder / f'{job.who}-{file_name(job.task)}.json'
-  results = {job: json.loads(path(job).read_text()) for job in jobs if path(job).exists()}
+  paths = {job: folder / f'{job.who}-{file_name(job.task)}.json' for job in jobs}
+  results = {job: json.loads(path.read_text()) for job, path in paths.items() if path.exists()}
   left = [job for job in jobs if job not in results]
   if results:
     logging.info('%d of %d are there already, in %s', len(results), len(jobs), folder)
 
-  def done(job: Job, summary: dict[str, Any]) -> None:
-    with files.replacing(path(job)) as file:
+  def keep(job: Job, summary: dict[str, Any]) -> None:
+    with files.replacing(paths[job]) as file:
       json.dump(summary, file)
     results[job] = summary
-    logging.info(
-      '  %s, %s: %.2f (%d of %d)', job.task, job.who, summary['mean'], len(results), len(jobs)
-    )
+    place = f'{len(results)} of {len(jobs)}'
+    logging.info('  %s, %s: %.2f (%s)', job.task, job.who, summary['mean'], place)
 
   count = min(processes, len(left))
   try:
-    if count <= 1:
-      for job in left:
-        done(job, player.play(*job, episodes))
+    if count > 1:
+      _play_in_processes(left, episodes, make_player, count, keep)
     else:
-      _play_in_processes(left, episodes, make_player, count, done)
+      for job in left:
+        keep(job, player.play_task(job.who, job.task, episodes))
   except KeyboardInterrupt:
     logging.info(
       'Stopped. The results of %d of %d are kept: the same evaluation goes on from there.',
@@ -135,7 +160,14 @@ def play_all(
   return {job: results[job] for job in jobs}
 
 
-def _play_in_processes(jobs, episodes, make_player, count, done) -> None:
+def _play_in_processes(
+  jobs: Sequence[Job],
+  episodes: int,
+  make_player: Callable[[], TaskPlayer],
+  count: int,
+  keep: Callable[[Job, dict[str, Any]], None],
+) -> None:
+  """Plays in `count` processes, each of which takes the next job when it has finished one."""
   todo = iter(jobs)  # Threads may share an iterator of a list.
 
   def work(worker: workers.Worker) -> None:
@@ -143,11 +175,11 @@ def _play_in_processes(jobs, episodes, make_player, count, done) -> None:
     try:
       worker.receive()
       for job in todo:
-        done(job, worker.call('play', who=job.who, task=job.task, episodes=episodes))
+        keep(job, worker.call('play_task', who=job.who, task=job.task, episodes=episodes))
     except workers.WorkerDied as death:
+      task = job.task if job else 'the first task'
       raise errors.UserError(
-        f'while {job.task if job else "the first task"} was played, {death}. What is done is '
-        'kept: the same command goes on.'
+        f'while {task} was played, {death}. What is done is kept: the same command goes on.'
       ) from death
 
   staff = [workers.Worker(make_player) for _ in range(count)]

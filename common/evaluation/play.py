@@ -1,7 +1,8 @@
-"""Plays whole episodes of every task with a policy, and says how good they were."""
+"""Plays whole episodes of a task with any policy, and sums them up."""
 
 import dataclasses
-from typing import Any, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -9,22 +10,30 @@ import scipy.stats
 
 from common import environments, errors
 
-# From observations [N, ...], last rewards [N] and dones [N] to actions [N]; made anew for each task, it may hold state.
+# From observations [N, ...], last rewards float32 [N] and dones bool [N] to actions [N]. It may
+# hold state: one is made for each task.
 Player = Callable[[Mapping[str, np.ndarray], np.ndarray, np.ndarray], np.ndarray]
-_MAX_ENVIRONMENTS = 10  # Of one task at once.
+
+_MAX_ENVIRONMENTS = 10  # Of one task, at once.
 _MAX_CRASHES = 3
 
 
 @dataclasses.dataclass
 class Episodes:
-  """What was played of one task: undiscounted, unclipped returns, lengths in agent steps, pictures of the first one."""
+  """Episodes of one task.
 
-  returns: list[float]
-  lengths: list[int]
+  Attributes:
+    returns: undiscounted and unclipped.
+    lengths: in agent steps.
+    pictures: the observations of the first episode, if asked for.
+  """
+
+  returns: list[float] = dataclasses.field(default_factory=list)
+  lengths: list[int] = dataclasses.field(default_factory=list)
   pictures: list[np.ndarray] = dataclasses.field(default_factory=list)
 
   def summary(self) -> dict[str, Any]:
-    """Mean return with a 95% bootstrap interval, and what it is made of."""
+    """The mean return, its 95% bootstrap interval, and what they were computed from."""
     low, high = bootstrap_interval(self.returns)
     return {
       'mean': float(np.mean(self.returns)),
@@ -40,14 +49,15 @@ def bootstrap_interval(values: Sequence[float], confidence: float = 0.95) -> tup
   """The percentile bootstrap interval of the mean; of zero width where all values are equal."""
   if len(set(values)) == 1:
     return float(values[0]), float(values[0])
-  interval = scipy.stats.bootstrap(
+  result = scipy.stats.bootstrap(
     (np.asarray(values),), np.mean, confidence_level=confidence, method='percentile', rng=0
-  ).confidence_interval
+  )
+  interval = result.confidence_interval
   return float(interval.low), float(interval.high)
 
 
 def random_player(action_space: gymnasium.Space, seed: int) -> Player:
-  """Draws actions uniformly."""
+  """A player that draws its actions uniformly."""
   rng = np.random.default_rng(seed)
   return lambda observations, rewards, done: random_actions(action_space, len(done), rng)
 
@@ -55,13 +65,14 @@ def random_player(action_space: gymnasium.Space, seed: int) -> Player:
 def random_actions(
   action_space: gymnasium.Space, count: int, rng: np.random.Generator
 ) -> np.ndarray:
-  """Uniform actions for `count` environments: int64 `[count]`, or float32 `[count, A]` in [-1, 1]."""
+  """Uniform actions of N = `count` environments: int64 `[N]`, or float32 `[N, A]` in [-1, 1]."""
   if isinstance(action_space, gymnasium.spaces.Discrete):
     return rng.integers(action_space.n, size=count)
+  assert action_space.shape is not None
   return rng.uniform(-1.0, 1.0, (count, *action_space.shape)).astype(np.float32)
 
 
-def play(
+def play_episodes(
   suite: environments.Suite,
   task: str,
   make_player: Callable[[str, int], Player],
@@ -72,15 +83,15 @@ def play(
   """Plays a number of episodes of a task.
 
   Args:
-    suite: that has the task.
+    suite: has the task.
     task: its name.
     make_player: makes the policy for a task and its number of environments.
-    episodes: how many.
-    seed: of the environments.
+    episodes: how many to play.
+    seed: seeds the environments.
     pictures: whether to keep the observations of the first episode.
 
   Raises:
-    UserError: if the environments crash again and again.
+    UserError: if the environments crash three times.
   """
   for attempt in range(_MAX_CRASHES):
     try:
@@ -93,53 +104,68 @@ def play(
 
 
 def environments_at_once(episodes: int) -> int:
-  """How many environments play so many episodes of a task."""
+  """How many environments share the episodes of a task."""
   return min(episodes, _MAX_ENVIRONMENTS)
 
 
 def table(columns: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-  """A text table: a line for each task, for each column its mean return and interval."""
+  """A text table: a line for each task, and in each column its mean return and interval."""
   tasks = list(next(iter(columns.values())))
   width = max(len(task) for task in [*tasks, 'task'])
   lines = ['task'.ljust(width) + ''.join(f'{name:>34}' for name in columns)]
   for task in tasks:
-    cells = (
-      f'{c[task]["mean"]:10.2f}  [{c[task]["low"]:9.2f}, {c[task]["high"]:9.2f}]'
-      for c in columns.values()
-    )
-    lines.append(task.ljust(width) + ''.join(f'{cell:>34}' for cell in cells))
+    cells = ''.join(f'{_cell(column[task]):>34}' for column in columns.values())
+    lines.append(task.ljust(width) + cells)
   return '\n'.join(lines)
 
 
-def _play(suite, task, make_player, episodes, seed, pictures) -> Episodes:
-  """Every environment plays its share, however long its episodes are: no bias towards short ones."""
+def _cell(summary: Mapping[str, Any]) -> str:
+  return f'{summary["mean"]:10.2f}  [{summary["low"]:9.2f}, {summary["high"]:9.2f}]'
+
+
+def _play(
+  suite: environments.Suite,
+  task: str,
+  make_player: Callable[[str, int], Player],
+  episodes: int,
+  seed: int,
+  pictures: bool,
+) -> Episodes:
+  """One attempt.
+
+  Every environment plays its share of the episodes, however long they are: to take whichever end
+  first would favour short ones.
+  """
   count = environments_at_once(episodes)
   share = np.full(count, episodes // count) + (np.arange(count) < episodes % count)
-  environment, result = suite.make([task] * count, False), Episodes([], [])
+  result = Episodes()
+  environment = suite.make([task] * count, False)
   try:
     observations, _ = environment.reset(seed=seed)
-    player, rewards, done = (
-      make_player(task, count),
-      np.zeros(count, np.float32),
-      np.ones(count, bool),
-    )
-    returns, lengths, played = np.zeros(count), np.zeros(count, int), np.zeros(count, int)
+    player = make_player(task, count)
+    rewards = np.zeros(count, np.float32)
+    done = np.ones(count, bool)
+    returns = np.zeros(count)
+    lengths = np.zeros(count, int)
+    played = np.zeros(count, int)
     while np.any(played < share):
       if pictures and not played[0]:
         result.pictures.append(np.array(observations['observation'][0]))
       actions = player(observations, rewards, done)
       observations, rewards, terminated, truncated, info = environment.step(actions)
-      rewards, done = rewards.astype(np.float32), terminated | truncated
-      returns, lengths = returns + rewards, lengths + 1
+      rewards = rewards.astype(np.float32)
+      done = terminated | truncated
+      returns += rewards
+      lengths += 1
+      # A lost life may end an episode for the agent; its return is the whole game's.
       for i in np.flatnonzero(info.get('game_over', done)):
         if played[i] < share[i]:
           result.returns.append(float(returns[i]))
           result.lengths.append(int(lengths[i]))
         played[i] += 1
         returns[i] = lengths[i] = 0
-      for i in info.get(
-        'crashes', {}
-      ):  # Its engine was started again: an episode that has no end does not count.
+      # An engine that was started again: its episode has no end and does not count.
+      for i in info.get('crashes', {}):
         returns[i] = lengths[i] = 0
         done[i] = True
   finally:

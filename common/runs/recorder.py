@@ -1,11 +1,14 @@
-"""What a run tells while it runs: progress on the terminal, rows of metrics."""
+"""Reports a running run: progress on the terminal, rows of metrics, TensorBoard."""
+
+from __future__ import annotations
 
 import logging
 import pathlib
 import threading
 import time
 import types
-from typing import Any, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,13 +17,16 @@ from common.config import settings
 from common.reporting import metrics, progress, scores
 from common.runs import counters, hosting
 
+if TYPE_CHECKING:
+  from common.runs import system as systems
+
 _COLUMNS = ('frames', 'updates', 'seconds', 'frames_per_second')
-_SETTLED = 10  # Episodes.
-_NOTHING = types.MappingProxyType({})
+_SETTLED = 10  # Episodes after which a task's mean return is worth comparing.
+_NOTHING: Mapping = types.MappingProxyType({})
 
 
 class Recorder:
-  """Collects, from any thread, what updates and finished episodes say; reports it every `log_every_seconds`."""
+  """Collects statistics from any thread; reports them every `log_every_seconds`."""
 
   def __init__(
     self,
@@ -35,27 +41,31 @@ class Recorder:
     """Opens the files.
 
     Args:
-      config: of the run.
-      suite: whose tasks' episodes are told apart; where they have references, scores over all of them are told too.
-      folder: of the run.
-      learner: whose `updates`, `frames` and `seconds` count.
-      columns: of `metrics.csv`, beside the counters and the episodes'.
-      gauges: from a row to further columns, which are read off when reporting.
-      note: from a row to what the line of progress says of it.
+      config: the run's settings.
+      suite: its tasks' episodes are reported apart; if it has reference scores, scores over all
+        tasks are reported too.
+      folder: the run's folder.
+      learner: has the counters.
+      columns: of `metrics.csv`, beside the counters' and the episodes'.
+      gauges: from a row to further columns, which are read at the time of the report.
+      note: from a row to the system's part of the progress line.
     """
-    self._config, self._learner, self._gauges, self._note = config, learner, gauges, note
-    self._tasks, self._references = suite.tasks, suite.references
-    of_tasks = (f'{kind}/{task}' for kind in ('return', 'length') for task in suite.tasks)
-    columns = [*_COLUMNS, *columns, *self._scores(dict.fromkeys(suite.tasks, 0.0)), *of_tasks]
-    self._writer = metrics.MetricsWriter(folder, columns, int(learner.frames))
-    self._episodes, self._lock = metrics.EpisodeWindow(suite.tasks), threading.Lock()
-    self._clock = None
+    self._config = config
+    self._learner = learner
+    self._gauges = gauges
+    self._note = note
+    self._tasks = suite.tasks
+    self._references = suite.references
+    self._writer = metrics.MetricsWriter(folder, self._all_columns(columns), int(learner.frames))
+    self._episodes = metrics.EpisodeWindow(suite.tasks)
+    self._lock = threading.Lock()
+    self._clock: float | None = None
     self._restart_interval(time.monotonic())
     if suite.note:
       logging.warning('Of all scores of this run: %s', suite.note)
 
   def start_clock(self) -> None:
-    """Called when the first data are there: time before that is set-up (tracing, engines starting)."""
+    """Starts the clock when the first data are there: tracing and engines' starts do not count."""
     with self._lock:
       if self._clock is None:
         self._clock = self._interval_start = time.monotonic()
@@ -66,12 +76,12 @@ class Recorder:
     distributions: Mapping[str, Sequence[float]] = _NOTHING,
     totals: Mapping[str, float] = _NOTHING,
   ) -> None:
-    """Takes in numbers of what has just been done.
+    """Adds statistics of what has just been done.
 
     Args:
-      means: a row has the means of these over its interval.
-      distributions: a row has `NAME_mean` and `NAME_max` of these, TensorBoard their histogram too.
-      totals: a row has the sums of these, by second.
+      means: a row has their means over its interval.
+      distributions: a row has `NAME_mean` and `NAME_max`, TensorBoard a histogram too.
+      totals: a row has their sums per second.
     """
     with self._lock:
       for name, value in means.items():
@@ -83,10 +93,12 @@ class Recorder:
         self._totals[name] = self._totals.get(name, 0.0) + float(value)
 
   def add_episode(self, task: str, episode_return: float, length: int) -> None:
+    """Adds an episode that ended; its length is in agent steps."""
     with self._lock:
       self._episodes.add(task, episode_return, length)
 
   def recent_returns(self) -> dict[str, float]:
+    """Mean returns of the last episodes, by task."""
     with self._lock:
       return self._episodes.recent_returns()
 
@@ -101,11 +113,10 @@ class Recorder:
       self._update_clock(time.monotonic())
 
   def report_if_due(self) -> None:
-    """Reports if it is time to, once the clock runs. Called by one thread only, as `close` is."""
-    if (
-      self._clock is not None
-      and time.monotonic() - self._interval_start > self._config.log_every_seconds
-    ):
+    """Reports once the interval is over. Called by one thread only, as `close` is."""
+    if self._clock is None:
+      return
+    if time.monotonic() - self._interval_start > self._config.log_every_seconds:
       self._report()
 
   def close(self) -> None:
@@ -116,23 +127,12 @@ class Recorder:
 
   def _report(self) -> None:
     with self._lock:
-      now, frames = time.monotonic(), int(self._learner.frames)
+      now = time.monotonic()
       self._update_clock(now)
-      elapsed = now - self._interval_start
-      row = {
-        'frames': frames,
-        'updates': int(self._learner.updates),
-        'seconds': float(self._learner.seconds),
-        'frames_per_second': (frames - self._interval_frames) / elapsed,
-      }
-      row |= {name: float(np.mean(values)) for name, values in self._means.items()}
-      row |= {
-        f'{name}_mean': float(np.mean(values)) for name, values in self._distributions.items()
-      }
-      row |= {f'{name}_max': float(np.max(values)) for name, values in self._distributions.items()}
-      row |= {name: total / elapsed for name, total in self._totals.items()}
+      row = self._row(now)
       row |= self._episodes.report()
-      distributions, returns = self._distributions, self._episodes.recent_returns()
+      distributions = self._distributions
+      returns = self._episodes.recent_returns()
       self._restart_interval(now)
     row |= self._gauges(row)
     totals = self._scores(returns)
@@ -140,7 +140,7 @@ class Recorder:
     logging.info(
       '%s',
       progress.line(
-        frames,
+        int(row['frames']),
         self._config.total_frames,
         row['frames_per_second'],
         self._note(row),
@@ -149,13 +149,33 @@ class Recorder:
       ),
     )
 
+  def _row(self, now: float) -> dict[str, float]:
+    """Counters and statistics of the interval that ends now."""
+    elapsed = now - self._interval_start
+    frames = int(self._learner.frames)
+    row = {
+      'frames': frames,
+      'updates': int(self._learner.updates),
+      'seconds': float(self._learner.seconds),
+      'frames_per_second': (frames - self._interval_frames) / elapsed,
+    }
+    row |= {name: float(np.mean(values)) for name, values in self._means.items()}
+    row |= {f'{name}_mean': float(np.mean(v)) for name, v in self._distributions.items()}
+    row |= {f'{name}_max': float(np.max(v)) for name, v in self._distributions.items()}
+    row |= {name: total / elapsed for name, total in self._totals.items()}
+    return row
+
+  def _all_columns(self, columns: Sequence[str]) -> list[str]:
+    score_columns = self._scores(dict.fromkeys(self._tasks, 0.0))
+    episode_columns = [f'{kind}/{task}' for kind in ('return', 'length') for task in self._tasks]
+    return [*_COLUMNS, *columns, *score_columns, *episode_columns]
+
   def _scores(self, returns: Mapping[str, float]) -> dict[str, float]:
     """Human-normalised scores as columns, once every task has ended an episode."""
     if not self._references or len(returns) < len(self._tasks):
       return {}
-    return {
-      f'score/{name}': value for name, value in scores.summary(self._references, returns).items()
-    }
+    summary = scores.summary(self._references, returns)
+    return {f'score/{name}': value for name, value in summary.items()}
 
   def _update_clock(self, now: float) -> None:
     if self._clock is not None:
@@ -163,19 +183,22 @@ class Recorder:
       self._clock = now
 
   def _restart_interval(self, now: float) -> None:
-    self._interval_start, self._interval_frames = now, int(self._learner.frames)
-    self._means, self._distributions, self._totals = {}, {}, {}
+    self._interval_start = now
+    self._interval_frames = int(self._learner.frames)
+    self._means: dict[str, list[float]] = {}
+    self._distributions: dict[str, list[float]] = {}
+    self._totals: dict[str, float] = {}
 
 
-def actor_gauges(actors: Sequence[Any], host: hosting.Host) -> dict[str, float]:
-  """Columns on the actors of this process (`actors`) and of others."""
-  return {'crashes': sum(actor.games.crashes for actor in actors) + host.crashes, **host.gauges()}
+def actor_gauges(actors: Sequence[systems.Actor], host: hosting.Host) -> dict[str, float]:
+  """Columns on the actors of this process and on those of others."""
+  crashes = sum(actor.games.crashes for actor in actors)
+  return {'crashes': crashes + host.crashes, **host.gauges()}
 
 
 def faults(row: Mapping[str, float]) -> str:
-  """What went wrong so far, for the line of progress; empty if nothing did."""
+  """What went wrong so far, for the progress line; empty if nothing did."""
   names = ('crashes', 'actors_lost', 'actor_restarts', 'messages_refused')
   actors = f', {row["actors"]} actors' if 'actors' in row else ''
-  return actors + ''.join(
-    f', {name.replace("_", " ")} {row[name]}' for name in names if row.get(name)
-  )
+  counts = (f', {name.replace("_", " ")} {row[name]}' for name in names if row.get(name))
+  return actors + ''.join(counts)

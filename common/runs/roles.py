@@ -1,21 +1,29 @@
-"""What processes do that are not a run's learner: an actor's and an evaluator's work, wherever they are."""
+"""What the processes of a run do that are not its learner: act, or evaluate, wherever they are."""
+
+from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import logging
+import pathlib
 import socket
 import threading
-from typing import Any, Callable, Mapping, Protocol
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
 
 from common import environments
 from common.config import command_line, run_folder, settings
-from common.distributed import actor_processes, cluster, queues, wire
+from common.distributed import actor_processes, cluster, parameters, queues
 from common.distributed import link as links
-from common.evaluation import play as evaluation
+from common.evaluation import play
 from common.machine import signals, threads, version
+from common.runs import system as systems
 
-# Settings of the machine, not of the run: an actor has its own.
+# Settings of the machine, not of the run: every actor has its own.
 _OF_THE_MACHINE = (
   'dmlab_dataset_path',
   'dmlab_level_cache',
@@ -24,75 +32,35 @@ _OF_THE_MACHINE = (
 )
 
 
-class System(Protocol):
-  """What IMPALA and Ape-X are here: modules `impala.remote` and `apex.remote`."""
-
-  def make_actor(
-    self,
-    config: settings.Settings,
-    suite: environments.Suite,
-    link: links.Link,
-    welcome: links.Welcome,
-  ) -> tuple[Any, wire.Codec]:
-    """An actor with `games` and `run(put, stopped)`, and the codec of what it puts."""
-
-  def make_evaluator(
-    self, config: settings.Settings, suite: environments.Suite, seed: int
-  ) -> tuple[Callable[[Any], None], Callable[[str, int], evaluation.Player]]:
-    """What takes a vector of parameters, and what makes a player of them for a task and a number of environments."""
-
-
-def config_of(
-  run: Mapping[str, Any], own: settings.Settings, presets: settings.Presets
-) -> settings.Settings:
-  """The run's config, with this machine's own settings."""
-  return dataclasses.replace(
-    presets.from_json(run), **{name: getattr(own, name) for name in _OF_THE_MACHINE}
-  )
-
-
 def work(
+  system: systems.System,
   config: settings.Settings,
   options: command_line.Options,
   who: cluster.Cluster,
-  presets: settings.Presets,
-  program: str,
-  system: System,
 ) -> int:
-  """Does an actor's or an evaluator's work until training is finished; returns the exit status.
+  """Acts or evaluates until training is finished.
 
   Args:
-    config: of which the settings that were asked for must be the learner's, and those of the machine are used.
-    options: of the command line.
+    system: what is trained.
+    config: its settings of the machine are used; those named on the command line must equal the
+      learner's.
+    options: the command line's.
     who: this process.
-    presets: the system's.
-    program: the system's module, `impala.train`.
-    system: its parts.
+
+  Returns:
+    The exit status: 0 when training is finished, 130 when this process was stopped before.
 
   Raises:
-    UserError: if the learner turns this one away or does not come back, or environments crash again and again.
+    UserError: if the learner turns this process away or does not come back, or if environments
+      crash again and again.
   """
   interrupted = threading.Event()
   with signals.setting(interrupted):
     if who.actor_processes:
-      folder = (
-        options.run_dir
-        if options.values.run_dir
-        else run_folder.default_path(f'actors-{socket.gethostname()}')
-      )
-      return _supervise(who, program, folder, interrupted)
-    asked = {
-      name: getattr(config, name) for name in sorted(options.asked) if name not in _OF_THE_MACHINE
-    }
-    host, port = cluster.parse_address(who.learner, '--learner')
-    link = links.Link(
-      host,
-      port,
-      links.Applicant(who.name, who.role, version.of_code(), who.token, asked),
-      who.patience_seconds,
-    )
+      return _supervise(system, options, who, interrupted)
+    link = _make_link(config, options, who)
     crew = threads.Crew(link.stop)
-    crew.start(who.role, lambda: _work(crew, link, config, presets, system, who.role))
+    crew.start(who.role, functools.partial(_work, crew, link, config, system, who.role))
     while not crew.stop.wait(0.2) and not interrupted.is_set():
       pass
     if crew.end():
@@ -103,16 +71,21 @@ def work(
   return 0 if link.is_finished() else 130
 
 
-def _supervise(who, program, folder, interrupted) -> int:
-  actors = actor_processes.ActorProcesses(
-    program, who.actor_processes, who.learner, who, folder / 'actors'
-  )
-  logging.info(
-    '%d actors work for %s. What they say is in %s.',
-    who.actor_processes,
-    who.learner,
-    folder / 'actors',
-  )
+def _supervise(
+  system: systems.System,
+  options: command_line.Options,
+  who: cluster.Cluster,
+  interrupted: threading.Event,
+) -> int:
+  """Keeps `--actor_processes` actors going, each a process of this machine."""
+  if options.values and options.values.run_dir:
+    folder = options.run_dir
+  else:
+    folder = run_folder.default_path(f'actors-{socket.gethostname()}')
+  logs = pathlib.Path(folder) / 'actors'
+  program = f'{system.name}.train'
+  actors = actor_processes.ActorProcesses(program, who.actor_processes, who.learner, who, logs)
+  logging.info('%d actors work for %s. Their logs: %s', who.actor_processes, who.learner, logs)
   try:
     while not interrupted.wait(0.5) and not actors.are_done():
       actors.look_after()
@@ -121,51 +94,98 @@ def _supervise(who, program, folder, interrupted) -> int:
     actors.close()
 
 
-def _work(crew, link, own, presets, system, role) -> None:
+def _make_link(
+  config: settings.Settings, options: command_line.Options, who: cluster.Cluster
+) -> links.Link:
+  names = sorted(options.asked.difference(_OF_THE_MACHINE))
+  asked = {name: getattr(config, name) for name in names}
+  host, port = cluster.parse_address(who.learner, '--learner')
+  applicant = links.Applicant(
+    name=who.name, role=who.role, version=version.of_code(), token=who.token, config=asked
+  )
+  return links.Link(host, port, applicant, who.patience_seconds)
+
+
+def _work(
+  crew: threads.Crew,
+  link: links.Link,
+  own: settings.Settings,
+  system: systems.System,
+  role: str,
+) -> None:
+  """Joins and works; anew, with another place's tasks or epsilon, if a rejoining gave another."""
+  do = _act if role == 'actor' else _evaluate
   try:
     with contextlib.suppress(queues.QueueClosed):
       welcome = link.join()
       while True:
         try:
-          config = config_of(welcome.config, own, presets)
+          config = _learners_config(system, welcome.config, own)
           suite = environments.load(config.env, config.environment_options())
-          (_act if role == 'actor' else _evaluate)(link, welcome, config, suite, system)
+          do(system, config, suite, link, welcome)
           break
         except links.PlaceChanged:
+          assert link.welcome  # It has joined.
           welcome = link.welcome
   finally:
     crew.stop.set()
     link.close()
 
 
-def _act(link, welcome, config, suite, system) -> None:
+def _learners_config(
+  system: systems.System, run: Mapping[str, Any], own: settings.Settings
+) -> settings.Settings:
+  """The learner's settings, but for this machine's own."""
+  config = system.presets.from_json(run)
+  return dataclasses.replace(config, **{name: getattr(own, name) for name in _OF_THE_MACHINE})
+
+
+def _act(
+  system: systems.System,
+  config: settings.Settings,
+  suite: environments.Suite,
+  link: links.Link,
+  welcome: links.Welcome,
+) -> None:
   actor, codec = system.make_actor(config, suite, link, welcome)
   link.be_described_by(actor.games.pulse.describe, lambda: actor.games.crashes)
 
-  def put(elements) -> None:
+  def put(elements: Any) -> None:
     for group in codec.group(elements):
       link.put(codec.encode(group))
 
   actor.run(put, link.is_ended)
 
 
-def _evaluate(link, welcome, config, suite, system) -> None:
-  """Plays episodes of every task with the latest parameters, again and again, but none of the same ones twice."""
-  take, make_player = system.make_evaluator(config, suite, welcome.seed)
-  episodes, played = max(1, config.evaluation_episodes), None
+def _evaluate(
+  system: systems.System,
+  config: settings.Settings,
+  suite: environments.Suite,
+  link: links.Link,
+  welcome: links.Welcome,
+) -> None:
+  """Plays episodes of every task with the newest parameters, again and again.
+
+  Waits for newer parameters before it plays again, and never plays an episode twice: each round has
+  another seed.
+  """
+  agent = system.make_playing_agent(config, suite, welcome.seed)
+  assign = tf.function(functools.partial(parameters.assign, agent.variables))
+  episodes = max(1, config.evaluation_episodes)
+  played = None
   for attempt in itertools.count():
     while (snapshot := link.latest()) is played:
       if link.wait(config.log_every_seconds):
         return
-    take(snapshot.values)
-    played, frames = snapshot, link.frames
+    assign(snapshot.values)
+    played = snapshot
+    frames = link.frames
     for task in suite.tasks:
-      link.be_described_by(lambda task=task: f'playing {task}', lambda: 0)
+      link.be_described_by(functools.partial('playing {}'.format, task), lambda: 0)
       if link.is_ended():
         return
-      summary = evaluation.play(
-        suite, task, make_player, episodes, welcome.seed + attempt
-      ).summary()
+      seed = welcome.seed + attempt
+      summary = play.play_episodes(suite, task, agent.make_player, episodes, seed).summary()
       link.report(
         task=task,
         frames=frames,

@@ -1,10 +1,13 @@
-"""A run from outside: its folder, its checkpoints, and the main thread that watches over its crew."""
+"""A run from outside: its folder, its checkpoints, and the main thread, which watches others."""
+
+from __future__ import annotations
 
 import contextlib
 import logging
 import threading
 import time
-from typing import Any, Callable, Iterator, Sequence
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -16,13 +19,39 @@ from common.reporting import plots
 from common.runs import checkpoints, counters
 from common.runs import recorder as recorders
 
+_POLL_SECONDS = 0.2
+
 
 class NonFiniteLoss(errors.UserError):
-  """The loss or a gradient was not finite. The parameters are those before the batch, which is saved."""
+  """The loss or a gradient was not finite: the parameters are those before, the batch is saved."""
+
+
+class Watched(Protocol):
+  """A run, as the supervisor sees it; see `common.runs.run.Run`."""
+
+  command: str
+  recorder: recorders.Recorder
+  taker: threads.Pulse
+
+  def start(self) -> threads.Crew:
+    """Starts all threads."""
+
+  def save(self) -> None:
+    """Saves everything."""
+
+  def describe(self) -> list[str]:
+    """What everybody who sends something to learn from is doing."""
+
+  def look_after(self) -> None:
+    """Is called now and then."""
 
 
 class Supervisor:
-  """Opens or resumes a run's folder, saves into it, and keeps watch while the run's threads work."""
+  """Opens or resumes a run's folder, saves into it, and keeps watch while the run's threads work.
+
+  Attributes:
+    folder: the run's; of several learners, every one but the first has a folder in it.
+  """
 
   def __init__(
     self,
@@ -34,21 +63,19 @@ class Supervisor:
     """Makes the folder, or restores the learner from it.
 
     Args:
-      config: of the run.
-      options: its folder, and whether to go on with the run in it.
-      learner: all that a checkpoint holds; its `updates`, `frames` and `seconds` are variables that count.
-      index: of this learner among several. The first one saves and restores; others have only a folder in its folder.
+      config: the run's settings.
+      options: the run's folder, and whether to go on with the run in it.
+      learner: everything that a checkpoint holds.
+      index: this learner's among several. Only the first one saves and restores.
 
     Raises:
       UserError: if the folder cannot be used or the checkpoint does not fit.
     """
-    self.folder = options.run_dir / f'learner-{index}' if index else options.run_dir
-    self._run_dir, self._config, self._learner, self._saves = (
-      options.run_dir,
-      config,
-      learner,
-      index == 0,
-    )
+    self._run_dir = options.run_dir
+    self._config = config
+    self._learner = learner
+    self._saves = index == 0
+    self.folder = options.run_dir if self._saves else options.run_dir / f'learner-{index}'
     self._checkpoints = checkpoints.Checkpoints(self.folder / 'checkpoints', learner)
     if not self._saves:
       self.folder.mkdir(parents=True, exist_ok=True)
@@ -59,28 +86,32 @@ class Supervisor:
     else:
       run_folder.create(self.folder, config)
       self._checkpoints.save(0)  # So that a run that is killed early can be resumed too.
-    self._saving, self._last_save, self._ending = threading.Lock(), time.monotonic(), False
+    self._saving = threading.Lock()
+    self._last_save = time.monotonic()
+    self._is_ending = False
 
   def save(self, recorder: recorders.Recorder) -> int:
     """Saves a checkpoint, and the best one if it is; returns the number of updates.
 
-    One thread after the other: the end of a run waits for a save that is under way. A full disk does not end a run of
-    days: while it goes on, that is a warning, and the next save is another attempt.
+    One thread saves at a time: the end of a run waits for a save that is under way. While training
+    goes on, a full disk is a warning, and the next save is another attempt: it must not end a run
+    of days.
 
     Raises:
       NotSaved: at the end of a run, if the checkpoint cannot be written.
     """
     with self._saving:
       recorder.update_clock()
-      updates, returns = int(self._learner.updates), recorder.settled_returns()
+      updates = int(self._learner.updates)
       if not self._saves:
         return updates
+      returns = recorder.settled_returns()
       try:
         self._checkpoints.save(updates)
         if returns:
           self._checkpoints.save_if_best(updates, returns)
       except checkpoints.NotSaved as error:
-        if self._ending:
+        if self._is_ending:
           raise
         logging.warning(
           'NOT SAVED: %s. Training goes on, and tries again in %g s.',
@@ -93,106 +124,95 @@ class Supervisor:
   def is_save_due(self) -> bool:
     return time.monotonic() - self._last_save > self._config.checkpoint_every_seconds
 
-  def watch(
-    self,
-    start: Callable[[], threads.Crew],
-    recorder: recorders.Recorder,
-    save: Callable[[], None],
-    taker: threads.Pulse,
-    others: Callable[[], Sequence[str]],
-    look_after: Callable[[], None],
-    program: str,
-  ) -> bool:
-    """Runs a crew until it stops by itself, or until Ctrl-C or SIGTERM; saves at the end in any case.
-
-    Args:
-      start: starts the crew's threads.
-      recorder: reports while they work.
-      save: saves everything.
-      taker: of who takes what actors give; while its activity is `waiting for ...`, nothing arrives.
-      others: says what all who give to it are doing, if it waits for long.
-      look_after: called now and then.
-      program: what the command line begins with, to say how to go on.
+  def watch(self, run: Watched) -> bool:
+    """Runs the threads of a run until they stop, or until Ctrl-C or SIGTERM; saves at the end.
 
     Returns:
-      Whether training is finished.
+      Whether they stopped by themselves.
 
     Raises:
-      UserError: if something failed that the user can mend; other errors of threads as they are.
+      UserError: for what failed that the user can mend. Other errors of threads as they are.
     """
     interrupted = threading.Event()
     with signals.setting(interrupted):
-      crew = start()
+      crew = run.start()
       try:
-        with (
-          contextlib.ExitStack() as at_the_end
-        ):  # Each is done, whatever the one before it raises.
-          at_the_end.callback(self._close, recorder)
-          at_the_end.callback(self._save_at_the_end, save)
-          at_the_end.callback(self._end, crew)
-          self._watch(crew, interrupted, recorder, taker, others, look_after)
+        # Each is done, whatever the one before it raises.
+        with contextlib.ExitStack() as at_the_end:
+          at_the_end.callback(_close, run.recorder)
+          at_the_end.callback(self._save_at_the_end, run)
+          at_the_end.callback(_end, crew)
+          self._watch(run, crew, interrupted)
       except Exception as error:
-        raise (
-          crew.error or error
-        )  # What ended the threads comes first: the other may be its consequence.
+        # What ended the threads comes first: the other, its context, may be its consequence.
+        raise crew.error or error  # noqa: B904
     if crew.error:
       raise crew.error
+
     with _unless_disk_is_full('The picture of learning curves'):
       plots.learning_curves(self.folder)
     if interrupted.is_set():
       logging.info(
         'Stopped at %s frames; saved. Go on with: %s --run_dir=%s --resume',
         f'{int(self._learner.frames):,}',
-        program,
+        run.command,
         self._run_dir,
       )
     return not interrupted.is_set()
 
   def non_finite(self, batch: Any) -> NonFiniteLoss:
-    """Saves the batch, a named tuple of tensors, that made the loss or a gradient not finite; returns the error."""
+    """Saves a batch that made the loss or a gradient not finite; returns the error to raise.
+
+    Args:
+      batch: a named tuple of tensors, or of structures of them.
+    """
     path = self.folder / 'non_finite_batch.npz'
-    named = {
-      f'{name}/{i}' if i else name: values.numpy()
-      for name, part in batch._asdict().items()
-      for i, values in enumerate(tf.nest.flatten(part))
-    }
+    named = {}
+    for name, part in batch._asdict().items():
+      for i, values in enumerate(tf.nest.flatten(part)):
+        named[f'{name}/{i}' if i else name] = values.numpy()
     with files.replacing(path, 'wb') as file:
       np.savez_compressed(file, **named)
     return NonFiniteLoss(
-      f'the loss is not finite at update {int(self._learner.updates)}. The parameters are those before it, the batch '
-      f'is in {path}. A smaller --config.learning_rate, a larger --config.rmsprop_epsilon or a --config.'
-      'max_gradient_norm may help; so may clipping rewards if they are large.'
+      f'the loss is not finite at update {int(self._learner.updates)}. The parameters are those '
+      f'before it, the batch is in {path}. A smaller --config.learning_rate, a larger '
+      '--config.rmsprop_epsilon or a --config.max_gradient_norm may help; so may clipping rewards '
+      'if they are large.'
     )
 
-  def _save_at_the_end(self, save: Callable[[], None]) -> None:
-    self._ending = True
-    save()
+  def _save_at_the_end(self, run: Watched) -> None:
+    self._is_ending = True
+    run.save()
 
-  def _close(self, recorder: recorders.Recorder) -> None:
-    with _unless_disk_is_full('The last rows of metrics'):
-      recorder.close()
-
-  def _end(self, crew: threads.Crew) -> None:
-    for name in crew.end():
-      logging.warning('%s has not ended and is left behind.', name)
-
-  def _watch(self, crew, interrupted, recorder, taker, others, look_after) -> None:
-    said = 0.0
-    while not crew.stop.wait(timeout=0.2) and not interrupted.is_set():
+  def _watch(self, run: Watched, crew: threads.Crew, interrupted: threading.Event) -> None:
+    stall_seconds = self._config.stall_seconds
+    warned = 0.0
+    while not crew.stop.wait(_POLL_SECONDS) and not interrupted.is_set():
       with _unless_disk_is_full('Metrics'):
-        recorder.report_if_due()
-      look_after()
-      silent = time.monotonic() - taker.since if taker.activity.startswith('waiting for') else 0.0
-      if (
-        silent > self._config.stall_seconds and time.monotonic() - said > self._config.stall_seconds
-      ):
-        said = time.monotonic()
-        logging.warning('Nothing to learn from for %.0f s. %s', silent, '; '.join(others()))
+        run.recorder.report_if_due()
+      run.look_after()
+      now = time.monotonic()
+      is_waiting = run.taker.activity.startswith('waiting for')
+      silent = now - run.taker.since if is_waiting else 0.0
+      if silent > stall_seconds and now - warned > stall_seconds:
+        warned = now
+        described = '; '.join(run.describe())
+        logging.warning('Nothing to learn from for %.0f s. %s', silent, described)
+
+
+def _close(recorder: recorders.Recorder) -> None:
+  with _unless_disk_is_full('The last rows of metrics'):
+    recorder.close()
+
+
+def _end(crew: threads.Crew) -> None:
+  for name in crew.end():
+    logging.warning('%s has not ended and is left behind.', name)
 
 
 @contextlib.contextmanager
 def _unless_disk_is_full(what: str) -> Iterator[None]:
-  """What a run can do without is a warning if it cannot be written."""
+  """Turns an error in writing into a warning, for what a run can do without."""
   try:
     yield
   except (OSError, tf.errors.OpError) as error:

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from common import environments, errors
-from common.config import settings
+from common.config import presets, settings
 from common.environments import atari
 from common.machine import memory
 from impala import config as configs
@@ -21,7 +21,7 @@ class Config(settings.Settings):
   rate: float = 0.5
 
 
-PRESETS = settings.Presets(
+PRESETS = presets.Presets(
   Config,
   {'slow': {'rate': 0.1, 'seed': 9}, 'fast': {}},
   {},

@@ -19,9 +19,10 @@ from common import environments, errors
 from common.config import run_folder
 from common.evaluation import command as evaluation_command
 from common.evaluation import jobs as evaluation_jobs
-from common.evaluation import play as evaluation
+from common.evaluation import play as playing
 from common.reporting import scores
 from impala import config as configs
+from impala import system
 from scripts import processes
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -39,14 +40,14 @@ class Diary:
     self._folder, self._suite = folder, environments.load('gym:CartPole-v1')
     folder.mkdir(exist_ok=True)
 
-  def play(self, who, task, episodes):
+  def play_task(self, who, task, episodes):
     path = self._folder / f'{time.monotonic_ns()}-{who}-{task}'
     path.with_suffix('.new').write_text(str(os.getpid()))
     path.with_suffix('.new').rename(path)
     self.meet(task)
     seed = SEED + sum(map(ord, who + task))
-    player = lambda name, count: evaluation.random_player(self._suite.action_space, seed)
-    return evaluation.play(self._suite, 'CartPole-v1', player, episodes, seed).summary()
+    player = lambda name, count: playing.random_player(self._suite.action_space, seed)
+    return playing.play_episodes(self._suite, 'CartPole-v1', player, episodes, seed).summary()
 
   def meet(self, task):
     """What else happens while a task is played."""
@@ -100,7 +101,7 @@ def expected(jobs=JOBS):
   diary = pathlib.Path(f'/tmp/diary-of-{os.getpid()}')
   try:
     player = Diary(diary)
-    return {job: player.play(*job, EPISODES) for job in jobs}
+    return {job: player.play_task(*job, EPISODES) for job in jobs}
   finally:
     shutil.rmtree(diary)
 
@@ -332,7 +333,7 @@ def save(folder, config, number):
 
 def evaluate(folder, episodes=3, **named):
   evaluation_command.evaluate(
-    folder, configs.PRESETS, 'impala.players', episodes, **{'processes': 1, **named}
+    folder, system.IMPALA, episodes, **{'processes': 1, **named}
   )
   return json.loads((folder / 'evaluation.json').read_text())
 
@@ -355,13 +356,13 @@ def evaluated(evaluated_run, tmp_path):
 @pytest.fixture
 def played(monkeypatch):
   """The tasks that are really played in this process."""
-  tasks, original = [], evaluation.play
+  tasks, original = [], playing.play_episodes
 
   def play_and_tell(suite, task, *rest, **named):
     tasks.append(task)
     return original(suite, task, *rest, **named)
 
-  monkeypatch.setattr(evaluation, 'play', play_and_tell)
+  monkeypatch.setattr(playing, 'play_episodes', play_and_tell)
   return tasks
 
 
@@ -466,7 +467,7 @@ def test_a_checkpoint_of_another_run_is_played_anew_though_it_is_called_the_same
 
 
 def test_films_are_made_though_the_episodes_are_there(evaluated, played):
-  evaluate(evaluated, video=True)
+  evaluate(evaluated, film=True)
   assert played == ['breakout', 'road_runner']
   assert {path.name for path in (evaluated / 'videos').iterdir()} == {
     'breakout.gif',
@@ -477,5 +478,5 @@ def test_films_are_made_though_the_episodes_are_there(evaluated, played):
 def test_no_process_at_all_is_refused():
   with pytest.raises(errors.UserError, match='processes'):
     evaluation_command.main(
-      ['evaluate', 'a/run', '--processes=0'], 'Evaluates.', configs.PRESETS, 'impala.players'
+      ['evaluate', 'a/run', '--processes=0'], 'Evaluates.', system.IMPALA
     )

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from common import environments, errors
-from common.evaluation import play as evaluation
+from common.evaluation import play
 
 SEED, TASK = 5, 'CartPole-v1'
 
@@ -66,7 +66,7 @@ class Crashing(gymnasium.vector.VectorWrapper):
 
 @pytest.mark.parametrize('episodes', [1, 2, 10, 13, 25])
 def test_each_environment_plays_its_share(episodes):
-  played = evaluation.play(cartpole(), TASK, lambda task, count: angle_player, episodes, SEED)
+  played = play.play_episodes(cartpole(), TASK, lambda task, count: angle_player, episodes, SEED)
   expected = play_by_hand(min(episodes, 10), episodes)
   assert len(played.returns) == len(played.lengths) == episodes
   assert played.returns == [total for *_, total, _ in expected]
@@ -81,7 +81,7 @@ def test_the_player_gets_last_rewards_and_ends():
     seen.append((np.array(observations['observation']), rewards.copy(), done.copy()))
     return by_angle(observations['observation'])
 
-  evaluation.play(cartpole(), TASK, lambda task, count: player, 4, SEED)
+  play.play_episodes(cartpole(), TASK, lambda task, count: player, 4, SEED)
   ends = np.zeros((len(seen), 4), bool)
   ends[0] = True
   for step, i, *_ in play_by_hand(4, 4 * 10):
@@ -102,7 +102,7 @@ def test_a_player_is_made_for_the_task_and_its_environments():
     made.append((task, count))
     return angle_player
 
-  evaluation.play(cartpole(['a', 'b', 'c']), 'b', make_player, 12, SEED)
+  play.play_episodes(cartpole(['a', 'b', 'c']), 'b', make_player, 12, SEED)
   assert made == [('b', 10)]
 
 
@@ -128,8 +128,8 @@ def test_an_episode_in_which_an_engine_died_does_not_count():
 
     return player
 
-  whole = evaluation.play(cartpole(), TASK, lambda task, count: angle_player, 2, SEED)
-  played = evaluation.play(
+  whole = play.play_episodes(cartpole(), TASK, lambda task, count: angle_player, 2, SEED)
+  played = play.play_episodes(
     cartpole(wrap=lambda env, attempt: OneDies(env)), TASK, make_player, 2, SEED
   )
   assert sorted(played.lengths) == sorted(
@@ -145,7 +145,7 @@ def test_an_episode_in_which_an_engine_died_does_not_count():
 
 
 def test_pictures_are_of_the_first_episode():
-  played = evaluation.play(
+  played = play.play_episodes(
     cartpole(), TASK, lambda task, count: angle_player, 3, SEED, pictures=True
   )
   game = gymnasium.make('CartPole-v1')
@@ -159,15 +159,15 @@ def test_pictures_are_of_the_first_episode():
 
 
 def test_no_pictures_unless_asked_for():
-  assert not evaluation.play(cartpole(), TASK, lambda task, count: angle_player, 1, SEED).pictures
+  assert not play.play_episodes(cartpole(), TASK, lambda task, count: angle_player, 1, SEED).pictures
 
 
 def test_a_lost_life_does_not_end_an_episode():
   """Environments as for training, which call it an end for the learner, give the same episodes."""
   suite = environments.load('atari:breakout')
   as_in_training = dataclasses.replace(suite, make=lambda tasks, training: suite.make(tasks, True))
-  player = lambda task, count: evaluation.random_player(suite.action_space, seed=1)
-  played, again = (evaluation.play(s, 'breakout', player, 3, SEED) for s in (suite, as_in_training))
+  player = lambda task, count: play.random_player(suite.action_space, seed=1)
+  played, again = (play.play_episodes(s, 'breakout', player, 3, SEED) for s in (suite, as_in_training))
   assert played == again
   assert len(played.returns) == 3
   assert min(played.lengths) > 100  # Five lives.
@@ -176,8 +176,8 @@ def test_a_lost_life_does_not_end_an_episode():
 @pytest.mark.parametrize('crashes', [1, 2])
 def test_a_crash_starts_a_task_anew(crashes):
   suite = cartpole(wrap=lambda env, attempt: Crashing(env) if attempt <= crashes else env)
-  played = evaluation.play(suite, TASK, lambda task, count: angle_player, 25, SEED)
-  after = evaluation.play(cartpole(), TASK, lambda task, count: angle_player, 25, SEED + crashes)
+  played = play.play_episodes(suite, TASK, lambda task, count: angle_player, 25, SEED)
+  after = play.play_episodes(cartpole(), TASK, lambda task, count: angle_player, 25, SEED + crashes)
   assert played == after
 
 
@@ -186,7 +186,7 @@ def test_crashes_again_and_again_are_told():
   with pytest.raises(
     errors.UserError, match='cartpole: 3 attempts at CartPole-v1 .*the game ended by itself'
   ):
-    evaluation.play(suite, TASK, lambda task, count: angle_player, 25, SEED)
+    play.play_episodes(suite, TASK, lambda task, count: angle_player, 25, SEED)
 
 
 @pytest.mark.parametrize('failing', [False, True])
@@ -199,9 +199,9 @@ def test_environments_are_closed(failing):
 
   if failing:
     with pytest.raises(errors.UserError):
-      evaluation.play(cartpole(wrap=remember), TASK, lambda task, count: angle_player, 25, SEED)
+      play.play_episodes(cartpole(wrap=remember), TASK, lambda task, count: angle_player, 25, SEED)
   else:
-    evaluation.play(cartpole(wrap=remember), TASK, lambda task, count: angle_player, 2, SEED)
+    play.play_episodes(cartpole(wrap=remember), TASK, lambda task, count: angle_player, 2, SEED)
   assert len(made) == (3 if failing else 1)
   assert all(env.unwrapped.closed for env in made)
 
@@ -210,7 +210,7 @@ def test_random_player_draws_all_actions_and_repeats_with_its_seed():
   draws = [
     [evaluation_player(None, None, np.zeros(50)) for _ in range(20)]
     for evaluation_player in (
-      evaluation.random_player(gymnasium.spaces.Discrete(4), seed) for seed in (1, 1, 2)
+      play.random_player(gymnasium.spaces.Discrete(4), seed) for seed in (1, 1, 2)
     )
   ]
   assert set(np.array(draws[0]).flat) == {0, 1, 2, 3}
@@ -219,7 +219,7 @@ def test_random_player_draws_all_actions_and_repeats_with_its_seed():
 
 
 def test_random_player_draws_continuous_actions_from_all_of_their_range():
-  player = evaluation.random_player(gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32), 1)
+  player = play.random_player(gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32), 1)
   draws = np.stack([player(None, None, np.zeros(50)) for _ in range(40)])
   assert draws.shape == (40, 50, 3) and draws.dtype == np.float32
   assert stats.kstest(draws.ravel(), stats.uniform(-1.0, 2.0).cdf).pvalue > 1e-3
@@ -230,14 +230,14 @@ def test_the_interval_holds_the_true_mean_as_often_as_it_says():
   rng = np.random.default_rng(0)
   held = 0
   for _ in range(200):
-    low, high = evaluation.bootstrap_interval(rng.normal(10.0, 3.0, size=40).tolist())
+    low, high = play.bootstrap_interval(rng.normal(10.0, 3.0, size=40).tolist())
     held += low <= 10.0 <= high
   assert 0.88 <= held / 200 <= 0.99
 
 
 def test_the_interval_is_that_of_the_normal_distribution_for_many_values():
   values = np.random.default_rng(0).normal(size=2000)
-  low, high = evaluation.bootstrap_interval(values.tolist())
+  low, high = play.bootstrap_interval(values.tolist())
   expected = 1.96 * np.std(values) / np.sqrt(len(values))
   assert [np.mean(values) - low, high - np.mean(values)] == pytest.approx(
     [expected, expected], rel=0.05
@@ -246,25 +246,25 @@ def test_the_interval_is_that_of_the_normal_distribution_for_many_values():
 
 @pytest.mark.parametrize('values', [[3.5], [2.0, 2.0, 2.0], [-1.0] * 50])
 def test_equal_values_have_no_width(values):
-  assert evaluation.bootstrap_interval(values) == (values[0], values[0])
+  assert play.bootstrap_interval(values) == (values[0], values[0])
 
 
 def test_the_interval_is_the_same_each_time():
   values = [1.0, 5.0, 2.0, 8.0]
-  assert evaluation.bootstrap_interval(values) == evaluation.bootstrap_interval(values)
+  assert play.bootstrap_interval(values) == play.bootstrap_interval(values)
 
 
 def test_less_confidence_is_narrower():
   values = np.random.default_rng(0).normal(size=30).tolist()
   wide, narrow = (
-    evaluation.bootstrap_interval(values, 0.95),
-    evaluation.bootstrap_interval(values, 0.5),
+    play.bootstrap_interval(values, 0.95),
+    play.bootstrap_interval(values, 0.5),
   )
   assert wide[0] < narrow[0] < np.mean(values) < narrow[1] < wide[1]
 
 
 def test_summary():
-  summary = evaluation.Episodes([1.0, 2.0, 6.0], [10, 20, 30]).summary()
+  summary = play.Episodes([1.0, 2.0, 6.0], [10, 20, 30]).summary()
   assert summary['mean'] == 3.0 and summary['episodes'] == 3
   assert summary['returns'] == [1.0, 2.0, 6.0] and summary['lengths'] == [10, 20, 30]
   assert 1.0 <= summary['low'] < 3.0 < summary['high'] <= 6.0
@@ -272,7 +272,7 @@ def test_summary():
 
 def test_table():
   cell = lambda mean, low, high: {'mean': mean, 'low': low, 'high': high}
-  table = evaluation.table(
+  table = play.table(
     {
       'random': {'basic': cell(-123.456, -150.0, -100.0), 'take_cover': cell(1.0, 1.0, 1.0)},
       'agent': {'basic': cell(90.0, 80.5, 95.25), 'take_cover': cell(12345.678, 0.0, 20000.0)},

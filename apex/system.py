@@ -1,0 +1,55 @@
+"""Ape-X as the shared programs see it; see `common.runs.system`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from apex import config as configs
+from common.runs import system as systems
+
+if TYPE_CHECKING:
+  from apex import actor, run
+  from common import environments
+  from common.config import command_line
+  from common.distributed import cluster, link, wire
+
+
+class ApeX:
+  """Distributed prioritized experience replay, DQN or DPG (arXiv 1803.00933)."""
+
+  title = 'Ape-X'
+  name = 'apex'
+  command = 'python -m apex.train'
+  presets = configs.PRESETS
+  switches = {
+    'checkpoint_replay': 'Save the replay with each checkpoint; --resume then need not fill it.'
+  }
+  has_several_learners = False
+
+  def make_run(
+    self, config: configs.Config, options: command_line.Options, who: cluster.Cluster
+  ) -> run.Run:
+    from apex import run
+
+    return run.Run(self, config, options, who)
+
+  def make_actor(
+    self,
+    config: configs.Config,
+    suite: environments.Suite,
+    to_learner: link.Link,
+    welcome: link.Welcome,
+  ) -> tuple[actor.Actor, wire.Codec]:
+    from apex import remote
+
+    return remote.make_actor(config, suite, to_learner, welcome)
+
+  def make_playing_agent(
+    self, config: configs.Config, suite: environments.Suite, seed: int
+  ) -> systems.PlayingAgent:
+    from apex import players
+
+    return players.make(config, suite, seed)
+
+
+APEX = ApeX()
