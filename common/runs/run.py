@@ -31,7 +31,7 @@ class Run(abc.ABC):
 
   queue: queues.StructureQueue
   host: hosting.Host
-  actors: Sequence[systems.Actor]
+  actors: Sequence[systems.Actor] = ()
   recorder: recorders.Recorder
   taker: threads.Pulse
   pulses: Sequence[threads.Pulse] = ()
