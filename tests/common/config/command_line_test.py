@@ -213,7 +213,7 @@ def test_help(capsys, flag):
 
 
 def run_script(body, reader=''):
-  """Runs `command_line.run` on a main function of this body, in a shell, its output perhaps read by a `reader`."""
+  """Runs `command_line.run` on a main function with this body, its output piped to `reader`."""
   script = f"""
 import logging, sys
 from common import errors

@@ -1,4 +1,4 @@
-"""What all configs share: tasks have equally many environments, machines hold them, and presets have combinations."""
+"""What all configs share: equal shares of environments, memory for them, presets."""
 
 import dataclasses
 import re
@@ -6,7 +6,7 @@ import re
 import pytest
 
 from common import environments, errors
-from common.config import presets, settings
+from common.config import settings
 from common.environments import atari
 from common.machine import memory
 from impala import config as configs
@@ -19,16 +19,6 @@ class Config(settings.Settings):
   num_actors: int = 2
   envs_per_actor: int = 3
   rate: float = 0.5
-
-
-PRESETS = presets.Presets(
-  Config,
-  {'slow': {'rate': 0.1, 'seed': 9}, 'fast': {}},
-  {},
-  'slow',
-  draws=3,
-  draw=lambda number: {'rate': 10.0 + number},
-)
 
 
 def suite_of(tasks, bytes_per_environment=0):
@@ -150,35 +140,3 @@ def test_options_of_environments_are_the_config_s():
     dmlab_engine='minimalUI=true',
     dmlab_episode_seeds=4,
   )
-
-
-def test_a_preset_with_a_number_is_the_rest_of_it_with_that_combination():
-  assert PRESETS.preset('slow') == Config(rate=0.1, seed=9)
-  assert PRESETS.preset('slow:0') == Config(rate=10.0, seed=9)
-  assert PRESETS.preset('slow:2') == Config(rate=12.0, seed=9)
-  assert PRESETS.preset('fast:1') == Config(rate=11.0)
-
-
-@pytest.mark.parametrize(
-  'name', ['slow:3', 'slow:-1', 'slow:x', 'slow:1.0', 'slow:1:1', 'slow: 1', 'slow:', 'slow:99']
-)
-def test_a_number_that_is_none_is_refused_with_those_that_are(name):
-  with pytest.raises(errors.UserError, match='expected slow, or slow:0 to slow:2'):
-    PRESETS.preset(name)
-
-
-def test_a_number_of_a_preset_that_does_not_exist_suggests_those_that_do():
-  with pytest.raises(errors.UserError, match="unknown preset 'slwo:1'. Did you mean slow"):
-    PRESETS.preset('slwo:1')
-
-
-def test_a_system_without_combinations_says_so():
-  without = dataclasses.replace(PRESETS, draws=0, draw=None)
-  assert without.preset('slow').seed == 9
-  with pytest.raises(errors.UserError, match='expected slow, without a number'):
-    without.preset('slow:0')
-
-
-def test_a_preset_is_a_copy():
-  PRESETS.preset('slow').seed = 1000
-  assert PRESETS.preset('slow').seed == 9

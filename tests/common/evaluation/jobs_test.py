@@ -1,4 +1,4 @@
-"""Suites that are evaluated in several processes: the same episodes as in one, nothing twice, nobody left behind."""
+"""Suites evaluated in several processes: one process's episodes, none twice, no orphans."""
 
 import dataclasses
 import functools
@@ -34,7 +34,7 @@ FOREVER = 600.0
 
 
 class Diary:
-  """Plays CartPole under any task's name, and writes down each time that it is asked to, with its process."""
+  """Plays CartPole under any task's name, and writes down every play with its process."""
 
   def __init__(self, folder: pathlib.Path):
     self._folder, self._suite = folder, environments.load('gym:CartPole-v1')
@@ -46,15 +46,19 @@ class Diary:
     path.with_suffix('.new').rename(path)
     self.meet(task)
     seed = SEED + sum(map(ord, who + task))
-    player = lambda name, count: playing.random_player(self._suite.action_space, seed)
-    return playing.play_episodes(self._suite, 'CartPole-v1', player, episodes, seed).summary()
+
+    def make_player(name, count):
+      return playing.random_player(self._suite.action_space, seed)
+
+    played = playing.play_episodes(self._suite, 'CartPole-v1', make_player, episodes, seed)
+    return played.summary()
 
   def meet(self, task):
     """What else happens while a task is played."""
 
 
 class Mishaps(Diary):
-  """Something goes wrong with some tasks: `slow` never ends, the others fail once two have begun."""
+  """Some tasks go wrong: `slow` never ends, the others fail once two have begun."""
 
   def meet(self, task):
     if task == 'slow':
@@ -73,7 +77,7 @@ class Unmakeable:
 
 
 class Gated(Diary):
-  """The third and all later plays wait for the end of the world, as two processes may be in the midst of them."""
+  """The third and all later plays never end: two processes may be in the middle of them."""
 
   def meet(self, task):
     if task not in ('a', 'b'):
@@ -244,9 +248,12 @@ def test_a_process_that_is_killed_is_one_clear_word_to_the_user(tmp_path):
 
 
 def interrupted(tmp_path, count):
-  """Plays in a process of its own, which gets Ctrl-C when two jobs are done and others are under way."""
+  """Plays in a process of its own, which gets Ctrl-C when two jobs are done and others not."""
   program = (
-    f'import functools, pathlib; from common.config import command_line; from common.evaluation import jobs as evaluation_jobs; from common.machine import janitor; '
+    'import functools, pathlib\n'
+    'from common.config import command_line\n'
+    'from common.evaluation import jobs as evaluation_jobs\n'
+    'from common.machine import janitor\n'
     f'from tests.common.evaluation import jobs_test as here\n'
     f'def main(argv):\n'
     f'  with janitor.attend():\n'
@@ -301,7 +308,7 @@ def test_a_run_that_is_interrupted_leaves_whole_results_and_is_finished_by_the_s
 
 @pytest.fixture(scope='module')
 def fresh_run(tmp_path_factory):
-  """The folder of a run of two games whose agent has learnt nothing, with the checkpoints of 1 and 2 updates."""
+  """A run of two games whose agent has learned nothing, with checkpoints of 1 and 2 updates."""
   folder = tmp_path_factory.mktemp('runs') / 'fresh'
   config = dataclasses.replace(
     configs.PRESETS.preset('table_4_multi_task'),
@@ -332,9 +339,7 @@ def save(folder, config, number):
 
 
 def evaluate(folder, episodes=3, **named):
-  evaluation_command.evaluate(
-    folder, system.IMPALA, episodes, **{'processes': 1, **named}
-  )
+  evaluation_command.evaluate(folder, system.IMPALA, episodes, **{'processes': 1, **named})
   return json.loads((folder / 'evaluation.json').read_text())
 
 
@@ -400,7 +405,7 @@ def test_an_evaluation_leaves_scores_beside_those_of_the_papers(evaluated_run):
 
 
 def test_a_suite_in_two_processes_has_the_episodes_of_one(fresh_run, evaluated_run, tmp_path):
-  """The same seeds, the same games, the same actions: whoever plays, and whatever was played before."""
+  """Same seeds, games and actions, whichever process plays and whatever it played before."""
   shutil.copytree(fresh_run, tmp_path / 'run')
   done = subprocess.run(
     [
@@ -477,6 +482,4 @@ def test_films_are_made_though_the_episodes_are_there(evaluated, played):
 
 def test_no_process_at_all_is_refused():
   with pytest.raises(errors.UserError, match='processes'):
-    evaluation_command.main(
-      ['evaluate', 'a/run', '--processes=0'], 'Evaluates.', system.IMPALA
-    )
+    evaluation_command.main(['evaluate', 'a/run', '--processes=0'], 'Evaluates.', system.IMPALA)

@@ -24,7 +24,7 @@ def angle_player(observations, rewards, done):
 
 
 def play_by_hand(environments_, episodes):
-  """CartPole, one environment after the other: (last step, environment, return, length) of each one's share."""
+  """CartPole, one environment after the other: (last step, environment, return, length)."""
   played = []
   for i in range(environments_):
     game, step = gymnasium.make('CartPole-v1'), 0
@@ -40,7 +40,7 @@ def play_by_hand(environments_, episodes):
 
 
 def cartpole(tasks=('CartPole-v1',), wrap=lambda env, i: env):
-  """CartPole as a suite of tasks of any names, its environments wrapped by `wrap(environment, attempt)`."""
+  """CartPole under any tasks' names, wrapped by `wrap(environment, attempt)`."""
   suite, attempts = environments.load('gym:CartPole-v1'), []
 
   def make(names, training):
@@ -74,7 +74,7 @@ def test_each_environment_plays_its_share(episodes):
 
 
 def test_the_player_gets_last_rewards_and_ends():
-  """As an actor does: `done` at the first step and where an episode has ended, and the reward of the last action."""
+  """As an actor: `done` at the start and after an episode's end, the last action's reward."""
   seen = []
 
   def player(observations, rewards, done):
@@ -107,10 +107,10 @@ def test_a_player_is_made_for_the_task_and_its_environments():
 
 
 def test_an_episode_in_which_an_engine_died_does_not_count():
-  """Environment 1 dies once, in its step 5, and goes on with the first observation of another episode."""
+  """Environment 1 dies once, in its step 5, and goes on with another episode."""
 
   class OneDies(gymnasium.vector.VectorWrapper):
-    """Marks the crash, as `ParallelVectorEnv` does. The game behind it goes on: what is before counts no more."""
+    """Marks the crash, as `ParallelVectorEnv` does; what came before no longer counts."""
 
     steps = 0
 
@@ -159,15 +159,21 @@ def test_pictures_are_of_the_first_episode():
 
 
 def test_no_pictures_unless_asked_for():
-  assert not play.play_episodes(cartpole(), TASK, lambda task, count: angle_player, 1, SEED).pictures
+  played = play.play_episodes(cartpole(), TASK, lambda task, count: angle_player, 1, SEED)
+  assert not played.pictures
 
 
 def test_a_lost_life_does_not_end_an_episode():
   """Environments as for training, which call it an end for the learner, give the same episodes."""
   suite = environments.load('atari:breakout')
   as_in_training = dataclasses.replace(suite, make=lambda tasks, training: suite.make(tasks, True))
-  player = lambda task, count: play.random_player(suite.action_space, seed=1)
-  played, again = (play.play_episodes(s, 'breakout', player, 3, SEED) for s in (suite, as_in_training))
+
+  def make_player(task, count):
+    return play.random_player(suite.action_space, seed=1)
+
+  played, again = (
+    play.play_episodes(s, 'breakout', make_player, 3, SEED) for s in (suite, as_in_training)
+  )
   assert played == again
   assert len(played.returns) == 3
   assert min(played.lengths) > 100  # Five lives.
@@ -226,7 +232,7 @@ def test_random_player_draws_continuous_actions_from_all_of_their_range():
 
 
 def test_the_interval_holds_the_true_mean_as_often_as_it_says():
-  """200 data sets of 40 values. The percentile interval is known to hold in 93 to 95% of them; 3 deviations around."""
+  """200 data sets of 40 values: it is known to hold in 93 to 95%; 3 deviations around that."""
   rng = np.random.default_rng(0)
   held = 0
   for _ in range(200):
@@ -271,7 +277,9 @@ def test_summary():
 
 
 def test_table():
-  cell = lambda mean, low, high: {'mean': mean, 'low': low, 'high': high}
+  def cell(mean, low, high):
+    return {'mean': mean, 'low': low, 'high': high}
+
   table = play.table(
     {
       'random': {'basic': cell(-123.456, -150.0, -100.0), 'take_cover': cell(1.0, 1.0, 1.0)},
