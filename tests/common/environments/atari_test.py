@@ -179,8 +179,6 @@ def test_the_multi_task_suite_is_of_the_57_games_with_18_actions():
   suite = environments.load('atari57')
   assert suite.tasks == atari.ATARI_57 and suite.num_actions == 18 and suite.references == 'atari57'
 
-  """IMPALA, section 5.3.2: all games have the full action set. Skiing alone has nine actions."""
-
 
 # The sizes of games' own action sets, from the appendix of the paper on dueling networks. Pong has
 # 3 there, and 6 in ale-py: up, down and none, each with and without fire.
