@@ -123,7 +123,7 @@ class _Crew:
       if number not in self._engines:
         level = dmlab.level(task, True, self._options)
         self._engines[number] = workers.Worker(functools.partial(dmlab.DmLabEnv, level))
-        self._engines[number].receive()
+        self._engines[number].receive()  # Waits until it has started.
       self._engines[number].call('begin', seed=seed)
     except (workers.WorkerDied, environments.EnvironmentCrashed) as crash:
       if not self._stopped.is_set():

@@ -164,14 +164,10 @@ class AtariVectorEnv(gymnasium.vector.VectorWrapper):
     self.observation_space = gymnasium.vector.utils.batch_space(
       self.single_observation_space, num_envs
     )
-    # The engine's number of each action, int [18]; None if they are the same.
+    # The engine's numbers of our actions, int [18]; None if they are the same.
     self._engine_actions: np.ndarray | None = None
     if full_action_space:
-      # The engine does not refuse numbers beyond the game's own actions: unknown ones are mapped
-      # here, to action 0, the no-op.
-      own_actions = self._engine.ale.get_action_set()
-      known = {action.value: index for index, action in enumerate(own_actions)}
-      self._engine_actions = np.array([known.get(i, known[0]) for i in range(_ALL_ACTIONS)])
+      self._engine_actions = _numbers_in_engine(self._engine)
       self.single_action_space = gymnasium.spaces.Discrete(_ALL_ACTIONS)
       self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, num_envs)
     # Each environment's frame number after the last step, int [N].
@@ -205,6 +201,14 @@ class AtariVectorEnv(gymnasium.vector.VectorWrapper):
     if truncated.any():
       info['final_obs'] = np.array([{'observation': stack} for stack in final], object)
     return {'observation': frames}, rewards, terminated, truncated, info
+
+
+def _numbers_in_engine(engine: ale_py.AtariVectorEnv) -> np.ndarray:
+  """The engine's number of each of the 18 actions, int `[18]`; the no-op's where it has none."""
+  # With an action that its game does not know, the engine would wait without end.
+  own_actions = engine.ale.get_action_set()
+  known = {action.value: index for index, action in enumerate(own_actions)}
+  return np.array([known.get(action, known[0]) for action in range(_ALL_ACTIONS)])
 
 
 def _make_one(game: str, max_training_frames: int | None) -> suite.MakeVectorEnv:

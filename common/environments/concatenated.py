@@ -95,6 +95,7 @@ class ConcatenatedVectorEnv(gymnasium.vector.VectorEnv):
 
   def _joined_info(self, infos: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
     """The arrays `[N]` that all parts return, and `final_obs` if any does, with None elsewhere."""
+    # A part returns `final_obs` only if one of its episodes was truncated; all have other keys.
     common = set.intersection(*map(set, infos)) - {'final_obs'}
     joined = {
       name: np.concatenate([info[name] for info in infos])

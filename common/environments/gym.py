@@ -32,16 +32,10 @@ def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
     UserError: If the id is not registered, or its spaces are of other kinds than those above.
   """
   tasks = suite.select_tasks(name, (member,), options)
-  if member.rpartition(':')[2] not in gymnasium.registry and ':' not in member:
+  # With a module, only importing it tells whether the id exists.
+  if ':' not in member and member not in gymnasium.registry:
     raise errors.unknown('gymnasium environment', member, gymnasium.registry.keys())
-  try:
-    probe = gymnasium.make(member)
-  except (gymnasium.error.Error, ImportError) as error:
-    raise errors.UserError(f'gymnasium cannot make {member!r}: {error}') from error
-  actions = probe.action_space
-  observations = probe.observation_space
-  probe.close()
-
+  actions, observations = _probe(member)
   action_space = _action_space(name, actions)
   observation_space = _observation_space(name, observations)
 
@@ -87,6 +81,16 @@ class NamedObservation(gymnasium.ObservationWrapper):
 
   def observation(self, observation: Any) -> suite.Observation:
     return {'observation': np.asarray(observation, self._dtype)}
+
+
+def _probe(member: str) -> tuple[gymnasium.Space, gymnasium.Space]:
+  """The action and observation space of an id."""
+  try:
+    probe = gymnasium.make(member)
+  except (gymnasium.error.Error, ImportError) as error:
+    raise errors.UserError(f'gymnasium cannot make {member!r}: {error}') from error
+  probe.close()
+  return probe.action_space, probe.observation_space
 
 
 def _action_space(name: str, space: gymnasium.Space) -> suite.ActionSpace:

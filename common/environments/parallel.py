@@ -70,7 +70,7 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
       for i in range(self.num_envs):
         self._workers[i] = workers.Worker(self._makes[i])
       self._restart(_crashes(self._receive(self._workers)))
-    except BaseException:
+    except BaseException:  # Ctrl-C too, or the processes would be left behind.
       self.close()
       raise
 
@@ -106,11 +106,13 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
       _, rewards[i], terminated[i], truncated[i], _ = answers[i]
 
     ended = np.flatnonzero(terminated | truncated).tolist()
+    # An engine that leaks may die every few episodes; only one that finishes none is given up.
     self._deaths[ended] = 0
     final = np.full(self.num_envs, None, object)
     for i in ended:
       final[i] = observations[i]
 
+    # Without a seed: the environment's own generator goes on.
     resets = self._call('reset', {i: {'seed': None} for i in ended})
     crashes |= _crashes(resets)
     observations |= _observations(resets) | self._restart(crashes)
@@ -174,6 +176,7 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
         self._seeds[i] = (self._seeds[i] + _RESTART_SEED) % 2**31
         self._workers[i].close()
         self._workers[i] = workers.Worker(self._makes[i])
+      # They may die while they are made, or in the reset: the next round is for those.
       made = self._receive(crashes)
       died = _crashes(made)
 

@@ -42,6 +42,7 @@ class ProcessVectorEnv(gymnasium.vector.VectorEnv):
     """
     self._make = functools.partial(_Hosted, make)
     self._worker = self._start()
+    # The spaces come from there, as making an environment here is what this class avoids.
     form: _Form = self._worker.call('form')
     self.num_envs = form.num_envs
     self.metadata = form.metadata
@@ -53,6 +54,7 @@ class ProcessVectorEnv(gymnasium.vector.VectorEnv):
     self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, self.num_envs)
 
   def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> suite.Reset:
+    # A process that raised `EnvironmentCrashed` still lives: its environment restarts the engine.
     if not self._worker.is_alive():
       self._worker.close()
       self._worker = self._start()
@@ -70,7 +72,7 @@ class ProcessVectorEnv(gymnasium.vector.VectorEnv):
     worker = workers.Worker(self._make)
     try:
       worker.receive()
-    except BaseException as error:
+    except BaseException as error:  # Ctrl-C too, or the process would be left behind.
       worker.close()
       if isinstance(error, workers.WorkerDied):
         raise suite.EnvironmentCrashed(f'environments: {error}') from error

@@ -69,6 +69,8 @@ class MakeVectorEnv(Protocol):
     Arrays: those that `reset` and `step` return belong to the environment, which may overwrite them
     in the next step. Callers copy what they keep.
 
+    Rewards are in the task's own units, and terminated and truncated exclude each other.
+
     Seeds: `reset(seed=s)` gives environment i the seed s + i. The same seed and actions repeat an
     episode; without a seed the environment's generator goes on.
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import sys
 
 import pytest
 
@@ -126,6 +127,8 @@ def test_a_suite_with_a_member_is_refused_with_the_right_form(name, form, instea
     ('dmlab03', 'dmlab30'),
     ('dom', 'doom'),
     ('atri:pong', 'atari:pong'),
+    ('contrl:cartpole-swingup', 'control:cartpole-swingup'),
+    ('gm:CartPole-v1', 'gym:CartPole-v1'),
     ('doom:basics', 'basic'),
     ('atari:pnog', 'pong'),
     ('gym:CartPole-v7', 'CartPole-v1'),
@@ -137,6 +140,12 @@ def test_a_suite_with_a_member_is_refused_with_the_right_form(name, form, instea
 def test_an_unknown_environment_is_refused_with_the_nearest(name, near):
   text = refusal(name)
   assert 'unknown' in text and near in text
+
+
+def test_a_family_whose_package_is_missing_is_refused_and_suggests_nothing(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'common.environments.doom', None)
+  assert 'doom:basic needs the package' in refusal('doom:basic')
+  assert 'Did you mean atari:pong' in refusal('atri:pong')
 
 
 def test_names_in_the_list_of_environments_exist():
