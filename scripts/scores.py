@@ -1,13 +1,15 @@
-"""Scores of several evaluated runs as of one agent, such as experts of a task each: `scripts/scores.py FOLDER RUN ...`.
+"""Reports evaluated runs as one agent, e.g. experts of one task each.
 
-Reads the `evaluation.json` of every run and writes `scores.json` and `scores.png` to FOLDER. Shows the table of all
-tasks beside the papers' scores.
+    scripts/scores.py FOLDER RUN [RUN ...]
+
+Reads `evaluation.json` of every run, writes `scores.json` and `scores.png` to FOLDER, and shows a
+table of all tasks beside the papers' scores.
 """
 
 import json
 import pathlib
 import sys
-from typing import Sequence
+from typing import Any, Sequence
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
@@ -22,30 +24,44 @@ def main(argv: Sequence[str]) -> None:
     raise errors.UserError(
       f'expected a folder to write to and runs: {argv[0]} FOLDER RUN [RUN ...]\n\n{__doc__}'
     )
-  agent, notes, references = {}, [], set()
+  folder = pathlib.Path(argv[1])
+  agent: dict[str, Any] = {}
+  notes: list[str] = []
+  references = set()
   for run in map(pathlib.Path, argv[2:]):
     evaluation = _read(run)
-    twice = set(agent) & set(evaluation['agent'])
-    if twice:
-      raise errors.UserError(
-        f'{run} has {", ".join(sorted(twice))}, which a run before it has too: name one run for '
-        'each task'
-      )
+    _refuse_common_tasks(run, agent, evaluation['agent'])
     agent |= evaluation['agent']
     references.add(evaluation['references'])
-    notes += [evaluation['note']] if evaluation['note'] and evaluation['note'] not in notes else []
+    if evaluation['note'] and evaluation['note'] not in notes:
+      notes.append(evaluation['note'])
+
   if len(references) != 1 or references == {''}:
     raise errors.UserError(
       f'these runs are measured against {", ".join(map(repr, sorted(references)))}: expected all '
       'against atari57 or all against dmlab30'
     )
-  command_line.import_tensorflow()  # Without its notes: charts bring it.
-  folder = pathlib.Path(argv[1])
+  # Here, where its messages are silenced: the charts import it otherwise.
+  command_line.import_tensorflow()
   folder.mkdir(parents=True, exist_ok=True)
   score_report.write(folder, references.pop(), agent, ' '.join(notes))
 
 
-def _read(run: pathlib.Path) -> dict:
+def _refuse_common_tasks(run: pathlib.Path, before: dict[str, Any], tasks: dict[str, Any]) -> None:
+  twice = set(before) & set(tasks)
+  if twice:
+    raise errors.UserError(
+      f'{run} has {", ".join(sorted(twice))}, which a run before it has too: name one run for each '
+      'task'
+    )
+
+
+def _read(run: pathlib.Path) -> dict[str, Any]:
+  """The parts of a run's `evaluation.json` that a report needs.
+
+  Raises:
+    UserError: If there is none, or it is not what `evaluate` writes.
+  """
   try:
     evaluation = json.loads((run / 'evaluation.json').read_text())
     return {name: evaluation[name] for name in ('agent', 'references', 'note')}

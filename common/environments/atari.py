@@ -1,23 +1,28 @@
-"""Atari 2600 games, one or many, through ale-py's vector environment, which does all of the preprocessing in C++.
+"""Atari 2600 games, one or many: `atari:GAME` and `atari57`.
 
-IMPALA, Table G.1 and appendix G: 84x84 grey frames, the maximum over the last two raw frames, 4 of them stacked,
-action repeat 4, no sticky actions, up to 30 no-ops at the start. In training a lost life ends the episode for the
-learner, yet the game goes on from there: `info['game_over']` says where it did not.
+ale-py's vector environment does all preprocessing in C++ (IMPALA, Table G.1 and appendix G): 84x84
+grey frames, each the maximum over the last two raw frames, 4 of them stacked, action repeat 4, no
+sticky actions, up to 30 no-ops at the start. In training a lost life ends the episode for the
+learner, yet the game goes on from there: `info['game_over']` tells the two apart.
 """
 
 import itertools
-from typing import Sequence
+from typing import Any, Sequence
 
 import ale_py
 import gymnasium
 import numpy as np
 from ale_py import roms
 
+from common import errors
 from common.environments import concatenated, suite
+from common.environments import options as option_sets
 
-ACTION_REPEAT, STACK = 4, 4
+ACTION_REPEAT = 4
+STACK = 4
+# Environment frames: 30 minutes, the convention of the papers that IMPALA and Ape-X compare with.
+MAX_FRAMES = 108_000
 _ALL_ACTIONS = len(ale_py.Action.__members__)
-MAX_FRAMES = 108_000  # 30 minutes, the convention of the papers that IMPALA and Ape-X compare with.
 
 ATARI_57 = (
   'alien',
@@ -80,15 +85,41 @@ ATARI_57 = (
 )
 
 
+def names() -> list[str]:
+  """The values of `--env` of this family."""
+  return ['atari57', *(f'atari:{game}' for game in games())]
+
+
+def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
+  """`atari:GAME` or `atari57`; see `suite.Family.load`.
+
+  A single game has its own set of actions (the experts of IMPALA's Table 4); in the suite of 57
+  each game has all 18 (the multi-task agent of Table 4).
+  """
+  if name.partition(':')[0] == 'atari57':
+    suite.refuse_member(name, member, 'atari:GAME')
+    tasks = suite.select_tasks(name, ATARI_57, options)
+    return _suite(name, tasks, _make_many(options.max_training_frames), 'atari57')
+
+  if member not in games():
+    raise errors.unknown('Atari game', member, games(), 'Write it as in atari:pong.')
+  tasks = suite.select_tasks(name, (member,), options)
+  references = 'atari57' if member in ATARI_57 else ''
+  return _suite(name, tasks, _make_one(member, options.max_training_frames), references)
+
+
 def games() -> list[str]:
   """The games whose ROMs come with ale-py, in snake case."""
   return sorted(roms.get_all_rom_ids())
 
 
 class AtariVectorEnv(gymnasium.vector.VectorWrapper):
-  """Names the observation, and tells the end of a game from the loss of a life.
+  """N copies of one game, stepped by the engine's threads.
 
-  Observations: `observation`, uint8 `[N, 4, 84, 84]`, the newest frame last; frames before a game's start are zero.
+  Observations: `observation`, uint8 `[N, 4, 84, 84]`, the newest frame last; frames before a game's
+  start are zero. They are views of the engine's buffer, which the next step overwrites.
+
+  A step may be split into `send` and `receive` (`concatenated.Part`).
   """
 
   def __init__(
@@ -100,14 +131,20 @@ class AtariVectorEnv(gymnasium.vector.VectorWrapper):
     full_action_space: bool = False,
     num_threads: int = 0,
   ):
-    """`full_action_space`: all 18 actions, not the game's own. `num_threads`: of the engine; 0 for one a core.
+    """Starts the engine.
 
-    An action that a game does not know (Skiing has no fire button) is no-op, which the engine leaves to us.
+    Args:
+      game: In snake case, see `games`.
+      num_envs: N.
+      training: Whether a lost life terminates the episode.
+      max_frames: Environment frames after which a game is truncated.
+      full_action_space: Whether to offer all 18 actions, not only the game's own. An action that
+        the game does not know (Skiing has no fire button) is a no-op then.
+      num_threads: Of the engine; 0 for one per core.
     """
-    ale_py.ALEInterface.setLoggerMode(
-      ale_py.LoggerMode.Error
-    )  # No banner per game on the terminal.
-    env = ale_py.AtariVectorEnv(
+    # No banner per game on the terminal.
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+    self._engine = ale_py.AtariVectorEnv(
       game,
       num_envs,
       autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP,
@@ -121,95 +158,103 @@ class AtariVectorEnv(gymnasium.vector.VectorWrapper):
       full_action_space=full_action_space,
       num_threads=num_threads,
     )
-    super().__init__(env)
-    self.single_observation_space = _named(env.single_observation_space)
+    super().__init__(self._engine)
+    frames = self._engine.single_observation_space
+    self.single_observation_space = gymnasium.spaces.Dict({'observation': frames})
     self.observation_space = gymnasium.vector.utils.batch_space(
       self.single_observation_space, num_envs
     )
-    self._engine_actions = None
+    # The engine's numbers of our actions, int [18]; None if they are the same.
+    self._engine_actions: np.ndarray | None = None
     if full_action_space:
-      known = {action.value: index for index, action in enumerate(env.ale.get_action_set())}
-      self._engine_actions = np.array(
-        [known.get(action, known[0]) for action in range(_ALL_ACTIONS)]
-      )
+      self._engine_actions = _numbers_in_engine(self._engine)
       self.single_action_space = gymnasium.spaces.Discrete(_ALL_ACTIONS)
       self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, num_envs)
-    self._game_frame = None
+    # Each environment's frame number after the last step, int [N].
+    self._game_frame: np.ndarray | None = None
 
-  def reset(self, *, seed=None, options=None):
-    frames, info = self.env.reset(seed=seed, options=options)
+  def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> suite.Reset:
+    frames, info = self._engine.reset(seed=seed, options=options)
     self._game_frame = info['episode_frame_number'].copy()
     return {'observation': frames}, info
 
-  def step(self, actions):
+  def step(self, actions: np.ndarray) -> suite.VectorStep:
     self.send(actions)
     return self.receive()
 
-  def send(self, actions) -> None:
-    """Begins a step in the engine's threads, which `receive` ends."""
+  def send(self, actions: np.ndarray) -> None:
+    """Begins a step in the engine's threads; `receive` ends it."""
     actions = np.asarray(actions, np.int64)
-    self.env.send(actions if self._engine_actions is None else self._engine_actions[actions])
+    self._engine.send(actions if self._engine_actions is None else self._engine_actions[actions])
 
-  def receive(self):
-    frames, rewards, terminated, truncated, info = self.env.recv()
+  def receive(self) -> suite.VectorStep:
+    """Waits for the step that `send` has begun; returns what `step` returns."""
+    frames, rewards, terminated, truncated, info = self._engine.recv()
     # Within a game the frame number only grows; at the start of another it falls back.
-    info['game_over'] = (terminated | truncated) & (
-      info['episode_frame_number'] <= self._game_frame
-    )
+    restarted = info['episode_frame_number'] <= self._game_frame
+    info['game_over'] = (terminated | truncated) & restarted
     self._game_frame = info['episode_frame_number'].copy()
+
+    # The engine's `final_obs` is an array of frames; gymnasium's form is an array of dicts. They
+    # are made only where somebody reads them: a lost life, which is frequent, is no truncation.
     final = info.pop('final_obs', None)
-    if truncated.any():  # In gymnasium's own form.
+    if truncated.any():
       info['final_obs'] = np.array([{'observation': stack} for stack in final], object)
     return {'observation': frames}, rewards, terminated, truncated, info
 
 
-def _named(space: gymnasium.Space) -> gymnasium.spaces.Dict:
-  return gymnasium.spaces.Dict({'observation': space})
+def _numbers_in_engine(engine: ale_py.AtariVectorEnv) -> np.ndarray:
+  """The engine's number of each of the 18 actions, int `[18]`; the no-op's where it has none."""
+  # With an action that its game does not know, the engine would wait without end.
+  own_actions = engine.ale.get_action_set()
+  known = {action.value: index for index, action in enumerate(own_actions)}
+  return np.array([known.get(action, known[0]) for action in range(_ALL_ACTIONS)])
 
 
-def load(name: str, game: str, max_training_frames: int | None) -> suite.Suite:
-  """One game, with its own set of actions (the experts of IMPALA's Table 4)."""
+def _make_one(game: str, max_training_frames: int | None) -> suite.MakeVectorEnv:
+  def make(tasks: Sequence[str], training: bool) -> AtariVectorEnv:
+    max_frames = _frame_limit(training, max_training_frames)
+    return AtariVectorEnv(game, len(tasks), training, max_frames)
 
-  def make(tasks: Sequence[str], training: bool) -> gymnasium.vector.VectorEnv:
-    return AtariVectorEnv(
-      game, len(tasks), training, training and max_training_frames or MAX_FRAMES
-    )
-
-  return _suite(name, (game,), make, 'atari57' if game in ATARI_57 else '')
+  return make
 
 
-def load_57(name: str, max_training_frames: int | None) -> suite.Suite:
-  """All 57 games, each with all 18 actions (IMPALA's multi-task agent of Table 4)."""
+def _make_many(max_training_frames: int | None) -> suite.MakeVectorEnv:
+  def make(tasks: Sequence[str], training: bool) -> concatenated.ConcatenatedVectorEnv:
+    max_frames = _frame_limit(training, max_training_frames)
+    # One engine for each run of equal tasks. They work at the same time: one thread each.
+    parts = [
+      AtariVectorEnv(
+        game, len(list(same)), training, max_frames, full_action_space=True, num_threads=1
+      )
+      for game, same in itertools.groupby(tasks)
+    ]
+    return concatenated.ConcatenatedVectorEnv(parts)
 
-  def make(tasks: Sequence[str], training: bool) -> gymnasium.vector.VectorEnv:
-    return concatenated.ConcatenatedVectorEnv(
-      [
-        AtariVectorEnv(
-          game,
-          len(list(same)),
-          training,
-          training and max_training_frames or MAX_FRAMES,
-          full_action_space=True,
-          num_threads=1,
-        )
-        for game, same in itertools.groupby(tasks)
-      ]
-    )
-
-  return _suite(name, ATARI_57, make, 'atari57')
+  return make
 
 
-def _suite(name: str, games_: Sequence[str], make, references: str) -> suite.Suite:
-  probe = make(games_[:1], True)
-  space, action_space = probe.single_observation_space, probe.single_action_space
+def _frame_limit(training: bool, max_training_frames: int | None) -> int:
+  """Environment frames after which a game is truncated; evaluation follows the convention."""
+  return (max_training_frames if training else None) or MAX_FRAMES
+
+
+def _suite(
+  name: str, tasks: tuple[str, ...], make: suite.MakeVectorEnv, references: str
+) -> suite.Suite:
+  probe = make(tasks[:1], True)
+  observation_space = probe.single_observation_space
+  action_space = probe.single_action_space
   probe.close()
+  assert isinstance(observation_space, gymnasium.spaces.Dict)
+  assert isinstance(action_space, gymnasium.spaces.Discrete)
   return suite.Suite(
-    name,
-    tuple(games_),
-    space,
-    action_space,
-    ACTION_REPEAT,
-    make,
+    name=name,
+    tasks=tasks,
+    observation_space=observation_space,
+    action_space=action_space,
+    action_repeat=ACTION_REPEAT,
+    make=make,
     frame_stack=STACK,
     references=references,
   )

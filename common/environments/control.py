@@ -1,16 +1,16 @@
-"""The DeepMind Control Suite: tasks as `DOMAIN-TASK`, e.g. `humanoid-walk`, seen as features (Ape-X, section 4.2).
+"""The DeepMind Control Suite: `control:DOMAIN-TASK`, e.g. `control:humanoid-walk`.
 
-Actions are rescaled to [-1, 1] from each actuator's bounds. Episodes end by the clock, after 1,000 steps: they are
-truncated, not terminated, but for the few tasks whose episodes do end.
+Observations are features (Ape-X, section 4.2). Actions are rescaled to [-1, 1] from each actuator's
+bounds. Episodes end by the clock, after 1,000 steps: they are truncated. In the few tasks whose
+episodes do end, they are terminated.
 """
 
 import functools
 import os
-from typing import Any, Sequence
+from typing import Any, Mapping, NamedTuple, Sequence
 
-os.environ.setdefault(
-  'MUJOCO_GL', 'disable'
-)  # Nothing is rendered: no display is needed, nor its libraries.
+# Nothing is rendered: neither a display nor its libraries are needed. Must precede the import.
+os.environ.setdefault('MUJOCO_GL', 'disable')
 
 import gymnasium
 import numpy as np
@@ -18,9 +18,45 @@ from dm_control import suite as control_suite
 from dm_control.rl import control
 
 from common import errors
+from common.environments import options as option_sets
 from common.environments import process, suite
 
 _MAX_BOUND = 1e6  # Of actions; those of lqr have 1e10.
+
+
+def names() -> list[str]:
+  """One value of `--env`: a misspelled task is compared with all tasks by `load`."""
+  return ['control:cartpole-swingup']
+
+
+def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
+  """The suite of one task, without action repeat, stepped in a child process.
+
+  See `suite.Family.load`.
+
+  Raises:
+    UserError: If there is no such task, or its actions have no usable bounds.
+  """
+  if member not in tasks():
+    hint = 'Write it as in control:humanoid-walk.'
+    raise errors.unknown('Control Suite task', member, tasks(), hint)
+  selected = suite.select_tasks(name, (member,), options)
+
+  highest = np.max(_form(member).high)
+  if highest > _MAX_BOUND:
+    raise errors.UserError(
+      f'{name} has actions up to {highest:g}, which cannot be rescaled to [-1, 1]. Other tasks '
+      'have bounds around 1.'
+    )
+  probe = ControlEnv(member)
+  return suite.Suite(
+    name=name,
+    tasks=selected,
+    observation_space=probe.observation_space,
+    action_space=probe.action_space,
+    action_repeat=1,
+    make=_make,
+  )
 
 
 def tasks() -> list[str]:
@@ -28,88 +64,77 @@ def tasks() -> list[str]:
   return sorted(f'{domain}-{task}' for domain, task in control_suite.ALL_TASKS)
 
 
+class _Form(NamedTuple):
+  """The sizes and bounds of a task."""
+
+  low: np.ndarray  # Of the actions, [A].
+  high: np.ndarray
+  num_features: int
+
+
 @functools.cache
-def _form(domain: str, task: str) -> tuple[np.ndarray, np.ndarray, int]:
-  """Bounds of a task's actions, and how many numbers an observation has."""
+def _form(name: str) -> _Form:
+  # Cached, as it makes an environment: a second or two for humanoids.
+  domain, _, task = name.partition('-')
   env = control_suite.load(domain, task)
-  actions, observation = env.action_spec(), env.observation_spec()
+  actions = env.action_spec()
+  features = env.observation_spec().values()
   env.close()
-  return (
-    actions.minimum,
-    actions.maximum,
-    sum(int(np.prod(spec.shape)) for spec in observation.values()),
-  )
+  num_features = sum(int(np.prod(spec.shape)) for spec in features)
+  return _Form(low=actions.minimum, high=actions.maximum, num_features=num_features)
 
 
 class ControlEnv(gymnasium.Env):
-  """One task. Observations: `observation`, float32 `[D]`, all of the task's features one after the other."""
+  """One task.
+
+  Observations: `observation`, float32 `[D]`, all of the task's features one after the other.
+  """
 
   metadata = {'render_modes': []}
+  observation_space: gymnasium.spaces.Dict
+  action_space: gymnasium.spaces.Box
 
-  def __init__(self, task: str):
-    self._domain, _, self._task = task.partition('-')
-    self._env, (self._low, self._high, size) = None, _form(self._domain, self._task)
+  def __init__(self, name: str):
+    """Only notes the task, DOMAIN-TASK: the engine starts in `reset`, which knows the seed."""
+    self._domain, _, self._task = name.partition('-')
+    self._env: Any = None  # A `dm_control.rl.control.Environment`.
+    self._low, self._high, num_features = _form(name)
+    features = gymnasium.spaces.Box(-np.inf, np.inf, (num_features,), np.float32)
+    self.observation_space = gymnasium.spaces.Dict({'observation': features})
     self.action_space = suite.continuous_actions(len(self._low))
-    self.observation_space = gymnasium.spaces.Dict(
-      {'observation': gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)}
-    )
 
-  def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+  def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> suite.Reset:
     super().reset(seed=seed)
     if seed is not None or self._env is None:
+      # dm_control takes a seed only when it makes a task.
       self._env = control_suite.load(self._domain, self._task, task_kwargs={'random': seed})
     return self._flat(self._env.reset().observation), {}
 
-  def step(self, action: np.ndarray):
+  def step(self, action: np.ndarray) -> suite.Step:
     action = np.clip(np.asarray(action, np.float64), -1.0, 1.0)
     try:
       step = self._env.step(self._low + 0.5 * (action + 1.0) * (self._high - self._low))
     except control.PhysicsError as error:
       raise suite.EnvironmentCrashed(f'{self._domain}-{self._task}: {error}') from error
-    # At the clock's end the discount still is 1; it is 0 where the task itself says that nothing comes after.
-    terminated = step.last() and step.discount == 0.0
-    return (
-      self._flat(step.observation),
-      float(step.reward),
-      terminated,
-      step.last() and not terminated,
-      {},
-    )
 
-  def close(self):
+    # At the clock's end the discount is still 1; it is 0 where the task itself has ended.
+    terminated = step.last() and step.discount == 0.0
+    truncated = step.last() and not terminated
+    return self._flat(step.observation), float(step.reward), terminated, truncated, {}
+
+  def close(self) -> None:
     if self._env is not None:
       self._env.close()
 
-  def _flat(self, observation) -> dict[str, np.ndarray]:
-    return {
-      'observation': np.concatenate([np.ravel(part) for part in observation.values()]).astype(
-        np.float32
-      )
-    }
-
-
-def load(name: str, task: str) -> suite.Suite:
-  """The suite of one task; no action repeat. Its environments are stepped in processes of their own.
-
-  Raises:
-    UserError: if the actions have no bounds to speak of.
-  """
-  _, high, _ = _form(*task.split('-'))
-  if np.max(high) > _MAX_BOUND:
-    raise errors.UserError(
-      f'{name} has actions up to {np.max(high):g}: there is nothing to rescale them by. Other '
-      'tasks have bounds around 1.'
-    )
-  probe = ControlEnv(task)
-  return suite.Suite(
-    name, (task,), probe.observation_space, probe.action_space, action_repeat=1, make=_make
-  )
+  def _flat(self, features: Mapping[str, Any]) -> suite.Observation:
+    flat = np.concatenate([np.ravel(feature) for feature in features.values()])
+    return {'observation': flat.astype(np.float32)}
 
 
 def together(names: Sequence[str]) -> gymnasium.vector.VectorEnv:
   """Environments of tasks, stepped one after the other in this process."""
   return gymnasium.vector.SyncVectorEnv(
-    [lambda name=name: ControlEnv(name) for name in names],
+    [functools.partial(ControlEnv, name) for name in names],
     copy=False,
     autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP,
   )

@@ -1,8 +1,9 @@
-"""DeepMind Lab: single levels, the five of IMPALA's section 5.2, and DMLab-30 as one multi-task suite.
+"""DeepMind Lab: `dmlab:LEVEL`, `dmlab5` (IMPALA, section 5.2) and `dmlab30` (DMLab-30).
 
-The module `deepmind_lab` is on no package index: its users build a wheel. Frames are 72x96 RGB at 60 a second, the
-action is held for four of them, and the nine actions are those of Table D.2. Every level runs in a process of its own:
-an engine that fails ends its process, and it holds Python's lock while it steps.
+The module `deepmind_lab` is on no package index: its users build a wheel. Frames are 72x96 RGB at
+60 a second, the action is held for four of them, and the nine actions are those of Table D.2. Every
+level runs in a child process: an engine that fails ends its process, and it holds Python's lock
+while it steps.
 """
 
 import dataclasses
@@ -11,7 +12,7 @@ import importlib.util
 import logging
 import os
 import pathlib
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import gymnasium
 import numpy as np
@@ -20,9 +21,12 @@ from common import errors
 from common.environments import level_cache, levels, parallel, suite
 from common.environments import options as option_sets
 
-HEIGHT, WIDTH, ACTION_REPEAT = 72, 96, 4
-# Look left or right, look down or up (pixels), strafe, move, fire, jump, crouch: forward, backward, strafe left, strafe
-# right, look left, look right, the two looks with forward, fire.
+HEIGHT = 72
+WIDTH = 96
+ACTION_REPEAT = 4
+# Columns: look left or right (pixels), look down or up, strafe, move, fire, jump, crouch.
+# Rows: forward, backward, strafe left, strafe right, look left, look right, the two looks with
+# forward, fire.
 ACTIONS = np.array(
   [
     (0, 0, 0, 1, 0, 0, 0),
@@ -37,28 +41,72 @@ ACTIONS = np.array(
   ],
   np.intc,
 )
-BYTES_PER_ENVIRONMENT = (
-  250 * 10**6
-)  # Measured: 105 to 115 MB in the lightest level, peaks of 211 to 340 while loading.
+# Measured: 105 to 115 MB in the lightest level, peaks of 211 to 340 while loading.
+BYTES_PER_ENVIRONMENT = 250 * 10**6
 _TEST_MIXER_SEED = 0x600D5EED  # The released code's, for evaluation.
 
-MISSING = """{name} needs the module deepmind_lab, which is on no package index: build its wheel as upstream explains
-(https://github.com/google-deepmind/lab/blob/master/docs/users/build.md, and python/pip_package/README.md there),
-then install it: .venv/bin/pip install deepmind_lab-1.0-py3-none-any.whl. Meanwhile `--env=doom` has observations,
-actions and instructions of the same form, and any preset of DMLab runs on it."""
+MISSING = """\
+{name} needs the module deepmind_lab, which is on no package index: build its wheel as upstream
+explains (https://github.com/google-deepmind/lab/blob/master/docs/users/build.md, and
+python/pip_package/README.md there), then install it: .venv/bin/pip install
+deepmind_lab-1.0-py3-none-any.whl. Meanwhile `--env=doom` has observations, actions and instructions
+of the same form, and any preset of DMLab runs on it."""
+_HOW_TO_GET_DATA = (
+  '--config.dmlab_dataset_path=DIR names the folder of the images of Brady et al. (2008); DeepMind '
+  "Lab's data/brady_konkle_oliva2008/README.md explains how to get them. With "
+  f'{levels.DUMMY!r} in place of DIR the levels show dummy images'
+)
+
+
+def names() -> list[str]:
+  """The values of `--env` of this family, but for levels outside DMLab-30."""
+  return [*levels.SETS, *(f'dmlab:{level}' for level in levels.DMLAB_30)]
+
+
+def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
+  """One level or a set of levels; see `suite.Family.load`.
+
+  Raises:
+    UserError: If there is no such level or task, if the module is missing, or if no task is left
+      because all need a data set that is not there.
+  """
+  tasks = suite.select_tasks(name, _tasks(name, member), options)
+  if importlib.util.find_spec('deepmind_lab') is None:
+    raise errors.UserError(MISSING.format(name=name))
+  options = dataclasses.replace(options, dmlab_dataset_path=_absolute(options.dmlab_dataset_path))
+  tasks, note = _with_their_data(name, tasks, options.dmlab_dataset_path)
+  engine_settings(options.dmlab_engine)  # Refuses bad settings now, not when actors start.
+
+  def make(names: Sequence[str], training: bool) -> gymnasium.vector.VectorEnv:
+    makes = [functools.partial(DmLabEnv, level(task, training, options)) for task in names]
+    return parallel.ParallelVectorEnv(
+      makes, names, DmLabEnv.observation_space, DmLabEnv.action_space
+    )
+
+  return suite.Suite(
+    name=name,
+    tasks=tasks,
+    observation_space=DmLabEnv.observation_space,
+    action_space=DmLabEnv.action_space,
+    action_repeat=ACTION_REPEAT,
+    make=make,
+    references='dmlab30' if set(tasks) <= set(levels.DMLAB_30) else '',
+    note=note,
+    bytes_per_environment=BYTES_PER_ENVIRONMENT,
+  )
 
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-  """What one environment is made of; it is pickled to its process.
+  """The settings of one environment; pickled to its process.
 
   Attributes:
-    path: as `deepmind_lab` names it.
-    config: the engine's and the level's settings, all of them text.
+    path: The level's name in `deepmind_lab`.
+    config: The engine's and the level's settings, all of them text.
     renderer: `software` or `hardware`.
-    cache: folder of the level cache, or ''.
-    cache_bytes: the most that it may hold.
-    episode_seeds: how many different episodes there are; 0 for all.
+    cache: Folder of the level cache, or ''.
+    cache_bytes: The most that it may hold.
+    episode_seeds: Episodes are drawn from the seeds 0 to N-1; 0 for all seeds.
   """
 
   path: str
@@ -70,30 +118,35 @@ class Level:
 
 
 class DmLabEnv(gymnasium.Env):
-  """One level; one Lab for all of its episodes. Observations as of `suite.pixels_and_instruction`.
+  """One level, with one engine for all of its episodes.
 
-  Episodes end by the level's own clock, which counts as an end like any other, as in the released code.
+  Observations: see `suite.pixels_and_instruction`. Episodes end by the level's own clock, which
+  terminates them like any other end, as in the released code.
   """
 
   metadata = {'render_modes': []}
-  observation_space = suite.pixels_and_instruction(HEIGHT, WIDTH)
-  action_space = gymnasium.spaces.Discrete(len(ACTIONS))
+  observation_space: gymnasium.spaces.Dict = suite.pixels_and_instruction(HEIGHT, WIDTH)
+  action_space: gymnasium.spaces.Discrete = gymnasium.spaces.Discrete(len(ACTIONS))
 
   def __init__(self, level: Level):
-    """Raises UserError if there is no such level, or it refuses its settings."""
-    os.environ.setdefault(
-      'LP_NUM_THREADS', '1'
-    )  # Else the software renderer has five threads for each level.
+    """Starts the engine.
+
+    Raises:
+      UserError: If there is no such level, or it refuses its settings.
+    """
+    # By default the software renderer has five threads for each level.
+    os.environ.setdefault('LP_NUM_THREADS', '1')
     try:
       import deepmind_lab
     except (ImportError, OSError) as error:
       raise errors.UserError(
-        f'the module deepmind_lab is there, but cannot be imported: {error}'
+        f'the module deepmind_lab is installed, but cannot be imported: {error}'
       ) from error
-    self._level, self._last = level, None
-    cache = (
-      level_cache.LevelCache(pathlib.Path(level.cache), level.cache_bytes) if level.cache else None
-    )
+    self._level = level
+    self._last: suite.Observation = {}
+    cache = None
+    if level.cache:
+      cache = level_cache.LevelCache(pathlib.Path(level.cache), level.cache_bytes)
     try:
       self._lab = deepmind_lab.Lab(
         level.path,
@@ -105,27 +158,41 @@ class DmLabEnv(gymnasium.Env):
     except (RuntimeError, ValueError) as error:
       raise errors.UserError(f'DeepMind Lab cannot make the level {level.path}: {error}') from error
 
-  def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-    """Begins an episode; `options` is not used. Raises EnvironmentCrashed with the level's own message."""
+  def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> suite.Reset:
+    """Begins an episode; `options` is not used.
+
+    Raises:
+      EnvironmentCrashed: With the level's own message.
+    """
     super().reset(seed=seed)
     self.begin(int(self.np_random.integers(self._level.episode_seeds or 2**31)))
     return self._observe(), {}
 
   def begin(self, seed: int) -> None:
-    """Begins the episode of a seed from 0 to 2**31 - 1; its map comes from the cache, or is compiled and goes there."""
+    """Begins the episode of a seed.
+
+    Its map comes from the level cache, or is compiled and stored there.
+
+    Args:
+      seed: From 0 to 2**31 - 1.
+
+    Raises:
+      EnvironmentCrashed: With the level's own message.
+    """
     self._call(self._lab.reset, seed=seed)
 
-  def step(self, action: int):
-    # A row of ACTIONS is contiguous, as the engine needs it: it would read others as if they were.
+  def step(self, action: int) -> suite.Step:
+    # The engine reads memory as if it were contiguous, without a check; a row of ACTIONS is.
     reward = self._call(self._lab.step, ACTIONS[action], num_steps=ACTION_REPEAT)
     terminated = not self._lab.is_running()
     # There is no observation after the last step: the one before it stands in.
-    return self._last if terminated else self._observe(), reward, terminated, False, {}
+    observation = self._last if terminated else self._observe()
+    return observation, reward, terminated, False, {}
 
-  def close(self):
+  def close(self) -> None:
     self._lab.close()
 
-  def _observe(self) -> dict[str, np.ndarray]:
+  def _observe(self) -> suite.Observation:
     seen = self._lab.observations()
     self._last = {
       'instruction': suite.hash_words(seen['INSTR']),
@@ -133,59 +200,19 @@ class DmLabEnv(gymnasium.Env):
     }
     return self._last
 
-  def _call(self, function, *arguments, **named):
+  def _call(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
     try:
       return function(*arguments, **named)
     except RuntimeError as error:
       raise suite.EnvironmentCrashed(str(error)) from error
 
 
-def load(name: str, tasks: Sequence[str], options: option_sets.Options) -> suite.Suite:
-  """The suite of some levels.
-
-  Args:
-    name: as on the command line.
-    tasks: names of levels, see `levels`.
-    options: what is asked of the engine, the data set and the cache.
-
-  Raises:
-    UserError: if the module is missing, or a level needs a data set that is not there.
-  """
-  if importlib.util.find_spec('deepmind_lab') is None:
-    raise errors.UserError(MISSING.format(name=name))
-  options = dataclasses.replace(options, dmlab_dataset_path=_absolute(options.dmlab_dataset_path))
-  tasks, note = _with_their_data(name, tasks, options.dmlab_dataset_path)
-  engine_settings(options.dmlab_engine)  # Refuses what cannot be read now, not when actors start.
-
-  def make(names: Sequence[str], training: bool) -> gymnasium.vector.VectorEnv:
-    made = [level(task, training, options) for task in names]
-    return parallel.ParallelVectorEnv(
-      [functools.partial(DmLabEnv, one) for one in made],
-      names,
-      DmLabEnv.observation_space,
-      DmLabEnv.action_space,
-    )
-
-  return suite.Suite(
-    name,
-    tuple(tasks),
-    DmLabEnv.observation_space,
-    DmLabEnv.action_space,
-    ACTION_REPEAT,
-    make,
-    references='dmlab30' if set(tasks) <= set(levels.DMLAB_30) else '',
-    note=note,
-    bytes_per_environment=BYTES_PER_ENVIRONMENT,
-  )
-
-
 def level(task: str, training: bool, options: option_sets.Options) -> Level:
-  """What the environment of a task is made of."""
+  """The settings of a task's environment."""
   config = {'width': str(WIDTH), 'height': str(HEIGHT)}
-  if (
-    task in levels.DMLAB_30
-  ):  # Other levels do not know all of these settings, and refuse what they do not know.
-    config |= {'logLevel': 'WARN'}
+  # Levels refuse settings that they do not know; those outside DMLab-30 do not know all of these.
+  if task in levels.DMLAB_30:
+    config['logLevel'] = 'WARN'
     if options.dmlab_dataset_path:
       config['datasetPath'] = options.dmlab_dataset_path
     if not training:
@@ -200,40 +227,12 @@ def level(task: str, training: bool, options: option_sets.Options) -> Level:
   )
 
 
-def _absolute(dataset: str) -> str:
-  """The path as the level's process needs it, which may stand elsewhere."""
-  return (
-    dataset and dataset != levels.DUMMY and os.path.abspath(os.path.expanduser(dataset)) or dataset
-  )
-
-
-def _with_their_data(name: str, tasks: Sequence[str], dataset: str) -> tuple[list[str], str]:
-  """The tasks that can run, and what is to be said of every score of them."""
-  affected = [task for task in tasks if task in levels.NEED_DATASET]
-  if dataset == levels.DUMMY:
-    return list(
-      tasks
-    ), f'{", ".join(affected)}: with dummy images in place of the data set.' if affected else ''
-  if dataset and not pathlib.Path(dataset).is_dir():
-    raise errors.UserError(
-      f'dmlab_dataset_path is {dataset!r}, expected the folder of the images 0001.png, 0002.png '
-      f"and so on, or {levels.DUMMY!r} for the levels' own dummy images"
-    )
-  if dataset or not affected:
-    return list(tasks), ''
-  rest = [task for task in tasks if task not in affected]
-  how = (
-    f"--config.dmlab_dataset_path=DIR gives the images of Brady et al. (2008), which DeepMind Lab's "
-    f'data/brady_konkle_oliva2008/README.md tells how to get; {levels.DUMMY!r} in place of DIR takes dummy images'
-  )
-  if not rest:
-    raise errors.UserError(f'{name} needs a data set. {how}.')
-  logging.warning('%s LEFT OUT: they need a data set. %s.', ' and '.join(affected), how)
-  return rest, f'Without {" and ".join(affected)}, whose data set is not there.'
-
-
 def engine_settings(text: str) -> dict[str, str]:
-  """From `KEY=VALUE,KEY=VALUE`. Raises UserError."""
+  """Parses `KEY=VALUE,KEY=VALUE`.
+
+  Raises:
+    UserError: If the text has another form, or sets the size of the frames.
+  """
   settings = {}
   for pair in filter(None, text.split(',')):
     key, equals, value = pair.partition('=')
@@ -244,3 +243,54 @@ def engine_settings(text: str) -> dict[str, str]:
       )
     settings[key] = value
   return settings
+
+
+def _tasks(name: str, member: str) -> tuple[str, ...]:
+  """All tasks of a suite of this family."""
+  if name in levels.SETS:
+    return levels.SETS[name]
+  if not name.startswith('dmlab:'):
+    suite.refuse_member(name, member, 'dmlab:LEVEL')
+  if not member:
+    hint = 'Write a level as in dmlab:rooms_watermaze.'
+    raise errors.unknown('environment', name, names(), hint)
+  return (levels.known(member),)
+
+
+def _absolute(dataset: str) -> str:
+  """The path for the level's process, whose working directory may be another."""
+  if not dataset or dataset == levels.DUMMY:
+    return dataset
+  return os.path.abspath(os.path.expanduser(dataset))
+
+
+def _with_their_data(
+  name: str, tasks: tuple[str, ...], dataset: str
+) -> tuple[tuple[str, ...], str]:
+  """Leaves out the tasks whose data set is not there.
+
+  Returns:
+    The tasks that can run, and the remark that reports of their scores must carry.
+
+  Raises:
+    UserError: If no task is left, or `dataset` is not a folder.
+  """
+  affected = [task for task in tasks if task in levels.NEED_DATASET]
+  if dataset == levels.DUMMY:
+    note = f'{", ".join(affected)}: with dummy images in place of the data set.'
+    return tasks, note if affected else ''
+
+  if dataset and not pathlib.Path(dataset).is_dir():
+    raise errors.UserError(
+      f'dmlab_dataset_path is {dataset!r}, expected the folder of the images 0001.png, 0002.png '
+      f"and so on, or {levels.DUMMY!r} for the levels' own dummy images"
+    )
+  if dataset or not affected:
+    return tasks, ''
+
+  rest = tuple(task for task in tasks if task not in affected)
+  if not rest:
+    raise errors.UserError(f'{name} needs a data set. {_HOW_TO_GET_DATA}.')
+  missing = ' and '.join(affected)
+  logging.warning('%s LEFT OUT: they need a data set. %s.', missing, _HOW_TO_GET_DATA)
+  return rest, f'Without {missing}, whose data set is not there.'

@@ -6,7 +6,7 @@ from common import errors
 
 _FOLDER = 'contributed/dmlab30/'
 
-# In the order of Table B.1. Two levels have other variants for testing.
+# In the order of Table B.1. Levels with `_train` in their name have a variant for evaluation.
 DMLAB_30 = (
   'rooms_collect_good_objects_train',
   'rooms_exploit_deferred_effects_train',
@@ -40,7 +40,7 @@ DMLAB_30 = (
   'explore_object_rewards_many',
 )
 
-# Section 5.2: trained one at a time there.
+# Section 5.2, which trains one agent per level.
 SINGLE_TASKS = (
   'rooms_watermaze',
   'rooms_keys_doors_puzzle',
@@ -51,35 +51,40 @@ SINGLE_TASKS = (
 
 SETS = {'dmlab30': DMLAB_30, 'dmlab5': SINGLE_TASKS}
 
-# They show photographs that do not come with DeepMind Lab, or DUMMY images.
+# These levels show photographs that do not come with DeepMind Lab; the value DUMMY of
+# dmlab_dataset_path has them show images of their own instead.
 NEED_DATASET = ('psychlab_arbitrary_visuomotor_mapping', 'psychlab_continuous_recognition')
 DUMMY = 'dummy'
 
 
 def test_variant(task: str) -> str:
-  """The level that a task is tested on."""
-  return (
-    f'{task.removesuffix("_train")}_test' if task.endswith('_train') and task in DMLAB_30 else task
-  )
+  """The level that a task is evaluated on."""
+  if task in DMLAB_30 and task.endswith('_train'):
+    return f'{task.removesuffix("_train")}_test'
+  return task
 
 
 def known(level: str) -> str:
-  """A level as the user writes it; one of DMLab-30 without its folder.
+  """The name that this code uses for a level: one of DMLab-30 loses its folder.
+
+  Args:
+    level: As the user writes it. Other levels of DeepMind Lab are accepted as they are.
 
   Raises:
-    UserError: if it looks like a slip of one of these.
+    UserError: If it looks like a misspelled level of this module.
   """
   level = level.removeprefix(_FOLDER)
-  names = {*DMLAB_30, *map(test_variant, DMLAB_30), *SINGLE_TASKS}
-  if (
-    '/' not in level
-    and level not in names
-    and difflib.get_close_matches(level, names, n=1, cutoff=0.9)
-  ):
+  names = {*_with_test_variants(), *SINGLE_TASKS}
+  is_bare = '/' not in level and level not in names
+  if is_bare and difflib.get_close_matches(level, names, n=1, cutoff=0.9):
     raise errors.unknown('level of DeepMind Lab', level, names)
   return level
 
 
 def path(level: str) -> str:
-  """As `deepmind_lab` names a level; those that are not of DMLab-30 are taken as they are written."""
-  return _FOLDER + level if level in {*DMLAB_30, *map(test_variant, DMLAB_30)} else level
+  """The path of a level in `deepmind_lab`; levels outside DMLab-30 are paths already."""
+  return _FOLDER + level if level in _with_test_variants() else level
+
+
+def _with_test_variants() -> set[str]:
+  return {*DMLAB_30, *map(test_variant, DMLAB_30)}

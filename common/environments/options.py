@@ -1,11 +1,26 @@
-"""What can be asked of environments, beside their name."""
+"""The settings of a run that environment families read, beside the environment's name."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """Choices of a run; families that do not know one leave it alone. The config's fields of the same names say more."""
+  """Settings for a family's `load`; a family ignores those that are not its own.
+
+  The fields have the names of the configuration's fields, where `--help` describes them for users.
+
+  Attributes:
+    tasks: Names of the suite's tasks to keep, separated by commas; '' for all of them.
+    max_training_frames: Environment frames after which an Atari game is truncated in training;
+      None for the limit of evaluation.
+    dmlab_dataset_path: Folder of the images that two levels show, `dummy` for the levels' own
+      dummy images, or '' to leave those levels out.
+    dmlab_level_cache: Folder of compiled maps; '' to compile a map at every reset.
+    dmlab_level_cache_gb: The most that folder may hold, in units of 10^9 bytes.
+    dmlab_renderer: `software` or `hardware`.
+    dmlab_engine: Further settings of the engine or the level, `KEY=VALUE,KEY=VALUE`.
+    dmlab_episode_seeds: Training draws its episodes from the seeds 0 to N-1; 0 for all seeds.
+  """
 
   tasks: str = ''
   max_training_frames: int | None = None

@@ -1,10 +1,11 @@
-"""A vector environment with a process for each environment: all step at once, and one that dies is started again alone.
+"""A vector environment with a child process per environment; one that dies is restarted alone.
 
-For engines that hold Python's lock while they step, and that end their whole process when something goes wrong.
+For engines that hold Python's lock while they step, and that end their whole process when something
+goes wrong.
 """
 
 import time
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Iterable, Mapping, Sequence
 
 import gymnasium
 import numpy as np
@@ -14,17 +15,22 @@ from common.environments import suite
 from common.machine import workers
 
 _MAX_DEATHS = 5  # Of one environment in a row, without an episode that ended between them.
-_RESTART_SEED = (
-  1_000_003  # An environment that is started again gets another seed: the same one would die again.
-)
+# Added to the seed of an environment that is restarted: under the same seed it would die again.
+_RESTART_SEED = 1_000_003
 
 
 class ParallelVectorEnv(gymnasium.vector.VectorEnv):
-  """Environments in processes of their own, `SAME_STEP` autoreset.
+  """Environments in child processes, which step at the same time.
 
-  One that dies is started again within the step: it has then the first observation of an episode, no reward, no end,
-  and `info['crashes']` names it with its reason; if it dies in the reset after an episode, that episode has its end.
-  Resets are within the step, too: the slowest is waited for.
+  - Autoreset: `SAME_STEP`. Resets are part of the step, which waits for the slowest.
+  - Arrays: fresh in every step, the caller owns them.
+  - `info`: `final_obs` and `crashes`, see `suite.StepInfo`; both are always present after a step.
+  - Crashes: an environment that dies is restarted within the same call, under another seed. It then
+    has the first observation of an episode, reward 0 and no end, and `crashes` has the reason. If
+    it dies in the reset after an episode, that episode keeps its reward and its end.
+    `EnvironmentCrashed` is never raised; an environment that dies again and again is a `UserError`.
+
+  Not thread-safe.
   """
 
   def __init__(
@@ -34,92 +40,106 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
     observation_space: gymnasium.spaces.Dict,
     action_space: gymnasium.Space,
   ):
-    """Starts the processes.
+    """Starts the processes and makes the environments there.
 
     Args:
-      makes: for each environment what makes it there; they are pickled.
-      names: of the environments, for messages.
-      observation_space: of one environment.
-      action_space: likewise.
+      makes: A function for each environment that builds it. They are pickled, as they are called in
+        the child processes.
+      names: Names of the environments, for messages.
+      observation_space: The space of one environment.
+      action_space: The space of one environment.
 
     Raises:
-      UserError: if an environment cannot be made.
+      UserError: If an environment cannot be made.
     """
-    self.num_envs, self.metadata = (
-      len(makes),
-      {'autoreset_mode': gymnasium.vector.AutoresetMode.SAME_STEP},
-    )
-    self.single_observation_space, self.single_action_space = observation_space, action_space
+    self.num_envs = len(makes)
+    self.metadata = {'autoreset_mode': gymnasium.vector.AutoresetMode.SAME_STEP}
+    self.single_observation_space = observation_space
+    self.single_action_space = action_space
     self.observation_space = gymnasium.vector.utils.batch_space(observation_space, self.num_envs)
     self.action_space = gymnasium.vector.utils.batch_space(action_space, self.num_envs)
-    self._makes, self._names = makes, names
+
+    self._makes = makes
+    self._names = names
+    self._observation_names = tuple(observation_space)
+    self._seeds = np.arange(self.num_envs)
     self._deaths = np.zeros(self.num_envs, int)  # In a row.
-    self._workers, self._seeds = {}, np.arange(self.num_envs)
+    self._workers: dict[int, workers.Worker] = {}
     try:
+      # All processes start before the first one is waited for.
       for i in range(self.num_envs):
         self._workers[i] = workers.Worker(self._makes[i])
-      self._begin_again(_crashes(self._receive(self._workers)))
-    except BaseException:
+      self._restart(_crashes(self._receive(self._workers)))
+    except BaseException:  # Ctrl-C too, or the processes would be left behind.
       self.close()
       raise
 
-  def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-    """Begins an episode in every environment, number i with the seed + i. Raises as `step`."""
+  def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> suite.Reset:
+    """Begins an episode in every environment; environment i has the seed `seed + i`.
+
+    Raises:
+      UserError: See `step`.
+    """
     del options
     if seed is not None:
       self._seeds = seed + np.arange(self.num_envs)
-    answers = self._ask(
-      'reset', {i: dict(seed=None if seed is None else int(self._seeds[i])) for i in self._workers}
-    )
+    seeds = {i: None if seed is None else int(self._seeds[i]) for i in self._workers}
+    answers = self._call('reset', {i: {'seed': seeds[i]} for i in self._workers})
+
     crashes = _crashes(answers)
-    observations = self._begin_again(crashes) | {
-      i: answer[0] for i, answer in answers.items() if i not in crashes
-    }
+    observations = self._restart(crashes) | _observations(answers)
     return self._stacked(observations), {'crashes': _reasons(crashes)}
 
-  def step(self, actions: np.ndarray):
-    """One step of all.
+  def step(self, actions: np.ndarray) -> suite.VectorStep:
+    """Steps all environments at the same time, and resets or restarts those that need it.
 
     Raises:
-      UserError: if one environment dies again and again, with what its engine said.
+      UserError: If one environment dies again and again; with what its engine wrote last.
     """
-    answers = self._ask('step', {i: dict(action=actions[i]) for i in self._workers})
+    answers = self._call('step', {i: {'action': actions[i]} for i in self._workers})
     crashes = _crashes(answers)
-    observations = {i: answer[0] for i, answer in answers.items() if i not in crashes}
+    observations = _observations(answers)
     rewards = np.zeros(self.num_envs)
-    terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
+    terminated = np.zeros(self.num_envs, bool)
+    truncated = np.zeros(self.num_envs, bool)
     for i in observations:
       _, rewards[i], terminated[i], truncated[i], _ = answers[i]
-    ended = np.flatnonzero(terminated | truncated).tolist()
-    self._deaths[ended] = 0
-    final = np.array(
-      [*(observations[i] if i in ended else None for i in range(self.num_envs)), None], object
-    )[:-1]
-    resets = self._ask('reset', {i: dict(seed=None) for i in ended})
-    crashes |= _crashes(resets)
-    observations |= {
-      i: answer[0] for i, answer in resets.items() if i not in crashes
-    } | self._begin_again(crashes)
-    return (
-      self._stacked(observations),
-      rewards,
-      terminated,
-      truncated,
-      {'final_obs': final, 'crashes': _reasons(crashes)},
-    )
 
-  def close_extras(self, **kwargs) -> None:
+    ended = np.flatnonzero(terminated | truncated).tolist()
+    # An engine that leaks may die every few episodes; only one that finishes none is given up.
+    self._deaths[ended] = 0
+    final = np.full(self.num_envs, None, object)
+    for i in ended:
+      final[i] = observations[i]
+
+    # Without a seed: the environment's own generator goes on.
+    resets = self._call('reset', {i: {'seed': None} for i in ended})
+    crashes |= _crashes(resets)
+    observations |= _observations(resets) | self._restart(crashes)
+    info = {'final_obs': final, 'crashes': _reasons(crashes)}
+    return self._stacked(observations), rewards, terminated, truncated, info
+
+  def close_extras(self, **kwargs: Any) -> None:
     """Ends the processes."""
     del kwargs
     for worker in self._workers.values():
       worker.hang_up()
-    deadline = time.monotonic() + workers.PATIENCE  # For all of them: each may be compiling a map.
+    # One deadline for all of them: each may be compiling a map, which cannot be interrupted.
+    deadline = time.monotonic() + workers.PATIENCE
     for worker in self._workers.values():
       worker.close(max(0.0, deadline - time.monotonic()))
 
-  def _ask(self, method: str, arguments: Mapping[int, Mapping[str, Any]]) -> dict[int, Any]:
-    """Calls a method of some environments at once; returns answers, or crashes, by number."""
-    unsent = {}
+  def _call(self, method: str, arguments: Mapping[int, Mapping[str, Any]]) -> dict[int, Any]:
+    """Calls a method of some environments at the same time.
+
+    Args:
+      method: Its name.
+      arguments: Named arguments, by index of the environment.
+
+    Returns:
+      What the method returns, or the exception of an environment that crashed, by index.
+    """
+    unsent: dict[int, Any] = {}
     for i, asked in arguments.items():
       try:
         self._workers[i].send(method, **asked)
@@ -127,8 +147,9 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
         unsent[i] = death
     return self._receive([i for i in arguments if i not in unsent]) | unsent
 
-  def _receive(self, which: Sequence[int]) -> dict[int, Any]:
-    answers = {}
+  def _receive(self, which: Iterable[int]) -> dict[int, Any]:
+    """Waits for answers; returns them, or the exceptions of environments that crashed, by index."""
+    answers: dict[int, Any] = {}
     for i in which:
       try:
         answers[i] = self._workers[i].receive()
@@ -136,38 +157,58 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
         answers[i] = crash
     return answers
 
-  def _begin_again(self, crashes: Mapping[int, Exception]) -> dict[int, Any]:
-    """Starts dead environments again, until they live; returns their first observations by number."""
-    begun = {}
+  def _restart(self, crashes: Mapping[int, Exception]) -> dict[int, suite.Observation]:
+    """Restarts crashed environments until each has begun an episode.
+
+    Args:
+      crashes: What they died of, by index.
+
+    Returns:
+      Their first observations, by index.
+
+    Raises:
+      UserError: If one has died `_MAX_DEATHS` times in a row.
+    """
+    observations: dict[int, suite.Observation] = {}
     while crashes:
       for i, crash in crashes.items():
-        self._deaths[i] += 1
-        if self._deaths[i] == _MAX_DEATHS:
-          raise errors.UserError(
-            f'{self._names[i]} died {_MAX_DEATHS} times without an episode that ended. The last '
-            f'time: {crash}'
-          )
+        self._count_death(i, crash)
         self._seeds[i] = (self._seeds[i] + _RESTART_SEED) % 2**31
         self._workers[i].close()
         self._workers[i] = workers.Worker(self._makes[i])
+      # They may die while they are made, or in the reset: the next round is for those.
       made = self._receive(crashes)
-      crashes = _crashes(made)
-      answers = self._ask(
-        'reset', {i: dict(seed=int(self._seeds[i])) for i in made if i not in crashes}
-      )
-      crashes |= _crashes(answers)
-      begun |= {i: answer[0] for i, answer in answers.items() if i not in crashes}
-    return begun
+      died = _crashes(made)
 
-  def _stacked(self, observations: Mapping[int, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+      seeds = {i: {'seed': int(self._seeds[i])} for i in made if i not in died}
+      answers = self._call('reset', seeds)
+      observations |= _observations(answers)
+      crashes = died | _crashes(answers)
+    return observations
+
+  def _count_death(self, i: int, crash: Exception) -> None:
+    self._deaths[i] += 1
+    if self._deaths[i] == _MAX_DEATHS:
+      raise errors.UserError(
+        f'{self._names[i]} died {_MAX_DEATHS} times in a row without finishing an episode. '
+        f'The last time: {crash}'
+      )
+
+  def _stacked(self, observations: Mapping[int, suite.Observation]) -> suite.Observation:
     return {
       name: np.stack([observations[i][name] for i in range(self.num_envs)])
-      for name in self.single_observation_space
+      for name in self._observation_names
     }
 
 
 def _crashes(answers: Mapping[int, Any]) -> dict[int, Exception]:
+  """Those answers that are exceptions."""
   return {i: answer for i, answer in answers.items() if isinstance(answer, Exception)}
+
+
+def _observations(answers: Mapping[int, Any]) -> dict[int, suite.Observation]:
+  """The observations in those answers of `reset` or `step` that are no exceptions."""
+  return {i: answer[0] for i, answer in answers.items() if not isinstance(answer, Exception)}
 
 
 def _reasons(crashes: Mapping[int, Exception]) -> dict[int, str]:

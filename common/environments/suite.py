@@ -1,21 +1,91 @@
-"""What every environment family offers, and what a learner may know before any environment exists."""
+"""The interfaces between environments and everything else.
+
+- `Family`: what a module of this package provides, e.g. `doom` or `atari`.
+- `Suite`: what a family returns, and all that a learner knows before any environment exists.
+- `MakeVectorEnv`: what the vector environments of a suite promise to those that step them.
+- `StepInfo`: the keys of a step's `info` that the rest of the code reads.
+"""
 
 import dataclasses
 import zlib
-from typing import Callable, Mapping, Sequence
+from typing import Any, Mapping, Protocol, Sequence, TypedDict
 
 import gymnasium
 import numpy as np
 
+from common import errors
+from common.environments import options as option_sets
 from common.machine import workers
 
 MAX_WORDS = 32  # Room for the words of one instruction.
 INSTRUCTION_BUCKETS = 1000  # IMPALA, released code: words are hashed to 1000 buckets.
 _NO_WORD = -1
 
+# What gymnasium's methods return here: `Env` (one environment) and `VectorEnv` (N of them).
+Observation = dict[str, np.ndarray]
+Reset = tuple[Observation, dict[str, Any]]
+Step = tuple[Observation, float, bool, bool, dict[str, Any]]
+VectorStep = tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
+ActionSpace = gymnasium.spaces.Discrete | gymnasium.spaces.Box
+
 
 class EnvironmentCrashed(workers.Expected):
-  """An environment's engine ended by itself. Resetting the vector environment starts it again."""
+  """An environment's engine died. Resetting the vector environment restarts it."""
+
+
+class StepInfo(TypedDict, total=False):
+  """The keys of a vector environment's `info` that actors and evaluation read; all are optional.
+
+  Families may return other keys beside them, which nothing reads.
+
+  Attributes:
+    final_obs: Object array `[N]`, in gymnasium's form: the last observation of an episode that this
+      step ended (a dict by name), as the observation returned is already the next episode's first.
+      Present whenever an environment is truncated, with an entry for each truncated one; other
+      entries mean nothing and may be None. Read with `final_observations`, to bootstrap from a
+      time limit.
+    game_over: bool `[N]`: the episodes whose return counts have ended. A subset of `terminated |
+      truncated`, and equal to it where the key is absent. They differ on Atari in training, where
+      a lost life terminates the learner's episode but not the game.
+    crashes: Why engines died, by index of the environment. Those engines were restarted within the
+      step or reset: the observation is the first of a new episode, and unless `terminated |
+      truncated` the old episode has no end. Absent or empty if none died.
+  """
+
+  final_obs: np.ndarray
+  game_over: np.ndarray
+  crashes: Mapping[int, str]
+
+
+class MakeVectorEnv(Protocol):
+  """Builds vector environments that keep the promises below."""
+
+  def __call__(self, tasks: Sequence[str], training: bool, /) -> gymnasium.vector.VectorEnv:
+    """Builds one vector environment of N = `len(tasks)` environments.
+
+    Autoreset mode: `SAME_STEP`. A step that ends an episode also resets, and returns the first
+    observation of the next episode; the last one is in `info['final_obs']`, see `StepInfo`.
+
+    Arrays: those that `reset` and `step` return belong to the environment, which may overwrite them
+    in the next step. Callers copy what they keep.
+
+    Rewards are in the task's own units, and terminated and truncated exclude each other.
+
+    Seeds: `reset(seed=s)` gives environment i the seed s + i. The same seed and actions repeat an
+    episode; without a seed the environment's generator goes on.
+
+    Crashes: an engine that dies either raises `EnvironmentCrashed` from `reset` or `step` (all N
+    have then lost their episodes, and the next `reset` restarts the engine), or the environment
+    restarts it alone and reports it in `info['crashes']`. Engines that can never run raise
+    `UserError`.
+
+    Lifetime: `close` ends the engine's processes and may be called again.
+
+    Args:
+      tasks: The task of each environment, from the suite's tasks; tasks may repeat.
+      training: False in evaluation, which some papers run under other rules (on Atari a lost life
+        ends no episode then; DMLab-30 has variants of levels for testing).
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,30 +93,30 @@ class Suite:
   """One or many tasks that share observations and actions.
 
   Attributes:
-    name: as on the command line, e.g. `doom` or `atari:pong`.
-    tasks: task names; environments are assigned to them in turn.
-    observation_space: of one environment, without a batch axis: `observation` (pixels uint8 or float32 vectors), and
-      `instruction` (int32 `[MAX_WORDS]`) in suites that give one. With `frame_stack` > 1: `[stack, height, width]`.
-    action_space: of one environment: `Discrete`, numbered from 0, or a `Box` of vectors in [-1, 1].
-    action_repeat: environment frames per agent step.
-    make: `make(tasks, training)` builds one gymnasium vector environment, `SAME_STEP` autoreset, an environment per
-      name in `tasks`. Its observations may be views that the next step overwrites. Besides gymnasium's own, `info`
-      may hold `game_over`, bool `[N]`: where a `done` does not end the episode whose return counts (a lost life).
-    steps_per_second: agent steps of a second of the game's own time, for films.
-    reward_scales: by task, what the learner's rewards are multiplied with before clipping; 1 where a task is missing.
-      Statistics and evaluation are in the task's own units.
-    frame_stack: how many grey frames make one observation; 1 where frames are not stacked.
-    references: which scores of `common.reporting.scores` tasks are measured against; '' for none.
-    note: what is to be said of every score of this suite; '' for nothing.
-    bytes_per_environment: what the engine of one takes; 0 where that does not matter.
+    name: The value of `--env`, e.g. `doom` or `atari:pong`.
+    tasks: The names of the tasks; `assign` gives them to environments.
+    observation_space: Of one environment, without a batch axis: `observation` (uint8 pixels or
+      float32 vectors), and `instruction` (int32 `[MAX_WORDS]`) in suites that give one. Pixels are
+      `[height, width, channels]`, or `[stack, height, width]` if `frame_stack` > 1.
+    action_space: Of one environment: `Discrete`, numbered from 0, or a float32 `Box` of vectors in
+      [-1, 1].
+    action_repeat: Environment frames per agent step.
+    make: Builds the vector environments.
+    steps_per_second: Agent steps in a second of the game's own time, for films.
+    reward_scales: Factors for the learner's rewards by task, applied before clipping; 1 where a
+      task is missing. Statistics and evaluation stay in the task's own units.
+    frame_stack: Grey frames in one observation; 1 where frames are not stacked.
+    references: The table of `common.reporting.scores` that scores are compared with; '' for none.
+    note: A remark that every report of this suite's scores must carry; '' for none.
+    bytes_per_environment: Memory that one engine takes; 0 where that does not matter.
   """
 
   name: str
   tasks: tuple[str, ...]
   observation_space: gymnasium.spaces.Dict
-  action_space: gymnasium.spaces.Discrete | gymnasium.spaces.Box
+  action_space: ActionSpace
   action_repeat: int
-  make: Callable[[Sequence[str], bool], gymnasium.vector.VectorEnv]
+  make: MakeVectorEnv
   steps_per_second: float = 15.0
   reward_scales: Mapping[str, float] = dataclasses.field(default_factory=dict)
   frame_stack: int = 1
@@ -60,8 +130,80 @@ class Suite:
 
   @property
   def num_actions(self) -> int:
-    """How many discrete actions there are."""
+    """The number of discrete actions."""
+    assert isinstance(self.action_space, gymnasium.spaces.Discrete), 'actions are continuous'
     return int(self.action_space.n)
+
+
+class Family(Protocol):
+  """What a module of this package provides, so that `environments.load` finds its suites.
+
+  To add a family, write such a module and enter it in `_MODULES` of `common/environments`.
+  `control.py` is a short example with one task per suite, `doom.py` one with many.
+  """
+
+  def load(self, name: str, member: str, options: option_sets.Options, /) -> Suite:
+    """Finds a suite, without starting an engine that outlives the call.
+
+    Args:
+      name: The value of `--env`, FAMILY or FAMILY:MEMBER; it becomes the suite's name.
+      member: What follows the first colon of `name`; '' if nothing does.
+      options: Settings of the run. Every family honours `tasks` (see `select_tasks`).
+
+    Raises:
+      UserError: If there is no such member or task, or what it needs is not installed.
+    """
+
+  def names(self) -> Sequence[str]:
+    """Values of `--env` to suggest for a misspelled one; not necessarily all that exist."""
+
+
+def select_tasks(name: str, tasks: Sequence[str], options: option_sets.Options) -> tuple[str, ...]:
+  """The tasks of a suite that `options.tasks` names, in the suite's order; all if it names none.
+
+  Raises:
+    UserError: If it names a task that the suite `name` does not have.
+  """
+  wanted = [task.strip() for task in options.tasks.split(',') if task.strip()]
+  for task in wanted:
+    if task not in tasks:
+      raise errors.unknown(f'task of {name}', task, tasks)
+  return tuple(task for task in tasks if not wanted or task in wanted)
+
+
+def refuse_member(name: str, member: str, form: str) -> None:
+  """Refuses a member of a whole suite, e.g. `atari57:pong`.
+
+  Args:
+    name: The value of `--env`.
+    member: What follows its first colon.
+    form: How a single task is written instead, e.g. `atari:GAME`.
+
+  Raises:
+    UserError: If there is a member.
+  """
+  if member:
+    suite = name.partition(':')[0]
+    raise errors.UserError(
+      f'{name!r} is not an environment: write a single task as {form}, or some tasks of the suite '
+      f'as --env={suite} --tasks={member}'
+    )
+
+
+def assign(tasks: Sequence[str], actor: int, num_actors: int, envs_per_actor: int) -> list[str]:
+  """Assigns tasks to an actor's environments, for the whole run; tasks get equally many of them.
+
+  If the number of actors is a multiple of the number of tasks, each actor keeps to one task, so
+  that a level that resets slowly holds up only its own kind. Otherwise environments take tasks in
+  turn (IMPALA, section 5.3).
+  """
+  if num_actors % len(tasks) == 0:
+    return [tasks[actor % len(tasks)]] * envs_per_actor
+
+  first = actor * envs_per_actor
+  numbers = [(first + i) % len(tasks) for i in range(envs_per_actor)]
+  # Sorted, because environments of one task must stand side by side to share an engine (Atari).
+  return [tasks[number] for number in sorted(numbers)]
 
 
 def continuous_actions(size: int) -> gymnasium.spaces.Box:
@@ -69,64 +211,57 @@ def continuous_actions(size: int) -> gymnasium.spaces.Box:
   return gymnasium.spaces.Box(-1.0, 1.0, (size,), np.float32)
 
 
+def pixels_and_instruction(height: int, width: int) -> gymnasium.spaces.Dict:
+  """The observation space of the first-person suites: RGB pixels and a hashed instruction."""
+  words = gymnasium.spaces.Box(_NO_WORD, INSTRUCTION_BUCKETS - 1, (MAX_WORDS,), np.int32)
+  pixels = gymnasium.spaces.Box(0, 255, (height, width, 3), np.uint8)
+  return gymnasium.spaces.Dict({'instruction': words, 'observation': pixels})
+
+
 def network_space(suite: Suite) -> gymnasium.spaces.Box:
-  """The `observation` as networks read it: stacked frames are the channels of one image."""
+  """The space of `observation` as networks read it: stacked frames become channels."""
   space = suite.observation_space['observation']
+  assert isinstance(space, gymnasium.spaces.Box)
   if suite.frame_stack == 1:
     return space
   stack, height, width = space.shape
-  return gymnasium.spaces.Box(0, 255, (height, width, stack), space.dtype)
+  return gymnasium.spaces.Box(0, 255, (height, width, stack), space.dtype.type)
 
 
 def integer_bounds(suite: Suite) -> dict[str, tuple[int, int]]:
-  """The lowest and highest value of observations that are whole numbers and cannot have all values of their type."""
-  spaces = {
-    name: space
-    for name, space in suite.observation_space.spaces.items()
-    if np.issubdtype(space.dtype, np.integer)
-  }
-  bounds = {name: (int(space.low.min()), int(space.high.max())) for name, space in spaces.items()}
-  every = {
-    name: (np.iinfo(space.dtype).min, np.iinfo(space.dtype).max) for name, space in spaces.items()
-  }
-  return {name: pair for name, pair in bounds.items() if pair != every[name]}
+  """The lowest and highest value of integer observations that do not use all of their type."""
+  bounds = {}
+  for name, space in suite.observation_space.spaces.items():
+    if not isinstance(space, gymnasium.spaces.Box) or not np.issubdtype(space.dtype, np.integer):
+      continue
+    limits = np.iinfo(space.dtype)
+    low = int(space.low.min())
+    high = int(space.high.max())
+    if (low, high) != (limits.min, limits.max):
+      bounds[name] = (low, high)
+  return bounds
 
 
-def final_observations(info: Mapping, which: np.ndarray) -> np.ndarray:
-  """The last `observation`s of episodes that a step ended, `[M, ...]`, for environments int `[M]`."""
+def final_observations(info: StepInfo, which: np.ndarray) -> np.ndarray:
+  """The last `observation` of episodes that a step truncated, `[M, ...]`.
+
+  Args:
+    info: The step's.
+    which: int `[M]`, indices of truncated environments.
+  """
   return np.stack([info['final_obs'][i]['observation'] for i in which])
 
 
 def hash_words(instruction: str) -> np.ndarray:
-  """Hashes an instruction's words to buckets; int32 `[MAX_WORDS]`, filled up with -1. Further words are left out.
+  """Hashes the first words of an instruction to buckets.
 
-  Done on the actor's side, as string operations run neither on a GPU nor under XLA.
+  Runs in the actor's environment, because string operations run neither on a GPU nor under XLA.
+
+  Returns:
+    int32 `[MAX_WORDS]`: a bucket for each word, then -1.
   """
   words = instruction.split()[:MAX_WORDS]
   hashed = np.full(MAX_WORDS, _NO_WORD, np.int32)
+  # CRC-32 and not Python's `hash`, whose values differ between processes.
   hashed[: len(words)] = [zlib.crc32(word.encode()) % INSTRUCTION_BUCKETS for word in words]
   return hashed
-
-
-def pixels_and_instruction(height: int, width: int) -> gymnasium.spaces.Dict:
-  """The observation space of the first-person suites: RGB pixels and a hashed instruction."""
-  return gymnasium.spaces.Dict(
-    {
-      'instruction': gymnasium.spaces.Box(
-        _NO_WORD, INSTRUCTION_BUCKETS - 1, (MAX_WORDS,), np.int32
-      ),
-      'observation': gymnasium.spaces.Box(0, 255, (height, width, 3), np.uint8),
-    }
-  )
-
-
-def assign(tasks: Sequence[str], actor: int, num_actors: int, envs_per_actor: int) -> list[str]:
-  """The tasks of an actor's environments, fixed for a run: each task has as many environments as any other.
-
-  With one actor for each task, or several, each keeps to one task: what resets slowly holds up its own like only. Else
-  environments take tasks in turn.
-  """
-  if num_actors % len(tasks) == 0:
-    return [tasks[actor % len(tasks)]] * envs_per_actor
-  numbers = (np.arange(envs_per_actor) + actor * envs_per_actor) % len(tasks)
-  return [tasks[i] for i in sorted(numbers)]

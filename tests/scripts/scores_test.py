@@ -1,4 +1,4 @@
-"""Scores of experts together, from the evaluations of their runs."""
+"""Experts are scored as one agent, from the evaluations of their runs."""
 
 import json
 import pathlib
@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def evaluated(folder, means, references='atari57', note=''):
-  """What a run's evaluation leaves, of these mean returns."""
+  """Writes the `evaluation.json` of a run with these mean returns by task; returns its folder."""
   folder.mkdir()
   agent = {
     task: {
@@ -28,18 +28,15 @@ def evaluated(folder, means, references='atari57', note=''):
     }
     for task, mean in means.items()
   }
-  (folder / 'evaluation.json').write_text(
-    json.dumps(
-      {
-        'checkpoint': f'{folder}/checkpoints/latest/ckpt-5',
-        'env': 'atari:pong',
-        'seed': 3,
-        'references': references,
-        'note': note,
-        'agent': agent,
-      }
-    )
-  )
+  evaluation = {
+    'checkpoint': f'{folder}/checkpoints/latest/ckpt-5',
+    'env': 'atari:pong',
+    'seed': 3,
+    'references': references,
+    'note': note,
+    'agent': agent,
+  }
+  (folder / 'evaluation.json').write_text(json.dumps(evaluation))
   return folder
 
 
@@ -61,15 +58,16 @@ def test_experts_are_scored_as_one_agent(tmp_path):
     evaluated(tmp_path / 'b', {'breakout': 16.1}),
     evaluated(tmp_path / 'c', {'boxing': 0.1, 'freeway': 29.6}),
   ]
+  folder = tmp_path / 'deep' / 'folder'
   done = subprocess.run(
-    [sys.executable, 'scripts/scores.py', str(tmp_path / 'deep' / 'folder'), *map(str, runs)],
+    [sys.executable, 'scripts/scores.py', str(folder), *map(str, runs)],
     cwd=ROOT,
     capture_output=True,
     text=True,
     timeout=120,
   )
   assert done.returncode == 0, done.stderr
-  found = json.loads((tmp_path / 'deep' / 'folder' / 'scores.json').read_text())
+  found = json.loads((folder / 'scores.json').read_text())
   assert found['normalised'] == {
     'pong': pytest.approx(100.0),
     'breakout': pytest.approx(50.0),
@@ -78,13 +76,13 @@ def test_experts_are_scored_as_one_agent(tmp_path):
   }
   assert found['summary']['agent'] == {'median': pytest.approx(75.0), 'mean': pytest.approx(62.5)}
   assert '4 of the 57 tasks' in found['note'] and '4 of the 57 tasks' in done.stdout
-  assert (tmp_path / 'deep' / 'folder' / 'scores.png').read_bytes().startswith(b'\x89PNG')
+  assert (folder / 'scores.png').read_bytes().startswith(b'\x89PNG')
   for task in found['normalised']:
     assert task in done.stdout
   assert 'Traceback' not in done.stderr
 
 
-def test_runs_of_dmlab_have_dmlab_s_means(tmp_path):
+def test_experts_on_dmlab_have_the_mean_of_table_b1(tmp_path):
   table = scores.references('dmlab30')
   runs = [
     evaluated(tmp_path / level, {level: row['experts_deep']}, 'dmlab30')
@@ -95,19 +93,10 @@ def test_runs_of_dmlab_have_dmlab_s_means(tmp_path):
   assert found['summary']['agent'] == found['summary']['experts'] and found['note'] == ''
 
 
-def test_what_is_to_be_said_of_runs_is_said_once(tmp_path):
-  found = merged(
-    tmp_path,
-    *[
-      evaluated(tmp_path / task, {task: 1.0}, note=note)
-      for task, note in (
-        ('pong', 'Sticky.'),
-        ('boxing', 'Slippery.'),
-        ('freeway', 'Sticky.'),
-        ('qbert', ''),
-      )
-    ],
-  )
+def test_a_note_of_several_runs_is_written_once(tmp_path):
+  notes = {'pong': 'Sticky.', 'boxing': 'Slippery.', 'freeway': 'Sticky.', 'qbert': ''}
+  runs = [evaluated(tmp_path / task, {task: 1.0}, note=note) for task, note in notes.items()]
+  found = merged(tmp_path, *runs)
   assert found['note'].startswith('Sticky. Slippery. ') and found['note'].count('Sticky.') == 1
 
 
@@ -124,9 +113,8 @@ def test_a_task_of_two_runs_is_refused(tmp_path):
 def test_a_run_that_was_not_evaluated_is_refused_with_how_to(tmp_path):
   (tmp_path / 'b').mkdir()
   text = refusal(tmp_path, evaluated(tmp_path / 'a', {'pong': 1.0}), tmp_path / 'b')
-  assert (
-    f'{tmp_path}/b/evaluation.json' in text and f'python -m impala.evaluate {tmp_path}/b' in text
-  )
+  assert f'{tmp_path}/b/evaluation.json' in text
+  assert f'python -m impala.evaluate {tmp_path}/b' in text
   assert str(tmp_path / 'nowhere') in refusal(tmp_path, tmp_path / 'nowhere')
 
 

@@ -1,4 +1,4 @@
-"""Maps that are compiled in advance: training compiles none afterwards, and a dying engine costs one map alone."""
+"""Maps are compiled in advance: training compiles none afterwards; a dying engine costs one map."""
 
 import os
 import pathlib
@@ -8,20 +8,19 @@ import sys
 import pytest
 
 from common import environments, errors
-from scripts import processes
+from scripts import processes, warm_levels
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STAND_INS = str(ROOT / 'tests' / 'stand_ins')
-MAZE, OTHER_MAZE, NO_MAZE = (
-  'explore_goal_locations_small',
-  'skymaze_irreversible_path_hard',
-  'rooms_watermaze',
-)
-MARK = '.level_cache'  # Of a folder that is a cache.
+MAZE = 'explore_goal_locations_small'
+OTHER_MAZE = 'skymaze_irreversible_path_hard'
+NO_MAZE = 'rooms_watermaze'
+MARK = '.level_cache'  # The file that marks a folder as a cache.
 SEEDS = 3
 
 
 def warm(cache, *flags, **variables):
+  """Runs the script on two processes; `variables` are of its process environment."""
   return subprocess.run(
     [
       sys.executable,
@@ -36,7 +35,7 @@ def warm(cache, *flags, **variables):
     capture_output=True,
     text=True,
     timeout=120,
-    env={**os.environ, 'PYTHONPATH': f'{STAND_INS}', **variables},
+    env={**os.environ, 'PYTHONPATH': STAND_INS, **variables},
   )
 
 
@@ -45,10 +44,9 @@ def maps(cache):
 
 
 def train(cache, task, resets, seeds):
-  """Begins so many episodes in each of two environments of training."""
-  suite = environments.load(
-    f'dmlab:{task}', environments.Options(dmlab_level_cache=str(cache), dmlab_episode_seeds=seeds)
-  )
+  """Begins `resets` episodes in each of two training environments; returns the distinct frames."""
+  options = environments.Options(dmlab_level_cache=str(cache), dmlab_episode_seeds=seeds)
+  suite = environments.load(f'dmlab:{task}', options)
   environment = suite.make([task, task], True)
   try:
     shown = set()
@@ -61,7 +59,8 @@ def train(cache, task, resets, seeds):
 
 
 @pytest.fixture(autouse=True)
-def module(monkeypatch):
+def stand_in(monkeypatch):
+  """Puts the stand-in for `deepmind_lab` on the path; no engine may outlive a test."""
   monkeypatch.syspath_prepend(STAND_INS)
   before = processes.descendants()
   yield
@@ -72,7 +71,7 @@ def module(monkeypatch):
 
 @pytest.fixture(scope='module')
 def warmed(tmp_path_factory):
-  """The cache after two levels with mazes, and one without, and what was told."""
+  """A cache warmed for two levels with mazes and one without, and the script's output."""
   cache = tmp_path_factory.mktemp('cache')
   done = warm(cache, f'--tasks={MAZE},{OTHER_MAZE},{NO_MAZE}')
   assert done.returncode == 0, done.stderr
@@ -81,10 +80,10 @@ def warmed(tmp_path_factory):
 
 def test_every_seed_of_every_maze_is_in_the_cache(warmed):
   cache, _ = warmed
-  assert len(maps(cache)) == 2 * SEEDS
+  assert len(maps(cache)) == 2 * SEEDS  # A level without a maze has no map.
 
 
-def test_progress_and_how_to_train_are_told(warmed):
+def test_it_reports_progress_and_how_to_train(warmed):
   _, told = warmed
   for task in (MAZE, OTHER_MAZE, NO_MAZE):
     assert told.count(f'{task}: {SEEDS} episodes') == 1
@@ -97,11 +96,11 @@ def test_training_with_these_seeds_compiles_nothing_more(warmed):
   before = {name: (cache / name).stat().st_ino for name in maps(cache)}
   shown = train(cache, MAZE, resets=12, seeds=SEEDS)
   assert {name: (cache / name).stat().st_ino for name in maps(cache)} == before
-  assert len(shown) == SEEDS  # All of them, of which there are no others.
+  assert len(shown) == SEEDS  # Every seed occurs, and no other.
 
 
 def test_training_with_more_seeds_compiles_more(warmed, tmp_path):
-  """Else the test before would say nothing."""
+  """Otherwise the test above would pass without a cache hit."""
   cache, _ = warmed
   for name in maps(cache) | {MARK}:
     (tmp_path / name).write_bytes((cache / name).read_bytes())
@@ -112,7 +111,7 @@ def test_training_with_more_seeds_compiles_more(warmed, tmp_path):
 
 def test_warming_again_compiles_only_what_is_missing(warmed, tmp_path):
   cache, _ = warmed
-  gone = min(name for name in maps(cache))
+  gone = min(maps(cache))
   for name in maps(cache) - {gone} | {MARK}:
     (tmp_path / name).write_bytes((cache / name).read_bytes())
   before = {name: (tmp_path / name).stat().st_ino for name in maps(tmp_path)}
@@ -122,12 +121,11 @@ def test_warming_again_compiles_only_what_is_missing(warmed, tmp_path):
 
 
 @pytest.mark.parametrize('once', [True, False])
-def test_an_engine_that_dies_is_told_and_the_rest_is_warmed(tmp_path, once):
+def test_an_engine_that_dies_is_reported_and_the_rest_is_warmed(tmp_path, once):
   cache = tmp_path / 'cache'
-  variables = {
-    'STAND_IN_DIE_AT': f'{MAZE}:0',
-    **({'STAND_IN_DIE_ONCE_FLAG': str(tmp_path / 'flag')} if once else {}),
-  }
+  variables = {'STAND_IN_DIE_AT': f'{MAZE}:0'}
+  if once:
+    variables['STAND_IN_DIE_ONCE_FLAG'] = str(tmp_path / 'flag')
   done = warm(cache, f'--tasks={MAZE},{OTHER_MAZE}', **variables)
   assert done.returncode == 0, done.stderr
   told = done.stdout + done.stderr
@@ -135,30 +133,24 @@ def test_an_engine_that_dies_is_told_and_the_rest_is_warmed(tmp_path, once):
   assert told.count(f'{MAZE}, seed 0: ') == 1 and 'out of memory' in told
   for seed in range(1, SEEDS):
     assert told.count(f'{MAZE}, seed {seed}: ') == (not once)
-  # What the engine has compiled before it dies is kept, too.
-  assert {
-    name for name in maps(cache) if name.startswith('explore') or name.startswith('skymaze')
-  } == maps(cache)
+  # A map that the engine compiled before it died may be there too.
+  assert all(name.startswith(('explore', 'skymaze')) for name in maps(cache))
   assert len([name for name in maps(cache) if name.startswith('skymaze')]) == SEEDS
   if once:
     assert len(maps(cache)) >= 2 * SEEDS - 1
 
 
-def test_a_level_that_there_is_not_is_refused(tmp_path):
+def test_an_unknown_level_is_refused_with_the_nearest(tmp_path):
   done = warm(tmp_path, '--tasks=explore_goal_location_small')
-  assert (
-    done.returncode == 2
-    and f'Did you mean {MAZE}' in done.stderr
-    and 'Traceback' not in done.stderr
-  )
+  assert done.returncode == 2
+  assert f'Did you mean {MAZE}' in done.stderr
+  assert 'Traceback' not in done.stderr
 
 
 @pytest.mark.parametrize(
   'flags',
   [['--env=doom'], ['--env=atari57'], ['--env=dmlab30', 'more'], ['--env=dmlab30', '--seeds=0']],
 )
-def test_what_cannot_be_warmed_is_refused(flags):
-  from scripts import warm_levels
-
+def test_other_environments_and_arguments_are_refused(flags):
   with pytest.raises(errors.UserError):
     warm_levels.main(['warm_levels.py', *flags])

@@ -1,24 +1,29 @@
-"""A stand-in for the `deepmind_lab` module: what it refuses, returns and prints is the real module's; its game is not.
+"""A stand-in for the `deepmind_lab` module: its interface is the real one's, its game is not.
 
-Tests put this file's folder on `sys.path`. Types, errors, messages, the end of episodes, seeds, the protocol of the
-level cache and the temporary folder follow measurements of the real module, so that an adapter that passes here
-passes there. What tests can set, read from the environment at each call:
+Tests put this file's folder on `sys.path`. Types, errors, messages, the end of episodes, seeds, the
+protocol of the level cache and the temporary folder follow measurements of the real module, so that
+an adapter that passes here passes there. Tests can set these environment variables, which are read
+at each call:
 
-  STAND_IN_COMPILE_SECONDS  How long the compilation of a map takes; 0 unless set.
-  STAND_IN_DIE_AT           `<level>:<frame>`, such as `rooms_watermaze:40`: when an episode of that level gets to that
-                            engine frame (0 is the reset) the process ends with status 1, as by a fatal engine error.
-  STAND_IN_DIE_ONCE_FLAG    A path: the process dies only if there is no such file, and creates it first.
+  STAND_IN_COMPILE_SECONDS  How long the compilation of a map takes; 0 by default.
+  STAND_IN_DIE_AT           `<level>:<frame>`, such as `rooms_watermaze:40`: when an episode of that
+                            level reaches that engine frame (0 is the reset) the process ends with
+                            status 1, as after a fatal engine error.
+  STAND_IN_DIE_ONCE_FLAG    A path: the process dies only if there is no such file, and creates it
+                            first.
 
-The game is an endless plane. On every 60th engine frame of an episode the reward is +1 if FIRE is held, else -1 if
-the player moves back, else 0. The four language levels begin a new trial, with a new instruction, every 600 frames.
-A frame shows the level, the seed, the maze, the trial, the player's place and angles, and the seconds played.
+The game is an endless plane. On every 60th engine frame of an episode the reward is +1 if FIRE is
+held, else -1 if the player moves back, else 0. The four language levels begin a new trial, with a
+new instruction, every 600 frames. A frame shows the level, the seed, the maze, the trial, the
+player's place and angles, and the seconds played.
 
-Left out: that the real step() and reset() hold the GIL, its threads (LP_NUM_THREADS), its leaks, its properties
-(`read_property` and its like), `fps` other than 60, and bounds of actions and walls.
+Left out: that the real step() and reset() hold the GIL, its threads (LP_NUM_THREADS), its leaks,
+its properties (`read_property` and the like), `fps` other than 60, bounds of actions, and walls.
 """
 
 import cmath
 import ctypes
+import functools
 import hashlib
 import operator
 import os
@@ -29,26 +34,46 @@ import sys
 import tempfile
 import time
 import zipfile
+from typing import Any, Callable, NoReturn
 
 import numpy as np
 
 READABLE, WRITABLE, READ_WRITABLE, LISTABLE = 1, 2, 3, 4
 
-# How many agent steps, of four engine frames, an episode takes.
+# Agent steps of an episode, of four engine frames each -> levels of DMLab-30.
 _DMLAB30 = {
-  180: 'rooms_select_nonmatching_object',
-  900: """rooms_collect_good_objects_train rooms_collect_good_objects_test rooms_exploit_deferred_effects_train
-            rooms_exploit_deferred_effects_test rooms_keys_doors_puzzle language_select_described_object
-            language_answer_quantitative_question skymaze_irreversible_path_hard skymaze_irreversible_path_varied""",
-  1350: """explore_object_locations_small explore_obstructed_goals_small explore_goal_locations_small
-             explore_object_rewards_few""",
-  1800: """rooms_watermaze language_select_located_object language_execute_random_task natlab_fixed_large_map
-             natlab_varying_map_regrowth natlab_varying_map_randomized explore_object_locations_large
-             explore_obstructed_goals_large explore_goal_locations_large explore_object_rewards_many""",
-  2250: 'psychlab_visual_search',
-  3600: """lasertag_one_opponent_small lasertag_three_opponents_small lasertag_one_opponent_large
-             lasertag_three_opponents_large""",
-  4500: 'psychlab_arbitrary_visuomotor_mapping psychlab_continuous_recognition psychlab_sequential_comparison',
+  180: """
+    rooms_select_nonmatching_object
+  """,
+  900: """
+    rooms_collect_good_objects_train rooms_collect_good_objects_test
+    rooms_exploit_deferred_effects_train rooms_exploit_deferred_effects_test
+    rooms_keys_doors_puzzle
+    language_select_described_object language_answer_quantitative_question
+    skymaze_irreversible_path_hard skymaze_irreversible_path_varied
+  """,
+  1350: """
+    explore_object_locations_small explore_obstructed_goals_small explore_goal_locations_small
+    explore_object_rewards_few
+  """,
+  1800: """
+    rooms_watermaze
+    language_select_located_object language_execute_random_task
+    natlab_fixed_large_map natlab_varying_map_regrowth natlab_varying_map_randomized
+    explore_object_locations_large explore_obstructed_goals_large explore_goal_locations_large
+    explore_object_rewards_many
+  """,
+  2250: """
+    psychlab_visual_search
+  """,
+  3600: """
+    lasertag_one_opponent_small lasertag_three_opponents_small
+    lasertag_one_opponent_large lasertag_three_opponents_large
+  """,
+  4500: """
+    psychlab_arbitrary_visuomotor_mapping psychlab_continuous_recognition
+    psychlab_sequential_comparison
+  """,
 }
 _LEVELS = {
   f'contributed/dmlab30/{name}': steps
@@ -72,17 +97,43 @@ _INSTRUCTIONS = {
 }
 _COLOURS = ('red', 'green', 'blue', 'cyan', 'magenta', 'yellow', 'black', 'white')
 
-_INTEGERS = set(
-  'width height mixerSeed maxAltCameraWidth maxAltCameraHeight gpuDeviceIndex port'.split()
-)
-_BOOLEANS = set(
-  'logToStdErr minimalUI reducedUI hasAltCameras localLevelCache globalLevelCache server client use_pbos '
-  'allowHoldOutLevels'.split()
-)
-_TEXTS = set(
-  'fps levelDirectory appendCommand vmMode record demo video playerName episodeLengthSeconds '
-  'datasetPath logLevel invocationMode randomSeed'.split()
-)
+# The settings that the engine knows, by type.
+_INTEGERS = {
+  'width',
+  'height',
+  'mixerSeed',
+  'maxAltCameraWidth',
+  'maxAltCameraHeight',
+  'gpuDeviceIndex',
+  'port',
+}
+_BOOLEANS = {
+  'logToStdErr',
+  'minimalUI',
+  'reducedUI',
+  'hasAltCameras',
+  'localLevelCache',
+  'globalLevelCache',
+  'server',
+  'client',
+  'use_pbos',
+  'allowHoldOutLevels',
+}
+_TEXTS = {
+  'fps',
+  'levelDirectory',
+  'appendCommand',
+  'vmMode',
+  'record',
+  'demo',
+  'video',
+  'playerName',
+  'episodeLengthSeconds',
+  'datasetPath',
+  'logLevel',
+  'invocationMode',
+  'randomSeed',
+}
 _DEFAULTS = {'width': '320', 'height': '240', 'mixerSeed': '0', 'datasetPath': ''}
 _ACTIONS = (
   ('LOOK_LEFT_RIGHT_PIXELS_PER_FRAME', -512, 512),
@@ -93,58 +144,63 @@ _ACTIONS = (
   ('JUMP', 0, 1),
   ('CROUCH', 0, 1),
 )
-_NUMBER, _LOG_LEVEL = re.compile(r'\d+(\.\d+)?'), re.compile(r'(?i)info|warn|error|never|-?\d+')
+_NUMBER = re.compile(r'\d+(\.\d+)?')
+_LOG_LEVEL = re.compile(r'(?i)info|warn|error|never|-?\d+')
 _DEPRECATED = ('RGB_INTERLACED', 'RGBD_INTERLACED')
+# The channels of the pictures, which are RGB and depth.
+_CHANNELS = {'RGB': [0, 1, 2], 'RGBD': [0, 1, 2, 3], 'BGR': [2, 1, 0], 'BGRD': [2, 1, 0, 3]}
+
 _DEGREES_PER_PIXEL = 84.5 / (20 * 40)  # Looking at +20 for 40 frames turns by 84.5 degrees.
-_UNITS_PER_FRAME, _DRIFT_PER_FRAME, _MOST_DRIFT, _TRIAL_FRAMES = 320 / 60, 0.02, 6.0, 600
+_UNITS_PER_FRAME = 320 / 60
+_DRIFT_PER_FRAME = 0.02
+_MOST_DRIFT = 6.0
+_TRIAL_FRAMES = 600
 
 _runfiles = str(pathlib.Path(__file__).parent)
-_random = np.random.default_rng(
-  int(time.time())
-)  # The real one, too, is seeded with the second of its import.
-_running = (
-  set()
-)  # The ids of the games that were reset and not closed, with the process that did it.
+# The real one, too, is seeded with the second of its import.
+_random = np.random.default_rng(int(time.time()))
+# The ids of the games that were reset and not closed, with the process that did it.
+_running: set[tuple[int, int]] = set()
 
 
-def version():
+def version() -> str:
   return '1.0'
 
 
-def runfiles_path():
+def runfiles_path() -> str:
   return _runfiles
 
 
-def set_runfiles_path(path):
+def set_runfiles_path(path: str) -> bool:
   global _runfiles
   _check_type(1, path, str)
   _runfiles = path
   return True
 
 
-def _print(line):
-  """To the file descriptor, as C does: replacing `sys.stderr` does not catch it."""
+def _print(line: str) -> None:
+  """Writes to the file descriptor, as C does: replacing `sys.stderr` does not catch it."""
   os.write(2, f'{line}\n'.encode())
 
 
-def _die(line):
-  """The engine ends the process that it is in."""
+def _die(line: str) -> NoReturn:
+  """Ends the process, as the engine does."""
   _print(line)
   os._exit(1)
 
 
-def _type_name(kind):
+def _type_name(kind: type) -> str:
   return kind.__name__ if kind.__module__ == 'builtins' else f'{kind.__module__}.{kind.__name__}'
 
 
-def _check_type(position, value, expected):
+def _check_type(position: int, value: Any, expected: type) -> None:
   if not isinstance(value, expected):
     found = 'None' if value is None else _type_name(type(value))
     raise TypeError(f'argument {position} must be {_type_name(expected)}, not {found}')
 
 
-def _setting_problem(key, value):
-  """What the engine says against a setting of its own, or nothing."""
+def _setting_problem(key: str, value: str) -> str:
+  """The engine's objection to a setting of its own; '' if it has none."""
   if key in _BOOLEANS and value not in ('true', 'false'):
     return f'Invalid boolean arg must be either "true" or "false"; actual "{value}"'
   if key not in _INTEGERS:
@@ -159,25 +215,26 @@ def _setting_problem(key, value):
   return ''
 
 
-def _level_problem(level, config):
-  """What the level's script says against its settings, or nothing."""
+def _level_problem(level: str, config: dict[str, str]) -> str:
+  """The objection of the level's script to its settings; '' if it has none."""
   if level not in _LEVELS:
-    return (
-      f"Level not found: Failed to open file '{_runfiles}/baselab/game_scripts/levels/{level}.lua'"
-    )
+    path = f'{_runfiles}/baselab/game_scripts/levels/{level}.lua'
+    return f"Level not found: Failed to open file '{path}'"
   for key, value in config.items():
-    if key not in _INTEGERS | _BOOLEANS | _TEXTS or (
-      key == 'episodeLengthSeconds' and not _NUMBER.fullmatch(value)
-    ):
+    is_known = key in _INTEGERS | _BOOLEANS | _TEXTS
+    if not is_known or (key == 'episodeLengthSeconds' and not _NUMBER.fullmatch(value)):
       return f'Invalid setting: "{key}" = "{value}"'
   if not _LOG_LEVEL.fullmatch(config.get('logLevel', 'INFO')):
     return f'Invalid logLevel: {config["logLevel"]}'
   if level.endswith('_test') and config.get('allowHoldOutLevels') != 'true':
-    return 'This level must only be used during evaluation. Else add the setting "allowHoldOutLevels" = "true".'
+    return (
+      'This level must only be used during evaluation. Else add the setting '
+      '"allowHoldOutLevels" = "true".'
+    )
   return ''
 
 
-def _check_config(level, config):
+def _check_config(level: str, config: dict[str, str]) -> None:
   for key, value in config.items():
     if not isinstance(key, str) or not isinstance(value, str):
       raise TypeError('bad argument type for built-in operation')
@@ -187,23 +244,27 @@ def _check_config(level, config):
     raise RuntimeError(f'Failed to init environment - "{problem}"')
 
 
-def _number(*parts):
-  """A number of 64 bits that depends on nothing but the parts."""
+def _number(*parts: Any) -> int:
+  """A number of 64 bits that depends only on the parts, in every process."""
   return int(hashlib.md5(repr(parts).encode()).hexdigest()[:16], 16)
 
 
 class _Maps:
-  """Compiles maps or has them fetched. What the cache raises is kept until the call that led to it is at its end."""
+  """Compiles maps or has the level cache fetch them.
 
-  def __init__(self, cache, temp_folder):
-    self._cache, self._error = cache, None
+  What the cache raises is kept until the end of the call to the engine that led to it.
+  """
+
+  def __init__(self, cache: Any, temp_folder: str):
+    self._cache = cache
+    self._error: BaseException | None = None
     self._owned = not temp_folder
     self._folder = temp_folder or tempfile.mkdtemp(
       prefix='dmlab_temp_folder_', dir=os.environ.get('TMPDIR', '/tmp')
     )
 
-  def load(self, name, contents):
-    """The contents as the file at hand has them, which need not be these if the cache mixes maps up."""
+  def load(self, name: str, contents: str) -> str:
+    """The contents of the map's file, which differ from `contents` if the cache mixes maps up."""
     path = pathlib.Path(self._folder, 'baselab', f'{name}.pk3')
     path.parent.mkdir(parents=True, exist_ok=True)
     key = f'{name}_noaas_{hashlib.md5(contents.encode()).hexdigest()}'
@@ -218,7 +279,7 @@ class _Maps:
     except (OSError, KeyError, zipfile.BadZipFile):
       _die(f"Didn't find map '{name}'")
 
-  def _call_cache(self, method, key, path):
+  def _call_cache(self, method: str, key: str, path: str) -> bool:
     if self._cache is None or self._error:
       return False
     try:
@@ -227,12 +288,13 @@ class _Maps:
       self._error = error
       return False
 
-  def raise_error(self):
+  def raise_error(self) -> None:
+    """Raises what the cache has raised, once."""
     error, self._error = self._error, None
     if error:
       raise error
 
-  def close(self):
+  def close(self) -> None:
     if self._owned:
       shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -240,40 +302,50 @@ class _Maps:
 class _Game:
   """One level as it is played."""
 
-  def __init__(self, level, config, maps):
+  def __init__(self, level: str, config: dict[str, str], maps: _Maps):
     self.name = level.split('/')[-1]
     self._config = _DEFAULTS | config
-    self._width, self._height, self._mixer = (
-      int(self._config[key], 0) for key in ('width', 'height', 'mixerSeed')
-    )
-    self._frames = round(60 * float(config.get('episodeLengthSeconds', _LEVELS[level] * 4 / 60)))
-    self._maps, self._seeds_played = maps, set()
+    self._width = int(self._config['width'], 0)
+    self._height = int(self._config['height'], 0)
+    self._mixer = int(self._config['mixerSeed'], 0)
+    default_seconds = _LEVELS[level] * 4 / 60
+    self._frames = round(60 * float(config.get('episodeLengthSeconds', default_seconds)))
+    self._maps = maps
+    self._seeds_played: set[int] = set()
 
-  def start(self, seed):
+  def start(self, seed: int) -> None:
+    """Begins an episode."""
     dataset = self._config['datasetPath']
     if self.name in _NEEDS_DATASET and dataset != 'dummy' and not os.path.isdir(dataset):
       raise RuntimeError(
-        'Failed to start environment - "datasets/brady_konkle_oliva2008.lua:37: Follow instructions '
-        'to download datasets here: data/brady_konkle_oliva2008/README.md and update DATASET_PATH"'
+        'Failed to start environment - "datasets/brady_konkle_oliva2008.lua:37: Follow '
+        'instructions to download datasets here: data/brady_konkle_oliva2008/README.md and update '
+        'DATASET_PATH"'
       )
     self._seed = seed
-    # In the real module too the first episode with a seed drifts away from the later ones.
+    # In the real module, too, the first episode with a seed drifts away from the later ones.
     self._drift = 0.0 if seed in self._seeds_played else _DRIFT_PER_FRAME
     self._seeds_played.add(seed)
+
     chance = _number(self.name, seed, self._mixer)
     self._place = complex(chance % 3200, chance // 3200 % 3200)
-    self._pitch, self._yaw = 0.0, float(chance // 3200**2 % 360 - 180)
+    self._pitch = 0.0
+    self._yaw = float(chance // 3200**2 % 360 - 180)
     self._action = (0,) * len(_ACTIONS)
-    self._frame, self.frames_left, self._layout = 0, self._frames, ''
+    self._frame = 0
+    self.frames_left = self._frames
+    self._layout = ''
     self._begin_trial(compiled=self.name.startswith(_COMPILED_AT_RESET))
     self._die_if_due()
 
-  def advance(self, action, num_steps):
+  def advance(self, action: tuple[int, ...], num_steps: int) -> float:
+    """Plays engine frames; returns the sum of their rewards."""
     self._action = action
     reward = 0.0
     for _ in range(min(num_steps, self.frames_left)):
       self._move()
-      self._frame, self.frames_left = self._frame + 1, self.frames_left - 1
+      self._frame += 1
+      self.frames_left -= 1
       self._die_if_due()
       if self._frame % 60 == 0:
         reward += 1 if action[4] else -1 if action[3] < 0 else 0
@@ -281,27 +353,27 @@ class _Game:
         self._begin_trial(compiled=self.name == 'language_select_located_object')
     return reward
 
-  def _begin_trial(self, compiled):
+  def _begin_trial(self, compiled: bool) -> None:
     identity = (self.name, self._seed, self._mixer, self._frame // _TRIAL_FRAMES)
     if compiled:
-      self._layout = self._maps.load(
-        f'{self.name.split("_")[0]}_maze', f'{_number("map", *identity):064b}'
-      )
+      kind = self.name.split('_')[0]
+      self._layout = self._maps.load(f'{kind}_maze', f'{_number("map", *identity):064b}')
+
     shape = (self._height, self._width, 4)
-    self._scene = np.random.default_rng(_number(*identity, self._layout)).integers(
-      0, 256, shape, np.uint8
-    )
+    generator = np.random.default_rng(_number(*identity, self._layout))
+    self._scene = generator.integers(0, 256, shape, np.uint8)
     colour = _COLOURS[_number('colour', *identity) % len(_COLOURS)]
     self._instruction = _INSTRUCTIONS.get(self.name, '').format(colour)
 
-  def _move(self):
+  def _move(self) -> None:
     look_right, look_down, strafe_right, forward = self._action[:4]
     self._yaw = (self._yaw - look_right * _DEGREES_PER_PIXEL + 180) % 360 - 180
     self._pitch = min(max(self._pitch + look_down * _DEGREES_PER_PIXEL, -85), 85)
     walked = complex(forward, -strafe_right) * cmath.rect(_UNITS_PER_FRAME, np.radians(self._yaw))
     self._place += walked + (self._drift if self._frame * self._drift < _MOST_DRIFT else 0)
 
-  def _die_if_due(self):
+  def _die_if_due(self) -> None:
+    """Ends the process if the environment variables say so."""
     if os.environ.get('STAND_IN_DIE_AT') != f'{self.name}:{self._frame}':
       return
     if flag := os.environ.get('STAND_IN_DIE_ONCE_FLAG'):
@@ -311,35 +383,20 @@ class _Game:
         return
     _die(f'Sys_Error: out of memory in {self.name}')
 
-  def _picture(self):
-    """RGB and depth. Turning and looking shift the picture, moving changes its colours, the last row is the clock."""
+  def _picture(self) -> np.ndarray:
+    """RGB and depth, `[height, width, 4]`.
+
+    Turning and looking shift the picture, moving changes its colours, the last row is the clock.
+    """
     picture = np.roll(self._scene, (round(self._pitch * 2), round(self._yaw * 2)), (0, 1))
     picture += np.uint8(round(self._place.real + 3 * self._place.imag) % 256)
     picture[-1] = self._frame // 60 % 256
     return picture
 
-  def observation_table(self):
-    """By name, the dtype and shape, and a function that returns the value."""
-    size, turn, table = (self._height, self._width), 60 * _DEGREES_PER_PIXEL, {}
-    for name, order in (
-      ('RGB', [0, 1, 2]),
-      ('RGBD', [0, 1, 2, 3]),
-      ('BGR', [2, 1, 0]),
-      ('BGRD', [2, 1, 0, 3]),
-    ):
-      table[f'{name}_INTERLEAVED'] = (
-        np.uint8,
-        (*size, len(order)),
-        lambda c=order: self._picture()[..., c],
-      )
-      table[name] = (
-        np.uint8,
-        (len(order), *size),
-        lambda c=order: self._picture()[..., c].transpose(2, 0, 1),
-      )
-    del table['BGR'], table['BGRD']
-    table |= {old: table[old.replace('INTERLACED', 'INTERLEAVED')] for old in _DEPRECATED}
-    return table | {
+  def observation_table(self) -> dict[str, tuple[type, tuple[int, ...], Callable[[], Any]]]:
+    """By name: the dtype, the shape, and a function that returns the value."""
+    turn = 60 * _DEGREES_PER_PIXEL
+    return self._pictures() | {
       'MAP_FRAME_NUMBER': (np.float64, (1,), lambda: [self._frame]),
       'FRAMES_REMAINING_AT_60': (np.float64, (1,), lambda: [self.frames_left]),
       'TEAM.SCORE': (np.float64, (2,), lambda: [0, 0]),
@@ -351,17 +408,47 @@ class _Game:
       'INSTR': (str, (), lambda: self._instruction),
     }
 
+  def _pictures(self) -> dict[str, tuple[type, tuple[int, ...], Callable[[], Any]]]:
+    """The part of the table with pictures: interleaved, planar, and under their old names."""
+
+    def interleaved(channels: list[int]) -> np.ndarray:
+      return self._picture()[..., channels]
+
+    def planar(channels: list[int]) -> np.ndarray:
+      return self._picture()[..., channels].transpose(2, 0, 1)
+
+    size = (self._height, self._width)
+    table = {}
+    for name, channels in _CHANNELS.items():
+      shape = (*size, len(channels))
+      read = functools.partial(interleaved, channels)
+      table[f'{name}_INTERLEAVED'] = (np.uint8, shape, read)
+      if name.startswith('RGB'):
+        shape = (len(channels), *size)
+        table[name] = (np.uint8, shape, functools.partial(planar, channels))
+    for old in _DEPRECATED:
+      table[old] = table[old.replace('INTERLACED', 'INTERLEAVED')]
+    return table
+
 
 class Lab:
-  """The environment. It has no attributes to set and no pickle, being a type of C in the real module."""
+  """The environment. As a C type in the real module, it has no attributes to set and no pickle."""
 
   __slots__ = ('_maps', '_game', '_table', '_asked', '_steps', '_status')
 
-  # The default `config` is the real one's, and is never changed.
   def __init__(
-    self, level, observations, config={}, renderer='software', level_cache=None, temp_folder=''
+    self,
+    level: str,
+    observations: list[str],
+    config: dict[str, str] = {},  # noqa: B006  # The real one's default; it is never changed.
+    renderer: str = 'software',
+    level_cache: Any = None,
+    temp_folder: str = '',
   ):
-    self._maps, self._game, self._status, self._steps = None, None, 'closed', 0
+    self._maps = None
+    self._game = None
+    self._status = 'closed'
+    self._steps = 0
     arguments = {
       1: (level, str),
       2: (observations, list),
@@ -375,7 +462,9 @@ class Lab:
       raise RuntimeError(
         f'Failed to set renderer must be "hardware" or "software" actual "{renderer}"!'
       )
-    self._maps, self._status = _Maps(level_cache, temp_folder), 'constructed'
+
+    self._maps = _Maps(level_cache, temp_folder)
+    self._status = 'constructed'
     _check_config(level, config)
     self._game = _Game(level, config, self._maps)
     self._table = self._game.observation_table()
@@ -386,15 +475,15 @@ class Lab:
         raise ValueError(f"Unknown observation '{name}'.")
     self._asked = {name: self._table[name] for name in observations}
 
-  def __reduce_ex__(self, protocol):
+  def __reduce_ex__(self, protocol: Any) -> NoReturn:
     raise TypeError("cannot pickle 'deepmind_lab.Lab' object")
 
-  def __del__(self):
-    # At the end of the process the real one leaves its folder behind.
+  def __del__(self) -> None:
+    # The real one leaves its folder behind at the end of the process.
     if hasattr(self, '_status') and not sys.is_finalizing():
       self.close()
 
-  def observation_spec(self):
+  def observation_spec(self) -> list[dict[str, Any]]:
     for name in _DEPRECATED:
       _print(f"Using deprecated observation format: '{name}'")
     return [
@@ -402,43 +491,39 @@ class Lab:
       for name, (dtype, shape, _) in self._table.items()
     ]
 
-  def action_spec(self):
+  def action_spec(self) -> list[dict[str, Any]]:
     return [{'min': minimum, 'max': maximum, 'name': name} for name, minimum, maximum in _ACTIONS]
 
-  def reset(self, episode=-1, seed=None):
-    operator.index(
-      episode
-    )  # What it says to other types is what C says. The number itself changes nothing.
+  def reset(self, episode: int = -1, seed: int | None = None) -> bool:
+    operator.index(episode)  # Raises for other types, as C does. The number changes nothing.
     seed = int(_random.integers(2**31)) if seed is None else seed
     if not isinstance(seed, int):
       raise ValueError(f"'seed' must be int or None, was '{_type_name(type(seed))}'.")
     if not -(2**63) <= seed < 2**63:
       raise OverflowError('Python int too large to convert to C long')
     self._check_usable()
-    self._game.start(
-      seed % 2**31
-    )  # It is cut to 32 bits, of which a negative one gets 2**31 more: 31 bits remain.
+    # It is cut to 32 bits, then 2**31 is added to a negative number: 31 bits remain.
+    self._game.start(seed % 2**31)
     _running.add((id(self._game), os.getpid()))
     self._maps.raise_error()
-    self._steps, self._status = 0, 'running'
+    self._steps = 0
+    self._status = 'running'
     return True
 
-  def _check_usable(self):
-    """Where the real one would hang or crash, tests get to know of it."""
-    assert self._status != 'closed', (
-      'the real module was measured only up to close(): make a new Lab'
-    )
-    assert {process for _, process in _running} <= {os.getpid()}, (
-      'forked while a Lab ran: the real engine hangs here'
-    )
+  def _check_usable(self) -> None:
+    """Fails the test where the real one would hang or crash."""
+    unknown = 'the real module was measured only up to close(): make a new Lab'
+    assert self._status != 'closed', unknown
+    processes = {process for _, process in _running}
+    assert processes <= {os.getpid()}, 'forked while a Lab ran: the real engine hangs here'
 
-  def is_running(self):
+  def is_running(self) -> bool:
     return self._status == 'running'
 
-  def num_steps(self):
+  def num_steps(self) -> int:
     return self._steps
 
-  def observations(self):
+  def observations(self) -> dict[str, Any]:
     if not self.is_running():
       raise RuntimeError('Environment in wrong status for call to observations()')
     return {
@@ -446,7 +531,7 @@ class Lab:
       for name, (dtype, _, read) in self._asked.items()
     }
 
-  def step(self, action, num_steps=1):
+  def step(self, action: np.ndarray, num_steps: int = 1) -> float:
     _check_type(1, action, np.ndarray)
     num_steps = operator.index(num_steps)
     if not self.is_running():
@@ -456,7 +541,7 @@ class Lab:
     if action.dtype.num != np.dtype(np.intc).num:
       raise ValueError('action must have dtype np.intc')
     self._check_usable()
-    # Strides and byte order are not looked at: what lies in memory from the first element on is the action.
+    # Strides are ignored: the action is what lies in memory from the first element on.
     values = tuple((ctypes.c_int * len(_ACTIONS)).from_address(action.ctypes.data))
     reward = self._game.advance(values, num_steps)
     self._status = 'running' if self._game.frames_left else 'over'
@@ -464,12 +549,12 @@ class Lab:
     self._maps.raise_error()
     return reward
 
-  def events(self):
+  def events(self) -> list[Any]:
     if self._status not in ('running', 'over'):
       raise RuntimeError('Environment in wrong status for call to events()')
     return []
 
-  def close(self):
+  def close(self) -> bool:
     if self._status == 'closed':
       return False
     self._status = 'closed'

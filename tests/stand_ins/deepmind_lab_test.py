@@ -1,5 +1,6 @@
 """The stand-in for `deepmind_lab` behaves as the real module was measured to."""
 
+import importlib
 import os
 import pathlib
 import pickle
@@ -12,34 +13,27 @@ import pytest
 
 FOLDER = str(pathlib.Path(__file__).parent)
 sys.path.insert(0, FOLDER)
-import deepmind_lab
+deepmind_lab = importlib.import_module('deepmind_lab')
 
-WATERMAZE, EXPLORE = (
-  'contributed/dmlab30/rooms_watermaze',
-  'contributed/dmlab30/explore_goal_locations_small',
-)
+WATERMAZE = 'contributed/dmlab30/rooms_watermaze'
+EXPLORE = 'contributed/dmlab30/explore_goal_locations_small'
 LOCATED = 'contributed/dmlab30/language_select_located_object'
 CONFIG = {'width': '96', 'height': '72', 'logLevel': 'NEVER'}
-NOTHING, FORWARD, RIGHT, FIRE = (
-  [0] * 7,
-  [0, 0, 0, 1, 0, 0, 0],
-  [20, 0, 0, 0, 0, 0, 0],
-  [0, 0, 0, 0, 1, 0, 0],
-)
+NOTHING = [0] * 7
+FORWARD = [0, 0, 0, 1, 0, 0, 0]
+RIGHT = [20, 0, 0, 0, 0, 0, 0]
+FIRE = [0, 0, 0, 0, 1, 0, 0]
+DEFAULT_OBSERVATIONS = ('RGB_INTERLEAVED', 'DEBUG.POS.TRANS', 'DEBUG.POS.ROT', 'INSTR')
 
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path, monkeypatch):
+  """The folder where engines make their temporary folders."""
   monkeypatch.setenv('TMPDIR', str(tmp_path))
   return tmp_path
 
 
-def make(
-  level=WATERMAZE,
-  observations=('RGB_INTERLEAVED', 'DEBUG.POS.TRANS', 'DEBUG.POS.ROT', 'INSTR'),
-  cache=None,
-  **config,
-):
+def make(level=WATERMAZE, observations=DEFAULT_OBSERVATIONS, cache=None, **config):
   return deepmind_lab.Lab(level, list(observations), CONFIG | config, level_cache=cache)
 
 
@@ -68,8 +62,11 @@ def run_python(code, **environment):
 
 
 class Cache:
+  """A level cache in memory, with a log of its calls."""
+
   def __init__(self):
-    self.files, self.calls = {}, []
+    self.files = {}
+    self.calls = []
 
   def fetch(self, key, pk3_path):
     self.calls.append(('fetch', key))
@@ -84,15 +81,8 @@ class Cache:
 
 def test_the_module_has_its_functions_and_constants():
   assert deepmind_lab.version() == '1.0' and os.path.isdir(deepmind_lab.runfiles_path())
-  assert (
-    len(
-      {
-        getattr(deepmind_lab, name)
-        for name in ('READABLE', 'WRITABLE', 'READ_WRITABLE', 'LISTABLE')
-      }
-    )
-    == 4
-  )
+  names = ('READABLE', 'WRITABLE', 'READ_WRITABLE', 'LISTABLE')
+  assert len({getattr(deepmind_lab, name) for name in names}) == 4
   assert not hasattr(deepmind_lab, 'LevelCache') and not hasattr(deepmind_lab.Lab, 'fps')
 
 
@@ -139,9 +129,8 @@ def test_settings_that_every_level_knows_are_accepted(tmp_path):
 
 
 def test_an_unknown_level_is_refused():
-  with pytest.raises(
-    RuntimeError, match='Failed to init environment - "Level not found: Failed to open .*nope.lua'
-  ):
+  message = 'Failed to init environment - "Level not found: Failed to open .*nope.lua'
+  with pytest.raises(RuntimeError, match=message):
     make('contributed/dmlab30/nope')
   with pytest.raises(RuntimeError, match='Level not found'):
     make('rooms_watermaze')
@@ -156,9 +145,8 @@ def test_an_unknown_observation_and_renderer_are_refused():
 
 def test_held_out_levels_must_be_allowed():
   level = 'contributed/dmlab30/rooms_collect_good_objects_test'
-  with pytest.raises(
-    RuntimeError, match='must only be used during evaluation.*"allowHoldOutLevels" = "true"'
-  ):
+  message = 'must only be used during evaluation.*"allowHoldOutLevels" = "true"'
+  with pytest.raises(RuntimeError, match=message):
     make(level)
   assert make(level, allowHoldOutLevels='true').reset(seed=1) is True
 
@@ -175,10 +163,8 @@ def test_two_levels_need_their_data_set_at_the_reset(tmp_path):
 
 def test_the_observation_spec_is_known_before_the_reset(capfd):
   specs = {spec['name']: (spec['shape'], spec['dtype']) for spec in make().observation_spec()}
-  assert specs['RGB_INTERLEAVED'] == ((72, 96, 3), np.uint8) and specs['RGBD_INTERLEAVED'] == (
-    (72, 96, 4),
-    np.uint8,
-  )
+  assert specs['RGB_INTERLEAVED'] == ((72, 96, 3), np.uint8)
+  assert specs['RGBD_INTERLEAVED'] == ((72, 96, 4), np.uint8)
   assert specs['RGB'] == ((3, 72, 96), np.uint8) and specs['RGBD'] == ((4, 72, 96), np.uint8)
   assert specs['INSTR'] == ((), str) and specs['TEAM.SCORE'] == ((2,), np.float64)
   assert specs['VEL.TRANS'] == specs['DEBUG.POS.ROT'] == ((3,), np.float64)
@@ -192,11 +178,10 @@ def test_observations_are_those_asked_for_and_fit_their_specs():
   assert set(observations) == {spec['name'] for spec in specs}
   for spec in specs:
     value = observations[spec['name']]
-    assert (
-      type(value) is str
-      if spec['dtype'] is str
-      else (value.shape, value.dtype) == (spec['shape'], spec['dtype'])
-    )
+    if spec['dtype'] is str:
+      assert type(value) is str
+    else:
+      assert (value.shape, value.dtype) == (spec['shape'], spec['dtype'])
   assert list(reset(observations=['INSTR']).observations()) == ['INSTR']
 
 
@@ -207,32 +192,22 @@ def test_observations_are_fresh_copies(name):
   kept = observation.copy()
   act(lab, FORWARD, 8)
   assert (observation == kept).all() and observation is not lab.observations()[name]
-  assert (
-    observation.flags.owndata and observation.flags.writeable and observation.flags.c_contiguous
-  )
+  flags = observation.flags
+  assert flags.owndata and flags.writeable and flags.c_contiguous
 
 
 def test_only_language_levels_instruct():
-  assert (
-    type(reset(LOCATED).observations()['INSTR']) is str and reset(LOCATED).observations()['INSTR']
-  )
+  instruction = reset(LOCATED).observations()['INSTR']
+  assert type(instruction) is str and instruction
   assert reset(EXPLORE).observations()['INSTR'] == ''
 
 
 def test_the_actions_are_seven():
   specs = make().action_spec()
-  assert [spec['name'].split('_')[0] for spec in specs] == [
-    'LOOK',
-    'LOOK',
-    'STRAFE',
-    'MOVE',
-    'FIRE',
-    'JUMP',
-    'CROUCH',
-  ]
-  assert [(spec['min'], spec['max']) for spec in specs] == [(-512, 512)] * 2 + [(-1, 1)] * 2 + [
-    (0, 1)
-  ] * 3
+  names = [spec['name'].split('_')[0] for spec in specs]
+  assert names == ['LOOK', 'LOOK', 'STRAFE', 'MOVE', 'FIRE', 'JUMP', 'CROUCH']
+  bounds = [(spec['min'], spec['max']) for spec in specs]
+  assert bounds == [(-512, 512)] * 2 + [(-1, 1)] * 2 + [(0, 1)] * 3
 
 
 @pytest.mark.parametrize(
@@ -253,8 +228,9 @@ def test_a_wrong_action_is_refused(action, error, message):
 def test_actions_that_are_not_contiguous_are_misread():
   table = np.zeros((7, 7), np.intc)
   table[:, 0] = FORWARD
-  table[0, 0], table[0, 1] = 0, 0
-  strided, plain = reset(), reset()
+  table[0, :2] = 0
+  strided = reset()
+  plain = reset()
   strided.step(table[:, 0], num_steps=20)
   act(plain, table[0], 20)
   assert (frame(strided) == frame(plain)).all()
@@ -264,22 +240,25 @@ def test_actions_that_are_not_contiguous_are_misread():
 
 def test_looking_turns_and_moving_moves():
   lab = reset()
-  turned, place = lab.observations()['DEBUG.POS.ROT'][1], lab.observations()['DEBUG.POS.TRANS']
+  before = lab.observations()
   act(lab, RIGHT, 40)
-  assert (turned - lab.observations()['DEBUG.POS.ROT'][1]) % 360 == pytest.approx(84.5)
+  assert (
+    before['DEBUG.POS.ROT'][1] - lab.observations()['DEBUG.POS.ROT'][1]
+  ) % 360 == pytest.approx(84.5)
   act(lab, FORWARD, 20)
-  assert np.linalg.norm(lab.observations()['DEBUG.POS.TRANS'] - place) > 50
+  walked = lab.observations()['DEBUG.POS.TRANS'] - before['DEBUG.POS.TRANS']
+  assert np.linalg.norm(walked) > 50
 
 
 def test_one_step_of_four_frames_is_four_steps_of_one():
-  fours, ones, rewards = reset(), reset(), []
+  fours = reset()
+  ones = reset()
+  rewards = []
   for action in (FORWARD, RIGHT, FIRE) * 12:
     rewards.append((act(fours, action, 4), sum(act(ones, action) for _ in range(4))))
   assert (frame(fours) == frame(ones)).all() and fours.num_steps() == ones.num_steps() == 144
-  assert (
-    all(four == one and type(four) is float for four, one in rewards)
-    and sum(four for four, _ in rewards) == 2
-  )
+  assert all(four == one and type(four) is float for four, one in rewards)
+  assert sum(four for four, _ in rewards) == 2
 
 
 def test_a_step_of_no_frames_is_accepted():
@@ -294,9 +273,8 @@ def test_an_episode_ends_inside_a_step_and_shows_no_last_observation():
   act(lab, NOTHING, 58)
   assert lab.is_running()
   assert act(lab, FIRE, 10) == 1.0 and not lab.is_running() and lab.num_steps() == 68
-  with pytest.raises(
-    RuntimeError, match=r'Environment in wrong status for call to observations\(\)'
-  ):
+  message = r'Environment in wrong status for call to observations\(\)'
+  with pytest.raises(RuntimeError, match=message):
     lab.observations()
   with pytest.raises(RuntimeError, match='Environment in wrong status to advance.'):
     act(lab, NOTHING)
@@ -329,17 +307,18 @@ def test_nothing_runs_before_the_reset():
     (2**63, OverflowError, 'too large'),
   ],
 )
-def test_a_seed_that_is_no_c_integer_is_refused(seed, error, message):
+def test_a_seed_that_is_not_a_c_integer_is_refused(seed, error, message):
   with pytest.raises(error, match=message):
     make().reset(seed=seed)
 
 
 def test_seeds_are_cut_to_31_bits():
-  frames = [frame(reset(seed=seed)) for seed in (0, 2**31, -(2**31), 2**32, 1)]
-  assert all((frames[0] == other).all() for other in frames[1:4]) and (frames[0] != frames[4]).any()
+  zero, *same, one = (frame(reset(seed=seed)) for seed in (0, 2**31, -(2**31), 2**32, 1))
+  assert len(same) == 3 and all((zero == other).all() for other in same)
+  assert (zero != one).any()
 
 
-def test_the_episode_comes_before_the_seed():
+def test_the_episode_is_the_first_argument():
   lab = make()
   lab.reset(7, 1)
   assert (frame(lab) == frame(reset(seed=1))).all()
@@ -353,16 +332,18 @@ def test_a_fresh_lab_repeats_itself_and_differs_slightly_from_a_later_episode():
     return first, lab.observations()['DEBUG.POS.TRANS']
 
   lab = make()
-  (fresh, place), (other, other_place) = play(lab), play(make())
-  (later, later_place), (_, latest_place) = play(lab), play(lab)
+  fresh, place = play(lab)
+  other, other_place = play(make())
+  later, later_place = play(lab)
+  _, latest_place = play(lab)
   assert (fresh == other).all() and (fresh == later).all() and (place == other_place).all()
   assert 5 <= np.linalg.norm(later_place - place) <= 8 and (later_place == latest_place).all()
 
 
 def test_the_mixer_seed_changes_the_level_unless_it_is_zero():
-  plain, zero, mixed = (
-    frame(reset(**config)) for config in ({}, {'mixerSeed': '0'}, {'mixerSeed': '0x600D5EED'})
-  )
+  plain = frame(reset())
+  zero = frame(reset(mixerSeed='0'))
+  mixed = frame(reset(mixerSeed='0x600D5EED'))
   assert (plain == zero).all() and (plain != mixed).any()
   assert (mixed == frame(reset(mixerSeed=str(0x600D5EED)))).all()
 
@@ -395,12 +376,8 @@ def test_the_temporary_folder_goes_with_close_and_with_the_lab(temporary):
 
 
 def test_the_temporary_folder_stays_if_the_process_ends_before_close(temporary):
-  assert (
-    run_python(
-      f'import deepmind_lab\nlab = deepmind_lab.Lab({EXPLORE!r}, [])\nlab.reset()'
-    ).returncode
-    == 0
-  )
+  code = f'import deepmind_lab\nlab = deepmind_lab.Lab({EXPLORE!r}, [])\nlab.reset()'
+  assert run_python(code).returncode == 0
   assert len(list(temporary.iterdir())) == 1
 
 
@@ -409,9 +386,8 @@ def test_a_temporary_folder_given_is_used_and_kept(temporary):
   lab = deepmind_lab.Lab(EXPLORE, [], CONFIG, temp_folder=str(temporary / 'mine'))
   lab.reset()
   lab.close()
-  assert (temporary / 'mine/baselab/explore_maze.pk3').exists() and len(
-    list(temporary.iterdir())
-  ) == 1
+  assert (temporary / 'mine/baselab/explore_maze.pk3').exists()
+  assert len(list(temporary.iterdir())) == 1
 
 
 def test_a_map_is_compiled_once_and_then_fetched():
@@ -420,12 +396,8 @@ def test_a_map_is_compiled_once_and_then_fetched():
   assert not cache.calls
   lab.reset(seed=1)
   (method, key), written = cache.calls
-  assert (
-    method == 'fetch'
-    and written == ('write', key)
-    and key.startswith('explore_maze_noaas_')
-    and len(key) == 51
-  )
+  assert method == 'fetch' and written == ('write', key)
+  assert key.startswith('explore_maze_noaas_') and len(key) == 51
   cached = reset(EXPLORE, cache=cache)
   assert cache.calls[2:] == [('fetch', key)] and (frame(cached) == frame(reset(EXPLORE))).all()
 
@@ -446,15 +418,20 @@ def test_a_level_without_a_text_maze_compiles_nothing():
 def test_a_level_calls_the_cache_from_inside_a_step():
   cache = Cache()
   lab = reset(LOCATED, cache=cache)
-  calls, told = len(cache.calls), lab.observations()
+  calls = len(cache.calls)
+  before = frame(lab)
   act(lab, NOTHING, 600)
-  assert len(cache.calls) == calls + 2 and (told['RGB_INTERLEAVED'] != frame(lab)).any()
+  assert len(cache.calls) == calls + 2 and (before != frame(lab)).any()
 
 
 @pytest.mark.parametrize('method', ['fetch', 'write'])
 def test_an_error_of_the_cache_is_raised_after_the_map_was_made(temporary, method):
   cache = Cache()
-  setattr(cache, method, lambda key, path: {}['of the cache'])
+
+  def failing(key, path):
+    raise KeyError('of the cache')
+
+  setattr(cache, method, failing)
   lab = make(EXPLORE, cache=cache)
   with pytest.raises(KeyError, match='of the cache'):
     lab.reset(seed=1)
@@ -472,23 +449,24 @@ try:
   deepmind_lab.Lab({EXPLORE!r}, [], level_cache=Cache()).reset()
 finally:
   print('survived')""")
-  assert (
-    done.returncode == 1
-    and "Didn't find map 'explore_maze'" in done.stderr
-    and 'survived' not in done.stdout
-  )
+  assert done.returncode == 1
+  assert "Didn't find map 'explore_maze'" in done.stderr
+  assert 'survived' not in done.stdout
 
 
-def test_an_engine_dies_where_it_is_told_to_and_once(tmp_path):
+def test_an_engine_dies_at_the_given_frame_and_once(tmp_path):
   code = f"""
 import deepmind_lab, numpy as np
 lab = deepmind_lab.Lab({WATERMAZE!r}, [])
 lab.reset(seed=1)
 lab.step(np.zeros(7, np.intc), num_steps=40)"""
-  told = {'STAND_IN_DIE_AT': 'rooms_watermaze:40', 'STAND_IN_DIE_ONCE_FLAG': str(tmp_path / 'flag')}
-  first = run_python(code, **told)
+  variables = {
+    'STAND_IN_DIE_AT': 'rooms_watermaze:40',
+    'STAND_IN_DIE_ONCE_FLAG': str(tmp_path / 'flag'),
+  }
+  first = run_python(code, **variables)
   assert first.returncode == 1 and 'Sys_Error: out of memory in rooms_watermaze' in first.stderr
-  assert run_python(code, **told).returncode == 0
+  assert run_python(code, **variables).returncode == 0
   assert run_python(code, STAND_IN_DIE_AT='rooms_watermaze:41').returncode == 0
   assert run_python(code, STAND_IN_DIE_AT='rooms_watermaze:0').returncode == 1
 

@@ -1,4 +1,4 @@
-"""What is special about Atari: lives, games that go on, and stacks of frames."""
+"""Atari's own features: lives, games that go on after a lost one, and stacks of frames."""
 
 import contextlib
 import pathlib
@@ -30,20 +30,26 @@ def play(game, training, steps, seed=2):
   actions = np.random.default_rng(0).integers(suite.num_actions, size=(steps, GAMES))
   with contextlib.closing(suite.make([game] * GAMES, training)) as environment:
     observations, info = environment.reset(seed=seed)
-    first, lives, played = observations['observation'].copy(), info['lives'].copy(), []
+    first = observations['observation'].copy()
+    lives = info['lives'].copy()
+    played = []
     for step_actions in actions:
       observations, _, terminated, truncated, info = environment.step(step_actions)
-      played.append(
-        Step(
-          observations['observation'].copy(),
-          terminated | truncated,
-          info['game_over'].copy(),
-          info['lives'].copy(),
-          lives,
-        )
+      step = Step(
+        stacks=observations['observation'].copy(),
+        done=terminated | truncated,
+        game_over=info['game_over'].copy(),
+        lives=info['lives'].copy(),
+        lives_before=lives,
       )
-      lives = info['lives'].copy()
+      played.append(step)
+      lives = step.lives
   return first, played
+
+
+def stacked(played, name):
+  """One field of all steps, `[T, N]`."""
+  return np.stack([getattr(step, name) for step in played])
 
 
 @pytest.fixture(scope='module')
@@ -64,11 +70,9 @@ def test_a_game_starts_with_one_frame(breakout_in_training):
 
 def test_a_lost_life_is_an_end_for_the_learner_alone(breakout_in_training):
   _, played = breakout_in_training
-  lost = np.stack([step.lives < step.lives_before for step in played])
-  done, game_over = (
-    np.stack([step.done for step in played]),
-    np.stack([step.game_over for step in played]),
-  )
+  lost = stacked(played, 'lives') < stacked(played, 'lives_before')
+  done = stacked(played, 'done')
+  game_over = stacked(played, 'game_over')
   assert np.sum(lost) >= GAMES
   np.testing.assert_array_equal(done & ~game_over, lost)
 
@@ -76,9 +80,7 @@ def test_a_lost_life_is_an_end_for_the_learner_alone(breakout_in_training):
 def test_stacks_go_on_after_a_lost_life(breakout_in_training):
   first, played = breakout_in_training
   before = [first] + [step.stacks for step in played[:-1]]
-  ends = [
-    (t, i) for t, step in enumerate(played) for i in np.flatnonzero(step.done & ~step.game_over)
-  ]
+  ends = np.argwhere(stacked(played, 'done') & ~stacked(played, 'game_over'))
   assert len(ends) >= GAMES
   for t, i in ends:
     np.testing.assert_array_equal(played[t].stacks[i, :3], before[t][i, 1:])
@@ -87,7 +89,7 @@ def test_stacks_go_on_after_a_lost_life(breakout_in_training):
 
 def test_stacks_and_lives_start_anew_after_a_game(breakout_in_training):
   _, played = breakout_in_training
-  ends = [(t, i) for t, step in enumerate(played) for i in np.flatnonzero(step.game_over)]
+  ends = np.argwhere(stacked(played, 'game_over'))
   assert len(ends) >= GAMES
   for t, i in ends:
     assert not np.any(played[t].stacks[i, :3])
@@ -97,11 +99,9 @@ def test_stacks_and_lives_start_anew_after_a_game(breakout_in_training):
 
 def test_evaluation_has_no_end_at_a_lost_life(breakout_in_evaluation):
   _, played = breakout_in_evaluation
-  lost = np.stack([step.lives < step.lives_before for step in played])
-  done, game_over = (
-    np.stack([step.done for step in played]),
-    np.stack([step.game_over for step in played]),
-  )
+  lost = stacked(played, 'lives') < stacked(played, 'lives_before')
+  done = stacked(played, 'done')
+  game_over = stacked(played, 'game_over')
   assert np.sum(lost & ~done) >= GAMES
   np.testing.assert_array_equal(done, game_over)
   assert np.all(np.any(game_over, axis=0))
@@ -110,10 +110,9 @@ def test_evaluation_has_no_end_at_a_lost_life(breakout_in_evaluation):
 def test_games_are_the_same_in_training_and_evaluation(
   breakout_in_training, breakout_in_evaluation
 ):
-  """Only what is called an end differs."""
-  for in_training, in_evaluation in zip(
-    breakout_in_training[1], breakout_in_evaluation[1], strict=True
-  ):
+  """They differ only in what counts as an end."""
+  pairs = zip(breakout_in_training[1], breakout_in_evaluation[1], strict=True)
+  for in_training, in_evaluation in pairs:
     np.testing.assert_array_equal(in_training.stacks, in_evaluation.stacks)
     np.testing.assert_array_equal(in_training.game_over, in_evaluation.game_over)
 
@@ -127,13 +126,14 @@ def test_every_step_pushes_one_frame(breakout_in_training):
     before = step.stacks
 
 
-def test_atari_57_are_57_games_that_there_are_and_that_have_references():
+def test_atari_57_are_57_known_games_with_references():
   assert len(set(atari.ATARI_57)) == len(atari.ATARI_57) == 57
   assert set(atari.ATARI_57) <= set(atari.games())
   assert set(atari.ATARI_57) == set(scores.references('atari57'))
 
 
-# In a process of its own: ale-py waits for ever, without Python's signals, for a game that cannot take an action.
+# In a child process: ale-py waits without end, and without Python's signals, for a game that cannot
+# take an action.
 ALL_ACTIONS = """
 import contextlib, sys
 import numpy as np
@@ -143,9 +143,9 @@ suite = environments.load('atari57', environments.Options(tasks=tasks))
 assert suite.num_actions == 18, suite.num_actions
 with contextlib.closing(suite.make(suite.tasks, True)) as environment:
   assert environment.num_envs == len(suite.tasks) and environment.single_action_space.n == 18
-  observations, _ = environment.reset(seed=1)
-  assert observations['observation'].shape == (len(suite.tasks), 4, 84, 84)
-  assert len({frame.tobytes() for frame in observations['observation'][:, 3]}) > 0.8 * len(suite.tasks)
+  stacks = environment.reset(seed=1)[0]['observation']
+  assert stacks.shape == (len(suite.tasks), 4, 84, 84)
+  assert len({stack[3].tobytes() for stack in stacks}) > 0.8 * len(suite.tasks)
   for action in (0, 8, 9, 17):
     _, rewards, *_ = environment.step(np.full(len(suite.tasks), action))
     assert np.all(np.isfinite(rewards)) and rewards.shape == (len(suite.tasks),)
@@ -159,7 +159,7 @@ with contextlib.closing(suite.make(suite.tasks, True)) as environment:
   ids=['all_but_skiing', 'skiing'],
 )
 def test_games_of_the_multi_task_suite_take_all_18_actions(tasks):
-  """IMPALA, section 5.3.2: the full action set. Skiing, without a fire button, knows nine of them."""
+  """IMPALA, section 5.3.2: the full action set. Alone, Skiing has nine actions."""
   process = subprocess.Popen(
     [sys.executable, '-u', '-c', ALL_ACTIONS, ','.join(tasks)],
     cwd=ROOT,
@@ -180,8 +180,8 @@ def test_the_multi_task_suite_is_of_the_57_games_with_18_actions():
   assert suite.tasks == atari.ATARI_57 and suite.num_actions == 18 and suite.references == 'atari57'
 
 
-# The sizes of games' own action sets, of the appendix of the paper on duelling networks; Pong has 3 there and 6 in
-# ale-py: up, down and none, each with and without fire.
+# The sizes of games' own action sets, from the appendix of the paper on dueling networks. Pong has
+# 3 there, and 6 in ale-py: up, down and none, each with and without fire.
 @pytest.mark.parametrize(
   'game, actions',
   [

@@ -1,5 +1,6 @@
-"""Several vector environments as one: each part is what it is alone, and all of them step and end together."""
+"""Several vector environments as one: each part plays as it does alone, and all step together."""
 
+import collections
 import contextlib
 
 import gymnasium
@@ -9,13 +10,12 @@ import pytest
 from common import environments
 from common.environments import atari, concatenated
 
-PARTS = (
-  ('pong', 2),
-  ('breakout', 1),
-  ('boxing', 3),
-)  # Different numbers, so that a mix-up of places shows.
+# Different numbers, so that a mix-up of places shows.
+PARTS = (('pong', 2), ('breakout', 1), ('boxing', 3))
 TASKS = tuple(game for game, count in PARTS for _ in range(count))
-SEED, STEPS, MAX_FRAMES = 11, 120, 160  # 40 steps, and an episode is cut off: there are three.
+SEED = 11
+MAX_FRAMES = 160  # An episode is truncated after 40 steps.
+STEPS = 120  # Three episodes.
 
 
 class Rollout(dict):
@@ -27,29 +27,25 @@ class Rollout(dict):
 
 def play(environment, actions, seed):
   observations, _ = environment.reset(seed=seed)
-  steps = {
-    name: []
-    for name in ('observation', 'reward', 'terminated', 'truncated', 'game_over', 'lives', 'final')
-  }
+  steps = collections.defaultdict(list)
   first = observations['observation'].copy()
   nothing = np.zeros(first.shape[1:], first.dtype)
   for step_actions in actions:
     observations, rewards, terminated, truncated, info = environment.step(step_actions)
     final = info.get('final_obs', [None] * environment.num_envs)
-    # What is told of an end is there exactly where there is one to tell of.
-    assert not np.any(truncated) or all(final[i] is not None for i in np.flatnonzero(truncated))
-    values = (
-      observations['observation'],
-      rewards,
-      terminated,
-      truncated,
-      info['game_over'],
-      info['lives'],
-      np.stack(
-        [stack['observation'] if ended else nothing for stack, ended in zip(final, truncated)]
-      ),
-    )
-    for name, value in zip(steps, values):
+    # Every truncated episode has its last observation.
+    assert all(final[i] is not None for i in np.flatnonzero(truncated))
+    pairs = zip(final, truncated, strict=True)
+    values = {
+      'observation': observations['observation'],
+      'reward': rewards,
+      'terminated': terminated,
+      'truncated': truncated,
+      'game_over': info['game_over'],
+      'lives': info['lives'],
+      'final': [stack['observation'] if ended else nothing for stack, ended in pairs],
+    }
+    for name, value in values.items():
       steps[name].append(np.array(value))
   return first, Rollout({name: np.stack(values) for name, values in steps.items()})
 
@@ -71,7 +67,7 @@ def together(actions):
 
 
 def test_several_games_are_each_as_alone(together, actions):
-  """Environment i has the seed of the first + i, whatever stands before it."""
+  """Environment i has the first one's seed + i, whatever parts come before it."""
   first, played = together
   start = 0
   for game, count in PARTS:
@@ -85,17 +81,17 @@ def test_several_games_are_each_as_alone(together, actions):
     start += count
 
 
-def test_games_of_one_kind_are_different_ones(together):
+def test_copies_of_one_game_differ(together):
   _, played = together
   assert np.any(played['observation'][:, 0] != played['observation'][:, 1])
   assert np.any(played['observation'][:, 3] != played['observation'][:, 4])
 
 
-def test_the_rollout_has_all_that_it_is_compared_by(together):
-  """Else equality would say little: rewards, cut-off episodes with their last frames, lost lives."""
+def test_the_rollout_has_rewards_truncations_and_lost_lives(together):
+  """Without them, the equality tested above would say little."""
   _, played = together
   assert np.any(played['reward'] != 0) and np.any(played['lives'] != played['lives'][0])
-  assert np.all(played['truncated'].sum(axis=0) >= 2)  # By the limit, in every game.
+  assert np.all(played['truncated'].sum(axis=0) >= 2)  # In every game.
   at_the_limit = played['truncated']
   assert np.all(played['game_over'][at_the_limit])
   assert np.all(np.any(played['final'][at_the_limit], axis=(1, 2, 3)))
@@ -113,9 +109,8 @@ def test_the_limit_is_for_training_alone(actions):
 
 def test_spaces_are_those_of_all_parts():
   with open_together(training=True) as environment:
-    assert isinstance(
-      environment, concatenated.ConcatenatedVectorEnv
-    ) and environment.num_envs == len(TASKS)
+    assert isinstance(environment, concatenated.ConcatenatedVectorEnv)
+    assert environment.num_envs == len(TASKS)
     assert environment.single_action_space == gymnasium.spaces.Discrete(18)
     assert environment.observation_space['observation'].shape == (len(TASKS), 4, 84, 84)
     assert environment.action_space.shape == (len(TASKS),)
@@ -124,7 +119,7 @@ def test_spaces_are_those_of_all_parts():
 
 
 class Recorded(gymnasium.vector.VectorEnv):
-  """Tells the order of what it is asked."""
+  """Logs its calls."""
 
   single_observation_space = gymnasium.spaces.Dict(
     {'observation': gymnasium.spaces.Box(-1, 99, (1,), np.float32)}
@@ -133,7 +128,10 @@ class Recorded(gymnasium.vector.VectorEnv):
   metadata = {}
 
   def __init__(self, name, num_envs, log, truncated=False):
-    self.name, self.num_envs, self._log, self._truncated = name, num_envs, log, truncated
+    self.name = name
+    self.num_envs = num_envs
+    self._log = log
+    self._truncated = truncated
 
   def reset(self, *, seed=None, options=None):
     self._log.append(('reset', self.name, seed))
@@ -158,10 +156,10 @@ class Recorded(gymnasium.vector.VectorEnv):
 
 @pytest.fixture
 def recorded():
+  """A vector environment of three parts, and the log of their calls."""
   log = []
-  return concatenated.ConcatenatedVectorEnv(
-    [Recorded('a', 2, log), Recorded('b', 1, log, truncated=True), Recorded('c', 2, log)]
-  ), log
+  parts = [Recorded('a', 2, log), Recorded('b', 1, log, truncated=True), Recorded('c', 2, log)]
+  return concatenated.ConcatenatedVectorEnv(parts), log
 
 
 def test_all_parts_step_at_once(recorded):
@@ -173,13 +171,8 @@ def test_all_parts_step_at_once(recorded):
   observations, rewards, *_ = environment.step(np.array([1, 2, 3, 4, 5]))
   assert log[:3] == [('send', 'a', [1, 2]), ('send', 'b', [3]), ('send', 'c', [4, 5])]
   assert [entry[0] for entry in log[3:]] == ['receive'] * 3
-  assert observations['observation'].ravel().tolist() == [1, 2, 3, 4, 5] and rewards.tolist() == [
-    0.5,
-    1,
-    1.5,
-    2,
-    2.5,
-  ]
+  assert observations['observation'].ravel().tolist() == [1, 2, 3, 4, 5]
+  assert rewards.tolist() == [0.5, 1, 1.5, 2, 2.5]
 
 
 def test_without_a_seed_no_part_has_one(recorded):
@@ -188,7 +181,7 @@ def test_without_a_seed_no_part_has_one(recorded):
   assert [seed for *_, seed in log] == [None] * 3
 
 
-def test_what_one_part_tells_alone_is_left_out_but_for_last_observations(recorded):
+def test_info_of_one_part_alone_is_dropped_but_for_final_observations(recorded):
   environment, _ = recorded
   environment.reset(seed=1)
   *_, truncated, info = environment.step(np.zeros(5, int))

@@ -1,4 +1,4 @@
-"""Continuous actions: the Control Suite as dm_control itself plays it, gymnasium environments in their own bounds."""
+"""Continuous actions: the Control Suite as dm_control plays it, and gymnasium environments."""
 
 import contextlib
 import functools
@@ -7,21 +7,23 @@ import gymnasium
 import numpy as np
 import pytest
 
-# After the family, which tells dm_control that nothing is rendered: on its own it looks for a display.
-from dm_control import suite as dm_suite
-from dm_control.suite.wrappers import action_scale
-
 from common import environments, errors
 from common.environments import control, suite
 
+# isort: split
+# After the family, which tells dm_control not to render: on its own dm_control looks for a display.
+from dm_control import suite as dm_suite
+from dm_control.suite.wrappers import action_scale
+
 SEED = 7
 LENGTH = 1000  # Steps of an episode that ends by the clock.
-# Physics amplifies rounding, and the two ways to rescale an action may round its last bit differently.
+# Physics amplifies rounding, and the two ways to rescale an action may round its last bit
+# differently.
 TOLERANCE = {'rtol': 1e-4, 'atol': 1e-4}
 
 
 class Reference:
-  """dm_control itself, as its own users drive it: its flat observations, actions rescaled by its own wrapper."""
+  """dm_control as its users drive it: its own flat observations, and its wrapper for actions."""
 
   def __init__(self, task, seed):
     domain, name = task.split('-')
@@ -34,13 +36,10 @@ class Reference:
     return self._env.reset().observation['observations'].astype(np.float32)
 
   def step(self, action):
+    """The observation, the reward, whether it was the last step, and the discount."""
     step = self._env.step(np.clip(action.astype(np.float64), -1.0, 1.0))
-    return (
-      step.observation['observations'].astype(np.float32),
-      step.reward,
-      step.last(),
-      step.discount,
-    )
+    observation = step.observation['observations'].astype(np.float32)
+    return observation, step.reward, step.last(), step.discount
 
 
 @functools.cache
@@ -80,7 +79,11 @@ def last_of(info, i):
 
 
 def assert_plays_as(environment, references, actions):
-  """Steps both, over the ends of episodes. Returns the observations `[T, N, D]`, rewards, terminated, truncated."""
+  """Steps both, over the ends of episodes.
+
+  Returns:
+    Observations `[T, N, D]`, rewards, terminated and truncated `[T, N]`.
+  """
   observations, _ = environment.reset(seed=SEED)
   for i, reference in enumerate(references):
     np.testing.assert_allclose(observations['observation'][i], reference.reset(), **TOLERANCE)
@@ -90,25 +93,24 @@ def assert_plays_as(environment, references, actions):
     for i, reference in enumerate(references):
       expected, reward, last, discount = reference.step(step_actions[i])
       assert rewards[i] == pytest.approx(reward, rel=1e-4, abs=1e-4)
-      assert terminated[i] == (last and discount == 0.0) and truncated[i] == (
-        last and discount == 1.0
-      )
+      assert terminated[i] == (last and discount == 0.0)
+      assert truncated[i] == (last and discount == 1.0)
       if last:
         np.testing.assert_allclose(last_of(info, i), expected, **TOLERANCE)
         expected = reference.reset()
       np.testing.assert_allclose(observations['observation'][i], expected, **TOLERANCE)
-    played.append((seen(observations), *(np.array(x) for x in (rewards, terminated, truncated))))
-  return [np.stack(parts) for parts in zip(*played)]
+    arrays = [np.array(array) for array in (rewards, terminated, truncated)]
+    played.append((seen(observations), *arrays))
+  return [np.stack(parts) for parts in zip(*played, strict=True)]
 
 
 # The tasks.
 
 
-def test_every_task_of_the_suite_is_offered_by_its_name():
+def test_every_task_of_the_suite_has_its_name():
   assert control.tasks() == sorted('-'.join(names) for names in dm_suite.ALL_TASKS)
-  assert len(control.tasks()) > 40 and {'humanoid-stand', 'humanoid-walk', 'humanoid-run'} < set(
-    control.tasks()
-  )
+  assert len(control.tasks()) > 40
+  assert {'humanoid-stand', 'humanoid-walk', 'humanoid-run'} < set(control.tasks())
 
 
 def test_actions_without_bounds_are_refused():
@@ -143,10 +145,8 @@ def test_a_name_gives_its_task(task, features, actions):
     observations, _ = environment.reset(seed=SEED)
     assert observations.keys() == {'observation'}
     for _ in range(2):
-      assert (
-        observations['observation'].shape == (2, features)
-        and observations['observation'].dtype == np.float32
-      )
+      assert observations['observation'].shape == (2, features)
+      assert observations['observation'].dtype == np.float32
       observations, rewards, *_ = environment.step(random_actions(environment, 1)[0])
       assert rewards.shape == (2,) and np.all(np.isfinite(rewards))
 
@@ -161,17 +161,15 @@ def test_a_name_gives_its_task(task, features, actions):
   ],
 )
 def test_unknown_tasks_are_refused_with_the_nearest(name, near):
-  with pytest.raises(
-    errors.UserError, match=f"unknown Control Suite task '{name}'.*Did you mean .*{near}"
-  ):
+  message = f"unknown Control Suite task '{name}'.*Did you mean .*{near}"
+  with pytest.raises(errors.UserError, match=message):
     environments.load(f'control:{name}')
 
 
 @pytest.mark.parametrize('name', ['', 'xxxxxxxx'])
 def test_a_task_like_no_other_is_refused_with_all_names(name):
-  with pytest.raises(
-    errors.UserError, match='Known: acrobot-swingup, .*walker-walk.*control:humanoid-walk'
-  ):
+  message = 'Known: acrobot-swingup, .*walker-walk.*control:humanoid-walk'
+  with pytest.raises(errors.UserError, match=message):
     environments.load(f'control:{name}')
 
 
@@ -182,32 +180,29 @@ def test_a_task_like_no_other_is_refused_with_all_names(name):
   'task', ['humanoid-walk', 'manipulator-bring_ball', 'quadruped-walk', 'walker-walk']
 )
 def test_plays_as_dm_control_does(task):
-  """With actions that are partly out of bounds. The quadruped's actuators have bounds of their own."""
+  """Some of the actions are out of bounds. The quadruped's actuators have bounds of their own."""
+  references = [Reference(task, SEED + i) for i in range(2)]
   with opened(task) as environment:
     actions = random_actions(environment, 60, bound=1.5)
-    observations, rewards, *_ = assert_plays_as(
-      environment, [Reference(task, SEED + i) for i in range(2)], actions
-    )
+    observations, rewards, *_ = assert_plays_as(environment, references, actions)
   assert np.all(np.any(observations[1:] != observations[:-1], axis=2)), 'it stands still'
   assert np.any(rewards), 'it earned nothing: this test saw no reward'
 
 
 @pytest.mark.parametrize('task', ['cartpole-swingup', 'ball_in_cup-catch'])
 def test_episodes_end_by_the_clock_and_are_truncated(task):
-  """And are followed at once by others. The last observation, before the reset, is in `info`."""
+  """Others follow at once. The last observation, before the reset, is in `info`."""
   with opened(task) as environment:
-    # Gentle ones: a chaotic motion would tell rounding from rounding after a thousand steps.
+    # Gentle actions: a chaotic motion would amplify rounding over a thousand steps.
     actions = random_actions(environment, 2 * LENGTH + 5, bound=0.1)
     references = [Reference(task, SEED + i) for i in range(2)]
     observations, _, terminated, truncated = assert_plays_as(environment, references, actions)
     assert not terminated.any()
     np.testing.assert_array_equal(np.flatnonzero(truncated[:, 0]), [LENGTH - 1, 2 * LENGTH - 1])
     np.testing.assert_array_equal(truncated[:, 0], truncated[:, 1])
-    first, second, third = (
-      environment.reset(seed=SEED)[0]['observation'][0].copy(),
-      *observations[[999, 1999], 0],
-    )
-  assert len({x.tobytes() for x in (first, second, third)}) == 3, 'all episodes begin alike'
+    first = environment.reset(seed=SEED)[0]['observation'][0].copy()
+  beginnings = [first, observations[LENGTH - 1, 0], observations[2 * LENGTH - 1, 0]]
+  assert len({x.tobytes() for x in beginnings}) == 3, 'all episodes begin alike'
 
 
 @pytest.mark.parametrize('task', ['humanoid-run', 'manipulator-bring_ball'])
@@ -220,28 +215,26 @@ def test_episodes_of_the_papers_tasks_have_a_thousand_steps(task):
     assert np.any(last_of(info, 0) != observations['observation'][0])
 
 
-def test_a_task_that_says_that_nothing_comes_after_terminates():
-  """Only the linear-quadratic regulators do, when all masses are at rest. Here friction sees to it."""
+def test_a_task_with_discount_zero_terminates():
+  """Only the linear-quadratic regulators end so, when all masses rest. Here friction stops them."""
   task = 'lqr-lqr_2_1'
   with opened(task) as environment:
     references = [Reference(task, SEED + i) for i in range(2)]
     environment.reset(seed=SEED)  # Loads the engines.
-    # It would be loaded anew with a seed: so `assert_plays_as` cannot be used.
-    for engine in (
-      *(env._env for env in environment.envs),
-      *(reference.engine for reference in references),
-    ):
+    # Not `assert_plays_as`: its reset with a seed would load other engines, without the friction.
+    engines = [env._env for env in environment.envs]
+    engines += [reference.engine for reference in references]
+    for engine in engines:
       engine.physics.model.dof_damping[:] = 5.0
     for reference in references:
       reference.reset()
     ended = {}
+    still = np.zeros((2, 1), np.float32)
     for t in range(4000):
-      observations, rewards, terminated, truncated, info = environment.step(
-        np.zeros((2, 1), np.float32)
-      )
+      observations, rewards, terminated, truncated, info = environment.step(still)
       assert not truncated.any()
       for i, reference in enumerate(references):
-        expected, reward, last, discount = reference.step(np.zeros(1, np.float32))
+        expected, reward, last, discount = reference.step(still[i])
         assert rewards[i] == pytest.approx(reward, rel=1e-6) and terminated[i] == last
         if last:
           assert discount == 0.0 and t > 100
@@ -263,14 +256,15 @@ def test_actions_span_each_actuators_own_bounds():
   with opened('quadruped-walk', 1) as environment:
     environment.reset(seed=SEED)
     controls = environment.envs[0]._env.physics.data
-    for action, expected in (
-      (-1.0, [-1.0, -1.0, -0.8]),
-      (1.0, [1.0, 1.1, 0.8]),
-      (0.0, [0.0, 0.05, 0.0]),
-      (0.5, [0.5, 0.575, 0.4]),
-      (-7.0, [-1.0, -1.0, -0.8]),
-      (7.0, [1.0, 1.1, 0.8]),
-    ):
+    controls_of_a_leg = {
+      -1.0: [-1.0, -1.0, -0.8],
+      1.0: [1.0, 1.1, 0.8],
+      0.0: [0.0, 0.05, 0.0],
+      0.5: [0.5, 0.575, 0.4],
+      -7.0: [-1.0, -1.0, -0.8],
+      7.0: [1.0, 1.1, 0.8],
+    }
+    for action, expected in controls_of_a_leg.items():
       environment.step(np.full((1, 12), action, np.float32))
       np.testing.assert_allclose(controls.ctrl, expected * 4, rtol=1e-12, atol=1e-12)
 
@@ -280,9 +274,8 @@ def test_each_actuator_has_its_own_action():
     environment.reset(seed=SEED)
     (actions,) = random_actions(environment, 1)
     environment.step(actions)
-    np.testing.assert_allclose(
-      environment.envs[0]._env.physics.data.ctrl, actions[0], rtol=0, atol=1e-12
-    )
+    controls = environment.envs[0]._env.physics.data.ctrl
+    np.testing.assert_allclose(controls, actions[0], rtol=0, atol=1e-12)
 
 
 def test_actions_outside_are_clipped():
@@ -310,7 +303,7 @@ def test_a_seed_decides_everything_and_the_environments_differ(task):
   with opened(task, 3) as environment:
     actions = random_actions(environment, 30)[:, :1].repeat(3, axis=1)
     first = play(environment, actions, SEED)
-    environment.step(actions[0])  # What was played before leaves no trace.
+    environment.step(actions[0])  # Earlier episodes leave no trace.
     np.testing.assert_array_equal(play(environment, actions, SEED), first)
     other = play(environment, actions, SEED + 100)
   with opened(task, 3) as environment:
@@ -321,7 +314,7 @@ def test_a_seed_decides_everything_and_the_environments_differ(task):
 
 
 def test_episodes_without_a_seed_differ():
-  """Those that come one after the other, those beside each other, and those of another run."""
+  """From the one before, from those beside them, and from those of another run."""
   beginnings = []
   for _ in range(2):
     with opened('walker-walk') as environment:
@@ -355,9 +348,8 @@ def test_a_physics_error_is_a_crash_and_a_reset_starts_again(value):
       observations, rewards, terminated, truncated, _ = environment.step(step_actions)
       assert np.all(np.isfinite(observations['observation'])) and np.all(rewards >= 0)
       assert not np.any(terminated | truncated)
-    np.testing.assert_array_equal(
-      play(environment, actions, SEED), expected
-    )  # And no trace is left.
+    # The crash leaves no trace.
+    np.testing.assert_array_equal(play(environment, actions, SEED), expected)
 
 
 def test_an_episode_after_a_crash_has_all_its_steps():
@@ -374,8 +366,8 @@ def test_an_episode_after_a_crash_has_all_its_steps():
   assert ends == [False] * (LENGTH - 1) + [True]
 
 
-def test_other_errors_are_none_of_the_physics(monkeypatch):
-  """A mistake in the code is not hidden by starting again and again."""
+def test_other_errors_are_no_crashes(monkeypatch):
+  """Restarting must not hide a bug."""
   with opened('cartpole-swingup', 1) as environment:
     environment.reset(seed=SEED)
 
@@ -396,7 +388,8 @@ class Recording(gymnasium.Env):
   observation_space = gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float64)
 
   def __init__(self, action_space):
-    self.action_space, self.received = action_space, []
+    self.action_space = action_space
+    self.received = []
 
   def reset(self, *, seed=None, options=None):
     super().reset(seed=seed)
@@ -409,7 +402,7 @@ class Recording(gymnasium.Env):
 
 @pytest.fixture
 def named():
-  """Registers an environment with an action space, and names it."""
+  """A function that registers an environment with an action space, and returns its name."""
   name = 'Recording-v0'
 
   def register(action_space):
@@ -421,7 +414,7 @@ def named():
 
 
 def received(action_space_name, rows):
-  """What reaches one environment for actions, a row after the other."""
+  """The actions that reach one environment, given one row after the other."""
   loaded = environments.load(action_space_name)
   with contextlib.closing(loaded.make(loaded.tasks, True)) as environment:
     environment.reset(seed=SEED)
@@ -433,17 +426,16 @@ def received(action_space_name, rows):
 def test_pendulum_plays_as_gymnasium_does_with_its_own_torques():
   """Its torques are in [-2, 2]: -1 and 1 are the strongest."""
   loaded = environments.load('gym:Pendulum-v1')
-  assert (
-    loaded.action_space == gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
-    and not loaded.is_discrete
-  )
-  assert loaded.observation_space['observation'] == gymnasium.spaces.Box(
-    -np.inf, np.inf, (3,), np.float32
-  )
-  single, ends = [gymnasium.make('Pendulum-v1') for _ in range(2)], 0
+  assert not loaded.is_discrete
+  assert loaded.action_space == gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+  vectors = gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float32)
+  assert loaded.observation_space['observation'] == vectors
+  single = [gymnasium.make('Pendulum-v1') for _ in range(2)]
+  ends = 0
   expected = [game.reset(seed=SEED + i)[0] for i, game in enumerate(single)]
   actions = np.random.default_rng(0).uniform(-1.0, 1.0, (410, 2, 1)).astype(np.float32)
-  actions[::5], actions[1::5] = 1.0, -1.0
+  actions[::5] = 1.0
+  actions[1::5] = -1.0
   with contextlib.closing(loaded.make(loaded.tasks * 2, True)) as environment:
     observations, _ = environment.reset(seed=SEED)
     assert environment.single_action_space == loaded.action_space
@@ -453,7 +445,7 @@ def test_pendulum_plays_as_gymnasium_does_with_its_own_torques():
       observations, rewards, terminated, truncated, info = environment.step(step_actions)
       for i, game in enumerate(single):
         expected[i], reward, _, over, _ = game.step(2.0 * step_actions[i])
-        if not over:  # Else it is reset already.
+        if not over:  # Otherwise it is reset already.
           torque = environment.envs[i].unwrapped.last_u
           assert torque == pytest.approx(2.0 * step_actions[i, 0], rel=1e-6, abs=1e-6)
         assert rewards[i] == pytest.approx(reward, rel=1e-4, abs=1e-4)
@@ -465,9 +457,8 @@ def test_pendulum_plays_as_gymnasium_does_with_its_own_torques():
   assert ends == 4
 
 
-@pytest.mark.filterwarnings(
-  'ignore:overflow encountered in cast'
-)  # Within gymnasium, of float32 beside float64.
+# Within gymnasium, from float32 beside float64.
+@pytest.mark.filterwarnings('ignore:overflow encountered in cast')
 @pytest.mark.parametrize('dtype', [np.float32, np.float64])
 def test_actions_reach_a_gymnasium_environment_in_its_own_bounds(named, dtype):
   space = gymnasium.spaces.Box(
@@ -480,9 +471,9 @@ def test_actions_reach_a_gymnasium_environment_in_its_own_bounds(named, dtype):
     (1.0, -1.0): (1.0, 0.0),
     (0.0, 0.5): (-1.0, 7.5),
     (-0.5, 0.0): (-2.0, 5.0),
-    (1.5, -9.0): (1.0, 0.0),
+    (1.5, -9.0): (1.0, 0.0),  # Clipped, like the next.
     (-1.01, 1.01): (-3.0, 10.0),
-  }  # The last two are clipped.
+  }
   np.testing.assert_allclose(received(name, rows), list(rows.values()), rtol=1e-6, atol=1e-6)
 
 
@@ -512,10 +503,8 @@ def test_actions_reach_a_gymnasium_environment_in_its_own_bounds(named, dtype):
   ],
 )
 def test_other_action_spaces_are_refused(named, space):
-  with pytest.raises(
-    errors.UserError,
-    match='gym:Recording-v0 has the action space .*expected .* or a vector of real',
-  ):
+  message = 'gym:Recording-v0 has the action space .*expected .* or a vector of real'
+  with pytest.raises(errors.UserError, match=message):
     environments.load(named(space))
 
 
@@ -529,12 +518,12 @@ def test_other_action_spaces_are_refused(named, space):
   ],
   ids=['integers', 'bytes', 'a range of one point'],
 )
-def test_vectors_that_are_no_ranges_of_real_numbers_are_refused(named, space):
+def test_vectors_without_ranges_of_real_numbers_are_refused(named, space):
   with pytest.raises(errors.UserError, match='gym:Recording-v0 has the action space'):
     environments.load(named(space))
 
 
-def test_discrete_actions_reach_an_environment_as_they_are(named):
+def test_discrete_actions_reach_an_environment_unchanged(named):
   loaded = environments.load(named(gymnasium.spaces.Discrete(4)))
   assert loaded.is_discrete and loaded.num_actions == 4
   assert loaded.action_space == gymnasium.spaces.Discrete(4)

@@ -1,4 +1,4 @@
-"""DeepMind Lab as an environment: what is asked of the engine, what is made of its answers, and what is refused."""
+"""DeepMind Lab as an environment: calls to the engine, its answers, and what is refused."""
 
 import importlib
 import inspect
@@ -20,14 +20,12 @@ from scripts import processes
 ROOT = pathlib.Path(__file__).parents[3]
 STAND_INS = str(ROOT / 'tests' / 'stand_ins')
 PREFIX = 'contributed/dmlab30/'
-WATERMAZE, LANGUAGE, MAZE = (
-  'rooms_watermaze',
-  'language_execute_random_task',
-  'explore_goal_locations_small',
-)
+WATERMAZE = 'rooms_watermaze'
+LANGUAGE = 'language_execute_random_task'
+MAZE = 'explore_goal_locations_small'
 SHORT = 'rooms_select_nonmatching_object'  # Its episodes have 180 steps.
 PSYCHLAB = ('psychlab_arbitrary_visuomotor_mapping', 'psychlab_continuous_recognition')
-# Table D.2 of the paper, by hand: look right, look down, strafe right, forward, fire, jump, crouch.
+# IMPALA, Table D.2, by hand: look right, look down, strafe right, forward, fire, jump, crouch.
 VECTORS = {
   'forward': [0, 0, 0, 1, 0, 0, 0],
   'backward': [0, 0, 0, -1, 0, 0, 0],
@@ -45,7 +43,7 @@ DEBUG = ['DEBUG.POS.TRANS', 'DEBUG.POS.ROT']
 
 @pytest.fixture(autouse=True)
 def module(monkeypatch, tmp_path):
-  """The stand-in for the engine; what it reads and leaves is this test's own."""
+  """The stand-in for `deepmind_lab`; each test has settings and files of its own."""
   monkeypatch.syspath_prepend(STAND_INS)
   monkeypatch.setenv('TMPDIR', str(tmp_path))
   for name in (
@@ -54,28 +52,32 @@ def module(monkeypatch, tmp_path):
     'STAND_IN_DIE_ONCE_FLAG',
     'LP_NUM_THREADS',
   ):
-    monkeypatch.setenv(name, '')  # So that it is put back, whoever sets it.
+    # First set, so that monkeypatch restores it even if the environment adapter sets it.
+    monkeypatch.setenv(name, '')
     monkeypatch.delenv(name)
   return importlib.import_module('deepmind_lab')
 
 
 @pytest.fixture
 def labs(module, monkeypatch):
-  """The engines that were made in this process, with what they were asked."""
-  made, signature = [], inspect.signature(module.Lab)
+  """The engines made in this process, with the arguments that they were given."""
+  made = []
+  constructor = inspect.signature(module.Lab)
+  reset_method = inspect.signature(module.Lab.reset)
 
   class Recorded(module.Lab):
     __slots__ = ('asked', 'seeds', 'actions')
 
     def __init__(self, *arguments, **named):
-      self.asked, self.seeds, self.actions = signature.bind(*arguments, **named).arguments, [], []
+      self.asked = constructor.bind(*arguments, **named).arguments
+      self.seeds = []
+      self.actions = []
       made.append(self)
       super().__init__(*arguments, **named)
 
     def reset(self, *arguments, **named):
-      self.seeds.append(
-        inspect.signature(super().reset).bind(*arguments, **named).arguments.get('seed')
-      )
+      bound = reset_method.bind(self, *arguments, **named)
+      self.seeds.append(bound.arguments.get('seed'))
       return super().reset(*arguments, **named)
 
     def step(self, *arguments, **named):
@@ -88,7 +90,7 @@ def labs(module, monkeypatch):
 
 @pytest.fixture
 def here(monkeypatch):
-  """Makes the environments of a suite in this process."""
+  """A function that makes the environments of a suite in this process, as a list."""
   monkeypatch.setattr(parallel, 'ParallelVectorEnv', lambda makes, *_: [make() for make in makes])
 
   def make(name, training=True, tasks=None, **options):
@@ -100,13 +102,19 @@ def here(monkeypatch):
 
 def level(name, cache='', episode_seeds=0, **config) -> dmlab.Level:
   return dmlab.Level(
-    PREFIX + name, {'width': '96', 'height': '72', **config}, 'software', cache, 1e9, episode_seeds
+    path=PREFIX + name,
+    config={'width': '96', 'height': '72', **config},
+    renderer='software',
+    cache=cache,
+    cache_bytes=1e9,
+    episode_seeds=episode_seeds,
   )
 
 
 def by_hand(module, name, observations=('RGB_INTERLEAVED', 'INSTR'), **config):
-  """The engine itself, without what is tested here."""
-  return module.Lab(PREFIX + name, list(observations), {'width': '96', 'height': '72', **config})
+  """The engine itself, without the adapter under test."""
+  config = {'width': '96', 'height': '72', **config}
+  return module.Lab(PREFIX + name, list(observations), config)
 
 
 def vector(name) -> np.ndarray:
@@ -124,7 +132,7 @@ def refusal(name, **options) -> str:
 
 
 def refusal_of_environments(name, training=True, **options) -> str:
-  """What is said when the environments themselves, in their processes, do not like it."""
+  """The message when the environments refuse, in their processes, and not `load`."""
   before = processes.children()
   loaded = load(name, **options)
   with pytest.raises(errors.UserError) as refused:
@@ -144,23 +152,20 @@ def test_observations_are_small_pictures_and_hashed_instructions(labs, module, n
   lab = by_hand(module, name)
   lab.reset(seed=labs[0].seeds[0])
   seen = lab.observations()
-  assert (
-    observation['observation'].shape == (72, 96, 3) and observation['observation'].dtype == np.uint8
-  )
+  assert observation['observation'].shape == (72, 96, 3)
+  assert observation['observation'].dtype == np.uint8
   assert environment.observation_space.contains(observation) and info == {}
   np.testing.assert_array_equal(observation['observation'], seen['RGB_INTERLEAVED'])
   np.testing.assert_array_equal(observation['instruction'], suite.hash_words(seen['INSTR']))
   assert (name == LANGUAGE) == bool((observation['instruction'] >= 0).sum())
 
 
-def test_the_engine_is_asked_for_what_it_takes(labs):
+def test_the_engine_is_made_with_the_right_arguments(labs):
   dmlab.DmLabEnv(level(WATERMAZE))
   asked = labs[0].asked
   assert asked['level'] == 'contributed/dmlab30/rooms_watermaze'
-  assert type(asked['observations']) is list and set(asked['observations']) == {
-    'RGB_INTERLEAVED',
-    'INSTR',
-  }
+  assert type(asked['observations']) is list
+  assert set(asked['observations']) == {'RGB_INTERLEAVED', 'INSTR'}
   assert (asked['config']['width'], asked['config']['height']) == ('96', '72')
   assert asked.get('temp_folder', '') is not None and asked['renderer'] == 'software'
 
@@ -196,15 +201,15 @@ def test_each_action_is_that_of_the_paper(labs, module, number, name):
 def test_each_action_moves_the_player_where_it_says(
   module, monkeypatch, number, ahead, left, turned
 ):
-  # The engine tells its place if it is asked: it is asked in addition to what the environment asks.
-  original, made = module.Lab, []
-  monkeypatch.setattr(
-    module,
-    'Lab',
-    lambda level, observations, **named: (
-      made.append(original(level, observations + DEBUG, **named)) or made[0]
-    ),
-  )
+  original = module.Lab
+  made = []
+
+  def make_with_place(level, observations, **named):
+    """Observes the player's place too, which the environment does not ask for."""
+    made.append(original(level, observations + DEBUG, **named))
+    return made[0]
+
+  monkeypatch.setattr(module, 'Lab', make_with_place)
   environment = dmlab.DmLabEnv(level(WATERMAZE))
   environment.reset(seed=1)
   (x, y, _), (_, before, _) = (made[0].observations()[name] for name in DEBUG)
@@ -228,7 +233,8 @@ def test_an_action_is_held_for_four_frames_and_their_rewards_are_summed(labs, mo
   environment.reset(seed=2)
   lab = by_hand(module, LANGUAGE)
   lab.reset(seed=labs[0].seeds[0])
-  instructions, total = set(), 0.0
+  instructions = set()
+  total = 0.0
   for number in np.random.default_rng(0).choice([0, 1, 5, 8, 8], 320):
     observation, reward, terminated, truncated, _ = environment.step(number)
     assert reward == sum(lab.step(vector(NAMES[number])) for _ in range(4))
@@ -239,15 +245,15 @@ def test_an_action_is_held_for_four_frames_and_their_rewards_are_summed(labs, mo
     instructions.add(seen['INSTR'])
     total += abs(reward)
   assert lab.num_steps() == labs[0].num_steps() == 1280
-  assert (
-    len(instructions) > 1 and total > 5
-  )  # A new trial has a new instruction within the episode.
+  assert len(instructions) > 1  # A new trial has a new instruction within the episode.
+  assert total > 5
 
 
 def test_the_last_step_repeats_the_observation_before_it(labs):
   environment = dmlab.DmLabEnv(level(SHORT))
   first, _ = environment.reset(seed=3)
-  seen, terminated = [], False
+  seen = []
+  terminated = False
   while not terminated:
     observation, _, terminated, truncated, _ = environment.step(7)
     seen.append(observation)
@@ -271,14 +277,14 @@ def test_the_same_engine_plays_all_episodes(labs):
       environment.reset()
   assert (ends, len(labs), len(labs[0].seeds)) == (3, 1, 4)
   environment.close()
-  assert not labs[0].close()  # It was open until then, and no more.
+  assert not labs[0].close()  # It was open until then, and is closed now.
 
 
 # Seeds.
 
 
 def seeds(labs, seed, number=40, **options) -> list[int]:
-  """With which the engine begins the episodes of a new environment."""
+  """The engine's seeds of the first episodes of a new environment."""
   environment = dmlab.DmLabEnv(level(WATERMAZE, **options))
   environment.reset(seed=seed)
   for _ in range(number - 1):
@@ -286,11 +292,11 @@ def seeds(labs, seed, number=40, **options) -> list[int]:
   return labs[-1].seeds
 
 
-def test_seeds_of_episodes_are_those_that_the_engine_tells_apart(labs):
+def test_seeds_of_episodes_are_in_the_range_of_the_engine(labs):
   found = seeds(labs, 1)
   assert all(type(seed) is int and 0 <= seed < 2**31 for seed in found)
   assert len(set(found)) == 40
-  assert min(found) < 2**29 and max(found) > 3 * 2**29  # All of the range, not a part of it.
+  assert min(found) < 2**29 and max(found) > 3 * 2**29  # The whole range.
 
 
 def test_a_seed_repeats_the_episodes_in_a_new_environment(labs):
@@ -299,17 +305,17 @@ def test_a_seed_repeats_the_episodes_in_a_new_environment(labs):
 
 
 def test_without_a_seed_episodes_differ(labs):
-  assert None not in seeds(
-    labs, None
-  )  # The engine would take the second of its start: the same in many processes.
+  # Without one, the engine would use the second of its start: the same in many processes.
+  assert None not in seeds(labs, None)
   assert not set(seeds(labs, None)) & set(seeds(labs, None))
 
 
-def test_only_so_many_episodes_are_played(labs):
-  found = seeds(labs, 1, episode_seeds=3), seeds(labs, 2, episode_seeds=3)
-  assert set(found[0]) == set(found[1]) and len(set(found[0])) == 3
-  assert found[0] != found[1]
-  assert all(type(seed) is int for seed in found[0])
+def test_episode_seeds_limit_the_episodes(labs):
+  first = seeds(labs, 1, episode_seeds=3)
+  second = seeds(labs, 2, episode_seeds=3)
+  assert set(first) == set(second) and len(set(first)) == 3
+  assert first != second
+  assert all(type(seed) is int for seed in first)
 
 
 def test_only_training_is_limited_to_few_episodes(labs, here):
@@ -320,7 +326,7 @@ def test_only_training_is_limited_to_few_episodes(labs, here):
     assert len(set(labs[-1].seeds)) == expected
 
 
-# What the levels are asked for.
+# Settings of the levels.
 
 
 @pytest.mark.parametrize('training', [True, False])
@@ -361,14 +367,14 @@ def test_a_level_outside_of_dmlab_30_gets_none_of_its_settings(labs, here):
   for training in (True, False):
     here('dmlab:seekavoid_arena_01', training, dmlab_dataset_path='dummy')
     assert labs[-1].asked['level'] == 'seekavoid_arena_01'
-    assert not {'mixerSeed', 'allowHoldOutLevels', 'datasetPath', 'logLevel'} & set(
-      labs[-1].asked['config']
-    )
+    config = labs[-1].asked['config']
+    assert not {'mixerSeed', 'allowHoldOutLevels', 'datasetPath', 'logLevel'} & set(config)
 
 
 def test_tasks_may_be_repeated_and_chosen(labs, here):
   here('dmlab30', tasks=[MAZE, WATERMAZE, MAZE], dmlab_dataset_path='dummy')
-  assert [lab.asked['level'] for lab in labs] == [PREFIX + name for name in (MAZE, WATERMAZE, MAZE)]
+  asked = [lab.asked['level'] for lab in labs]
+  assert asked == [PREFIX + name for name in (MAZE, WATERMAZE, MAZE)]
 
 
 def test_engine_settings_and_the_renderer_pass_through(labs, here):
@@ -407,21 +413,21 @@ def test_the_level_cache_is_given_only_if_it_has_a_folder(labs, here, tmp_path, 
   [
     (
       'dmlab:rooms_watermaze',
-      dict(dmlab_engine='zzz=1'),
+      {'dmlab_engine': 'zzz=1'},
       ['Invalid setting: "zzz" = "1"', 'rooms_watermaze'],
     ),
     ('dmlab:no_such_level', {}, ['Level not found', 'no_such_level']),
-    ('dmlab:rooms_watermaze', dict(dmlab_renderer='glass'), ['glass']),
+    ('dmlab:rooms_watermaze', {'dmlab_renderer': 'glass'}, ['glass']),
     ('dmlab:rooms_collect_good_objects_test', {}, ['allowHoldOutLevels']),
   ],
 )
-def test_the_user_reads_what_the_engine_says(name, options, words):
+def test_the_user_reads_the_message_of_the_engine(name, options, words):
   said = refusal_of_environments(name, **options)
   assert all(word in said for word in words)
 
 
-def test_a_module_that_cannot_be_imported_is_told(tmp_path, monkeypatch):
-  # As when a library is missing, or it was built for another Python.
+def test_a_module_that_cannot_be_imported_is_reported(tmp_path, monkeypatch):
+  # As if a library were missing, or it had been built for another Python.
   (tmp_path / 'deepmind_lab.py').write_text(
     'raise ImportError("libOSMesa.so.8: cannot open shared object file")'
   )
@@ -438,7 +444,7 @@ def test_one_bad_level_among_good_ones_ends_all(module):
   assert processes.children() == before
 
 
-def test_a_cache_that_cannot_be_made_is_told_to_the_user(tmp_path):
+def test_a_cache_that_cannot_be_made_is_refused(tmp_path):
   (tmp_path / 'file').touch()
   said = refusal_of_environments('dmlab:rooms_watermaze', dmlab_level_cache=f'{tmp_path}/file/x')
   assert str(tmp_path / 'file') in said
@@ -476,7 +482,7 @@ def test_a_single_level_without_its_data_set_is_refused(task):
   assert 'dmlab_dataset_path' in refusal('dmlab30', tasks=','.join(PSYCHLAB))
 
 
-def test_the_data_set_is_handed_to_its_levels(labs, here, tmp_path, caplog):
+def test_the_data_set_is_passed_to_its_levels(labs, here, tmp_path, caplog):
   with caplog.at_level(logging.WARNING):
     loaded = load('dmlab30', dmlab_dataset_path=str(tmp_path))
   assert loaded.tasks == levels.DMLAB_30 and loaded.note == '' and not caplog.records
@@ -485,21 +491,21 @@ def test_the_data_set_is_handed_to_its_levels(labs, here, tmp_path, caplog):
   assert [lab.asked['config']['datasetPath'] for lab in labs] == [str(tmp_path)] * 2
 
 
-def test_dummy_images_are_told_with_every_score():
+def test_dummy_images_are_noted_with_every_score():
   loaded = load('dmlab30', dmlab_dataset_path='dummy')
   assert loaded.tasks == levels.DMLAB_30
   assert 'dummy' in loaded.note and all(task in loaded.note for task in PSYCHLAB)
   assert load('dmlab:rooms_watermaze', dmlab_dataset_path='dummy').note == ''  # It shows no images.
 
 
-def test_a_data_set_that_is_no_folder_is_refused(tmp_path):
+def test_a_data_set_that_is_not_a_folder_is_refused(tmp_path):
   (tmp_path / 'file').touch()
   for path in (tmp_path / 'file', tmp_path / 'nothing'):
     said = refusal('dmlab30', dmlab_dataset_path=str(path))
     assert str(path) in said and 'dmlab_dataset_path' in said
 
 
-def test_levels_that_need_no_data_set_are_not_warned_of(caplog):
+def test_levels_that_need_no_data_set_cause_no_warning(caplog):
   with caplog.at_level(logging.WARNING):
     assert load('dmlab5').note == load('dmlab30', tasks=WATERMAZE).note == ''
   assert not caplog.records
@@ -508,27 +514,20 @@ def test_levels_that_need_no_data_set_are_not_warned_of(caplog):
 # The suite.
 
 
-def test_the_suite_tells_what_a_learner_must_know():
+def test_the_suite_has_what_a_learner_must_know():
   for name in ('dmlab30', 'dmlab5', 'dmlab:rooms_watermaze'):
     loaded = load(name, dmlab_dataset_path='dummy')
-    assert (loaded.name, loaded.action_repeat, loaded.num_actions, loaded.frame_stack) == (
-      name,
-      4,
-      9,
-      1,
-    )
+    assert loaded.name == name
+    assert (loaded.action_repeat, loaded.num_actions, loaded.frame_stack) == (4, 9, 1)
     assert loaded.observation_space == suite.pixels_and_instruction(72, 96)
     assert loaded.bytes_per_environment > 10**8
   assert len(load('dmlab30', dmlab_dataset_path='dummy').tasks) == 30
   assert load('dmlab:seekavoid_arena_01').tasks == ('seekavoid_arena_01',)
 
 
-def test_scores_are_compared_only_where_there_are_some():
-  assert (
-    load('dmlab30', dmlab_dataset_path='dummy').references
-    == load('dmlab:rooms_watermaze').references
-    == 'dmlab30'
-  )
+def test_only_levels_of_dmlab_30_have_reference_scores():
+  assert load('dmlab30', dmlab_dataset_path='dummy').references == 'dmlab30'
+  assert load('dmlab:rooms_watermaze').references == 'dmlab30'
   assert load('dmlab:seekavoid_arena_01').references == ''
 
 
@@ -554,28 +553,23 @@ def test_the_thirty_levels_are_levels_of_the_engine(module):
 
 def test_tasks_narrow_a_suite():
   loaded = load('dmlab30', tasks=f'{MAZE}, {WATERMAZE}', dmlab_dataset_path='dummy')
-  assert loaded.tasks == (
-    WATERMAZE,
-    MAZE,
-  )  # In the order of the suite: tasks are told by their numbers.
+  assert loaded.tasks == (WATERMAZE, MAZE)  # In the suite's order, which numbers the tasks.
   assert load('dmlab5', tasks=WATERMAZE).tasks == (WATERMAZE,)
 
 
 def test_unknown_tasks_are_refused_with_near_ones():
   said = refusal('dmlab30', tasks=f'{MAZE},rooms_watermazes')
   assert "'rooms_watermazes'" in said and 'Did you mean rooms_watermaze' in said
-  assert 'seekavoid_arena_01' in refusal(
-    'dmlab30', tasks='seekavoid_arena_01'
-  )  # Which is of dmlab5 only.
-  assert 'rooms_keys_doors_puzzle' in refusal(
-    'dmlab:rooms_watermaze', tasks='rooms_keys_doors_puzzle'
-  )
+  only_in_dmlab5 = 'seekavoid_arena_01'
+  assert only_in_dmlab5 in refusal('dmlab30', tasks=only_in_dmlab5)
+  another = 'rooms_keys_doors_puzzle'
+  assert another in refusal('dmlab:rooms_watermaze', tasks=another)
 
 
 @pytest.mark.parametrize(
   'name', ['dmlab', 'dmlab:', 'dmlab31', 'dmlab30:rooms_watermaze', 'dmlab5:rooms_watermaze']
 )
-def test_names_that_are_none_are_refused_with_what_was_meant(name):
+def test_malformed_names_are_refused_with_the_right_form(name):
   assert re.search('dmlab30|dmlab5|dmlab:', refusal(name).partition(repr(name))[2])
 
 
@@ -583,7 +577,7 @@ def test_names_that_are_none_are_refused_with_what_was_meant(name):
 
 
 class Report:
-  """What an environment leaves in its process."""
+  """An environment, with a method that reports on its process."""
 
   def __init__(self):
     self.environment = dmlab.DmLabEnv(level(WATERMAZE))
@@ -603,7 +597,7 @@ def test_the_renderer_has_one_thread_unless_told_otherwise(monkeypatch, asked, e
 
 
 def run_apart(program: str, *paths: str) -> str:
-  """What a Python prints that has only these folders, and those of its packages, on its path."""
+  """The output of a Python with only these folders, and those of its packages, on its path."""
   environment = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
   done = subprocess.run(
     [sys.executable, '-c', program],
@@ -617,7 +611,7 @@ def run_apart(program: str, *paths: str) -> str:
 
 
 def test_the_engine_is_not_in_the_process_of_the_learner():
-  # It could not be forked from there, its fatal errors would end it, and it holds Python's lock.
+  # The learner could not fork then, a fatal error would end it, and the engine holds Python's lock.
   program = """
 import sys
 from common import environments
@@ -632,7 +626,7 @@ made.close()
 
 
 @pytest.mark.parametrize('name', ['dmlab30', 'dmlab:rooms_watermaze'])
-def test_without_the_module_one_paragraph_tells_what_to_do(name):
+def test_without_the_module_one_paragraph_explains_what_to_do(name):
   said = run_apart(f"""
 from common import environments, errors
 try:
@@ -640,10 +634,6 @@ try:
 except errors.UserError as error:
   print(error)
 """)
-  assert (
-    name in said
-    and 'deepmind_lab' in said
-    and 'github.com/google-deepmind/lab' in said
-    and 'doom' in said
-  )
+  for word in (name, 'deepmind_lab', 'github.com/google-deepmind/lab', 'doom'):
+    assert word in said
   assert '\n\n' not in said.strip() and 'Traceback' not in said

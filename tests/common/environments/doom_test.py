@@ -1,4 +1,4 @@
-"""What is special about the Doom suite: one interface for ten scenarios, and engines that may die."""
+"""The Doom suite's own features: one interface for ten scenarios, and engines that may die."""
 
 import contextlib
 import os
@@ -15,6 +15,7 @@ from scripts import processes
 
 @pytest.fixture
 def two_games():
+  """A vector environment of two games, and the ids of their engines' processes."""
   with contextlib.closing(doom.together(['basic', 'basic'])) as environment:
     before = processes.engines()
     environment.reset(seed=1)
@@ -22,22 +23,27 @@ def two_games():
 
 
 def play_by_hand(task, actions, seed):
-  """One game without a vector environment: what `step` returned, and in the place of a last observation the next."""
+  """Plays one game without a vector environment.
+
+  Returns:
+    For each action: the pixels before it, the reward, terminated and truncated.
+  """
   played = []
   with contextlib.closing(doom.DoomEnv(task)) as game:
     observation, _ = game.reset(seed=seed)
     for action in actions:
-      played.append(observation['observation'].copy())
+      pixels = observation['observation'].copy()
       observation, reward, terminated, truncated, _ = game.step(action)
-      played[-1] = (played[-1], reward, terminated, truncated)
+      played.append((pixels, reward, terminated, truncated))
       if terminated or truncated:
         observation, _ = game.reset()
   return played
 
 
 def test_all_ten_tasks_look_alike_and_end():
-  """The first 600 steps of random play end an episode of each: none is longer than 2,100 tics, 4 to a step."""
-  doom_suite, ended, instructions = environments.load('doom'), set(), None
+  """600 random steps of 4 tics end an episode of each: none is longer than 2,100 tics."""
+  doom_suite = environments.load('doom')
+  ended = set()
   actions = np.random.default_rng(0).integers(doom_suite.num_actions, size=(600, 10))
   with contextlib.closing(doom_suite.make(doom_suite.tasks, True)) as environment:
     observations, _ = environment.reset(seed=1)
@@ -49,9 +55,8 @@ def test_all_ten_tasks_look_alike_and_end():
       np.testing.assert_array_equal(observations['instruction'], instructions)
       ended.update(doom_suite.tasks[i] for i in np.flatnonzero(terminated | truncated))
   assert ended == set(doom_suite.tasks)
-  np.testing.assert_array_equal(
-    instructions, [suite.hash_words(doom.INSTRUCTIONS[task]) for task in doom_suite.tasks]
-  )
+  expected = [suite.hash_words(doom.INSTRUCTIONS[task]) for task in doom_suite.tasks]
+  np.testing.assert_array_equal(instructions, expected)
 
 
 def test_nine_actions_on_every_task():
@@ -82,23 +87,25 @@ def test_vector_environment_plays_as_games_that_are_reset_by_hand(task):
 
 
 def test_time_limit_is_a_truncation_and_a_kill_is_not(two_games):
-  """Basic ends after 300 tics, or when the monster is shot (101 points less 5 a shot and 1 a tic)."""
+  """Basic ends after 300 tics, or with the monster shot (101 points, less 5 a shot and 1 a tic)."""
   environment, _ = two_games
-  look_left, fire, seen = 4, 8, set()
+  look_left = 4
+  fire = 8
+  saw_truncated = saw_terminated = False
   for t in range(300):
-    _, rewards, terminated, truncated, _ = environment.step(
-      np.array([look_left, fire if t % 2 else t // 2 % 2 + 2])
-    )
-    seen.update('truncated' for _ in np.flatnonzero(truncated))
-    seen.update('terminated' for _ in np.flatnonzero(terminated))
+    # The second player fires at every other step, and strafes left and right between.
+    second = fire if t % 2 else t // 2 % 2 + 2
+    _, rewards, terminated, truncated, _ = environment.step(np.array([look_left, second]))
+    saw_truncated |= bool(truncated.any())
+    saw_terminated |= bool(terminated.any())
     assert np.all(rewards[terminated] > 50)
     assert np.all(rewards[truncated] < 0)
-  assert seen == {'truncated', 'terminated'}
+  assert saw_truncated and saw_terminated
 
 
 @pytest.mark.parametrize('name', [signal.SIGKILL, signal.SIGTERM], ids=lambda s: s.name)
 @pytest.mark.parametrize('victim', [0, 1])
-def test_step_tells_of_a_dead_engine_and_reset_brings_it_back(two_games, name, victim):
+def test_step_raises_for_a_dead_engine_and_reset_restarts_it(two_games, name, victim):
   environment, engines = two_games
   assert len(engines) == 2
   environment.step(np.zeros(2, int))
@@ -113,8 +120,8 @@ def test_step_tells_of_a_dead_engine_and_reset_brings_it_back(two_games, name, v
 
 
 @pytest.mark.parametrize('name', [signal.SIGKILL, signal.SIGTERM], ids=lambda s: s.name)
-def test_reset_of_a_dead_engine_tells_of_it_or_brings_it_back(two_games, name):
-  """Whether the game's death is known already when `reset` is called is a matter of time; the next one must do."""
+def test_reset_of_a_dead_engine_raises_or_restarts_it(two_games, name):
+  """Whether `reset` notices the death already is a matter of time; the next one must succeed."""
   environment, engines = two_games
   os.kill(engines[0], name)
   with contextlib.suppress(environments.EnvironmentCrashed):
@@ -124,8 +131,8 @@ def test_reset_of_a_dead_engine_tells_of_it_or_brings_it_back(two_games, name):
   assert np.all(environment.step(np.zeros(2, int))[1] < 0)
 
 
-def test_the_death_of_the_process_that_steps_games_is_a_crash_though_they_live():
-  """They must not hold open what this process listens to."""
+def test_the_death_of_the_process_that_steps_games_is_a_crash_even_if_they_live():
+  """The games must not keep the connection open that this process listens to."""
   with contextlib.closing(environments.load('doom:basic').make(['basic'], True)) as environment:
     environment.reset(seed=1)
     (engine,) = processes.engines()
@@ -135,9 +142,8 @@ def test_the_death_of_the_process_that_steps_games_is_a_crash_though_they_live()
       environment.step([0])
     environment.reset(seed=1)
     assert environment.step([0])[1].shape == (1,)
-    os.kill(
-      engine, signal.SIGKILL
-    )  # Nobody's child any more: the end of a run would find it by its mark.
+    # It is no child of this process any more; at the end of a run, the janitor would find it.
+    os.kill(engine, signal.SIGKILL)
 
 
 def test_a_dead_engine_leaves_no_shared_memory(two_games):
@@ -159,7 +165,8 @@ def test_close_leaves_no_shared_memory(two_games):
 
 
 def test_a_single_game_may_be_closed_twice_and_opened_again():
-  before, game = processes.engines(), doom.DoomEnv('basic')
+  before = processes.engines()
+  game = doom.DoomEnv('basic')
   first, _ = game.reset(seed=3)
   game.close()
   game.close()

@@ -1,4 +1,7 @@
-"""What every family of environments promises to actors, learner and evaluation, whatever its engine is."""
+"""What every environment family promises to actors, learner and evaluation.
+
+A new family adds a `Case` to `CASES`.
+"""
 
 import contextlib
 import functools
@@ -18,8 +21,8 @@ FIRST_SEED = 1
 class Case(NamedTuple):
   name: str
   tasks: tuple[str, ...]  # One environment each.
-  num_actions: int  # Or, where they are continuous, how many numbers make one.
-  steps: int  # So many that random actions end an episode in each environment.
+  num_actions: int  # Of continuous actions: the size of their vector.
+  steps: int  # Enough for random actions to end an episode in each environment.
 
 
 class Rollout(NamedTuple):
@@ -55,10 +58,11 @@ def opened(case):
 
 
 def random_actions(case, seed=0):
-  rng, steps = np.random.default_rng(seed), (case.steps, len(case.tasks))
+  rng = np.random.default_rng(seed)
+  shape = (case.steps, len(case.tasks))
   if suite_of(case.name).is_discrete:
-    return rng.integers(case.num_actions, size=steps)
-  return rng.uniform(-1.0, 1.0, (*steps, case.num_actions)).astype(np.float32)
+    return rng.integers(case.num_actions, size=shape)
+  return rng.uniform(-1.0, 1.0, (*shape, case.num_actions)).astype(np.float32)
 
 
 def copied(observations):
@@ -68,15 +72,15 @@ def copied(observations):
 
 def play(environment, actions, seed):
   observations, _ = environment.reset(seed=seed)
-  seen, steps = [copied(observations)], []
+  seen = [copied(observations)]
+  steps = []
   for step_actions in actions:
     observations, rewards, terminated, truncated, info = environment.step(step_actions)
     seen.append(copied(observations))
     game_over = info.get('game_over', terminated | truncated)
     steps.append([np.array(x) for x in (rewards, terminated, truncated, game_over)])
-  return Rollout(
-    {name: np.stack([o[name] for o in seen]) for name in seen[0]}, *map(np.stack, zip(*steps))
-  )
+  stacked = {name: np.stack([observation[name] for observation in seen]) for name in seen[0]}
+  return Rollout(stacked, *map(np.stack, zip(*steps, strict=True)))
 
 
 @pytest.fixture(scope='module', params=CASES, ids=lambda case: case.name)
@@ -121,9 +125,8 @@ def test_number_of_actions(case):
   suite = suite_of(case.name)
   if suite.is_discrete:
     assert suite.num_actions == case.num_actions
-    assert set(random_actions(case).flat) == set(range(case.num_actions)), (
-      'not all actions are tried by these tests'
-    )
+    tried = set(random_actions(case).flat)
+    assert tried == set(range(case.num_actions)), 'these tests do not try all actions'
   else:
     assert suite.action_space == gymnasium.spaces.Box(-1.0, 1.0, (case.num_actions,), np.float32)
 
@@ -153,19 +156,16 @@ def test_ends_are_marked(rollout):
 
 
 def test_the_next_episode_starts_and_goes_on(rollout):
-  for t, i in zip(*np.nonzero(rollout.game_over)):
-    pixels_or_vectors = rollout.observations['observation'][t + 1 :, i]
-    if len(pixels_or_vectors) > 1:
-      assert np.any(pixels_or_vectors[1:] != pixels_or_vectors[0]), (
-        f'environment {i} stands still after step {t}'
-      )
+  for t, i in np.argwhere(rollout.game_over):
+    after = rollout.observations['observation'][t + 1 :, i]
+    if len(after) > 1:
+      assert np.any(after[1:] != after[0]), f'environment {i} stands still after step {t}'
 
 
 def test_same_seed_and_actions_repeat_everything(case, rollout):
   with opened(case) as environment:
-    play(
-      environment, random_actions(case, seed=1)[:50], seed=1000
-    )  # What was played before leaves no trace.
+    # Earlier episodes leave no trace.
+    play(environment, random_actions(case, seed=1)[:50], seed=1000)
     assert_same(play(environment, random_actions(case), FIRST_SEED), rollout)
 
 
@@ -179,9 +179,9 @@ def test_environments_of_one_task_differ(case):
   case = case._replace(tasks=(case.tasks[0],) * 4)
   actions = random_actions(case)[:100, :1].repeat(4, axis=1)
   with opened(case) as environment:
-    pixels_or_vectors = play(environment, actions, FIRST_SEED).observations['observation']
-  # Atari games differ by their no-ops alone, and Breakout's ball by whether these are even: not all four differ.
-  assert len({pixels_or_vectors[:, i].tobytes() for i in range(4)}) >= 2
+    played = play(environment, actions, FIRST_SEED).observations['observation']
+  # Not all four: Atari games differ by their no-ops alone, and Breakout's ball by their parity.
+  assert len({played[:, i].tobytes() for i in range(4)}) >= 2
 
 
 def test_close_ends_the_engines_and_may_be_called_again(case):
@@ -189,9 +189,8 @@ def test_close_ends_the_engines_and_may_be_called_again(case):
   environment = suite_of(case.name).make(case.tasks, True)
   environment.reset(seed=FIRST_SEED)
   started = processes.descendants() - before
-  assert len(started) == {'doom': 1 + len(case.tasks), 'control': 1}.get(
-    case.name.partition(':')[0], 0
-  )
+  family = case.name.partition(':')[0]
+  assert len(started) == {'doom': 1 + len(case.tasks), 'control': 1}.get(family, 0)
   environment.close()
   assert not any(map(processes.is_alive, started))
   environment.close()

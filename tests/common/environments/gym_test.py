@@ -1,4 +1,4 @@
-"""Any gymnasium environment with discrete actions, and clear words about the others."""
+"""Any gymnasium environment with discrete actions, and clear messages about the others."""
 
 import contextlib
 import sys
@@ -15,7 +15,7 @@ import numpy as np
 
 
 class Pictures(gymnasium.Env):
-  """Shows how many steps it has lived, as the brightness of an image, and ends after three."""
+  """Shows the number of its steps as the brightness of an image, and terminates after three."""
   observation_space = gymnasium.spaces.Box(0, 255, (5, 6, 3), np.uint8)
   action_space = gymnasium.spaces.Discrete(2)
 
@@ -35,7 +35,7 @@ gymnasium.register('Pictures-v0', Pictures)
 
 @pytest.fixture
 def pictures(tmp_path, monkeypatch):
-  """The name of an environment that one's own module registers."""
+  """The name of an environment that a user's module registers."""
   (tmp_path / 'pictures_of_steps.py').write_text(_MODULE)
   monkeypatch.syspath_prepend(tmp_path)
   yield 'gym:pictures_of_steps:Pictures-v0'
@@ -43,7 +43,7 @@ def pictures(tmp_path, monkeypatch):
   sys.modules.pop('pictures_of_steps', None)
 
 
-def test_an_environment_of_ones_own_module_with_images(pictures):
+def test_an_environment_with_images_from_a_users_module(pictures):
   suite = environments.load(pictures)
   assert suite.observation_space['observation'] == gymnasium.spaces.Box(0, 255, (5, 6, 3), np.uint8)
   brightness = []
@@ -79,13 +79,24 @@ def test_time_limits_are_truncations():
   suite = environments.load('gym:MountainCar-v0')
   with contextlib.closing(suite.make(suite.tasks * 2, True)) as environment:
     environment.reset(seed=1)
-    ends = [
-      environment.step(np.ones(2, int))[2:4] for _ in range(200)
-    ]  # Without a push the car stays in the valley.
+    no_push = np.ones(2, int)  # The car stays in the valley.
+    ends = [environment.step(no_push)[2:4] for _ in range(200)]
   assert not np.any([terminated for terminated, _ in ends])
-  np.testing.assert_array_equal(
-    np.array([truncated for _, truncated in ends])[:, 0], [False] * 199 + [True]
+  truncated = np.array([truncated for _, truncated in ends])
+  np.testing.assert_array_equal(truncated[:, 0], [False] * 199 + [True])
+
+
+def test_vectors_of_bytes_become_float32(tmp_path, monkeypatch):
+  """As the suite declares, whatever the environment's own dtype is."""
+  (tmp_path / 'vectors_of_bytes.py').write_text(
+    _MODULE.replace('(5, 6, 3)', '(5,)').replace('Pictures-v0', 'Bytes-v0')
   )
+  monkeypatch.syspath_prepend(tmp_path)
+  suite = environments.load('gym:vectors_of_bytes:Bytes-v0')
+  with contextlib.closing(suite.make(suite.tasks, True)) as environment:
+    assert environment.single_observation_space == suite.observation_space
+    observations, _ = environment.reset(seed=1)
+    assert observations['observation'].dtype == np.float32
 
 
 @pytest.mark.parametrize('env_id', ['FrozenLake-v1', 'Blackjack-v1'])
@@ -97,7 +108,7 @@ def test_other_observations_are_refused(env_id):
 @pytest.mark.parametrize(
   'name, word', [('gym:no_such_module:X-v0', 'no_such_module'), ('gym:json:X-v0', '`X`')]
 )
-def test_modules_that_do_not_help_are_refused(name, word):
+def test_modules_that_register_nothing_are_refused(name, word):
   with pytest.raises(errors.UserError, match=f'gymnasium cannot make .*{word}'):
     environments.load(name)
 

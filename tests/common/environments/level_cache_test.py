@@ -1,4 +1,7 @@
-"""The cache of maps: what is fetched is whole, whoever writes, dies or evicts meanwhile, and a miss costs only time."""
+"""The cache of maps: maps are whole in spite of other writers, deaths and evictions.
+
+A failure is a miss, which costs only time.
+"""
 
 import functools
 import hashlib
@@ -23,18 +26,27 @@ OTHER = 'lasertag_maze_aas_0f7bdf61459942cd2f7b4f92f2d18b62'
 MANY = 10**12
 MAZE = 'contributed/dmlab30/explore_goal_locations_small'
 
+# The beginning of the programs of other processes.
+HEAD = """
+import os, pathlib, sys, time
+from common.environments import level_cache
+folder, limit, *arguments = sys.argv[1:]
+cache = level_cache.LevelCache(pathlib.Path(folder), float(limit))
+"""
+
 
 @pytest.fixture
 def folder(tmp_path) -> pathlib.Path:
-  """Of the cache; it is yet to be made."""
+  """The cache's, which does not exist yet."""
   return tmp_path / 'some' / 'maps'
 
 
 @pytest.fixture
 def engine(tmp_path) -> pathlib.Path:
-  """The folder of an engine, with the map that it has compiled or wants."""
-  (tmp_path / 'engine').mkdir()
-  return tmp_path / 'engine'
+  """The folder of an engine, for maps that it has compiled or wants."""
+  path = tmp_path / 'engine'
+  path.mkdir()
+  return path
 
 
 def contents(key: str, size: int = 60_000) -> bytes:
@@ -49,7 +61,7 @@ def write(cache, engine, key, size=60_000) -> None:
 
 
 def fetch(cache, engine, key, size=60_000) -> bool:
-  """Whether there was the map; if there was it is whole, else there is nothing."""
+  """Whether the map was found. If so, asserts that it is whole, else that nothing is there."""
   path = engine / 'fetched.pk3'
   found = cache.fetch(key, str(path))
   assert os.listdir(engine) == (['fetched.pk3'] if found else [])
@@ -59,21 +71,24 @@ def fetch(cache, engine, key, size=60_000) -> bool:
 
 
 def maps(folder) -> list[pathlib.Path]:
-  """The files of maps in a cache: not its lock, nor what is being written."""
-  return sorted(
-    path for path in folder.iterdir() if path.name.split('_')[0] in ('explore', 'lasertag', 'map')
-  )
+  """The files of maps in a cache: not its lock, nor files being written."""
+  kinds = ('explore', 'lasertag', 'map')
+  return sorted(path for path in folder.iterdir() if path.name.split('_')[0] in kinds)
+
+
+def others(folder) -> set[str]:
+  """The names of the other files in a cache."""
+  return {path.name for path in folder.iterdir()} - {path.name for path in maps(folder)}
 
 
 def start(program: str, *arguments) -> subprocess.Popen:
-  """Another process, with `cache`, and `arguments` as text."""
-  head = (
-    'import os, pathlib, sys, time\nfrom common.environments import level_cache\n'
-    'folder, *arguments = sys.argv[1:]\n'
-    'cache = level_cache.LevelCache(pathlib.Path(folder), float(arguments.pop(0)))\n'
-  )
+  """Runs a program in another process.
+
+  It has the variables `cache` and `arguments`, texts; the first two arguments here, the cache's
+  folder and limit, are not among the latter.
+  """
   return subprocess.Popen(
-    [sys.executable, '-c', head + program, *map(str, arguments)],
+    [sys.executable, '-c', HEAD + program, *map(str, arguments)],
     cwd=ROOT,
     text=True,
     stdout=subprocess.PIPE,
@@ -82,6 +97,7 @@ def start(program: str, *arguments) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen) -> tuple[str, str]:
+  """Waits for a program; returns its stdout and stderr."""
   output, said = process.communicate(timeout=60)
   assert process.returncode == 0, said
   return output, said
@@ -90,17 +106,16 @@ def finish(process: subprocess.Popen) -> tuple[str, str]:
 # Hits and misses.
 
 
-def test_what_was_written_is_fetched(folder, engine):
+def test_a_written_map_is_fetched(folder, engine):
   cache = level_cache.LevelCache(folder, MANY)
   write(cache, engine, KEY)
   assert fetch(cache, engine, KEY)
-  assert fetch(
-    level_cache.LevelCache(folder, MANY), engine, KEY
-  )  # That of another process, or run.
+  of_another_process = level_cache.LevelCache(folder, MANY)
+  assert fetch(of_another_process, engine, KEY)
   assert not fetch(cache, engine, OTHER)
 
 
-def test_maps_are_kept_apart(folder, engine):
+def test_keys_tell_maps_apart(folder, engine):
   cache = level_cache.LevelCache(folder, MANY)
   for key in (KEY, OTHER):
     write(cache, engine, key)
@@ -115,9 +130,10 @@ def test_a_map_may_be_written_again(folder, engine):
   assert fetch(cache, engine, KEY, 50_000) and len(maps(folder)) == 1
 
 
-def test_the_map_before_is_not_taken_for_the_one_that_is_missing(folder, engine):
+def test_the_map_before_is_not_mistaken_for_a_missing_one(folder, engine):
+  cache = level_cache.LevelCache(folder, MANY)
   # All mazes of a level have one path in the engine's folder.
-  cache, path = level_cache.LevelCache(folder, MANY), engine / 'explore_maze.pk3'
+  path = engine / 'explore_maze.pk3'
   path.write_bytes(contents(OTHER))
   assert not cache.fetch(KEY, str(path))
   write(cache, engine, KEY)
@@ -125,7 +141,8 @@ def test_the_map_before_is_not_taken_for_the_one_that_is_missing(folder, engine)
 
 
 def test_the_copies_are_independent(folder, engine):
-  cache, path = level_cache.LevelCache(folder, MANY), engine / 'explore_maze.pk3'
+  cache = level_cache.LevelCache(folder, MANY)
+  path = engine / 'explore_maze.pk3'
   path.write_bytes(contents(KEY))
   cache.write(KEY, str(path))
   path.write_bytes(b'another map')  # The engine compiles the next one to the same path.
@@ -135,7 +152,7 @@ def test_the_copies_are_independent(folder, engine):
   assert cache.fetch(KEY, str(path)) and path.read_bytes() == contents(KEY)
 
 
-def test_who_reads_a_map_has_it_whole_although_it_is_written_again_or_leaves(folder, engine):
+def test_a_reader_has_a_whole_map_even_if_it_is_rewritten_or_evicted(folder, engine):
   cache = level_cache.LevelCache(folder, 100_000)
   write(cache, engine, KEY)
   with maps(folder)[0].open('rb') as first:
@@ -153,35 +170,35 @@ def test_an_empty_cache_is_only_a_folder(folder):
   assert folder.is_dir() and not maps(folder)
 
 
-# How much there is.
+# The limit.
 
 
 def age(folder, **seconds) -> None:
-  """Maps seem to have been used last so many seconds ago: the clock of files is too coarse to tell two writes apart."""
+  """Backdates the last use of maps: the clock of files is too coarse to tell two writes apart."""
   for key, ago in seconds.items():
     os.utime(folder / key, (time.time() - ago,) * 2)
 
 
-def test_the_maps_leave_that_were_not_used_for_longest(folder, engine):
+def test_maps_that_were_unused_for_longest_are_evicted(folder, engine):
   cache = level_cache.LevelCache(folder, 2500)
   for key in ('map_a', 'map_b'):
     write(cache, engine, key, 1000)
   assert [path.name for path in maps(folder)] == ['map_a', 'map_b']
   age(folder, map_a=200, map_b=100)
-  assert fetch(cache, engine, 'map_a', 1000)  # Which is now the one that was used last.
+  assert fetch(cache, engine, 'map_a', 1000)  # Now it is the one that was used last.
   write(cache, engine, 'map_c', 1000)
   assert [path.name for path in maps(folder)] == ['map_a', 'map_c']
   assert not fetch(cache, engine, 'map_b', 1000)
   age(folder, map_a=200, map_c=100)
-  write(cache, engine, 'map_d', 2400)  # Both have to leave.
+  write(cache, engine, 'map_d', 2400)  # Evicts both.
   assert [path.name for path in maps(folder)] == ['map_d']
 
 
-def test_no_more_leave_than_must(folder, engine):
+def test_maps_may_fill_the_limit_exactly(folder, engine):
   cache = level_cache.LevelCache(folder, 3000)
   for key in ('map_a', 'map_b', 'map_c'):
     write(cache, engine, key, 1000)
-  assert len(maps(folder)) == 3  # Exactly as much as there may be.
+  assert len(maps(folder)) == 3
 
 
 def test_a_smaller_limit_holds_from_the_next_write(folder, engine):
@@ -203,18 +220,16 @@ for i in range(12):
   started = [start(program, folder, 250_000, name, tmp_path) for name in 'abc']
   for process in started:
     _, said = finish(process)
-    assert not said  # Not a word of one that another had removed.
+    assert not said  # No complaint that another process had removed a map.
   sizes = [path.stat().st_size for path in maps(folder)]
   assert sizes == [100_000] * 2
-  assert {path.name for path in folder.iterdir()} - {path.name for path in maps(folder)} <= {
-    '.level_cache'
-  }
+  assert others(folder) <= {'.level_cache'}
 
 
 # Several processes at once.
 
 
-def test_nobody_sees_a_part_of_a_map(folder, tmp_path):
+def test_no_process_sees_a_part_of_a_map(folder, tmp_path):
   # 300 KB are copied in several pieces, and there is room for three of the five maps.
   program = """
 import hashlib, random
@@ -241,10 +256,8 @@ while not stop.exists() if what == 'read' else hits + misses < 300:
   path.unlink(missing_ok=True)
 print(hits, misses)
 """
-  started = [
-    start(program, folder, 1_000_000, i, what, tmp_path)
-    for i, what in enumerate(['write', 'write', 'read'])
-  ]
+  roles = ['write', 'write', 'read']
+  started = [start(program, folder, 1_000_000, i, role, tmp_path) for i, role in enumerate(roles)]
   counts = []
   for process in started:
     output, said = finish(process)
@@ -252,14 +265,13 @@ print(hits, misses)
     counts.append([int(word) for word in output.split()])
     if len(counts) == 2:
       (tmp_path / 'stop').touch()  # The reader reads for as long as the others write.
-  assert all(
-    min(hits_and_misses) > 0 for hits_and_misses in counts
-  )  # Else there was nothing to see.
+  # Each has seen hits and misses: otherwise the test would say little.
+  assert all(min(hits_and_misses) > 0 for hits_and_misses in counts)
   assert sum(path.stat().st_size for path in maps(folder)) <= 1_000_000
 
 
 def feed(path: pathlib.Path, size: int) -> int:
-  """Opens a pipe in the place of a file, for a reader that gets so much and has to wait for more."""
+  """Opens a pipe in place of a file, whose reader gets `size` bytes and has to wait for more."""
   pipe = os.open(path, os.O_RDWR)  # Does not wait for the reader.
   sent = 0
   os.set_blocking(pipe, False)
@@ -277,16 +289,18 @@ def feed(path: pathlib.Path, size: int) -> int:
 
 
 def killed_writer(folder, tmp_path, key) -> None:
-  """A process is killed while it copies a map to the cache."""
+  """Kills a process while it copies a map to the cache."""
   source = tmp_path / f'{key}.pipe'
   os.mkfifo(source)
   before = set(folder.iterdir()) if folder.exists() else set()
   process = start('print(flush=True)\ncache.write(*arguments)', folder, MANY, key, source)
   process.stdout.readline()
   pipe = feed(source, 300_000)
-  assert processes.becomes_true(
-    lambda: any(path.stat().st_size for path in set(folder.iterdir()) - before)
-  )
+
+  def is_copying() -> bool:
+    return any(path.stat().st_size for path in set(folder.iterdir()) - before)
+
+  assert processes.becomes_true(is_copying)
   process.kill()
   process.communicate()
   os.close(pipe)
@@ -296,8 +310,9 @@ def test_a_killed_writer_leaves_no_broken_map(folder, engine, tmp_path):
   killed_writer(folder, tmp_path, KEY)
   cache = level_cache.LevelCache(folder, MANY)
   assert not fetch(cache, engine, KEY) and not maps(folder)
-  assert len(list(folder.iterdir())) > 1  # Something is left of it,
-  write(cache, engine, OTHER)  # until the next write, which need not wait for the dead.
+  # A part of the map is left until the next write, which need not wait for the dead process.
+  assert len(list(folder.iterdir())) > 1
+  write(cache, engine, OTHER)
   assert {path.name for path in folder.iterdir()} - {OTHER} <= {'.level_cache'}
   write(cache, engine, KEY)
   assert fetch(cache, engine, KEY) and fetch(cache, engine, OTHER)
@@ -310,7 +325,7 @@ def test_a_killed_writer_does_not_break_the_map_that_was_there(folder, engine, t
   assert fetch(cache, engine, KEY)
 
 
-def test_what_killed_writers_left_does_not_drive_out_maps(folder, engine, tmp_path):
+def test_leftovers_of_killed_writers_evict_no_maps(folder, engine, tmp_path):
   killed_writer(folder, tmp_path, 'map_a')
   cache = level_cache.LevelCache(folder, 2500)
   for key in ('map_b', 'map_c'):
@@ -319,7 +334,7 @@ def test_what_killed_writers_left_does_not_drive_out_maps(folder, engine, tmp_pa
 
 
 def test_a_map_is_at_its_path_only_when_it_is_whole(folder, engine):
-  # The engine that is killed while it fetches may be looked at by nobody, but its path is that of the map before, too.
+  # The path may hold the map before, so a part of the new one must never be there.
   cache = level_cache.LevelCache(folder, MANY)
   write(cache, engine, KEY)
   (kept,) = maps(folder)
@@ -335,10 +350,10 @@ def test_a_map_is_at_its_path_only_when_it_is_whole(folder, engine):
   assert path.stat().st_size == 300_000
 
 
-# What goes wrong.
+# Failures.
 
 
-def test_a_folder_that_cannot_be_made_is_told_to_the_user(tmp_path):
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
   (tmp_path / 'file').touch()
   for path in (tmp_path / 'file', tmp_path / 'file' / 'maps'):
     with pytest.raises(errors.UserError, match='dmlab_level_cache') as refused:
@@ -346,7 +361,7 @@ def test_a_folder_that_cannot_be_made_is_told_to_the_user(tmp_path):
     assert str(path) in str(refused.value)
 
 
-# No file of more than 100,000 bytes can be written: as on a full disk, a write fails in the midst.
+# A write of more than 100,000 bytes fails halfway, as on a full disk.
 FULL = 'import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n'
 
 
@@ -358,7 +373,7 @@ def test_a_folder_with_other_files_is_refused_as_they_would_be_removed(tmp_path)
   assert list(tmp_path.iterdir()) == [thesis]
 
 
-def test_a_map_beyond_the_limit_is_not_kept_and_drives_out_none(folder, engine):
+def test_a_map_beyond_the_limit_is_not_kept_and_evicts_none(folder, engine):
   cache = level_cache.LevelCache(folder, 2500)
   write(cache, engine, 'map_a', 1000)
   write(cache, engine, 'map_b', 2600)
@@ -368,23 +383,19 @@ def test_a_map_beyond_the_limit_is_not_kept_and_drives_out_none(folder, engine):
 def test_a_full_disk_is_a_warning_when_a_map_is_written(folder, engine):
   source = engine / 'compiled.pk3'
   source.write_bytes(contents(KEY, 150_000))
-  output, said = finish(
-    start(f'{FULL}cache.write(*arguments)\nprint("goes on")', folder, MANY, KEY, source)
-  )
+  program = f'{FULL}cache.write(*arguments)\nprint("goes on")'
+  output, said = finish(start(program, folder, MANY, KEY, source))
   assert output.strip() == 'goes on'
   assert str(folder) in said and 'Traceback' not in said
-  assert {path.name for path in folder.iterdir()} <= {
-    '.level_cache'
-  }  # What was written of it is gone.
+  assert {path.name for path in folder.iterdir()} <= {'.level_cache'}  # No part of it is left.
 
 
 def test_a_full_disk_is_a_miss_when_a_map_is_fetched(folder, engine):
   cache = level_cache.LevelCache(folder, MANY)
   write(cache, engine, KEY, 150_000)
   path = engine / 'explore_maze.pk3'
-  output, said = finish(
-    start(f'{FULL}print(bool(cache.fetch(*arguments)))', folder, MANY, KEY, path)
-  )
+  program = f'{FULL}print(bool(cache.fetch(*arguments)))'
+  output, said = finish(start(program, folder, MANY, KEY, path))
   assert output.strip() == 'False'
   assert str(folder) in said and 'Traceback' not in said
   assert not list(engine.iterdir())
@@ -403,19 +414,19 @@ def test_a_folder_that_becomes_unusable_is_a_warning_and_a_miss(folder, engine, 
     folder.touch()  # Now it is a file.
     assert not fetch(cache, engine, KEY)
     write(cache, engine, KEY)
-  # Told once: every reset to come would say the same.
+  # Once only: every reset to come would say the same.
   assert [record.levelname for record in caplog.records] == ['WARNING']
 
 
 def test_a_map_that_cannot_be_read_is_a_warning_and_a_miss(folder, engine, caplog):
   cache = level_cache.LevelCache(folder, MANY)
-  (folder / KEY).mkdir()  # No reading helps there, not even root's.
+  (folder / KEY).mkdir()  # Not even root can read that as a file.
   with caplog.at_level(logging.WARNING):
     assert not fetch(cache, engine, KEY)
   assert str(folder) in caplog.text
 
 
-def test_a_map_that_is_not_there_to_be_written_is_a_warning(folder, engine, caplog):
+def test_writing_a_missing_map_is_a_warning(folder, engine, caplog):
   cache = level_cache.LevelCache(folder, MANY)
   with caplog.at_level(logging.WARNING):
     cache.write(KEY, str(engine / 'nothing.pk3'))
@@ -426,21 +437,29 @@ def test_a_map_that_is_not_there_to_be_written_is_a_warning(folder, engine, capl
 
 
 class Timed:
-  """An environment that tells how long its first reset takes, and what it sees then."""
+  """An environment that measures its first reset."""
 
   def __init__(self, cache: str):
-    self._environment = dmlab.DmLabEnv(
-      dmlab.Level(MAZE, {'width': '96', 'height': '72'}, 'software', cache, 1e9, 0)
+    level = dmlab.Level(
+      path=MAZE,
+      config={'width': '96', 'height': '72'},
+      renderer='software',
+      cache=cache,
+      cache_bytes=1e9,
+      episode_seeds=0,
     )
+    self._environment = dmlab.DmLabEnv(level)
     self.close = self._environment.close
 
   def reset(self, seed: int) -> tuple[float, np.ndarray]:
+    """Seconds that the reset took, and the first frame."""
     begin = time.monotonic()
     observation, _ = self._environment.reset(seed=seed)
     return time.monotonic() - begin, observation['observation']
 
 
 def first_reset(cache: str, seed: int) -> tuple[float, np.ndarray]:
+  """Seconds of the first reset in another process, and the frame it shows."""
   worker = workers.Worker(functools.partial(Timed, cache))
   worker.receive()
   try:

@@ -1,8 +1,8 @@
-"""How environments and their tasks are named on the command line, and what is said of names that there are not."""
+"""Names of environments and tasks on the command line, and the messages for unknown ones."""
 
 import contextlib
-import importlib
 import pathlib
+import sys
 
 import pytest
 
@@ -13,10 +13,9 @@ STAND_INS = pathlib.Path(__file__).parents[2] / 'stand_ins'
 
 
 @pytest.fixture(autouse=True)
-def module(monkeypatch):
-  """The stand-in for DeepMind Lab's engine."""
+def stand_in(monkeypatch):
+  """Puts the stand-in for `deepmind_lab` on the path."""
   monkeypatch.syspath_prepend(str(STAND_INS))
-  return importlib.import_module('deepmind_lab')
 
 
 def tasks(name, chosen='', **others):
@@ -41,7 +40,7 @@ def test_a_suite_has_all_of_its_tasks_unless_some_are_named(name, all_tasks):
   assert tasks(name) == all_tasks == tasks(name, '') == tasks(name, ' , ')
 
 
-def test_dmlab_30_has_all_levels_with_images_in_place_of_the_data_set():
+def test_dmlab_30_has_all_levels_with_dummy_images():
   assert tasks('dmlab30', dmlab_dataset_path='dummy') == levels.DMLAB_30
 
 
@@ -67,7 +66,7 @@ def test_dmlab_30_has_all_levels_with_images_in_place_of_the_data_set():
   ],
 )
 def test_some_tasks_are_taken_in_the_suite_s_order(name, chosen, expected):
-  """So that the same ones are the same suite, however they are written."""
+  """The same tasks are the same suite, in whatever order they are written."""
   suite = environments.load(name, environments.Options(tasks=chosen))
   assert suite.tasks == expected and suite.name == name
 
@@ -96,13 +95,11 @@ def test_chosen_tasks_are_made():
 )
 def test_an_unknown_task_is_refused_with_the_nearest(name, chosen, unknown, near):
   text = refusal(name, chosen)
-  assert (
-    f'unknown task of {name} {unknown!r}. Did you mean' in text
-    and near in text.partition('Did you mean')[2]
-  )
+  assert f'unknown task of {name} {unknown!r}. Did you mean' in text
+  assert near in text.partition('Did you mean')[2]
 
 
-def test_a_task_of_another_suite_is_refused_with_those_that_there_are():
+def test_a_task_of_another_suite_is_refused_with_the_known_ones():
   text = refusal('doom:basic', 'rooms_watermaze')
   assert "unknown task of doom:basic 'rooms_watermaze'. Known: basic." in text
 
@@ -115,7 +112,7 @@ def test_a_task_of_another_suite_is_refused_with_those_that_there_are():
     ('dmlab5:rooms_watermaze', 'dmlab:LEVEL', '--env=dmlab5 --tasks=rooms_watermaze'),
   ],
 )
-def test_a_suite_with_a_member_is_refused_with_what_was_meant(name, form, instead):
+def test_a_suite_with_a_member_is_refused_with_the_right_form(name, form, instead):
   text = refusal(name)
   assert repr(name) in text and form in text and instead in text
   suite, *chosen = (word.partition('=')[2] for word in instead.split())
@@ -130,6 +127,8 @@ def test_a_suite_with_a_member_is_refused_with_what_was_meant(name, form, instea
     ('dmlab03', 'dmlab30'),
     ('dom', 'doom'),
     ('atri:pong', 'atari:pong'),
+    ('contrl:cartpole-swingup', 'control:cartpole-swingup'),
+    ('gm:CartPole-v1', 'gym:CartPole-v1'),
     ('doom:basics', 'basic'),
     ('atari:pnog', 'pong'),
     ('gym:CartPole-v7', 'CartPole-v1'),
@@ -141,6 +140,12 @@ def test_a_suite_with_a_member_is_refused_with_what_was_meant(name, form, instea
 def test_an_unknown_environment_is_refused_with_the_nearest(name, near):
   text = refusal(name)
   assert 'unknown' in text and near in text
+
+
+def test_a_family_whose_package_is_missing_is_refused_and_suggests_nothing(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'common.environments.doom', None)
+  assert 'doom:basic needs the package' in refusal('doom:basic')
+  assert 'Did you mean atari:pong' in refusal('atri:pong')
 
 
 def test_names_in_the_list_of_environments_exist():

@@ -1,5 +1,6 @@
-"""Environments with a process each: the same as one by one, and one that dies is started again while others go on."""
+"""Environments with a process each: the same as one by one, and one that dies restarts alone."""
 
+import contextlib
 import functools
 import os
 import pathlib
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import NamedTuple
 
 import gymnasium
 import numpy as np
@@ -18,19 +20,21 @@ from common.machine import workers
 from scripts import processes
 
 ROOT = pathlib.Path(__file__).parents[3]
-WATERMAZE, LANGUAGE, MAZE = (
-  'rooms_watermaze',
-  'language_execute_random_task',
-  'explore_goal_locations_small',
-)
+WATERMAZE = 'rooms_watermaze'
+LANGUAGE = 'language_execute_random_task'
+MAZE = 'explore_goal_locations_small'
 LEVELS = (WATERMAZE, MAZE, LANGUAGE)
-STEPS = 30  # Of an episode of two seconds.
 SECONDS = 'episodeLengthSeconds=2'
+STEPS = 30  # Agent steps of such an episode.
+# Actions of `Moody`.
 GO_ON, END, TRUNCATE, CRASH, DIE, MISTAKE, TIRED = range(7)
 
 
 class Moody(gymnasium.Env):
-  """Does what its action says. Observes its seed and its steps, and writes down each of its lives and ends."""
+  """Does what its action says.
+
+  Observes its seed and its steps. Writes a dot to a file at each start, and to another at each end.
+  """
 
   observation_space = gymnasium.spaces.Dict(
     {'observation': gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)}
@@ -39,7 +43,8 @@ class Moody(gymnasium.Env):
 
   def __init__(self, name: str, folder: pathlib.Path):
     self._note(folder / f'{name}.born')
-    self._closed, self._tired = folder / f'{name}.closed', False
+    self._closed = folder / f'{name}.closed'
+    self._tired = False
     self._observation = np.zeros(2)
 
   def reset(self, *, seed=None, options=None):
@@ -83,7 +88,7 @@ class Stuck(Moody):
 
 @pytest.fixture(autouse=True)
 def settings(monkeypatch, tmp_path):
-  """The stand-in for the engine; what it reads and leaves is this test's own."""
+  """Puts the stand-in for `deepmind_lab` on the path; each test has its own settings."""
   monkeypatch.syspath_prepend(str(ROOT / 'tests' / 'stand_ins'))
   monkeypatch.setenv('TMPDIR', str(tmp_path))
   for name in (
@@ -92,13 +97,14 @@ def settings(monkeypatch, tmp_path):
     'STAND_IN_DIE_ONCE_FLAG',
     'LP_NUM_THREADS',
   ):
-    monkeypatch.setenv(name, '')  # So that it is put back, whoever sets it.
+    # First set, so that monkeypatch restores it even if the environment adapter sets it.
+    monkeypatch.setenv(name, '')
     monkeypatch.delenv(name)
 
 
 @pytest.fixture
 def opened():
-  """A list of what is to be closed, also if a test fails."""
+  """A list of environments to close, even if the test fails."""
   made = []
   yield made
   for environment in made:
@@ -107,106 +113,112 @@ def opened():
 
 @pytest.fixture
 def moody(opened, tmp_path):
-  """Makes so many of the moody ones."""
+  """A function that makes a vector environment of N `Moody`, named a, b, c."""
 
   def make(number):
-    names = 'abc'[:number]
-    opened.append(
-      parallel.ParallelVectorEnv(
-        [functools.partial(Moody, name, tmp_path) for name in names],
-        names,
-        Moody.observation_space,
-        Moody.action_space,
-      )
-    )
+    opened.append(moody_ones(Moody, tmp_path, 'abc'[:number]))
     return opened[-1]
 
   return make
 
 
-def load(names, engine=SECONDS, **options):
-  return environments.load(
-    'dmlab30', environments.Options(dmlab_engine=engine, dmlab_dataset_path='dummy', **options)
-  ).make(names, True)
+def moody_ones(kind, folder, names='abc'):
+  return parallel.ParallelVectorEnv(
+    [functools.partial(kind, name, folder) for name in names],
+    names,
+    Moody.observation_space,
+    Moody.action_space,
+  )
+
+
+def load(names, engine=SECONDS):
+  options = environments.Options(dmlab_engine=engine, dmlab_dataset_path='dummy')
+  return environments.load('dmlab30', options).make(names, True)
 
 
 def lives(folder, name='a') -> int:
+  """How many times a `Moody` was started."""
   return len((folder / f'{name}.born').read_text())
 
 
 def left(folder) -> list[pathlib.Path]:
-  """The folders of engines."""
+  """Temporary folders of engines that did not clear up, or live."""
   return list(folder.glob('dmlab_temp_folder_*'))
 
 
 def actions(steps=STEPS * 2 + 5, number=3) -> np.ndarray:
-  return np.random.default_rng(0).choice(
-    [*range(9), 8, 8, 8], (steps, number)
-  )  # Who fires is rewarded.
+  # Action 8 fires, which is rewarded: it is drawn more often.
+  return np.random.default_rng(0).choice([*range(9), 8, 8, 8], (steps, number))
 
 
-def alone(names, seed, played) -> list[list[tuple]]:
-  """By environment, step by step: observation, reward, terminated, truncated, last observation of an episode."""
-  streams = []
-  for i, name in enumerate(names):
-    environment = dmlab.DmLabEnv(
-      dmlab.Level(
-        f'contributed/dmlab30/{name}',
-        {'width': '96', 'height': '72', 'logLevel': 'WARN', 'episodeLengthSeconds': '2'},
-        'software',
-        '',
-        1e9,
-        0,
-      )
-    )
-    stream = [(environment.reset(seed=seed + i)[0], 0.0, False, False, None)]
-    for action in played[:, i]:
+class Seen(NamedTuple):
+  """One environment's answer to one step."""
+
+  observation: dict[str, np.ndarray]
+  reward: float = 0.0
+  terminated: bool = False
+  truncated: bool = False
+  final: dict[str, np.ndarray] | None = None  # The last observation of an episode that ended.
+
+
+def alone(names, seed, played) -> list[list[Seen]]:
+  """Plays levels without a vector environment; returns the answers of each, after the reset's."""
+  return [play_alone(name, seed + i, played[:, i]) for i, name in enumerate(names)]
+
+
+def play_alone(name, seed, actions) -> list[Seen]:
+  level = dmlab.Level(
+    path=f'contributed/dmlab30/{name}',
+    config={'width': '96', 'height': '72', 'logLevel': 'WARN', 'episodeLengthSeconds': '2'},
+    renderer='software',
+    cache='',
+    cache_bytes=1e9,
+    episode_seeds=0,
+  )
+  with contextlib.closing(dmlab.DmLabEnv(level)) as environment:
+    stream = [Seen(environment.reset(seed=seed)[0])]
+    for action in actions:
       observation, reward, terminated, truncated, _ = environment.step(action)
-      final = observation if terminated or truncated else None
-      stream.append(
-        (environment.reset()[0] if final else observation, reward, terminated, truncated, final)
-      )
-    environment.close()
-    streams.append(stream)
-  return streams
+      final = None
+      if terminated or truncated:
+        final = observation
+        observation, _ = environment.reset()
+      stream.append(Seen(observation, reward, terminated, truncated, final))
+  return stream
 
 
-def together(environment, seed, played) -> tuple[list[list[tuple]], list[dict]]:
-  """The same, of the vector environment; and the crashes of each step."""
-  number = environment.num_envs
+def together(environment, seed, played) -> tuple[list[list[Seen]], list[dict]]:
+  """Plays a vector environment; returns each environment's answers, and the crashes by step."""
   observation, info = environment.reset(seed=seed)
   assert info['crashes'] == {}
-  streams, crashes = (
-    [
-      [({key: value[i] for key, value in observation.items()}, 0.0, False, False, None)]
-      for i in range(number)
-    ],
-    [],
-  )
+  streams = [[Seen(of(observation, i))] for i in range(environment.num_envs)]
+  crashes = []
   for chosen in played:
     observation, reward, terminated, truncated, info = environment.step(chosen)
     crashes.append(info['crashes'])
-    for i in range(number):
-      streams[i].append(
-        (
-          {key: value[i].copy() for key, value in observation.items()},
-          reward[i],
-          terminated[i],
-          truncated[i],
-          info['final_obs'][i],
-        )
-      )
+    for i, stream in enumerate(streams):
+      final = info['final_obs'][i]
+      stream.append(Seen(of(observation, i), reward[i], terminated[i], truncated[i], final))
   return streams, crashes
 
 
+def of(observation, i) -> dict[str, np.ndarray]:
+  """A copy of one environment's part of a batch of observations."""
+  return {key: value[i].copy() for key, value in observation.items()}
+
+
 def assert_same(stream, expected) -> None:
-  assert len(stream) == len(expected)
-  for (one, *step, final), (other, *expected_step, expected_final) in zip(stream, expected):
-    assert step == expected_step and (final is None) == (expected_final is None)
-    for seen, expected_seen in ((one, other), (final or {}, expected_final or {})):
-      assert seen.keys() == expected_seen.keys()
-      for key in seen:
-        np.testing.assert_array_equal(seen[key], expected_seen[key])
+  for seen, expected_seen in zip(stream, expected, strict=True):
+    assert seen[1:4] == expected_seen[1:4]
+    assert (seen.final is None) == (expected_seen.final is None)
+    assert_equal(seen.observation, expected_seen.observation)
+    assert_equal(seen.final or {}, expected_seen.final or {})
+
+
+def assert_equal(observation, expected) -> None:
+  assert observation.keys() == expected.keys()
+  for key in observation:
+    np.testing.assert_array_equal(observation[key], expected[key])
 
 
 def differ(one, other) -> bool:
@@ -226,10 +238,10 @@ def test_it_is_the_environments_one_by_one(opened):
   assert crashes == [{}] * len(actions())
   for stream, expected_stream in zip(streams, expected, strict=True):
     assert_same(stream, expected_stream)
-    assert [i for i, step in enumerate(stream) if step[2]] == [STEPS, 2 * STEPS]
-    assert any(step[1] for step in stream)
+    assert [i for i, seen in enumerate(stream) if seen.terminated] == [STEPS, 2 * STEPS]
+    assert any(seen.reward for seen in stream)
   other, _ = environment.reset(seed=12)
-  assert differ({key: value[0] for key, value in other.items()}, expected[0][0][0])
+  assert differ(of(other, 0), expected[0][0].observation)
 
 
 def test_what_it_returns_has_the_declared_form(opened):
@@ -238,13 +250,10 @@ def test_what_it_returns_has_the_declared_form(opened):
   first, _ = environment.reset(seed=1)
   assert environment.observation_space.contains(first)
   assert first['observation'].shape == (2, 72, 96, 3)
-  assert differ(
-    *({key: value[i] for key, value in first.items()} for i in (0, 1))
-  )  # Each has a seed of its own.
+  assert differ(of(first, 0), of(first, 1))  # Each has a seed of its own.
   environment.action_space.seed(1)
-  observation, reward, terminated, truncated, info = environment.step(
-    environment.action_space.sample()
-  )
+  sampled = environment.action_space.sample()
+  observation, reward, terminated, truncated, info = environment.step(sampled)
   assert environment.observation_space.contains(observation)
   assert (reward.dtype, terminated.dtype, truncated.dtype) == (np.float64, bool, bool)
   assert reward.shape == terminated.shape == truncated.shape == (2,)
@@ -252,16 +261,14 @@ def test_what_it_returns_has_the_declared_form(opened):
   environment.reset()  # Without a seed the episodes go on.
 
 
-def test_ends_are_told_apart_and_their_last_observations_are_kept(moody):
+def test_termination_and_truncation_differ_and_keep_their_last_observations(moody):
   environment = moody(3)
   environment.reset(seed=5)
   environment.step([GO_ON] * 3)
   observation, reward, terminated, truncated, info = environment.step([END, TRUNCATE, GO_ON])
-  assert (list(terminated), list(truncated), list(reward)) == (
-    [True, False, False],
-    [False, True, False],
-    [1.0] * 3,
-  )
+  assert list(terminated) == [True, False, False]
+  assert list(truncated) == [False, True, False]
+  assert list(reward) == [1.0] * 3
   np.testing.assert_array_equal(observation['observation'], [[-1, 0], [-1, 0], [7, 2]])
   np.testing.assert_array_equal(suite.final_observations(info, np.array([0, 1])), [[5, 2], [6, 2]])
   assert info['final_obs'][2] is None
@@ -281,56 +288,54 @@ def test_observations_are_not_changed_by_later_steps(moody):
 
 
 def once(monkeypatch, tmp_path, where) -> pathlib.Path:
-  """The engine dies there, and only then."""
+  """Has the engine die at `where`, `<level>:<frame>`, once; returns the flag that it has died."""
   monkeypatch.setenv('STAND_IN_DIE_AT', where)
   monkeypatch.setenv('STAND_IN_DIE_ONCE_FLAG', str(tmp_path / 'flag'))
   return tmp_path / 'flag'
 
 
-def assert_told(crashes, number=1, level=MAZE) -> None:
+def assert_reported(crashes, number=1, level=MAZE) -> None:
   assert list(crashes) == [number]
   assert 'status 1' in crashes[number] and f'Sys_Error: out of memory in {level}' in crashes[number]
 
 
-def test_one_that_dies_in_a_step_starts_again_alone(opened, monkeypatch, tmp_path):
+def test_one_that_dies_in_a_step_restarts_alone(opened, monkeypatch, tmp_path):
   expected = alone(LEVELS, 11, actions())
   once(monkeypatch, tmp_path, f'{MAZE}:40')
   environment = load(LEVELS)
   opened.append(environment)
   before = processes.children()
   streams, crashes = together(environment, 11, actions())
-  assert_told(crashes[9])  # Ten steps are forty frames.
+  assert_reported(crashes[9])  # Ten steps are forty frames.
   assert sum(map(len, crashes)) == 1
   for i in (0, 2):
     assert_same(streams[i], expected[i])
   assert_same(streams[1][:10], expected[1][:10])
-  observation, reward, terminated, truncated, final = streams[1][10]
-  assert (reward, terminated, truncated, final) == (0.0, False, False, None)
-  assert (observation['observation'][-1] == 0).all()  # The clock of a new episode,
-  assert [i for i, step in enumerate(streams[1]) if step[2]] == [
-    10 + STEPS
-  ]  # which has its full length,
-  assert differ(observation, streams[1][0][0])  # and is another: the same one would die again.
+  restarted = streams[1][10]
+  assert restarted[1:] == (0.0, False, False, None)
+  assert (restarted.observation['observation'][-1] == 0).all()  # The clock of a new episode.
+  # It has its full length, and is another episode: the same one would die again.
+  assert [i for i, seen in enumerate(streams[1]) if seen.terminated] == [10 + STEPS]
+  assert differ(restarted.observation, streams[1][0].observation)
   after = processes.children()
   assert len(after) == len(before) and len(after - before) == 1
 
 
-def test_one_that_dies_in_a_reset_starts_again(opened, monkeypatch, tmp_path):
+def test_one_that_dies_in_a_reset_restarts(opened, monkeypatch, tmp_path):
   flag = once(monkeypatch, tmp_path, f'{MAZE}:0')
   environment = load([WATERMAZE, MAZE])
   opened.append(environment)
   observation, info = environment.reset(seed=3)
-  assert_told(info['crashes'])
+  assert_reported(info['crashes'])
   assert flag.exists() and environment.observation_space.contains(observation)
   assert (observation['observation'][:, -1] == 0).all()
   flag.unlink()  # Now it dies in the reset that follows the episode's end.
   for step in range(1, STEPS + 1):
     observation, reward, terminated, truncated, info = environment.step([8, 8])
     assert info['crashes'] == {} or step == STEPS
-  assert_told(info['crashes'])
-  assert (
-    list(terminated) == [True, True] and not truncated.any()
-  )  # The episode that ended before has its end.
+  assert_reported(info['crashes'])
+  # The episode that ended before keeps its end.
+  assert list(terminated) == [True, True] and not truncated.any()
   assert info['final_obs'][0] is not None and info['final_obs'][1] is not None
   assert (observation['observation'][:, -1] == 0).all()
   for step in range(1, STEPS + 1):
@@ -343,14 +348,13 @@ def test_one_that_always_dies_ends_the_run_with_its_last_words(opened, monkeypat
   environment = load([WATERMAZE, MAZE])
   opened.append(environment)
   environment.reset(seed=3)
-  for deaths in range(1, 5):
-    assert_told(environment.step([0, 0])[-1]['crashes'])
+  for _ in range(4):
+    assert_reported(environment.step([0, 0])[-1]['crashes'])
   with pytest.raises(errors.UserError) as refused:
     environment.step([0, 0])
   said = str(refused.value)
-  assert (
-    MAZE in said and WATERMAZE not in said and '5' in said and 'Sys_Error: out of memory' in said
-  )
+  assert MAZE in said and WATERMAZE not in said
+  assert '5' in said and 'Sys_Error: out of memory' in said
   assert 'Traceback' not in said
   assert len(left(tmp_path)) == 5 + 1  # The five dead did not clear up, and the other one lives.
 
@@ -374,9 +378,8 @@ def test_an_error_of_the_engine_is_a_crash_like_a_death(moody, tmp_path):
   assert list(reward) == [1.0, 0.0] and not terminated.any() and not truncated.any()
   np.testing.assert_array_equal(observation['observation'][:, 1], [2, 0])
   assert len(processes.children() - before) == 2
-  assert (
-    lives(tmp_path, 'b') == 2
-  )  # In a process of its own: who knows what state the engine was in.
+  # A new process, as the state of the engine is unknown.
+  assert lives(tmp_path, 'b') == 2
   with pytest.raises(errors.UserError, match='(?s)b.*the engine refuses'):
     for _ in range(4):
       environment.step([GO_ON, CRASH])
@@ -393,7 +396,7 @@ def test_deaths_with_finished_episodes_between_do_not_add_up(moody, tmp_path):
 
 
 def test_deaths_after_finished_episodes_do_not_add_up(moody, tmp_path):
-  # The engine that leaks dies in the reset after an episode: with one episode in each life there is no end of lives.
+  # An engine that leaks dies in a reset after an episode: it may do so any number of times.
   environment = moody(1)
   environment.reset(seed=5)
   for _ in range(5):
@@ -402,17 +405,17 @@ def test_deaths_after_finished_episodes_do_not_add_up(moody, tmp_path):
   assert lives(tmp_path) == 6
 
 
-def test_each_environment_has_deaths_of_its_own(moody, tmp_path):
+def test_deaths_are_counted_by_environment(moody, tmp_path):
   environment = moody(2)
   environment.reset(seed=5)
-  for _ in range(3):  # Six deaths of both.
+  for _ in range(3):  # Six deaths together, more than one environment may have.
     assert environment.step([DIE, DIE])[-1]['crashes'].keys() == {0, 1}
   assert lives(tmp_path, 'a') == lives(tmp_path, 'b') == 4
   *_, info = environment.step([GO_ON, DIE])
   assert info['crashes'].keys() == {1} and 'status 7' in info['crashes'][1]
 
 
-def test_a_process_that_is_killed_starts_again(moody, tmp_path):
+def test_a_process_that_is_killed_restarts(moody, tmp_path):
   before = processes.children()
   environment = moody(2)
   environment.reset(seed=5)
@@ -422,12 +425,8 @@ def test_a_process_that_is_killed_starts_again(moody, tmp_path):
   observation, reward, terminated, truncated, info = environment.step([GO_ON, GO_ON])
   (number,) = info['crashes']
   assert 'status -9' in info['crashes'][number]
-  assert (
-    reward[number] == 0.0
-    and reward[1 - number] == 1.0
-    and not terminated.any()
-    and not truncated.any()
-  )
+  assert reward[number] == 0.0 and reward[1 - number] == 1.0
+  assert not terminated.any() and not truncated.any()
   assert list(observation['observation'][[number, 1 - number], 1]) == [0, 1]
   killed = max(processes.children() - before)
   os.kill(killed, signal.SIGKILL)
@@ -437,7 +436,7 @@ def test_a_process_that_is_killed_starts_again(moody, tmp_path):
   assert info['crashes'] == {}
 
 
-def test_a_mistake_is_told_with_its_place(moody):
+def test_a_bug_is_raised_with_its_stack_trace(moody):
   environment = moody(2)
   environment.reset(seed=5)
   with pytest.raises(RuntimeError, match='(?s)in step.*ZeroDivisionError'):
@@ -447,7 +446,7 @@ def test_a_mistake_is_told_with_its_place(moody):
 # Time, and the end.
 
 
-def test_slow_maps_only_make_a_step_slow_and_are_compiled_at_once(opened, monkeypatch):
+def test_slow_maps_are_compiled_at_the_same_time_and_only_slow_down_a_step(opened, monkeypatch):
   slow = 'language_select_located_object'  # It compiles a map for each of its trials, of 150 steps.
   monkeypatch.setenv('STAND_IN_COMPILE_SECONDS', '2')
   environment = load([slow, slow], engine='')
@@ -464,7 +463,7 @@ def test_slow_maps_only_make_a_step_slow_and_are_compiled_at_once(opened, monkey
   assert times[-1] >= 2.0 and max(times[:-1]) < 2.0
 
 
-def test_closing_ends_all_and_may_be_done_again(opened, tmp_path):
+def test_closing_ends_all_processes_and_may_be_repeated(opened, tmp_path):
   before = processes.children()
   environment = load([WATERMAZE, MAZE])
   opened.append(environment)
@@ -477,18 +476,7 @@ def test_closing_ends_all_and_may_be_done_again(opened, tmp_path):
   environment.close()
 
 
-def moody_ones(kind, tmp_path):
-  return parallel.ParallelVectorEnv(
-    [functools.partial(kind, name, tmp_path) for name in 'abc'],
-    'abc',
-    Moody.observation_space,
-    Moody.action_space,
-  )
-
-
-def test_those_that_do_not_close_are_killed_without_waiting_for_one_after_the_other(
-  tmp_path, monkeypatch
-):
+def test_processes_that_do_not_close_share_one_deadline(tmp_path, monkeypatch):
   before = processes.children()
   environment = moody_ones(Stuck, tmp_path)
   monkeypatch.setattr(workers, 'PATIENCE', 1.5)
@@ -498,7 +486,7 @@ def test_those_that_do_not_close_are_killed_without_waiting_for_one_after_the_ot
   assert processes.children() == before
 
 
-def test_all_are_closed_at_once(tmp_path):
+def test_all_close_at_the_same_time(tmp_path):
   environment = moody_ones(Slow, tmp_path)
   begin = time.monotonic()
   environment.close()
@@ -525,11 +513,17 @@ def test_environments_that_cannot_be_made_leave_nothing(tmp_path):
 
 
 def test_it_ends_with_a_process_that_is_killed(tmp_path):
-  program = (
-    'import sys\nfrom common import environments\nfrom scripts import processes\n'
-    'made = environments.load("dmlab5", environments.Options()).make(["rooms_watermaze"] * 2, True)\n'
-    'made.reset(seed=1)\nmade.step([0, 0])\nprint(*processes.children(), flush=True)\nsys.stdin.read()'
-  )
+  program = """
+import sys
+from common import environments
+from scripts import processes
+suite = environments.load('dmlab5', environments.Options())
+made = suite.make(['rooms_watermaze'] * 2, True)
+made.reset(seed=1)
+made.step([0, 0])
+print(*processes.children(), flush=True)
+sys.stdin.read()
+"""
   path = os.environ | {'PYTHONPATH': str(ROOT / 'tests' / 'stand_ins')}
   with subprocess.Popen(
     [sys.executable, '-c', program],

@@ -1,4 +1,4 @@
-"""Environments in a process of their own: the same as in this one, with an end that leaves nothing."""
+"""Environments in a child process: the same as in this one, and an end that leaves nothing."""
 
 import functools
 import os
@@ -19,7 +19,7 @@ STEPS = 1100  # An episode has 1,000.
 
 
 class Moody(gymnasium.Env):
-  """Does what its action says: 0 goes on, 1 crashes, 2 is a mistake of its author, 3 ends the process."""
+  """Does what its action says: 0 goes on, 1 crashes, 2 has a bug, 3 ends the process."""
 
   observation_space = gymnasium.spaces.Dict(
     {'observation': gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)}
@@ -40,9 +40,8 @@ class Moody(gymnasium.Env):
 
 
 def moody():
-  return gymnasium.vector.SyncVectorEnv(
-    [Moody], autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP
-  )
+  mode = gymnasium.vector.AutoresetMode.SAME_STEP
+  return gymnasium.vector.SyncVectorEnv([Moody], autoreset_mode=mode)
 
 
 def impossible():
@@ -57,7 +56,7 @@ def environment():
 
 
 def pids(environment) -> set[int]:
-  """Of the processes that this one has started, and that run this environment."""
+  """The child processes that run this environment."""
   return processes.children() & {environment._worker.pid}
 
 
@@ -67,10 +66,8 @@ def count(environment) -> float:
 
 
 def test_it_is_the_environment_that_it_runs():
-  apart, here = (
-    process.ProcessVectorEnv(functools.partial(control.together, TASKS)),
-    control.together(TASKS),
-  )
+  apart = process.ProcessVectorEnv(functools.partial(control.together, TASKS))
+  here = control.together(TASKS)
   assert (apart.num_envs, apart.metadata) == (here.num_envs, here.metadata)
   for space in (
     'observation_space',
@@ -82,21 +79,15 @@ def test_it_is_the_environment_that_it_runs():
   actions = np.random.default_rng(0).uniform(-1.0, 1.0, (STEPS, 3, 1)).astype(np.float32)
   answers = []
   for environment in (apart, here):
-    seen, ends = [environment.reset(seed=3)[0]['observation'].copy()], []
+    seen = [environment.reset(seed=3)[0]['observation'].copy()]
+    ends = []
     for action in actions:
-      observation, reward, terminated, truncated, info = environment.step(action)
-      seen.append(
-        np.concatenate(
-          [
-            observation['observation'],
-            reward[:, np.newaxis],
-            terminated[:, np.newaxis],
-            truncated[:, np.newaxis],
-          ],
-          1,
-        )
-      )
-      ends += [suite.final_observations(info, np.arange(3))] if truncated.any() else []
+      observation, *arrays, info = environment.step(action)
+      truncated = arrays[-1]
+      columns = [array[:, np.newaxis] for array in arrays]
+      seen.append(np.concatenate([observation['observation'], *columns], axis=1))
+      if truncated.any():
+        ends.append(suite.final_observations(info, np.arange(3)))
     answers.append((*seen, *ends))
     assert len(ends) == 1
     environment.close()
@@ -104,7 +95,7 @@ def test_it_is_the_environment_that_it_runs():
     np.testing.assert_array_equal(one, other)
 
 
-def test_a_crash_of_the_engine_is_told_and_a_reset_goes_on(environment):
+def test_a_crash_of_the_engine_is_raised_and_a_reset_goes_on(environment):
   environment.reset(seed=1)
   assert count(environment) == 1.0
   with pytest.raises(suite.EnvironmentCrashed, match='an engine has died'):
@@ -113,7 +104,7 @@ def test_a_crash_of_the_engine_is_told_and_a_reset_goes_on(environment):
   assert count(environment) == 1.0
 
 
-def test_a_mistake_is_told_with_its_place(environment):
+def test_a_bug_is_raised_with_its_stack_trace(environment):
   environment.reset(seed=1)
   with pytest.raises(RuntimeError, match='(?s)in step.*ZeroDivisionError'):
     environment.step(np.array([2]))
@@ -129,9 +120,8 @@ def test_a_process_that_ends_is_a_crash_and_a_reset_starts_another(environment, 
   (first,) = pids(environment)
   if end == 'killed':
     os.kill(first, signal.SIGKILL)
-  with pytest.raises(
-    suite.EnvironmentCrashed, match=f'has ended, with status {-9 if end == "killed" else 7}'
-  ):
+  status = -9 if end == 'killed' else 7
+  with pytest.raises(suite.EnvironmentCrashed, match=f'has ended, with status {status}'):
     environment.step(np.array([3]))
   environment.reset(seed=1)
   assert count(environment) == 1.0
@@ -150,18 +140,21 @@ def test_closing_ends_the_process_and_may_be_done_again(environment):
 def test_it_does_not_hear_ctrl_c(environment):
   environment.reset(seed=1)
   (child,) = pids(environment)
-  assert (
-    os.getsid(child) == child != os.getsid(0)
-  )  # A terminal's interrupt goes to the session in its foreground.
+  # A terminal's interrupt goes to the session in its foreground.
+  assert os.getsid(child) == child != os.getsid(0)
   assert count(environment) == 1.0
 
 
 def test_it_ends_with_a_process_that_is_killed():
-  program = (
-    'from common.environments import process\nfrom tests.common.environments import process_test\n'
-    'environment = process.ProcessVectorEnv(process_test.moody)\nenvironment.reset()\n'
-    'print(environment._worker.pid, flush=True)\nenvironment.step([0])\ninput()'
-  )
+  program = """
+from common.environments import process
+from tests.common.environments import process_test
+environment = process.ProcessVectorEnv(process_test.moody)
+environment.reset()
+print(environment._worker.pid, flush=True)
+environment.step([0])
+input()
+"""
   with subprocess.Popen(
     [sys.executable, '-c', program],
     cwd=pathlib.Path(__file__).parents[3],

@@ -1,4 +1,4 @@
-"""Instructions as numbers, and which environment plays which task."""
+"""Instructions as buckets, and which environment plays which task."""
 
 import collections
 
@@ -8,7 +8,7 @@ import pytest
 from common.environments import doom, suite
 
 
-def test_words_become_buckets_filled_up_with_minus_one():
+def test_words_become_buckets_padded_with_minus_one():
   hashed = suite.hash_words('shoot the monster')
   assert hashed.dtype == np.int32
   assert hashed.shape == (suite.MAX_WORDS,)
@@ -16,11 +16,9 @@ def test_words_become_buckets_filled_up_with_minus_one():
   assert np.all(hashed[3:] == -1)
 
 
-def test_the_same_word_has_the_same_bucket_wherever_it_stands():
-  first, second = (
-    suite.hash_words('shoot the monster'),
-    suite.hash_words('the  monster\nshoot the door'),
-  )
+def test_a_word_has_the_same_bucket_at_every_place():
+  first = suite.hash_words('shoot the monster')
+  second = suite.hash_words('the  monster\nshoot the door')
   assert second[0] == second[3] == first[1]
   assert second[1] == first[2]
   assert second[2] == first[0]
@@ -28,25 +26,24 @@ def test_the_same_word_has_the_same_bucket_wherever_it_stands():
 
 
 def test_buckets_do_not_depend_on_the_process():
-  """Python's own `hash` of text differs in each process: actors in other processes would disagree."""
+  """As Python's own `hash` of text does: actors in other processes would disagree."""
   # CRC-32 of '123456789' is the check value 0xCBF43926 of its definition.
   assert suite.hash_words('123456789')[0] == 0xCBF43926 % suite.INSTRUCTION_BUCKETS
 
 
-def test_no_words():
+def test_an_instruction_without_words():
   for instruction in ('', ' \n '):
     np.testing.assert_array_equal(suite.hash_words(instruction), np.full(suite.MAX_WORDS, -1))
 
 
-def test_as_many_words_as_there_is_room_for():
+def test_a_full_instruction():
   assert np.all(suite.hash_words('word ' * suite.MAX_WORDS) >= 0)
 
 
 def test_words_beyond_the_room_are_left_out():
   words = [f'word{i}' for i in range(suite.MAX_WORDS + 3)]
-  np.testing.assert_array_equal(
-    suite.hash_words(' '.join(words)), suite.hash_words(' '.join(words[: suite.MAX_WORDS]))
-  )
+  kept = words[: suite.MAX_WORDS]
+  np.testing.assert_array_equal(suite.hash_words(' '.join(words)), suite.hash_words(' '.join(kept)))
 
 
 def test_every_doom_task_has_its_own_instruction():
@@ -62,13 +59,14 @@ def test_a_hashed_instruction_is_in_the_observation_space():
 
 
 @pytest.mark.parametrize('actors, each', [(2, 6), (4, 6), (1, 3), (5, 3), (2, 3)])
-def test_tasks_are_given_in_turn_and_equally_across_actors(actors, each):
+def test_tasks_are_assigned_in_turn_and_equally_across_actors(actors, each):
   tasks = ['c', 'a', 'b']
   given = [suite.assign(tasks, actor, actors, each) for actor in range(actors)]
   assert set(collections.Counter(sum(given, [])).values()) == {actors * each // 3}
-  # An actor's environments of one task stand together.
-  assert all(sorted(names, key=tasks.index) == names and len(names) == each for names in given)
-  assert all(len(set(names)) == min(each, 3) for names in given)
+  for names in given:
+    assert len(names) == each
+    assert names == sorted(names, key=tasks.index)  # Environments of one task stand together.
+    assert len(set(names)) == min(each, 3)
 
 
 @pytest.mark.parametrize('actors', [3, 6])
