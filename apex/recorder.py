@@ -11,7 +11,7 @@ from apex import config as configs
 from apex import learner as learners
 from common import environments
 from common.distributed import queues
-from common.replay import pacing, prioritized
+from common.replay import pacing, prioritized, structures
 from common.runs import hosting
 from common.runs import recorder as recorders
 
@@ -87,7 +87,7 @@ class Recorder:
         self.base.add_episode(self._task, float(returns[block, step]), int(lengths[block, step]))
 
   def record_update(
-    self, sample: prioritized.Sample, update: learners.Update, waited: float, late: int
+    self, sample: structures.Sample, update: learners.Update, waited: float, late: int
   ) -> None:
     """Takes in one update, for whose sample the learner waited so many seconds and so many priorities came too late."""
     self.base.record(

@@ -14,7 +14,7 @@ from common import environments, errors
 from common.config import command_line
 from common.distributed import cluster, parameters, queues
 from common.machine import memory, threads
-from common.replay import pacing, prioritized, saving
+from common.replay import pacing, prioritized, saving, structures
 from common.runs import acting, hosting, supervisor
 
 _BLOCKS_AT_ONCE = 16  # At most so many are added to the replay together.
@@ -187,7 +187,7 @@ class Run:
     Raises:
       UserError: if nothing else has come for long.
     """
-    bad = prioritized.refused(arrived.block)
+    bad = structures.refused(arrived.block)
     self._refused_in_a_row = 0 if not bad.all() else self._refused_in_a_row + len(bad)
     for number in arrived.environment.numpy()[bad]:
       name = f'environment {number}, of actor {number // self._config.envs_per_actor}'
@@ -322,7 +322,7 @@ def make_replay(config: configs.Config, suite: environments.Suite) -> prioritize
 
 
 def insert(
-  config: configs.Config, replay: prioritized.PrioritizedReplay, blocks: prioritized.TransitionBlock
+  config: configs.Config, replay: prioritized.PrioritizedReplay, blocks: structures.TransitionBlock
 ) -> int:
   """Adds an actor's blocks `[M, ...]`, as the replay keeps them; returns the number of transitions."""
   return replay.add(transitions.separate(blocks) if config.evicts_by_priority else blocks)

@@ -6,73 +6,15 @@ bootstraps from. Sampling draws single transitions, and reads the few entries th
 """
 
 import threading
-from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from common.replay import eviction, sum_tree
+from common.replay import eviction, structures, sum_tree
 
 # Priorities are brought into this range. A TD error of zero must not keep a transition from ever being drawn again;
 # and beside one of 1e30 no other would be, nor would its sum with theirs be exact.
 MIN_PRIORITY, MAX_PRIORITY = 1e-6, 1e9
-
-
-class TransitionBlock(NamedTuple):
-  """B transitions of one environment: E = stack - 1 + B + n entries. A batch of blocks has its axis in front.
-
-  Transition b starts at entry stack - 1 + b, and bootstraps from entry stack - 1 + end[b].
-  """
-
-  observation: Any  # [E, ...]: single frames uint8, or vectors float32.
-  frame_start: Any  # bool [E]: the entry is the first of a game; no stack reaches back beyond it.
-  action: Any  # int32 [B], or float32 [B, A].
-  n_step_return: (
-    Any  # float32 [B]: rewards of up to n steps, discounted, to the episode's end at most.
-  )
-  discount: Any  # float32 [B]: of the bootstrap value; 0 where the episode ended.
-  end: Any  # int32 [B].
-  valid: Any  # bool [B]: the place holds a transition; not so, for example, where a time limit's last observation is.
-  priority: Any  # float32 [B]: the absolute TD error.
-
-
-class Sample(NamedTuple):
-  """K transitions. Stacks are single frames `[K, stack, ...]`, the newest last; see `frames.stacks` for their use."""
-
-  leaf: tf.Tensor  # int64 [K]: where it is kept.
-  stamp: tf.Tensor  # int64 [K]: the number of its block, which tells whether it still is there.
-  observation: tf.Tensor  # [K, stack, ...].
-  frame_start: tf.Tensor  # bool [K, stack].
-  action: tf.Tensor
-  n_step_return: tf.Tensor  # float32 [K].
-  discount: tf.Tensor  # float32 [K].
-  next_observation: tf.Tensor  # [K, stack, ...]: what the target bootstraps from.
-  next_frame_start: tf.Tensor
-  weight: tf.Tensor  # float32 [K]: importance weights, at most 1.
-  priority: tf.Tensor  # float32 [K]: the priority it was drawn by; 1 where alpha is 0.
-  age: tf.Tensor  # int64 [K]: transitions that were added since, counted in whole blocks.
-
-
-class RefusedBlock(ValueError):
-  """A block with a number that is not finite, or a negative priority."""
-
-
-def refused(blocks: TransitionBlock) -> np.ndarray:
-  """Which of blocks `[M, ...]` have a number that is not finite, or a negative priority: bool `[M]`.
-
-  Observations too: TensorFlow's fused ReLU makes 0 of a NaN on a CPU, so that neither priorities nor losses would tell.
-  """
-  bad = (np.asarray(blocks.priority) < 0).any(axis=1)
-  for part in map(np.asarray, blocks):
-    if np.issubdtype(part.dtype, np.floating):
-      bad |= ~np.isfinite(part).all(axis=tuple(range(1, part.ndim)))
-  return bad
-
-
-def block_bytes(spec: TransitionBlock) -> int:
-  """What is kept of one block, but for its priorities, which are in the tree."""
-  kept = (getattr(spec, name) for name in spec._fields if name != 'priority')
-  return sum(s.shape.num_elements() * s.dtype.size for s in kept)
 
 
 class PrioritizedReplay(tf.Module):
@@ -83,7 +25,7 @@ class PrioritizedReplay(tf.Module):
 
   def __init__(
     self,
-    spec: TransitionBlock,
+    spec: structures.TransitionBlock,
     capacity: int,
     stack: int,
     alpha: float,
@@ -135,7 +77,7 @@ class PrioritizedReplay(tf.Module):
       self._counts = tf.Variable(tf.zeros([self.slots], tf.int64), trainable=False)
 
   @staticmethod
-  def size_in_bytes(spec: TransitionBlock, capacity: int, alpha_evict: float | None = None) -> int:
+  def size_in_bytes(spec: structures.TransitionBlock, capacity: int, alpha_evict: float | None = None) -> int:
     """What it takes when it is full."""
     way, length = (
       eviction.OldestFirst if alpha_evict is None else eviction.ByPriority,
@@ -143,7 +85,7 @@ class PrioritizedReplay(tf.Module):
     )
     slots = way.num_slots(capacity, length)
     return (
-      slots * (16 + block_bytes(spec))
+      slots * (16 + structures.block_bytes(spec))
       + way.size_in_bytes(slots)  # A slot has a stamp and a count, too.
       + sum_tree.SumTree.size_in_bytes(slots * length)
     )
@@ -152,28 +94,28 @@ class PrioritizedReplay(tf.Module):
     """Transitions that can be drawn."""
     return int(self._size)
 
-  def add(self, blocks: TransitionBlock) -> int:
+  def add(self, blocks: structures.TransitionBlock) -> int:
     """Adds blocks `[M, ...]`, over others if there is no room left.
 
     Returns:
       The number of transitions.
 
     Raises:
-      RefusedBlock: if a number is NaN or infinite, or a priority negative; nothing is added then.
+      structures.RefusedBlock: if a number is NaN or infinite, or a priority negative; nothing is added then.
       ValueError: if there are more blocks than there is room for at all.
     """
     if len(blocks.priority) > self.slots:
       raise ValueError(f'{len(blocks.priority)} blocks at once, expected at most {self.slots}')
-    bad = refused(blocks)
+    bad = structures.refused(blocks)
     if bad.any():
-      raise RefusedBlock(
+      raise structures.RefusedBlock(
         f'a block with priorities {np.asarray(blocks.priority)[bad][0]}: expected finite numbers, and '
         'priorities of at least 0'
       )
     with self._lock:
       return int(self._call(self._add, blocks))
 
-  def sample(self, count: int) -> Sample:
+  def sample(self, count: int) -> structures.Sample:
     """Draws `count` transitions with replacement; there must be at least one."""
     with self._lock:
       return self._call(self._sample, tf.constant(count))
@@ -209,7 +151,7 @@ class PrioritizedReplay(tf.Module):
       stamps, priorities = self._call(self._read_priorities)
     return stamps.numpy(), priorities.numpy()
 
-  def sample_spec(self, count: int) -> Sample:
+  def sample_spec(self, count: int) -> structures.Sample:
     """The `tf.TensorSpec`s of a sample of so many transitions."""
     return tf.nest.map_structure(
       lambda x: tf.TensorSpec([count, *x.shape[1:]], x.dtype), self.sample(0)
@@ -247,7 +189,7 @@ class PrioritizedReplay(tf.Module):
     """The rows of blocks `[M]`, each of `length`; `[M * length]`."""
     return tf.reshape(slots[:, tf.newaxis] * length + tf.range(length, dtype=tf.int64), [-1])
 
-  def _add(self, blocks: TransitionBlock) -> tf.Tensor:
+  def _add(self, blocks: structures.TransitionBlock) -> tf.Tensor:
     count = tf.shape(blocks.priority, out_type=tf.int64)[0]
     leaving, slots = self._eviction.make_room(count)
     self._size.assign_sub(tf.reduce_sum(tf.gather(self._counts, leaving)))
@@ -278,7 +220,7 @@ class PrioritizedReplay(tf.Module):
     self._size.assign_sub(removed)
     return removed
 
-  def _sample(self, count: tf.Tensor) -> Sample:
+  def _sample(self, count: tf.Tensor) -> structures.Sample:
     total = self._tree.total()
     points = tf.random.uniform([count], dtype=tf.float64)
     if self._stratified:
@@ -296,7 +238,7 @@ class PrioritizedReplay(tf.Module):
     window = tf.range(self._stack, dtype=tf.int64)
     now, later = start[:, tf.newaxis] + window, end[:, tf.newaxis] + window
     stamp = tf.gather(self._stamps, slot)
-    return Sample(
+    return structures.Sample(
       leaf=leaf,
       stamp=stamp,
       observation=tf.gather(self._observation, now),

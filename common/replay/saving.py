@@ -18,7 +18,7 @@ import numpy as np
 
 from common import errors
 from common.machine import files
-from common.replay import prioritized
+from common.replay import prioritized, structures
 
 _CHUNK_BYTES = 50_000_000
 _PRIORITIES = 'priorities.npz'
@@ -33,7 +33,7 @@ class Saver:
     self._replay, self._root = replay, folder
     self._folder = folder / f'{max(_numbers(folder), default=0) + 1:06}'
     self._written = np.full(replay.slots, -1)
-    self._blocks = max(1, _CHUNK_BYTES // prioritized.block_bytes(replay.spec))  # To a chunk.
+    self._blocks = max(1, _CHUNK_BYTES // structures.block_bytes(replay.spec))  # To a chunk.
 
   def save(self, updates: int, given_up: Callable[[], bool] = lambda: False) -> None:
     """Writes what has changed, then removes what earlier processes have saved. One thread does it after the other.
@@ -117,10 +117,10 @@ def _restore(replay: prioritized.PrioritizedReplay, folder: pathlib.Path) -> int
     with np.load(path) as chunk:
       fields = {
         name: chunk[name][rows]
-        for name in prioritized.TransitionBlock._fields
+        for name in structures.TransitionBlock._fields
         if name != 'priority'
       }
-    block = prioritized.TransitionBlock(
+    block = structures.TransitionBlock(
       **fields, priority=priorities[[held[stamp] for stamp in stamps]]
     )
     _check_form(block, replay.spec)
@@ -130,7 +130,7 @@ def _restore(replay: prioritized.PrioritizedReplay, folder: pathlib.Path) -> int
   return updates
 
 
-def _check_form(block: prioritized.TransitionBlock, spec: prioritized.TransitionBlock) -> None:
+def _check_form(block: structures.TransitionBlock, spec: structures.TransitionBlock) -> None:
   for name, values, expected in zip(spec._fields, block, spec):
     if values.shape[1:] != tuple(expected.shape) or values.dtype != expected.dtype.as_numpy_dtype:
       raise ValueError(

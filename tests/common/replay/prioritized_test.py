@@ -12,7 +12,7 @@ import pytest
 import scipy.stats
 import tensorflow as tf
 
-from common.replay import eviction, prioritized
+from common.replay import eviction, prioritized, structures
 
 B, N = 5, 3  # Transitions to a block, and steps to a transition.
 DEADLINE = 60.0
@@ -30,7 +30,7 @@ EXTREME = np.array(
 def specification(stack, shape, dtype, action_shape=(), action_dtype=np.int32, length=B):
   per_transition = lambda dtype, *shape: tf.TensorSpec([length, *shape], dtype)
   entries = stack - 1 + length + N
-  return prioritized.TransitionBlock(
+  return structures.TransitionBlock(
     observation=tf.TensorSpec([entries, *shape], dtype),
     frame_start=tf.TensorSpec([entries], tf.bool),
     action=per_transition(action_dtype, *action_shape),
@@ -62,7 +62,7 @@ def block(spec, number):
     random = rng.integers(256, size=s.shape) if s.dtype.is_integer else rng.random(s.shape)
     return random.astype(s.dtype.as_numpy_dtype)
 
-  return prioritized.TransitionBlock(
+  return structures.TransitionBlock(
     observation=content(spec.observation),
     frame_start=rng.random(spec.frame_start.shape) < 0.4,
     action=content(spec.action),
@@ -76,11 +76,11 @@ def block(spec, number):
 
 def blocks(spec, numbers, **changes):
   stacked = zip(*(block(spec, number) for number in numbers), strict=True)
-  return prioritized.TransitionBlock(*map(np.stack, stacked))._replace(**changes)
+  return structures.TransitionBlock(*map(np.stack, stacked))._replace(**changes)
 
 
 def taken(stacked, first, last):
-  return prioritized.TransitionBlock(*(x[first:last] for x in stacked))
+  return structures.TransitionBlock(*(x[first:last] for x in stacked))
 
 
 def identities(sample):
@@ -291,8 +291,8 @@ def test_a_number_that_is_not_finite_is_refused_with_its_block_alone(part, bad):
   damaged = getattr(two, part).copy()
   damaged.reshape(2, -1)[1, 3] = bad
   two = two._replace(**{part: damaged})
-  assert prioritized.refused(two).tolist() == [False, True]
-  with pytest.raises(prioritized.RefusedBlock):
+  assert structures.refused(two).tolist() == [False, True]
+  with pytest.raises(structures.RefusedBlock):
     replay.add(two)
   assert replay.size() == 0
   assert replay.add(taken(two, 0, 1)) == B
@@ -305,7 +305,7 @@ def test_a_priority_that_is_none_is_refused_and_changes_nothing():
     priority = np.ones((2, B), np.float32)
     priority[place] = bad
     with pytest.raises(
-      prioritized.RefusedBlock, match='expected finite numbers, and priorities of at least 0'
+      structures.RefusedBlock, match='expected finite numbers, and priorities of at least 0'
     ):
       replay.add(blocks(SPEC, [7, 8], priority=priority))
     assert replay.size() == size
