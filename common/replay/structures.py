@@ -1,4 +1,4 @@
-"""The structures that enter and leave a prioritized replay: blocks of transitions, and samples of them."""
+"""What enters and leaves a prioritized replay: blocks of transitions, and samples."""
 
 from typing import Any, NamedTuple
 
@@ -9,9 +9,9 @@ import tensorflow as tf
 class TransitionBlock(NamedTuple):
   """B consecutive transitions of one environment; a batch of M blocks has a leading axis.
 
-  A block stores every observation once, as E = stack - 1 + B + n single entries: from the oldest frame of its first
-  stack to the last state that it bootstraps from. Transition b's newest frame is entry stack - 1 + b; it bootstraps
-  from the stack whose newest frame is entry stack - 1 + end[b].
+  A block stores every observation once, as E = stack - 1 + B + n single entries: from the oldest
+  frame of its first stack to the last state that it bootstraps from. Transition b's newest frame is
+  entry stack - 1 + b; it bootstraps from the stack whose newest frame is entry stack - 1 + end[b].
   """
 
   # [E, ...]: single frames uint8, or vectors float32.
@@ -35,7 +35,8 @@ class TransitionBlock(NamedTuple):
 class Sample(NamedTuple):
   """K transitions.
 
-  Observations are `[K, stack, ...]`, the newest frame last; `frames.stacks` turns single frames into network inputs.
+  Observations are `[K, stack, ...]`, the newest frame last; `frames.stacks` turns single frames
+  into network inputs.
   """
 
   leaf: tf.Tensor  # int64 [K]: the transition's leaf in the sum tree.
@@ -66,8 +67,8 @@ def refused(blocks: TransitionBlock) -> np.ndarray:
     bool `[M]`, True where a block has a NaN or infinite number, or a negative priority.
   """
   bad = np.any(np.asarray(blocks.priority) < 0, axis=1)
-  # Observations are checked too: TensorFlow's fused ReLU turns NaN into 0 on CPUs, so neither priorities nor losses
-  # would show it.
+  # Observations are checked too: TensorFlow's fused ReLU turns NaN into 0 on CPUs, so neither
+  # priorities nor losses would show it.
   for part in map(np.asarray, blocks):
     if np.issubdtype(part.dtype, np.floating):
       inner_axes = tuple(range(1, part.ndim))
