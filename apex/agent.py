@@ -7,7 +7,7 @@ import sonnet as snt
 import tensorflow as tf
 
 from common.environments import suite as suites
-from common.replay import prioritized
+from common.replay import structures
 
 
 class Step(NamedTuple):
@@ -25,7 +25,7 @@ class Agent(Protocol):
 
   networks: snt.Module  # What actors have a copy of.
 
-  def step(self, sample: prioritized.Sample) -> Step:
+  def step(self, sample: structures.Sample) -> Step:
     """Losses and gradients; changes nothing."""
 
   def apply(self, gradients: Any) -> None:

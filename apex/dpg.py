@@ -13,7 +13,7 @@ from common import optimizers
 from common.distributed import parameters
 from common.environments import suite as suites
 from common.evaluation import play as evaluation
-from common.replay import prioritized
+from common.replay import structures
 
 STATISTICS = ('loss', 'gradient_norm', 'policy_gradient_norm', 'q_value')
 # Where the paper is silent: as in DDPG, ReLU follows both networks' second layer, the action enters the critic beside
@@ -75,7 +75,7 @@ class CriticLoss(NamedTuple):
 
 
 def critic_losses(
-  networks: Networks, target_networks: Networks, sample: prioritized.Sample
+  networks: Networks, target_networks: Networks, sample: structures.Sample
 ) -> CriticLoss:
   """0.5 (G_t - q(S_t, A_t, psi))^2, G_t = R + gamma^n q(S_{t+n}, pi(S_{t+n}, phi^-), psi^-) (section 3.2)."""
   next_observation = sample.next_observation[:, 0]
@@ -115,7 +115,7 @@ class Agent(tf.Module):
     )
     self.copy_to_target()
 
-  def step(self, sample: prioritized.Sample) -> agents.Step:
+  def step(self, sample: structures.Sample) -> agents.Step:
     """The gradients of both losses, means over the sample; the critic's loss is importance weighted."""
     variables = self.networks.critic.trainable_variables
     with tf.GradientTape() as tape:

@@ -14,7 +14,7 @@ from common import frames, networks, optimizers
 from common.distributed import parameters
 from common.environments import suite as suites
 from common.evaluation import play as evaluation
-from common.replay import prioritized
+from common.replay import structures
 
 STATISTICS = ('loss', 'gradient_norm', 'q_value')
 
@@ -83,7 +83,7 @@ def td_losses(q: tf.Tensor, action: tf.Tensor, target: tf.Tensor) -> Targets:
 
 
 def evaluate_sample(
-  network: DuelingNetwork, target_network: DuelingNetwork, sample: prioritized.Sample
+  network: DuelingNetwork, target_network: DuelingNetwork, sample: structures.Sample
 ) -> Targets:
   """The losses and TD errors of a sample, by the network that is trained and its older copy."""
   observation = agent_observation(sample.observation, sample.frame_start)
@@ -115,7 +115,7 @@ class Agent(tf.Module):
     self._optimizer.create_slots(self.networks.trainable_variables)
     self.copy_to_target()
 
-  def step(self, sample: prioritized.Sample) -> agents.Step:
+  def step(self, sample: structures.Sample) -> agents.Step:
     """The gradients of the mean loss over the sample, importance weighted."""
     variables = self.networks.trainable_variables
     with tf.GradientTape() as tape:

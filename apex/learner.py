@@ -9,7 +9,7 @@ from apex import algorithms
 from apex import config as configs
 from common.distributed import parameters
 from common.environments import suite as suites
-from common.replay import prioritized
+from common.replay import structures
 from common.runs import counters
 
 
@@ -36,7 +36,7 @@ class Learner(counters.Counters):
     )
 
   @tf.function
-  def update(self, sample: prioritized.Sample) -> Update:
+  def update(self, sample: structures.Sample) -> Update:
     """Takes one step on a sample `[K, ...]`.
 
     A sample whose losses or gradients are not finite changes nothing: `finite` in the statistics is then false.
@@ -59,7 +59,7 @@ class Learner(counters.Counters):
     )
 
 
-def warm_up(learner: Learner, spec: prioritized.Sample) -> None:
+def warm_up(learner: Learner, spec: structures.Sample) -> None:
   """Traces and optimises `update` on a sample that changes nothing, as its returns are not finite."""
   sample = tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), spec)
   learner.update(

@@ -10,7 +10,7 @@ from apex import config as configs
 from apex import learner as learners
 from common import environments
 from common.distributed import queues
-from common.replay import pacing, prioritized
+from common.replay import pacing, prioritized, structures
 from common.runs import hosting
 from common.runs import recorder as recorders
 from common.runs import system as systems
@@ -91,7 +91,7 @@ class Recorder:
         self.base.add_episode(self._task, episode_return, int(lengths[block, step]))
 
   def record_update(
-    self, sample: prioritized.Sample, update: learners.Update, waited: float, late: int
+    self, sample: structures.Sample, update: learners.Update, waited: float, late: int
   ) -> None:
     """Adds an update.
 

@@ -4,7 +4,7 @@ from apex import config as configs
 from apex import transitions
 from common import environments
 from common.machine import memory
-from common.replay import prioritized
+from common.replay import prioritized, structures
 
 
 def make(config: configs.Config, suite: environments.Suite) -> prioritized.PrioritizedReplay:
@@ -38,7 +38,7 @@ def make(config: configs.Config, suite: environments.Suite) -> prioritized.Prior
 def insert(
   config: configs.Config,
   replay: prioritized.PrioritizedReplay,
-  blocks: prioritized.TransitionBlock,
+  blocks: structures.TransitionBlock,
 ) -> int:
   """Adds actors' blocks `[M, ...]` in the form that the replay keeps.
 

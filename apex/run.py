@@ -21,7 +21,7 @@ from common import environments, errors
 from common.config import command_line
 from common.distributed import cluster, parameters, queues
 from common.machine import threads
-from common.replay import pacing, prioritized, saving
+from common.replay import pacing, saving, structures
 from common.runs import acting as games
 from common.runs import hosting
 from common.runs import run as runs
@@ -181,7 +181,7 @@ class Run(runs.Run):
     Raises:
       UserError: if nothing else has come for long.
     """
-    bad = prioritized.refused(arrived.block)
+    bad = structures.refused(arrived.block)
     if bad.all():
       self._refused_in_a_row += len(bad)
     else:

@@ -7,13 +7,13 @@ import tensorflow as tf
 
 from apex import config as configs
 from common.environments import suite as suites
-from common.replay import prioritized
+from common.replay import structures
 
 
 class Shipment(NamedTuple):
   """What an actor sends: a block, and what is told about its making."""
 
-  block: prioritized.TransitionBlock
+  block: structures.TransitionBlock
   environment: Any  # int32 []: among all environments of all actors.
   parameter_version: Any  # int64 []: learner updates that the newest parameters used had seen.
   episode_return: (
@@ -45,7 +45,7 @@ def specification(suite: suites.Suite, length: int, n: int) -> Shipment:
   shape = space.shape[1:] if suite.frame_stack > 1 else space.shape
   entries = suite.frame_stack - 1 + length + n
   per_transition = lambda dtype: tf.TensorSpec([length], dtype)
-  block = prioritized.TransitionBlock(
+  block = structures.TransitionBlock(
     observation=tf.TensorSpec([entries, *shape], tf.as_dtype(space.dtype)),
     frame_start=tf.TensorSpec([entries], tf.bool),
     action=_action(suite, length),
@@ -91,24 +91,24 @@ def _action(suite: suites.Suite, length: int) -> tf.TensorSpec:
   return tf.TensorSpec([length, *suite.action_space.shape], tf.float32)
 
 
-def single_specification(suite: suites.Suite) -> prioritized.TransitionBlock:
+def single_specification(suite: suites.Suite) -> structures.TransitionBlock:
   """The `tf.TensorSpec`s of what `separate` makes of a suite's blocks."""
   return specification(suite, length=1, n=1).block
 
 
-def separate(blocks: prioritized.TransitionBlock) -> prioritized.TransitionBlock:
+def separate(blocks: structures.TransitionBlock) -> structures.TransitionBlock:
   """Transitions of blocks `[M, ...]` each by itself, as blocks `[K, ...]` of one and its two observations.
 
   So any of them can leave the replay alone. Observations, which must be vectors, are then kept twice.
   """
-  blocks = prioritized.TransitionBlock(*(np.asarray(part) for part in blocks))
+  blocks = structures.TransitionBlock(*(np.asarray(part) for part in blocks))
   block, start = np.nonzero(blocks.valid)
   entries = np.stack([start, blocks.end[block, start]], axis=1)
   per_transition = {
     name: getattr(blocks, name)[block, start][:, np.newaxis]
     for name in ('action', 'n_step_return', 'discount', 'valid', 'priority')
   }
-  return prioritized.TransitionBlock(
+  return structures.TransitionBlock(
     blocks.observation[block[:, np.newaxis], entries],
     blocks.frame_start[block[:, np.newaxis], entries],
     end=np.ones([len(block), 1], np.int32),
@@ -206,7 +206,7 @@ class Accumulator:
     valid = ~window.final[:, own]
     # Actors have no target networks: theirs both chooses and values what comes after (appendix F).
     td_error = n_step_return + discount * bootstrap - window.q_taken[:, own]
-    block = prioritized.TransitionBlock(
+    block = structures.TransitionBlock(
       window.observation,
       window.start,
       window.action[:, own],

@@ -1,4 +1,4 @@
-"""RMSProp as TensorFlow 1 had it, which both papers used; Adam; the learning rate's schedule; gradient clipping."""
+"""TensorFlow 1's RMSProp, which both papers used; Adam; gradient clipping; learning rate decay."""
 
 from typing import Sequence
 
@@ -7,67 +7,88 @@ import tensorflow as tf
 
 
 class RMSProp(snt.Module):
-  """TensorFlow 1's RMSProp: epsilon inside the square root, mean square started at ones.
+  """TensorFlow 1's RMSProp: epsilon inside the square root, mean squares that start at one.
 
-  ms <- decay ms + (1 - decay) g^2,  mom <- momentum mom + lr g / sqrt(ms - mg^2 + epsilon),  variable -= mom,
-  where mg, the mean gradient, is zero unless `centered`. Sonnet, Keras and PyTorch differ in the start value or in the
-  place of epsilon, and the papers' learning rates do not carry over to those. The kernels are TensorFlow's own.
+  For each variable, with gradient g and learning rate lr:
+
+    ms <- decay ms + (1 - decay) g^2
+    mg <- decay mg + (1 - decay) g if `centered`, otherwise 0
+    mom <- momentum mom + lr g / sqrt(ms - mg^2 + epsilon)
+    variable <- variable - mom
+
+  Sonnet, Keras and PyTorch differ in the initial value or in the place of epsilon, so the papers'
+  learning rates do not carry over to them. The kernels are TensorFlow's own.
   """
 
   def __init__(
     self, decay: float = 0.99, epsilon: float = 0.1, momentum: float = 0.0, centered: bool = False
   ):
     super().__init__(name='rmsprop')
-    self._decay, self._epsilon, self._momentum, self._centered = decay, epsilon, momentum, centered
-    self._mean_squares, self._momenta, self._mean_gradients = [], [], []
+    self._decay = decay
+    self._epsilon = epsilon
+    self._momentum = momentum
+    self._centered = centered
+    self._mean_squares: list[tf.Variable] = []
+    self._momenta: list[tf.Variable] = []
+    self._mean_gradients: list[tf.Variable] = []
 
   def create_slots(self, variables: Sequence[tf.Variable]) -> None:
-    """Makes the accumulators, once; `apply` does where it was not done before.
+    """Makes the accumulators, unless they exist. `apply` calls this, too.
 
     Raises:
-      ValueError: if they were made for other variables.
+      ValueError: If they were made for variables of other shapes.
     """
     if self._mean_squares:
       if [slot.shape for slot in self._mean_squares] != [variable.shape for variable in variables]:
         raise ValueError('the variables are not those that the optimizer was first used with')
       return
     for variable in variables:
-      self._mean_squares.append(
-        tf.Variable(tf.ones_like(variable), trainable=False, name='mean_square')
-      )
-      self._momenta.append(tf.Variable(tf.zeros_like(variable), trainable=False, name='momentum'))
+      ones = tf.ones_like(variable)
+      zeros = tf.zeros_like(variable)
+      self._mean_squares.append(tf.Variable(ones, trainable=False, name='mean_square'))
+      self._momenta.append(tf.Variable(zeros, trainable=False, name='momentum'))
       if self._centered:
-        self._mean_gradients.append(
-          tf.Variable(tf.zeros_like(variable), trainable=False, name='mean_gradient')
-        )
+        self._mean_gradients.append(tf.Variable(zeros, trainable=False, name='mean_gradient'))
 
   def apply(
-    self, gradients: Sequence[tf.Tensor], variables: Sequence[tf.Variable], learning_rate
+    self,
+    gradients: Sequence[tf.Tensor],
+    variables: Sequence[tf.Variable],
+    learning_rate: tf.Tensor | float,
   ) -> None:
-    """Takes one step; gradients and variables in the same order in every call."""
+    """Takes one step.
+
+    Args:
+      gradients: One for each variable, of its shape.
+      variables: The same in every call, in the same order.
+      learning_rate: A scalar.
+    """
+    # Variables cannot be made in a graph that runs again, so this leaves one being traced.
     with tf.init_scope():
       self.create_slots(variables)
     for i, (gradient, variable) in enumerate(zip(gradients, variables, strict=True)):
-      slots = dict(
-        var=variable.handle, ms=self._mean_squares[i].handle, mom=self._momenta[i].handle
-      )
-      rates = dict(
-        lr=tf.cast(learning_rate, variable.dtype),
-        rho=self._decay,
-        momentum=self._momentum,
-        epsilon=self._epsilon,
-        grad=gradient,
-      )
+      slots = {
+        'var': variable.handle,
+        'ms': self._mean_squares[i].handle,
+        'mom': self._momenta[i].handle,
+      }
+      rates = {
+        'lr': tf.cast(learning_rate, variable.dtype),
+        'rho': self._decay,
+        'momentum': self._momentum,
+        'epsilon': self._epsilon,
+      }
       if self._centered:
-        tf.raw_ops.ResourceApplyCenteredRMSProp(mg=self._mean_gradients[i].handle, **slots, **rates)
+        slots['mg'] = self._mean_gradients[i].handle
+        tf.raw_ops.ResourceApplyCenteredRMSProp(grad=gradient, **slots, **rates)
       else:
-        tf.raw_ops.ResourceApplyRMSProp(**slots, **rates)
+        tf.raw_ops.ResourceApplyRMSProp(grad=gradient, **slots, **rates)
 
 
 class Adam(snt.Module):
-  """Adam (Kingma and Ba 2015), its moments made before the first step, so that checkpoints have them from the start.
+  """Adam (Kingma and Ba 2015). Its moments are made at once, so that every checkpoint has them.
 
-  By TensorFlow's own kernel, whose epsilon is the paper's epsilon-hat, at the end of its section 2.
+  The kernel is TensorFlow's own. Its epsilon is the paper's epsilon-hat (end of section 2).
   """
 
   def __init__(
@@ -79,23 +100,24 @@ class Adam(snt.Module):
     epsilon: float = 1e-8,
   ):
     super().__init__(name='adam')
-    self._learning_rate, self._beta_1, self._beta_2, self._epsilon = (
-      learning_rate,
-      beta_1,
-      beta_2,
-      epsilon,
-    )
-    zeros = lambda: [
-      tf.Variable(tf.zeros_like(variable), trainable=False) for variable in variables
-    ]
-    self._first_moments, self._second_moments = zeros(), zeros()
+    self._learning_rate = learning_rate
+    self._beta_1 = beta_1
+    self._beta_2 = beta_2
+    self._epsilon = epsilon
+    self._first_moments = _zeros_like_each(variables)
+    self._second_moments = _zeros_like_each(variables)
     self._steps = tf.Variable(0.0, trainable=False)
 
   def apply(self, gradients: Sequence[tf.Tensor], variables: Sequence[tf.Variable]) -> None:
-    """Takes one step; gradients of the variables that it was made for, in their order."""
+    """Takes one step.
+
+    Args:
+      gradients: One for each variable, of its shape.
+      variables: Those that the optimizer was made for, in the same order.
+    """
     self._steps.assign_add(1.0)
-    slots = zip(gradients, variables, self._first_moments, self._second_moments, strict=True)
-    for gradient, variable, first, second in slots:
+    moments = zip(self._first_moments, self._second_moments, strict=True)
+    for gradient, variable, (first, second) in zip(gradients, variables, moments, strict=True):
       tf.raw_ops.ResourceApplyAdam(
         var=variable.handle,
         m=first.handle,
@@ -113,7 +135,11 @@ class Adam(snt.Module):
 def clip_by_global_norm(
   gradients: Sequence[tf.Tensor], max_norm: float | None
 ) -> tuple[list[tf.Tensor], tf.Tensor]:
-  """Scales the gradients down to a global norm of at most `max_norm` (none or 0: left alone).
+  """Scales gradients down to a global norm of at most `max_norm`.
+
+  Args:
+    gradients: Of any shapes.
+    max_norm: None or 0 leaves them unchanged.
 
   Returns:
     The gradients, and their global norm before clipping.
@@ -124,7 +150,22 @@ def clip_by_global_norm(
   return tf.clip_by_global_norm(gradients, max_norm, use_norm=norm)[0], norm
 
 
-def linear_decay(initial: float, frames, total_frames) -> tf.Tensor:
-  """Anneals from `initial` at frame 0 to zero at `total_frames`, and stays there."""
+def linear_decay(
+  initial: float, frames: tf.Tensor | int, total_frames: tf.Tensor | int
+) -> tf.Tensor:
+  """Falls linearly from `initial` at frame 0 to zero at `total_frames`, and stays there.
+
+  Args:
+    initial: The value at frame 0.
+    frames: A scalar, in environment frames.
+    total_frames: A scalar, in environment frames.
+
+  Returns:
+    float32 `[]`.
+  """
   done = tf.cast(frames, tf.float32) / tf.cast(total_frames, tf.float32)
   return initial * tf.maximum(0.0, 1.0 - done)
+
+
+def _zeros_like_each(variables: Sequence[tf.Variable]) -> list[tf.Variable]:
+  return [tf.Variable(tf.zeros_like(variable), trainable=False) for variable in variables]

@@ -1,133 +1,220 @@
-"""Who leaves a full replay, and in which slots new blocks are put: the two ways of the paper (Ape-X, appendices C, D).
-
-Both work within the graphs of `common.replay.prioritized`, which hold its lock: what is held, and how it is weighed
-here, change together.
-"""
+"""The paper's two evictions: oldest first (Ape-X, appendix C), and by priority (appendix D)."""
 
 import math
+from typing import ClassVar, Protocol
 
 import tensorflow as tf
 
 from common.replay import sum_tree
 
 
-class OldestFirst(tf.Module):
-  """First in, first out. The capacity is soft: `excess` is removed at times; only `_SLACK` beyond it room runs out."""
+class Eviction(Protocol):
+  """Decides which blocks leave a full replay, and which slots new blocks get.
 
-  _SLACK = 0.03  # In the paper the median size was 1.8% beyond the capacity.
+  A `tf.Module` with state of its own. `prioritized.PrioritizedReplay` calls the methods on tensors
+  only in its graphs and while it holds its lock, so that this state always matches the replay's
+  contents.
+  """
 
-  def __init__(self, capacity: int, length: int):
-    """`capacity`: in transitions, of which each block has `length`."""
-    super().__init__(name='oldest_first')
-    self._capacity, self.slots = capacity, self.num_slots(capacity, length)
-    with tf.device('/cpu:0'):
-      counter = lambda: tf.Variable(0, dtype=tf.int64, trainable=False)
-      # Blocks are numbered as they come; those from `_oldest` up to `_newest`, without it, are held.
-      self._oldest, self._newest = counter(), counter()
+  # Whether blocks added one after the other lie in consecutive slots, modulo `slots`.
+  keeps_order: ClassVar[bool]
+  # The number of blocks that the replay has room for.
+  slots: int
 
   @classmethod
   def num_slots(cls, capacity: int, length: int) -> int:
-    """Blocks that there is room for."""
+    """The number of slots for a capacity.
+
+    Args:
+      capacity: Transitions.
+      length: Transitions per block.
+    """
+
+  @staticmethod
+  def size_in_bytes(slots: int) -> int:
+    """Bytes that the eviction's own state takes."""
+
+  def make_room(self, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Assigns slots to new blocks, and evicts the blocks in their way.
+
+    Args:
+      count: int64 `[]`, the number of new blocks M, at most `slots`.
+
+    Returns:
+      The slots of the evicted blocks, int64 `[L]`, L <= M; and the slots for the new blocks, int64
+      `[M]`, all different.
+    """
+
+  def set_priorities(self, slots: tf.Tensor, priorities: tf.Tensor) -> None:
+    """Records the priorities of transitions.
+
+    Args:
+      slots: int64 `[K]`, the slot of each transition's block.
+      priorities: float64 `[K]`, positive.
+    """
+
+  def priorities(self, slots: tf.Tensor) -> tf.Tensor:
+    """The priorities as recorded, float64 `[K]`, of slots int64 `[K]`; 1 if they are not needed."""
+
+  def remove_excess(self, counts: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Evicts blocks until no more than the capacity is held.
+
+    Args:
+      counts: int64 `[slots]`, the number of transitions in every slot.
+      size: int64 `[]`, the number of transitions held.
+
+    Returns:
+      The slots of the evicted blocks, int64 `[L]`.
+    """
+
+
+class OldestFirst(tf.Module):
+  """First in, first out, with the soft capacity of appendix C.
+
+  Adds are accepted beyond the capacity, and `remove_excess` is called from time to time. Only
+  beyond `_SLACK` does a new block overwrite the oldest one.
+  """
+
+  keeps_order: ClassVar[bool] = True
+  _SLACK = 0.03  # In the paper, the median size was 1.8% above the capacity.
+
+  def __init__(self, capacity: int, length: int):
+    """Starts empty.
+
+    Args:
+      capacity: Transitions.
+      length: Transitions per block.
+    """
+    super().__init__(name='oldest_first')
+    self._capacity = capacity
+    self.slots = self.num_slots(capacity, length)
+    with tf.device('/cpu:0'):
+      # Serial numbers of blocks: those from `_oldest` up to, but not including, `_newest` are held.
+      self._oldest = tf.Variable(0, dtype=tf.int64, trainable=False)
+      self._newest = tf.Variable(0, dtype=tf.int64, trainable=False)
+
+  @classmethod
+  def num_slots(cls, capacity: int, length: int) -> int:
+    """See `Eviction`."""
     return math.ceil(capacity * (1 + cls._SLACK) / length) + 1
 
   @staticmethod
   def size_in_bytes(slots: int) -> int:
-    """What this takes beside the replay itself."""
+    """See `Eviction`: two counters, which do not matter."""
     del slots
     return 0
 
   def make_room(self, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """For `count` new blocks: the slots of those that leave, int64 `[L]`, and all slots to put them in, `[count]`."""
-    leaving = self._leave(tf.maximum(self._newest + count - self.slots - self._oldest, 0))
-    placed = (self._newest + tf.range(count)) % self.slots
+    """See `Eviction`: the slots are a ring."""
+    tf.debugging.assert_rank(count, 0)
+    overwritten = tf.maximum(self._newest + count - self.slots - self._oldest, 0)
+    leaving = self._evict_oldest(overwritten)
+    assigned = (self._newest + tf.range(count)) % self.slots
     self._newest.assign_add(count)
-    return leaving, placed
+    return leaving, assigned
 
-  def weigh(self, slots: tf.Tensor, priorities: tf.Tensor) -> None:
-    """Takes note of the priorities float64 `[K]` of transitions in slots `[K]`: they do not matter here."""
+  def set_priorities(self, slots: tf.Tensor, priorities: tf.Tensor) -> None:
+    """See `Eviction`: age alone decides."""
 
   def priorities(self, slots: tf.Tensor) -> tf.Tensor:
-    """What is known here of the priorities in slots `[K]`, float64: nothing, they are 1."""
+    """See `Eviction`: not known here."""
     return tf.ones_like(slots, tf.float64)
 
-  def excess(self, counts: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """The slots of the oldest blocks without which no more than the capacity is held.
-
-    Args:
-      counts: the number of transitions in every slot.
-      size: of transitions held.
-    """
+  def remove_excess(self, counts: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """See `Eviction`: whole blocks leave, so a little less than the capacity may be left."""
+    tf.debugging.assert_rank(counts, 1)
     held = (self._oldest + tf.range(self._newest - self._oldest)) % self.slots
-    left = size - tf.cumsum(tf.gather(counts, held), exclusive=True)
-    return self._leave(tf.reduce_sum(tf.cast(left > self._capacity, tf.int64)))
+    # Before each block, from the oldest on: the size if all older ones had left.
+    size_before = size - tf.cumsum(tf.gather(counts, held), exclusive=True)
+    excess = tf.reduce_sum(tf.cast(size_before > self._capacity, tf.int64))
+    return self._evict_oldest(excess)
 
-  def _leave(self, count: tf.Tensor) -> tf.Tensor:
+  def _evict_oldest(self, count: tf.Tensor) -> tf.Tensor:
     leaving = (self._oldest + tf.range(count)) % self.slots
     self._oldest.assign_add(count)
     return leaving
 
 
 class ByPriority(tf.Module):
-  """Proportional prioritized eviction: item k leaves with probability p_k^alpha / sum p^alpha, alpha < 0 (appendix D).
+  """Proportional prioritized eviction (appendix D): low priorities leave first.
 
-  The capacity is fixed. A block is one transition: only so can any of them leave alone. The probabilities have a sum
-  tree of their own, over the same slots as the one that samples are drawn by.
+  Transition k leaves with probability p_k^alpha / sum_j p_j^alpha, alpha < 0.
+
+  The capacity is fixed. Blocks hold one transition each, so that every transition can leave alone.
+  The p_k^alpha have a sum tree of their own, over the same slots as the tree that samples are drawn
+  from.
   """
 
+  keeps_order: ClassVar[bool] = False
+
   def __init__(self, capacity: int, alpha: float):
+    """Starts empty.
+
+    Args:
+      capacity: Transitions.
+      alpha: The paper's alpha_evict. Negative, so that low priorities leave first; 0 evicts
+        uniformly.
+    """
     super().__init__(name='by_priority')
-    self.slots, self._alpha = capacity, alpha
+    self.slots = capacity
+    self._alpha = alpha
     self._tree = sum_tree.SumTree(capacity)
     with tf.device('/cpu:0'):
-      self._filled = tf.Variable(0, dtype=tf.int64, trainable=False)
+      self._filled = tf.Variable(0, dtype=tf.int64, trainable=False)  # Slots 0 to `_filled` - 1.
 
-  @staticmethod
-  def num_slots(capacity: int, length: int) -> int:
+  @classmethod
+  def num_slots(cls, capacity: int, length: int) -> int:
+    """See `Eviction`."""
     del length
     return capacity
 
   @staticmethod
   def size_in_bytes(slots: int) -> int:
+    """See `Eviction`."""
     return sum_tree.SumTree.size_in_bytes(slots)
 
   def make_room(self, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """As `OldestFirst.make_room`: whoever leaves does so for one that takes its place."""
+    """See `Eviction`: each evicted block's slot goes to a new one, once no slot is unused."""
+    tf.debugging.assert_rank(count, 0)
     free = tf.minimum(self.slots - self._filled, count)
     unused = self._filled + tf.range(free)
     self._filled.assign_add(free)
     leaving = self._draw(count - free)
     return leaving, tf.concat([unused, leaving], axis=0)
 
-  def weigh(self, slots: tf.Tensor, priorities: tf.Tensor) -> None:
+  def set_priorities(self, slots: tf.Tensor, priorities: tf.Tensor) -> None:
+    """See `Eviction`."""
     self._tree.set(slots, priorities**self._alpha)
 
   def priorities(self, slots: tf.Tensor) -> tf.Tensor:
+    """See `Eviction`; 0 for slots that were never filled."""
     values = self._tree.get(slots)
-    return tf.where(values > 0.0, values ** (1 / self._alpha), 0.0) if self._alpha else values
+    if not self._alpha:
+      return values
+    # With a negative exponent, an unfilled slot's 0 would become infinity.
+    return tf.where(values > 0.0, values ** (1 / self._alpha), 0.0)
 
-  def excess(self, counts: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """None: there never is."""
+  def remove_excess(self, counts: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """See `Eviction`: never more than the capacity is held."""
     del counts, size
     return tf.zeros([0], tf.int64)
 
   def _draw(self, count: tf.Tensor) -> tf.Tensor:
-    """Draws `count` different slots, one after the other, without replacement.
+    """Draws `count` different slots by the formula, as if one after the other, without replacement.
 
-    Draws with replacement, of which each slot's first counts, are draws without: so they are made in bulk. If any is
-    lacking then, those that were drawn weigh nothing from there on (they are about to be weighed anew), and it is drawn
-    from the others.
+    Keeping first occurrences of draws with replacement equals drawing without. So draws are made in
+    bulk, and again for those that were repetitions.
     """
-    drawn = self._distinct(count)
-    while tf.shape(drawn, out_type=tf.int64)[0] < count:
+    drawn = self._draw_distinct(count)
+    while tf.size(drawn, tf.int64) < count:
       tf.autograph.experimental.set_loop_options(shape_invariants=[(drawn, tf.TensorShape([None]))])
+      # These cannot be drawn again. Their new blocks' priorities replace the zeros.
       self._tree.set(drawn, tf.zeros_like(drawn, tf.float64))
-      drawn = tf.concat(
-        [drawn, self._distinct(count - tf.shape(drawn, out_type=tf.int64)[0])], axis=0
-      )
+      more = self._draw_distinct(count - tf.size(drawn, tf.int64))
+      drawn = tf.concat([drawn, more], axis=0)
     return drawn
 
-  def _distinct(self, count: tf.Tensor) -> tf.Tensor:
-    """Up to `count` different slots: those of as many draws with replacement."""
-    return tf.unique(
-      self._tree.find(tf.random.uniform([count], dtype=tf.float64) * self._tree.total())
-    )[0]
+  def _draw_distinct(self, count: tf.Tensor) -> tf.Tensor:
+    """The first occurrences among `count` draws with replacement, int64 `[L]`, L <= count."""
+    points = tf.random.uniform([count], dtype=tf.float64) * self._tree.total()
+    return tf.unique(self._tree.find(points))[0]

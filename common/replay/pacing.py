@@ -1,7 +1,7 @@
-"""The replay ratio: samples drawn per transition inserted, held at a target by letting either side wait.
+"""Holds the replay ratio: samples drawn per transition inserted.
 
-How much a replay agent has learned after so many frames depends on how often it learned from each of them. Left to the
-speeds of actors and learner, that drifts with the machine.
+How much an agent has learned after a number of frames depends on how often it has replayed each
+transition. Left to the speeds of actors and learner, that would change with the machine.
 """
 
 import threading
@@ -10,41 +10,47 @@ from common.distributed import queues
 
 
 class ReplayRatio:
-  """Counts both sides, and lets whoever is ahead wait. Before the minimum is held, only inserting goes on."""
+  """Counts insertions and samples, and blocks the side that is ahead. Thread-safe.
+
+  Until the replay holds its minimum, sampling waits and inserting never does.
+  """
 
   def __init__(self, target: float, minimum: int, batch_size: int):
-    """Counts nothing yet.
+    """Starts with an empty replay.
 
     Args:
-      target: samples per inserted transition; 0 lets both sides run freely.
-      minimum: transitions that must be held before any is drawn.
-      batch_size: samples drawn at once. Sampling is ahead by so many at most; inserting waits once it is.
+      target: Samples per inserted transition; 0 lets both sides run freely.
+      minimum: The number of transitions that the replay must hold before any is drawn.
+      batch_size: Samples drawn at once. Either side may be ahead by this many samples.
     """
-    self._target, self._minimum, self._slack = target, minimum, batch_size
-    self._condition, self._closed = threading.Condition(), False
+    self._target = target
+    self._minimum = minimum
+    self._slack = batch_size
+    self._condition = threading.Condition()
+    self._closed = False
     self._held = 0
-    # Since sampling began: what was inserted before is the minimum's, and not learned from at the target's rate.
-    self.inserted, self.sampled = 0, 0
+    # Both count from when the minimum is held. Transitions that fill the replay up to it are not
+    # replayed at the target's rate: they would demand a burst of samples.
+    self.inserted = 0
+    self.sampled = 0
 
   def await_insert(self) -> None:
-    """Waits while inserting is ahead.
+    """Waits while insertions are ahead.
 
     Raises:
-      QueueClosed: if this is closed.
+      QueueClosed: If `close` has been called.
     """
     with self._condition:
-      self._condition.wait_for(
-        lambda: (
-          self._closed
-          or not self._target
-          or self._held < self._minimum
-          or self.inserted * self._target <= self.sampled + self._slack
-        )
-      )
-      self._check()
+      self._condition.wait_for(lambda: self._closed or self._may_insert())
+      self._check_open()
 
   def add_inserted(self, count: int, held: int) -> None:
-    """Counts transitions that were inserted, of which, with all before, `held` are held now."""
+    """Counts insertions.
+
+    Args:
+      count: Transitions inserted.
+      held: Transitions that the replay holds now.
+    """
     with self._condition:
       if self._held >= self._minimum:
         self.inserted += count
@@ -52,36 +58,38 @@ class ReplayRatio:
       self._condition.notify_all()
 
   def await_sample(self, count: int) -> None:
-    """Waits until `count` may be drawn, and counts them.
+    """Waits until `count` samples may be drawn, and counts them.
 
     Raises:
-      QueueClosed: if this is closed.
+      QueueClosed: If `close` has been called.
     """
     with self._condition:
-      self._condition.wait_for(
-        lambda: (
-          self._closed
-          or self._held >= self._minimum
-          and (
-            not self._target or self.sampled + count <= self.inserted * self._target + self._slack
-          )
-        )
-      )
-      self._check()
+      self._condition.wait_for(lambda: self._closed or self._may_sample(count))
+      self._check_open()
       self.sampled += count
       self._condition.notify_all()
 
   def is_filled(self) -> bool:
-    """Whether the minimum is held."""
+    """Whether the replay holds its minimum."""
     with self._condition:
       return self._held >= self._minimum
 
   def close(self) -> None:
-    """Ends all waiting. May be called again."""
+    """Ends all waiting with `QueueClosed`. May be called more than once."""
     with self._condition:
       self._closed = True
       self._condition.notify_all()
 
-  def _check(self) -> None:
+  def _may_insert(self) -> bool:
+    if not self._target or self._held < self._minimum:
+      return True
+    return self.inserted * self._target <= self.sampled + self._slack
+
+  def _may_sample(self, count: int) -> bool:
+    if self._held < self._minimum:
+      return False
+    return not self._target or self.sampled + count <= self.inserted * self._target + self._slack
+
+  def _check_open(self) -> None:
     if self._closed:
       raise queues.QueueClosed

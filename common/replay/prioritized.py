@@ -1,89 +1,37 @@
-"""Prioritized replay of n-step transitions (Ape-X, sections 2 and 3; Schaul et al. 2015, proportional variant).
+"""Proportional prioritized replay of n-step transitions (Ape-X, section 3; Schaul et al. 2015).
 
-Transitions come and are kept in blocks of B consecutive ones of one environment, so that every frame is kept once: a
-block's entries are the single frames (or vectors) from the oldest of its first stack to the last state that it
-bootstraps from. Sampling draws single transitions, and reads the few entries that each one needs.
+Transitions arrive and are stored in blocks of B consecutive ones of one environment, so that every
+observation is stored once. Sampling draws single transitions and reads only the entries that each
+needs.
+
+Three parts work together under one lock: `storage` holds the blocks, a `sum_tree` the distribution
+that samples are drawn from, and an `eviction` decides which blocks leave.
 """
 
 import threading
-from typing import Any, NamedTuple
+from typing import Any, Callable
 
 import numpy as np
 import tensorflow as tf
 
-from common.replay import eviction, sum_tree
+from common.replay import eviction, storage, structures, sum_tree
 
-# Priorities are brought into this range. A TD error of zero must not keep a transition from ever being drawn again;
-# and beside one of 1e30 no other would be, nor would its sum with theirs be exact.
-MIN_PRIORITY, MAX_PRIORITY = 1e-6, 1e9
-
-
-class TransitionBlock(NamedTuple):
-  """B transitions of one environment: E = stack - 1 + B + n entries. A batch of blocks has its axis in front.
-
-  Transition b starts at entry stack - 1 + b, and bootstraps from entry stack - 1 + end[b].
-  """
-
-  observation: Any  # [E, ...]: single frames uint8, or vectors float32.
-  frame_start: Any  # bool [E]: the entry is the first of a game; no stack reaches back beyond it.
-  action: Any  # int32 [B], or float32 [B, A].
-  n_step_return: (
-    Any  # float32 [B]: rewards of up to n steps, discounted, to the episode's end at most.
-  )
-  discount: Any  # float32 [B]: of the bootstrap value; 0 where the episode ended.
-  end: Any  # int32 [B].
-  valid: Any  # bool [B]: the place holds a transition; not so, for example, where a time limit's last observation is.
-  priority: Any  # float32 [B]: the absolute TD error.
-
-
-class Sample(NamedTuple):
-  """K transitions. Stacks are single frames `[K, stack, ...]`, the newest last; see `frames.stacks` for their use."""
-
-  leaf: tf.Tensor  # int64 [K]: where it is kept.
-  stamp: tf.Tensor  # int64 [K]: the number of its block, which tells whether it still is there.
-  observation: tf.Tensor  # [K, stack, ...].
-  frame_start: tf.Tensor  # bool [K, stack].
-  action: tf.Tensor
-  n_step_return: tf.Tensor  # float32 [K].
-  discount: tf.Tensor  # float32 [K].
-  next_observation: tf.Tensor  # [K, stack, ...]: what the target bootstraps from.
-  next_frame_start: tf.Tensor
-  weight: tf.Tensor  # float32 [K]: importance weights, at most 1.
-  priority: tf.Tensor  # float32 [K]: the priority it was drawn by; 1 where alpha is 0.
-  age: tf.Tensor  # int64 [K]: transitions that were added since, counted in whole blocks.
-
-
-class RefusedBlock(ValueError):
-  """A block with a number that is not finite, or a negative priority."""
-
-
-def refused(blocks: TransitionBlock) -> np.ndarray:
-  """Which of blocks `[M, ...]` have a number that is not finite, or a negative priority: bool `[M]`.
-
-  Observations too: TensorFlow's fused ReLU makes 0 of a NaN on a CPU, so that neither priorities nor losses would tell.
-  """
-  bad = (np.asarray(blocks.priority) < 0).any(axis=1)
-  for part in map(np.asarray, blocks):
-    if np.issubdtype(part.dtype, np.floating):
-      bad |= ~np.isfinite(part).all(axis=tuple(range(1, part.ndim)))
-  return bad
-
-
-def block_bytes(spec: TransitionBlock) -> int:
-  """What is kept of one block, but for its priorities, which are in the tree."""
-  kept = (getattr(spec, name) for name in spec._fields if name != 'priority')
-  return sum(s.shape.num_elements() * s.dtype.size for s in kept)
+# Priorities are clipped to this range. A TD error of zero must not keep a transition from ever
+# being drawn again. Beside one of 1e30, no other would be drawn, and sums would not be exact.
+MIN_PRIORITY = 1e-6
+MAX_PRIORITY = 1e9
 
 
 class PrioritizedReplay(tf.Module):
-  """Slots of blocks on the CPU, and a sum tree over their transitions. May be used by several threads at once.
+  """Blocks in slots on the CPU, and a sum tree over their transitions. Thread-safe.
 
-  Memory is taken as it fills. Adds are always accepted; who leaves for them is up to the eviction.
+  The operating system commits memory as slots fill. Adds are always accepted; the eviction decides
+  which blocks they replace.
   """
 
   def __init__(
     self,
-    spec: TransitionBlock,
+    spec: structures.TransitionBlock,
     capacity: int,
     stack: int,
     alpha: float,
@@ -95,251 +43,298 @@ class PrioritizedReplay(tf.Module):
 
     Args:
       spec: `tf.TensorSpec`s of one block.
-      capacity: in transitions.
-      stack: frames to an observation; 1 where they are not stacked.
-      alpha: P(k) = p_k^alpha / sum p^alpha; 0 draws uniformly.
-      beta: importance weights are (N P(k))^-beta, over the largest of the batch: they only ever scale down.
-      stratified: whether the K draws come from K equal parts of the total, or are independent.
-      alpha_evict: the exponent by which transitions leave a full replay; blocks then hold one each. None: the oldest
-        leave first.
+      capacity: Transitions.
+      stack: Frames per observation; 1 where they are not stacked.
+      alpha: The exponent of P(k) = p_k^alpha / sum_j p_j^alpha; 0 draws uniformly.
+      beta: The exponent of the importance weights.
+      stratified: Whether the K draws come from K equal parts of the total, or are independent.
+      alpha_evict: The exponent of eviction by priority, which needs blocks of one transition. None
+        evicts the oldest blocks first.
+
+    Raises:
+      ValueError: If `alpha_evict` is given and blocks hold more than one transition.
     """
     super().__init__(name='prioritized_replay')
-    self.spec, self.capacity, self._stack = spec, capacity, stack
-    self._alpha, self._beta, self._stratified = alpha, beta, stratified
-    self._length, self._entries = spec.priority.shape[0], spec.frame_start.shape[0]
-    if alpha_evict is not None and self._length != 1:
-      raise ValueError(f'blocks of {self._length} transitions, expected 1: each is to leave alone')
-    self._eviction = (
-      eviction.OldestFirst(capacity, self._length)
-      if alpha_evict is None
-      else eviction.ByPriority(capacity, alpha_evict)
-    )
-    self.keeps_order = alpha_evict is None  # Of slots: blocks that come one after the other lie so.
+    self.spec = spec
+    self._alpha = alpha
+    self._beta = beta
+    self._stratified = stratified
+    self._eviction = _make_eviction(capacity, spec.priority.shape[0], alpha_evict)
+    # Whether blocks added one after the other lie in consecutive slots.
+    self.keeps_order = self._eviction.keeps_order
     self.slots = self._eviction.slots
-    self._lock, self._graphs = threading.Lock(), {}
+
+    self._lock = threading.Lock()
+    self._graphs: dict[str, Callable[..., Any]] = {}
+    self._storage = storage.BlockStorage(spec, self.slots, stack)
+    self._tree = sum_tree.SumTree(self.slots * self._storage.length)
     with tf.device('/cpu:0'):
-      empty = lambda count, s: tf.Variable(
-        tf.raw_ops.Empty(shape=[count, *s.shape[1:]], dtype=s.dtype), trainable=False
-      )
-      self._observation = empty(self.slots * self._entries, spec.observation)
-      self._frame_start = empty(self.slots * self._entries, spec.frame_start)
-      self._per_transition = {
-        name: empty(self.slots * self._length, getattr(spec, name))
-        for name in ('action', 'n_step_return', 'discount', 'end', 'valid')
-      }
-      self._tree = sum_tree.SumTree(self.slots * self._length)
-      counter = lambda: tf.Variable(0, dtype=tf.int64, trainable=False)
-      self._added, self._size = counter(), counter()  # Blocks so far, transitions now.
-      # The number of each slot's block, counted as they come, or -1; and how many transitions it has.
-      self._stamps = tf.Variable(tf.fill([self.slots], tf.constant(-1, tf.int64)), trainable=False)
-      self._counts = tf.Variable(tf.zeros([self.slots], tf.int64), trainable=False)
+      self._added = tf.Variable(0, dtype=tf.int64, trainable=False)  # Blocks so far.
+      self._size = tf.Variable(0, dtype=tf.int64, trainable=False)  # Transitions now.
 
   @staticmethod
-  def size_in_bytes(spec: TransitionBlock, capacity: int, alpha_evict: float | None = None) -> int:
-    """What it takes when it is full."""
-    way, length = (
-      eviction.OldestFirst if alpha_evict is None else eviction.ByPriority,
-      spec.priority.shape[0],
-    )
-    slots = way.num_slots(capacity, length)
+  def size_in_bytes(
+    spec: structures.TransitionBlock, capacity: int, alpha_evict: float | None = None
+  ) -> int:
+    """Bytes that a full replay takes. For the arguments, see the constructor."""
+    length = spec.priority.shape[0]
+    kind = _eviction_class(alpha_evict)
+    slots = kind.num_slots(capacity, length)
     return (
-      slots * (16 + block_bytes(spec))
-      + way.size_in_bytes(slots)  # A slot has a stamp and a count, too.
+      storage.BlockStorage.size_in_bytes(spec, slots)
+      + kind.size_in_bytes(slots)
       + sum_tree.SumTree.size_in_bytes(slots * length)
     )
 
   def size(self) -> int:
-    """Transitions that can be drawn."""
+    """The number of transitions that can be drawn."""
     return int(self._size)
 
-  def add(self, blocks: TransitionBlock) -> int:
-    """Adds blocks `[M, ...]`, over others if there is no room left.
+  def add(self, blocks: structures.TransitionBlock) -> int:
+    """Adds blocks `[M, ...]`; where no room is left, they replace others.
 
     Returns:
-      The number of transitions.
+      The number of valid transitions in them.
 
     Raises:
-      RefusedBlock: if a number is NaN or infinite, or a priority negative; nothing is added then.
-      ValueError: if there are more blocks than there is room for at all.
+      structures.RefusedBlock: If a number is NaN or infinite, or a priority negative. Nothing is
+        added then.
+      ValueError: If there are more blocks than slots.
     """
-    if len(blocks.priority) > self.slots:
-      raise ValueError(f'{len(blocks.priority)} blocks at once, expected at most {self.slots}')
-    bad = refused(blocks)
+    count = len(blocks.priority)
+    if count > self.slots:
+      raise ValueError(f'{count} blocks at once, expected at most {self.slots}')
+    bad = structures.refused(blocks)
     if bad.any():
-      raise RefusedBlock(
-        f'a block with priorities {np.asarray(blocks.priority)[bad][0]}: expected finite numbers, and '
-        'priorities of at least 0'
+      raise structures.RefusedBlock(
+        f'a block with priorities {np.asarray(blocks.priority)[bad][0]}: expected finite numbers, '
+        'and priorities of at least 0'
       )
     with self._lock:
       return int(self._call(self._add, blocks))
 
-  def sample(self, count: int) -> Sample:
-    """Draws `count` transitions with replacement; there must be at least one."""
+  def sample(self, count: int) -> structures.Sample:
+    """Draws `count` transitions with replacement. The replay must not be empty."""
     with self._lock:
       return self._call(self._sample, tf.constant(count))
 
   def update_priorities(self, leaf: tf.Tensor, stamp: tf.Tensor, priority: tf.Tensor) -> int:
-    """Gives sampled transitions new priorities: finite float32 `[K]`.
+    """Gives sampled transitions new priorities. Skips those that have left the replay.
+
+    Args:
+      leaf: int64 `[K]`, from a sample.
+      stamp: int64 `[K]`, from the same sample.
+      priority: float32 `[K]`, finite.
 
     Returns:
-      How many of them are no longer there; for these, nothing is done.
+      How many of the transitions had left.
     """
     with self._lock:
       return int(self._call(self._update_priorities, leaf, stamp, priority))
 
   def remove_to_fit(self) -> int:
-    """Takes out blocks until no more than `capacity` transitions are held; returns how many transitions."""
+    """Evicts blocks until at most `capacity` transitions are held.
+
+    Returns:
+      The number of transitions evicted.
+    """
     with self._lock:
       return int(self._call(self._remove_to_fit))
 
   def stamps(self) -> np.ndarray:
-    """The number of the block in every slot, int64 `[slots]`; -1 where none is held."""
+    """The serial number of the block in every slot, int64 `[slots]`; -1 for empty slots."""
     with self._lock:
       return self._call(self._read_stamps).numpy()
 
   def read(self, slots: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The stamps of the blocks in slots int `[M]`, and by name all that a `TransitionBlock` has but its priorities."""
+    """Reads blocks.
+
+    Args:
+      slots: int `[M]`.
+
+    Returns:
+      Their stamps, int64 `[M]`; and by name the fields of `structures.TransitionBlock` but
+      `priority`, `[M, ...]`.
+    """
     with self._lock:
       stamps, parts = self._call(self._read, tf.constant(slots, tf.int64))
     return stamps.numpy(), {name: values.numpy() for name, values in parts.items()}
 
   def priorities(self) -> tuple[np.ndarray, np.ndarray]:
-    """The stamps as from `stamps`, and all priorities float32 `[slots, B]`; 1 where nothing depends on them."""
+    """Reads all priorities.
+
+    Returns:
+      The stamps as from `stamps`, int64 `[slots]`; and the priorities, float32 `[slots, B]`, which
+      are 1 where nothing uses them.
+    """
     with self._lock:
       stamps, priorities = self._call(self._read_priorities)
     return stamps.numpy(), priorities.numpy()
 
-  def sample_spec(self, count: int) -> Sample:
-    """The `tf.TensorSpec`s of a sample of so many transitions."""
+  def sample_spec(self, count: int) -> structures.Sample:
+    """The `tf.TensorSpec`s of a sample of `count` transitions."""
     return tf.nest.map_structure(
       lambda x: tf.TensorSpec([count, *x.shape[1:]], x.dtype), self.sample(0)
     )
 
   def warm_up(self) -> None:
-    """Traces and optimises all graphs; changes nothing but that it removes to fit."""
+    """Traces and optimises the graphs that training uses. Also removes to fit."""
     self.add(tf.nest.map_structure(lambda s: tf.zeros([0, *s.shape], s.dtype), self.spec))
     sample = self.sample(0)
     self.update_priorities(sample.leaf, sample.stamp, sample.weight)
     self.remove_to_fit()
 
-  def _call(self, function, *arguments):
-    """Calls a method as a graph, for any number of elements."""
-    if function.__name__ not in self._graphs:
-      signature = tf.nest.map_structure(
-        lambda x: tf.TensorSpec([None, *x.shape[1:]] if x.shape.rank else [], x.dtype),
-        tf.nest.map_structure(tf.convert_to_tensor, arguments),
-      )
-      self._graphs[function.__name__] = tf.function(function, input_signature=signature)
+  def _call(self, method: Callable[..., Any], *arguments: Any) -> Any:
+    """Runs a method as a graph that is traced once, for any number of elements."""
+    name = method.__name__
+    if name not in self._graphs:
+      tensors = tf.nest.map_structure(tf.convert_to_tensor, arguments)
+      signature = tf.nest.map_structure(_any_length, tensors)
+      self._graphs[name] = tf.function(method, input_signature=signature)
     with tf.device('/cpu:0'):
-      return self._graphs[function.__name__](*arguments)
+      return self._graphs[name](*arguments)
 
-  def _weigh(self, leaves: tf.Tensor, priority: tf.Tensor, valid: tf.Tensor) -> None:
-    """Brings both distributions up to date for leaves `[K]`; where not `valid`, there is no transition."""
-    priority = tf.clip_by_value(tf.cast(priority, tf.float64), MIN_PRIORITY, MAX_PRIORITY)
-    self._tree.set(leaves, tf.where(valid, priority**self._alpha, tf.zeros([], tf.float64)))
-    self._eviction.weigh(leaves // self._length, priority)
-
-  def _priorities(self, values: tf.Tensor) -> tf.Tensor:
-    """Those that values in the tree were made from, float32."""
-    return tf.cast(values ** (1 / self._alpha) if self._alpha else values, tf.float32)
-
-  def _rows(self, slots: tf.Tensor, length: int) -> tf.Tensor:
-    """The rows of blocks `[M]`, each of `length`; `[M * length]`."""
-    return tf.reshape(slots[:, tf.newaxis] * length + tf.range(length, dtype=tf.int64), [-1])
-
-  def _add(self, blocks: TransitionBlock) -> tf.Tensor:
+  def _add(self, blocks: structures.TransitionBlock) -> tf.Tensor:
+    tf.debugging.assert_type(blocks.priority, tf.float32)
+    tf.debugging.assert_rank(blocks.priority, 2)
     count = tf.shape(blocks.priority, out_type=tf.int64)[0]
     leaving, slots = self._eviction.make_room(count)
-    self._size.assign_sub(tf.reduce_sum(tf.gather(self._counts, leaving)))
-    flat = lambda x: tf.reshape(x, tf.concat([[-1], tf.shape(x)[2:]], axis=0))
-    scatter = lambda variable, rows, x: variable.scatter_update(tf.IndexedSlices(x, rows))
-    entries, leaves = self._rows(slots, self._entries), self._rows(slots, self._length)
-    scatter(self._observation, entries, flat(blocks.observation))
-    scatter(self._frame_start, entries, flat(blocks.frame_start))
-    for name, variable in self._per_transition.items():
-      scatter(variable, leaves, flat(getattr(blocks, name)))
-    self._weigh(leaves, flat(blocks.priority), flat(blocks.valid))
-    counts = tf.reduce_sum(tf.cast(blocks.valid, tf.int64), axis=1)
-    scatter(self._counts, slots, counts)
-    scatter(self._stamps, slots, self._added + tf.range(count))
+    self._size.assign_sub(tf.reduce_sum(tf.gather(self._storage.counts, leaving)))
+
+    counts = tf.reduce_sum(tf.cast(blocks.valid, tf.int64), axis=1)  # [M]
+    self._storage.write(slots, blocks, counts, stamps=self._added + tf.range(count))
+    leaves = self._storage.leaves(slots)  # [M * B]
+    self._set_priorities(leaves, storage.flatten(blocks.priority), storage.flatten(blocks.valid))
+
     added = tf.reduce_sum(counts)
     self._added.assign_add(count)
     self._size.assign_add(added)
     return added
 
   def _remove_to_fit(self) -> tf.Tensor:
-    slots = self._eviction.excess(self._counts, self._size)
-    leaves = self._rows(slots, self._length)
+    slots = self._eviction.remove_excess(self._storage.counts, self._size)
+    leaves = self._storage.leaves(slots)
     self._tree.set(leaves, tf.zeros_like(leaves, tf.float64))
-    self._stamps.scatter_update(
-      tf.IndexedSlices(tf.fill(tf.shape(slots), tf.constant(-1, tf.int64)), slots)
-    )
-    removed = tf.reduce_sum(tf.gather(self._counts, slots))
+    self._storage.clear(slots)
+    removed = tf.reduce_sum(tf.gather(self._storage.counts, slots))
     self._size.assign_sub(removed)
     return removed
 
-  def _sample(self, count: tf.Tensor) -> Sample:
+  def _sample(self, count: tf.Tensor) -> structures.Sample:
+    """Draws K transitions. Equations and symbols are those of Schaul et al. 2015."""
+    leaf, p_alpha, total = self._draw_leaves(count)
+    weight = self._importance_weights(p_alpha / total)
+    return self._gather(leaf, p_alpha, weight)
+
+  def _draw_leaves(self, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Draws leaves with probability P(k) = p_k^alpha / sum_j p_j^alpha (equation 1).
+
+    Args:
+      count: int32 `[]`, K.
+
+    Returns:
+      The leaves, int64 `[K]`; their p_k^alpha, float64 `[K]`; and the sum over all, float64 `[]`.
+    """
     total = self._tree.total()
-    points = tf.random.uniform([count], dtype=tf.float64)
+    points = tf.random.uniform([count], dtype=tf.float64)  # [K], in [0, 1).
     if self._stratified:
-      points = (points + tf.range(tf.cast(count, tf.float64), dtype=tf.float64)) / tf.cast(
-        count, tf.float64
-      )
+      # One point in each of K equal parts of the line (appendix B.2.1).
+      parts = tf.range(tf.cast(count, tf.float64), dtype=tf.float64)
+      points = (points + parts) / tf.cast(count, tf.float64)
     leaf = self._tree.find(points * total)
-    value = self._tree.get(leaf)
-    probability = value / total
+    return leaf, self._tree.get(leaf), total
+
+  def _importance_weights(self, probability: tf.Tensor) -> tf.Tensor:
+    """Corrects the bias of drawing by priority: w_k = (N P(k))^-beta / max_j w_j (section 3.4).
+
+    Args:
+      probability: float64 `[K]`, P(k) of each draw. N is the replay's size.
+
+    Returns:
+      float32 `[K]`. Dividing by the batch's largest weight lets them only ever scale updates down.
+    """
     weight = (tf.cast(self._size, tf.float64) * probability) ** -self._beta
-    slot = leaf // self._length
-    first = slot * self._entries
-    start = first + leaf % self._length
-    end = first + tf.cast(tf.gather(self._per_transition['end'], leaf), tf.int64)
-    window = tf.range(self._stack, dtype=tf.int64)
-    now, later = start[:, tf.newaxis] + window, end[:, tf.newaxis] + window
-    stamp = tf.gather(self._stamps, slot)
-    return Sample(
+    return tf.cast(weight / tf.reduce_max(weight), tf.float32)
+
+  def _gather(self, leaf: tf.Tensor, p_alpha: tf.Tensor, weight: tf.Tensor) -> structures.Sample:
+    """Reads the transitions at leaves.
+
+    Args:
+      leaf: int64 `[K]`.
+      p_alpha: float64 `[K]`, the leaves' values in the tree.
+      weight: float32 `[K]`, the importance weights.
+    """
+    stamp = tf.gather(self._storage.stamps, leaf // self._storage.length)
+    return structures.Sample(
       leaf=leaf,
       stamp=stamp,
-      observation=tf.gather(self._observation, now),
-      frame_start=tf.gather(self._frame_start, now),
-      next_observation=tf.gather(self._observation, later),
-      next_frame_start=tf.gather(self._frame_start, later),
-      **{
-        name: tf.gather(self._per_transition[name], leaf)
-        for name in ('action', 'n_step_return', 'discount')
-      },
-      weight=tf.cast(weight / tf.reduce_max(weight), tf.float32),
-      priority=self._priorities(value),
-      age=(self._added - 1 - stamp) * self._length,
+      weight=weight,
+      priority=self._inverse_power(p_alpha),
+      age=(self._added - 1 - stamp) * self._storage.length,
+      **self._storage.read_transitions(leaf),
     )
 
   def _update_priorities(self, leaf: tf.Tensor, stamp: tf.Tensor, priority: tf.Tensor) -> tf.Tensor:
-    there = tf.gather(self._stamps, leaf // self._length) == stamp
-    held = tf.boolean_mask(leaf, there)
-    self._weigh(held, tf.boolean_mask(priority, there), tf.ones_like(held, tf.bool))
-    return tf.reduce_sum(tf.cast(tf.logical_not(there), tf.int32))
+    tf.debugging.assert_rank(leaf, 1)
+    tf.debugging.assert_rank(stamp, 1)
+    tf.debugging.assert_rank(priority, 1)
+    tf.debugging.assert_type(priority, tf.float32)
+    # A slot whose stamp has changed holds another block now.
+    held = tf.gather(self._storage.stamps, leaf // self._storage.length) == stamp
+    leaves = tf.boolean_mask(leaf, held)  # [L], L <= K
+    valid = tf.ones_like(leaves, tf.bool)
+    self._set_priorities(leaves, tf.boolean_mask(priority, held), valid)
+    return tf.reduce_sum(tf.cast(tf.logical_not(held), tf.int32))
+
+  def _set_priorities(self, leaves: tf.Tensor, priority: tf.Tensor, valid: tf.Tensor) -> None:
+    """Updates the distributions of sampling and of eviction.
+
+    Args:
+      leaves: int64 `[K]`.
+      priority: float32 `[K]`, the new priorities.
+      valid: bool `[K]`. Leaves without a transition are never drawn.
+    """
+    priority = tf.clip_by_value(tf.cast(priority, tf.float64), MIN_PRIORITY, MAX_PRIORITY)
+    self._tree.set(leaves, tf.where(valid, priority**self._alpha, tf.zeros([], tf.float64)))
+    self._eviction.set_priorities(leaves // self._storage.length, priority)
+
+  def _inverse_power(self, p_alpha: tf.Tensor) -> tf.Tensor:
+    """The priorities p, float32, from p^alpha as in the tree; 1 for transitions if alpha is 0."""
+    return tf.cast(p_alpha ** (1 / self._alpha) if self._alpha else p_alpha, tf.float32)
 
   def _read_stamps(self) -> tf.Tensor:
-    return tf.identity(self._stamps)
+    return tf.identity(self._storage.stamps)
 
   def _read(self, slots: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-    blocks = lambda variable, length: tf.reshape(
-      tf.gather(variable, self._rows(slots, length)), [-1, length, *variable.shape[1:]]
-    )
-    parts = {
-      'observation': blocks(self._observation, self._entries),
-      'frame_start': blocks(self._frame_start, self._entries),
-    }
-    parts |= {
-      name: blocks(variable, self._length) for name, variable in self._per_transition.items()
-    }
-    return tf.gather(self._stamps, slots), parts
+    return tf.gather(self._storage.stamps, slots), self._storage.read_blocks(slots)
 
   def _read_priorities(self) -> tuple[tf.Tensor, tf.Tensor]:
-    leaves = tf.range(self.slots * self._length, dtype=tf.int64)
-    # The sampling tree tells nothing of them where it is uniform, yet the eviction may have them.
-    priorities = (
-      self._priorities(self._tree.get(leaves))
-      if self._alpha
-      else tf.cast(self._eviction.priorities(leaves // self._length), tf.float32)
+    length = self._storage.length
+    leaves = tf.range(self.slots * length, dtype=tf.int64)
+    if self._alpha:
+      priorities = self._inverse_power(self._tree.get(leaves))
+    else:
+      # A uniform sampling tree does not know the priorities, but the eviction may.
+      priorities = tf.cast(self._eviction.priorities(leaves // length), tf.float32)
+    return self._read_stamps(), tf.reshape(priorities, [self.slots, length])
+
+
+def _eviction_class(alpha_evict: float | None) -> type[eviction.Eviction]:
+  return eviction.OldestFirst if alpha_evict is None else eviction.ByPriority
+
+
+def _make_eviction(capacity: int, length: int, alpha_evict: float | None) -> eviction.Eviction:
+  """Makes the eviction for blocks of `length` transitions; see the constructor."""
+  if alpha_evict is None:
+    return eviction.OldestFirst(capacity, length)
+  if length != 1:
+    raise ValueError(
+      f'blocks of {length} transitions, expected 1: with alpha_evict, transitions leave one by one'
     )
-    return tf.identity(self._stamps), tf.reshape(priorities, [self.slots, self._length])
+  return eviction.ByPriority(capacity, alpha_evict)
+
+
+def _any_length(x: tf.Tensor) -> tf.TensorSpec:
+  """The signature of tensors like `x` with any first dimension."""
+  shape = [None, *x.shape[1:]] if x.shape.rank else []
+  return tf.TensorSpec(shape, x.dtype)

@@ -1,9 +1,9 @@
 """Saves a prioritized replay beside a run's checkpoints, and restores it.
 
-Every process that saves has a folder of its own, `replay/NUMBER`. In it, a chunk file holds the blocks of some slots;
-of later saves it is written again only if one of these blocks has been replaced. `priorities.npz` is written last,
-whole: it says which blocks are held and their priorities. Blocks that were replaced while a save went on are not in
-it together with their contents: they are lost, as those in flight are.
+Every process that saves has its own folder, `replay/NUMBER`. A chunk file there holds the blocks of
+some slots, and is written again only if one of these blocks has been replaced since. The file
+`priorities.npz` is written last and whole: it names the blocks held, with their priorities. A block
+that is replaced during a save is not in both places, and is lost like blocks still on the way.
 """
 
 import logging
@@ -12,126 +12,193 @@ import shutil
 import threading
 import time
 import zipfile
-from typing import Callable
+from typing import Any, Callable, NamedTuple, Sequence
 
 import numpy as np
 
 from common import errors
 from common.machine import files
-from common.replay import prioritized
+from common.replay import prioritized, structures
 
 _CHUNK_BYTES = 50_000_000
 _PRIORITIES = 'priorities.npz'
 
 
 class Saver:
-  """Saves one replay again and again. The replay may be used meanwhile: it is held up for a chunk at a time."""
+  """Saves one replay repeatedly. Other threads may use it meanwhile: only reads lock it."""
 
   def __init__(self, replay: prioritized.PrioritizedReplay, folder: pathlib.Path):
-    """`folder`: of the run's replay, for example `RUN/replay`."""
-    self._lock = threading.Lock()
-    self._replay, self._root = replay, folder
-    self._folder = folder / f'{max(_numbers(folder), default=0) + 1:06}'
-    self._written = np.full(replay.slots, -1)
-    self._blocks = max(1, _CHUNK_BYTES // prioritized.block_bytes(replay.spec))  # To a chunk.
-
-  def save(self, updates: int, given_up: Callable[[], bool] = lambda: False) -> None:
-    """Writes what has changed, then removes what earlier processes have saved. One thread does it after the other.
+    """Chooses a new folder for this process, which `save` creates.
 
     Args:
-      updates: of the learner so far.
-      given_up: asked after every chunk whether to end there: what was saved before is still whole then.
+      replay: The replay to save.
+      folder: The run's folder for replays, for example `RUN/replay`.
+    """
+    self._lock = threading.Lock()
+    self._replay = replay
+    self._root = folder
+    self._folder = folder / f'{max(_numbers(folder), default=0) + 1:06}'
+    # By slot: the stamp of the block in its chunk file, or -1.
+    self._written = np.full(replay.slots, -1)
+    self._chunk_slots = max(1, _CHUNK_BYTES // structures.block_bytes(replay.spec))
+
+  def save(self, updates: int, given_up: Callable[[], bool] = lambda: False) -> None:
+    """Writes what has changed, then removes what earlier processes have saved.
+
+    Threads that call this at the same time take turns.
+
+    Args:
+      updates: The learner's updates so far.
+      given_up: Asked before every chunk whether to stop there; the last complete save then stays
+        valid.
     """
     with self._lock:
       self._save(updates, given_up)
 
   def _save(self, updates: int, given_up: Callable[[], bool]) -> None:
     self._folder.mkdir(parents=True, exist_ok=True)
-    stamps, written, started = self._replay.stamps(), 0, time.monotonic()
-    for first in range(0, self._replay.slots, self._blocks):
+    started = time.monotonic()
+    stamps = self._replay.stamps()
+    written_bytes = 0
+    for first in range(0, self._replay.slots, self._chunk_slots):
       if given_up():
         return
-      chunk = slice(first, min(first + self._blocks, self._replay.slots))
-      if np.any((stamps[chunk] >= 0) & (stamps[chunk] != self._written[chunk])):
-        now, blocks = self._replay.read(np.arange(chunk.start, chunk.stop))
-        path = self._folder / f'chunk-{first // self._blocks:06}.npz'
-        _write(path, stamp=now, **blocks)
-        self._written[chunk], written = now, written + path.stat().st_size
+      chunk = slice(first, min(first + self._chunk_slots, self._replay.slots))
+      changed = (stamps[chunk] >= 0) & (stamps[chunk] != self._written[chunk])
+      if np.any(changed):
+        written_bytes += self._write_chunk(chunk)
+
+    # Only now: the file must not name blocks that are in no chunk file.
     stamps, priorities = self._replay.priorities()
     _write(self._folder / _PRIORITIES, stamp=stamps, priority=priorities, updates=updates)
     logging.info(
-      'Saved what is new in the replay: %.2f GB in %.1f s.',
-      written / 1e9,
+      'Saved the changes to the replay: %.2f GB in %.1f s.',
+      written_bytes / 1e9,
       time.monotonic() - started,
     )
+    self._remove_earlier()
+
+  def _write_chunk(self, chunk: slice) -> int:
+    """Writes the blocks in a range of slots. Returns the file's size in bytes."""
+    stamps, blocks = self._replay.read(np.arange(chunk.start, chunk.stop))
+    path = self._folder / f'chunk-{chunk.start // self._chunk_slots:06}.npz'
+    _write(path, stamp=stamps, **blocks)
+    self._written[chunk] = stamps
+    return path.stat().st_size
+
+  def _remove_earlier(self) -> None:
     for number in _numbers(self._root):
-      if self._root / f'{number:06}' != self._folder:
-        shutil.rmtree(self._root / f'{number:06}')
+      folder = self._root / f'{number:06}'
+      if folder != self._folder:
+        shutil.rmtree(folder)
+
+
+class _Place(NamedTuple):
+  """Where a saved block is."""
+
+  stamp: int
+  path: pathlib.Path
+  row: int
 
 
 def restore(replay: prioritized.PrioritizedReplay, folder: pathlib.Path) -> int | None:
-  """Fills an empty replay with what was saved last: oldest first, if that is who leaves first.
+  """Fills an empty replay with the last complete save.
+
+  Blocks are added oldest first if the oldest leave first, so that a smaller replay keeps the
+  newest.
+
+  Args:
+    replay: An empty replay.
+    folder: The run's folder for replays, as for `Saver`.
 
   Returns:
-    At how many updates of the learner it was saved; None if it was not.
+    The learner's updates when it was saved, or None if there is no complete save.
 
   Raises:
-    UserError: if it cannot be read, or its transitions are of another form.
+    UserError: If the save cannot be read, or its transitions do not match the replay's
+      specification.
   """
-  saved = [folder / f'{number:06}' for number in _numbers(folder)]
-  saved = [path for path in saved if (path / _PRIORITIES).exists()]
-  if not saved:
+  saves = [folder / f'{number:06}' for number in _numbers(folder)]
+  complete = [path for path in saves if (path / _PRIORITIES).exists()]
+  if not complete:
     return None
+  latest = complete[-1]
   try:
-    return _restore(replay, saved[-1])
+    return _restore(replay, latest)
   except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
     raise errors.UserError(
-      f'the replay saved in {saved[-1]} does not fit or is damaged ({error}). Go on without it, filling the replay '
-      'anew: --config.checkpoint_replay=false'
+      f'the replay saved in {latest} does not fit or is damaged ({error}). To continue without it, '
+      'filling the replay anew, add --config.checkpoint_replay=false'
     ) from error
 
 
 def _restore(replay: prioritized.PrioritizedReplay, folder: pathlib.Path) -> int:
   with np.load(folder / _PRIORITIES) as saved:
-    held = {int(stamp): slot for slot, stamp in enumerate(saved['stamp']) if stamp >= 0}
-    priorities, updates = saved['priority'], int(saved['updates'])
-  places = []  # Of every block: its stamp, its file, its place there.
-  for path in sorted(folder.glob('chunk-*.npz')):
-    with np.load(path) as chunk:
-      places += [
-        (int(stamp), path, i) for i, stamp in enumerate(chunk['stamp']) if int(stamp) in held
-      ]
+    slot_of = {int(stamp): slot for slot, stamp in enumerate(saved['stamp']) if stamp >= 0}
+    priorities = saved['priority']
+    updates = int(saved['updates'])
+
+  places = [place for place in _places(folder) if place.stamp in slot_of]
   if replay.keeps_order:
-    places.sort(key=lambda place: place[0])
-  if len(places) < len(held):
+    places.sort(key=lambda place: place.stamp)
+  if len(places) < len(slot_of):
     logging.warning(
-      '%d of %d blocks of the replay were replaced while they were saved, and are lost.',
-      len(held) - len(places),
-      len(held),
+      '%d of %d blocks of the replay were replaced while it was saved, and are lost.',
+      len(slot_of) - len(places),
+      len(slot_of),
     )
+
   while places:
-    path = places[0][1]
-    count = next((i for i, place in enumerate(places) if place[1] != path), len(places))
-    count = min(count, replay.slots)  # This replay may be smaller than the one that was saved.
-    stamps, rows = [p[0] for p in places[:count]], [p[2] for p in places[:count]]
-    with np.load(path) as chunk:
-      fields = {
-        name: chunk[name][rows]
-        for name in prioritized.TransitionBlock._fields
-        if name != 'priority'
-      }
-    block = prioritized.TransitionBlock(
-      **fields, priority=priorities[[held[stamp] for stamp in stamps]]
-    )
-    _check_form(block, replay.spec)
-    replay.add(block)
+    count = _length_of_run(places, replay.slots)
+    slots = [slot_of[place.stamp] for place in places[:count]]
+    replay.add(_read_blocks(places[:count], priorities[slots], replay.spec))
     places = places[count:]
   logging.info('Restored a replay of %s transitions.', f'{replay.size():,}')
   return updates
 
 
-def _check_form(block: prioritized.TransitionBlock, spec: prioritized.TransitionBlock) -> None:
-  for name, values, expected in zip(spec._fields, block, spec):
+def _places(folder: pathlib.Path) -> list[_Place]:
+  """Where all blocks in a save's chunk files are, in the order of their slots."""
+  places = []
+  for path in sorted(folder.glob('chunk-*.npz')):
+    with np.load(path) as chunk:
+      stamps = chunk['stamp'].tolist()
+    places += [_Place(stamp, path, row) for row, stamp in enumerate(stamps)]
+  return places
+
+
+def _length_of_run(places: Sequence[_Place], slots: int) -> int:
+  """How many places to read at once: those at the front in one file, at most `slots`."""
+  first = places[0].path
+  count = next((i for i, place in enumerate(places) if place.path != first), len(places))
+  # The replay may be smaller than the saved one.
+  return min(count, slots)
+
+
+def _read_blocks(
+  places: Sequence[_Place], priorities: np.ndarray, spec: structures.TransitionBlock
+) -> structures.TransitionBlock:
+  """Reads blocks `[M, ...]`.
+
+  Args:
+    places: The places of M blocks, in one file.
+    priorities: float32 `[M, B]`.
+    spec: What the replay expects of one block.
+
+  Raises:
+    ValueError: If a field has another shape or dtype.
+  """
+  rows = [place.row for place in places]
+  names = [name for name in structures.TransitionBlock._fields if name != 'priority']
+  with np.load(places[0].path) as chunk:
+    fields = {name: chunk[name][rows] for name in names}
+  blocks = structures.TransitionBlock(**fields, priority=priorities)
+  _check_matches(blocks, spec)
+  return blocks
+
+
+def _check_matches(blocks: structures.TransitionBlock, spec: structures.TransitionBlock) -> None:
+  for name, values, expected in zip(spec._fields, blocks, spec, strict=True):
     if values.shape[1:] != tuple(expected.shape) or values.dtype != expected.dtype.as_numpy_dtype:
       raise ValueError(
         f'{name} is {values.dtype} {list(values.shape[1:])} in a block, '
@@ -139,10 +206,12 @@ def _check_form(block: prioritized.TransitionBlock, spec: prioritized.Transition
       )
 
 
-def _write(path: pathlib.Path, **arrays: np.ndarray) -> None:
+def _write(path: pathlib.Path, **arrays: Any) -> None:
+  """Writes arrays and numbers to a file, which appears whole or not at all."""
   with files.replacing(path, 'wb') as file:
     np.savez(file, **arrays)
 
 
 def _numbers(folder: pathlib.Path) -> list[int]:
+  """The numbers of the saves in a folder, ascending."""
   return sorted(int(path.name) for path in folder.glob('[0-9]' * 6))

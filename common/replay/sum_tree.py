@@ -1,48 +1,63 @@
-"""A sum tree in `tf.Variable`s: draws leaves in proportion to their values, in time logarithmic in their number.
+"""A sum tree in `tf.Variable`s: draws leaves in proportion to their values in O(log n).
 
-        10                         the total
-     7   |   3                     each number is the sum of the row below it
-    4 3  |  1 2                    the leaves 0 to 3
+A draw is a point on the line [0, total), on which each leaf owns a stretch as long as its value.
+With rows of two numbers:
 
-Here with rows of two; really they have `_WIDTH`, so that few levels, thus few operations, lead from the top to a leaf.
+         10              the total
+     7    |    3         each number is the sum of one row of the level below
+   4   3  |  1   2       the leaves 0 to 3
 
-A draw is a point on the line [0, total), on which every leaf has a stretch as long as its value. From the top, it goes
-to that number of a row within which it lies, less the numbers before it.
+`find(7.5)` starts at the top row, (7, 3). The point lies in its second number, 0.5 beyond the first
+one's end; in that number's row, (1, 2), the point 0.5 lies in the first: leaf 2.
 
-After a change every sum above is computed anew from its row, never corrected by a difference: so each always is the
-rounded sum of its row, however many changes there were, and errors do not accumulate.
+Rows really have `_WIDTH` = 16 numbers, so that few levels, thus few operations, lead from the top
+to a leaf. A level is a matrix of rows. Its number i is in row i // 16 at column i % 16, and is the
+sum of row i of the level below. Unused numbers are 0. A tree of 600 leaves:
+
+  levels[2]  [1, 16]    | s0  s1  s2   0 ... 0 |
+                          |   |   |_______________
+                          |   |_______            |
+                          |           |           |
+  levels[1]  [3, 16]    | s0 ... s15 | s16 ... s31 | s32 ... s37  0 ... 0 |
+                          |       |                            |
+                          |       |________                    |__________
+                          |                |                              |
+  levels[0]  [38, 16]   | v0 ... v15 | ... | v240 ... v255 | ... | v592 ... v599  0 ... 0 |
+
+A change recomputes every sum above it from its whole row and never adds differences. So each sum is
+always the rounded sum of its row, and errors do not accumulate over any number of changes.
 """
 
 import numpy as np
 import tensorflow as tf
 
 _WIDTH = 16
-_BEFORE = np.triu(
-  np.ones([_WIDTH, _WIDTH]), 1
-)  # A row times this: for each number, the sum of those before it.
+# `rows @ _BEFORE` is the exclusive cumulative sum of each row.
+_BEFORE = np.triu(np.ones([_WIDTH, _WIDTH]), 1)
 
 
 def _rows(size: int) -> list[int]:
-  """How many rows each level has, from the leaves up to a single one."""
-  rows = [-(-size // _WIDTH)]
+  """The number of rows of each level, from the leaves up to a single row."""
+  rows = [-(-size // _WIDTH)]  # Rounded up.
   while rows[-1] > 1:
     rows.append(-(-rows[-1] // _WIDTH))
   return rows
 
 
 class SumTree(tf.Module):
-  """Leaves 0 to `size` - 1, all zero at first. Its operations belong into a `tf.function`, one of them at a time."""
+  """Leaves 0 to `size` - 1, initially 0. Not thread-safe; call its methods in a `tf.function`."""
 
   def __init__(self, size: int):
     super().__init__(name='sum_tree')
-    with tf.device('/cpu:0'):  # Of float64, so that a small value counts beside a large sum.
+    with tf.device('/cpu:0'):
+      # In float64, a small value still counts beside a large sum.
       self.levels = [
         tf.Variable(tf.zeros([rows, _WIDTH], tf.float64), trainable=False) for rows in _rows(size)
       ]
 
   @staticmethod
   def size_in_bytes(size: int) -> int:
-    """What a tree of so many leaves takes."""
+    """Bytes that a tree of `size` leaves takes."""
     return 8 * _WIDTH * sum(_rows(size))
 
   def total(self) -> tf.Tensor:
@@ -50,34 +65,60 @@ class SumTree(tf.Module):
     return tf.reduce_sum(self.levels[-1])
 
   def get(self, leaves: tf.Tensor) -> tf.Tensor:
-    """The values of leaves int64 `[K]`, float64 `[K]`."""
-    return tf.gather_nd(self.levels[0], _place(leaves))
+    """The values of leaves.
+
+    Args:
+      leaves: int64 `[K]`.
+
+    Returns:
+      float64 `[K]`.
+    """
+    tf.debugging.assert_rank(leaves, 1)
+    return tf.gather_nd(self.levels[0], _row_and_column(leaves))
 
   def set(self, leaves: tf.Tensor, values: tf.Tensor) -> None:
-    """Gives leaves int64 `[K]` values float64 `[K]`, at least 0. Of a leaf that is named twice, one value stays."""
+    """Changes the values of leaves.
+
+    Args:
+      leaves: int64 `[K]`. If a leaf is repeated, it gets one of its values.
+      values: float64 `[K]`, at least 0.
+    """
+    tf.debugging.assert_rank(leaves, 1)
+    tf.debugging.assert_rank(values, 1)
     for level in self.levels:
-      level.scatter_nd_update(_place(leaves), values)
+      level.scatter_nd_update(_row_and_column(leaves), values)
+      # Row i of this level is summed by number i of the next.
       leaves //= _WIDTH
       values = tf.reduce_sum(tf.gather(level, leaves), axis=1)
 
   def find(self, points: tf.Tensor) -> tf.Tensor:
-    """The leaves int64 `[K]` at points float64 `[K]` in [0, total); never one whose value is zero if the total is not."""
-    found = tf.zeros_like(points, tf.int64)
+    """The leaves whose stretches contain the points.
+
+    Args:
+      points: float64 `[K]`, in [0, total).
+
+    Returns:
+      int64 `[K]`; never a leaf of value 0, unless the total is 0.
+    """
+    tf.debugging.assert_rank(points, 1)
+    found = tf.zeros_like(points, tf.int64)  # [K]: a row of each level, from the top down.
     for level in reversed(self.levels):
-      row = tf.gather(level, found)
-      before = tf.matmul(row, _BEFORE)
-      number = (
-        tf.searchsorted(before, points[:, tf.newaxis], side='right', out_type=tf.int64)[:, 0] - 1
-      )
-      # Where rounding has moved a point out of its row, or onto a zero at the row's end, its largest number has it.
-      number = tf.where(
-        tf.gather(row, tf.maximum(number, 0), batch_dims=1) > 0.0, number, tf.argmax(row, axis=1)
-      )
-      points -= tf.gather(before, number, batch_dims=1)
-      found = found * _WIDTH + number
+      row = tf.gather(level, found)  # [K, 16]
+      before = tf.matmul(row, _BEFORE)  # [K, 16]
+      # The last number that starts at or before the point.
+      column = tf.searchsorted(before, points[:, tf.newaxis], side='right', out_type=tf.int64)
+      column = column[:, 0] - 1  # [K]
+
+      # Rounding may move a point out of its row, or onto a 0 at the row's end. The row's largest
+      # number is never 0 on the way down, so it stands in.
+      chosen = tf.gather(row, tf.maximum(column, 0), batch_dims=1)
+      column = tf.where(chosen > 0.0, column, tf.argmax(row, axis=1))
+
+      points -= tf.gather(before, column, batch_dims=1)
+      found = found * _WIDTH + column
     return found
 
 
-def _place(numbers: tf.Tensor) -> tf.Tensor:
-  """Rows and columns `[K, 2]`."""
+def _row_and_column(numbers: tf.Tensor) -> tf.Tensor:
+  """Where numbers `[K]` are in their level, `[K, 2]`."""
   return tf.stack([numbers // _WIDTH, numbers % _WIDTH], axis=1)

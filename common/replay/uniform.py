@@ -6,12 +6,21 @@ import tensorflow as tf
 
 
 class UniformReplay(tf.Module):
-  """A ring of `capacity` elements in `tf.Variable`s, on the CPU; its operations belong into a `tf.function`."""
+  """A ring of `capacity` elements on the CPU. Call its methods in a `tf.function`.
+
+  An element is a nest of tensors, e.g. a trajectory.
+  """
 
   def __init__(self, spec: Any, capacity: int):
-    """`spec`: nested `tf.TensorSpec`s of one element."""
+    """Starts empty.
+
+    Args:
+      spec: `tf.TensorSpec`s of one element, nested.
+      capacity: The number of elements that there is room for.
+    """
     super().__init__(name='uniform_replay')
-    self._spec, self._capacity = spec, capacity
+    self._spec = spec
+    self._capacity = capacity
     with tf.device('/cpu:0'):
       self._storage = [
         tf.Variable(tf.zeros([capacity, *s.shape], s.dtype), trainable=False)
@@ -21,25 +30,37 @@ class UniformReplay(tf.Module):
 
   @staticmethod
   def size_in_bytes(spec: Any, capacity: int) -> int:
-    """What `capacity` elements take."""
+    """Bytes that `capacity` elements take. For the arguments, see the constructor."""
     return capacity * sum(s.shape.num_elements() * s.dtype.size for s in tf.nest.flatten(spec))
 
   def size(self) -> tf.Tensor:
-    """Number of elements held, int64."""
+    """The number of elements held, int64 `[]`."""
     return tf.minimum(self._added, self._capacity)
 
   def add(self, elements: Any) -> None:
-    """Adds elements `[N, ...]`, in the place of the oldest once it is full."""
+    """Adds N elements; once the ring is full, they replace the oldest.
+
+    Args:
+      elements: `[N, ...]`, with the structure of `spec`.
+    """
+    # Flattening discards the structure, so another one of as many tensors would go unnoticed.
+    tf.nest.assert_same_structure(self._spec, elements)
     flat = tf.nest.flatten(elements)
     count = tf.shape(flat[0], out_type=tf.int64)[0]
-    slots = (self._added + tf.range(count)) % self._capacity
+    slots = (self._added + tf.range(count)) % self._capacity  # [N]
     for variable, values in zip(self._storage, flat, strict=True):
       variable.scatter_update(tf.IndexedSlices(values, slots))
     self._added.assign_add(count)
 
   def sample(self, count: int) -> Any:
-    """`count` elements drawn uniformly with replacement, `[count, ...]`; there must be at least one."""
-    slots = tf.random.uniform([count], maxval=self.size(), dtype=tf.int64)
-    return tf.nest.pack_sequence_as(
-      self._spec, [tf.gather(variable, slots) for variable in self._storage]
-    )
+    """Draws elements uniformly, with replacement. The replay must not be empty.
+
+    Args:
+      count: The number of draws, K.
+
+    Returns:
+      `[K, ...]`, with the structure of `spec`.
+    """
+    slots = tf.random.uniform([count], maxval=self.size(), dtype=tf.int64)  # [K]
+    drawn = [tf.gather(variable, slots) for variable in self._storage]
+    return tf.nest.pack_sequence_as(self._spec, drawn)

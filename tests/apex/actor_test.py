@@ -19,7 +19,7 @@ from apex import dqn, exploration, transitions
 from common import environments
 from common.distributed import parameters
 from common.environments import suite as suites
-from common.replay import prioritized
+from common.replay import prioritized, structures
 from scripts import processes
 
 N, SIGNIFICANCE = 3, 1e-3
@@ -289,7 +289,7 @@ def test_a_transition_read_from_the_replay_is_what_the_environment_emitted(run, 
   assert replay.size() == np.sum(steps >= 0)
   # Alike and stratified, as many draws as there are transitions give each of them once.
   sample = replay.sample(replay.size())
-  sample = prioritized.Sample(
+  sample = structures.Sample(
     *(
       part.numpy()
       for part in sample._replace(

@@ -20,7 +20,7 @@ from apex import learner as learners
 from common import environments, optimizers
 from common.distributed import parameters
 from common.environments import suite as suites
-from common.replay import prioritized
+from common.replay import prioritized, structures
 
 INPUT, ACTIONS, BATCH = 3, 2, 8
 # Float32 sums of up to 402 terms of order one, in three layers, beside float64.
@@ -149,12 +149,12 @@ def bounded_actions(count=BATCH, seed=2):
   return np.random.default_rng(seed).uniform(-1.0, 1.0, (count, ACTIONS)).astype(np.float32)
 
 
-def make_sample(seed=3, **parts) -> prioritized.Sample:
+def make_sample(seed=3, **parts) -> structures.Sample:
   """A random sample, of which about a third are of an episode's end; `parts` replaces some of it."""
   rng = np.random.default_rng(seed)
   number = lambda *shape: tf.constant(rng.normal(size=shape), tf.float32)
   indices, starts = tf.range(BATCH, dtype=tf.int64), tf.zeros([BATCH, 1], tf.bool)
-  sample = prioritized.Sample(
+  sample = structures.Sample(
     leaf=indices,
     stamp=indices,
     observation=number(BATCH, 1, INPUT),
@@ -1151,7 +1151,7 @@ class Run(NamedTuple):
         yield (
           taken[environment],
           int(environment),
-          prioritized.TransitionBlock(*(part[k] for part in alone)),
+          structures.TransitionBlock(*(part[k] for part in alone)),
         )
         taken[environment] += 1
     assert np.all(taken >= len(self.notes.actions) - self.config.n_step - self.config.block_length)

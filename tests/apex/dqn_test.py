@@ -8,7 +8,7 @@ import tensorflow as tf
 from apex import config as configs
 from apex import dqn
 from common.environments import suite as suites
-from common.replay import prioritized
+from common.replay import structures
 
 INPUT, HIDDEN, ACTIONS, BATCH = 3, 8, 4, 6
 # Float32 sums of up to 64 terms of order one, in three layers, beside float64.
@@ -85,7 +85,7 @@ def make_sample(seed=2, discount=None):
   rng = np.random.default_rng(seed)
   number = lambda *shape: tf.constant(rng.normal(size=shape), tf.float32)
   indices, starts = tf.range(BATCH, dtype=tf.int64), tf.zeros([BATCH, 1], tf.bool)
-  return prioritized.Sample(
+  return structures.Sample(
     leaf=indices,
     stamp=indices,
     observation=number(BATCH, 1, INPUT),

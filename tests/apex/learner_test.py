@@ -10,7 +10,7 @@ from apex import config as configs
 from apex import dqn
 from apex import learner as learners
 from common import environments
-from common.replay import prioritized
+from common.replay import structures
 
 K = 16
 SUITE = environments.load('gym:CartPole-v1')
@@ -23,11 +23,11 @@ def make_learner(**settings) -> learners.Learner:
   )
 
 
-def random_sample(seed: int) -> prioritized.Sample:
+def random_sample(seed: int) -> structures.Sample:
   rng = np.random.default_rng(seed)
   vectors = lambda: tf.constant(rng.normal(size=(K, 1, 4)), tf.float32)
   floats = lambda x: tf.constant(x, tf.float32)
-  return prioritized.Sample(
+  return structures.Sample(
     leaf=tf.range(K, dtype=tf.int64),
     stamp=tf.zeros([K], tf.int64),
     observation=vectors(),

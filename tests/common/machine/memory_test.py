@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from common import errors
 from common.machine import memory
-from common.replay import prioritized
+from common.replay import prioritized, structures
 
 MIB = 2**20
 
@@ -37,7 +37,7 @@ def advice(size_in_bytes, capacity):
 
 def specification(stack, shape, dtype, length=50, n=3):
   entries, per_transition = stack - 1 + length + n, lambda dtype: tf.TensorSpec([length], dtype)
-  return prioritized.TransitionBlock(
+  return structures.TransitionBlock(
     tf.TensorSpec([entries, *shape], dtype),
     tf.TensorSpec([entries], tf.bool),
     per_transition(tf.int32),

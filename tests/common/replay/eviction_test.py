@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common.replay import prioritized, saving
+from common.replay import prioritized, saving, structures
 from tests.common.replay import prioritized_test
 
 ALPHA, ALPHA_EVICT = 0.6, -0.4
 E = 2  # Entries of a transition: its state, and the one that it bootstraps from.
-SPEC = prioritized.TransitionBlock(
+SPEC = structures.TransitionBlock(
   observation=tf.TensorSpec([E, 3], tf.float32),
   frame_start=tf.TensorSpec([E], tf.bool),
   action=tf.TensorSpec([1, 2], tf.float32),
@@ -37,7 +37,7 @@ def clipped(priorities):
 def content():
   """All items that there are: random but for their returns, which are their numbers, and their priority of 1."""
   rng, count = np.random.default_rng(0), 12_000
-  return prioritized.TransitionBlock(
+  return structures.TransitionBlock(
     observation=rng.random((count, E, 3), np.float32),
     frame_start=rng.random((count, E)) < 0.4,
     action=rng.random((count, 1, 2), np.float32),
@@ -52,7 +52,7 @@ def content():
 def items(numbers, priorities=1.0, valid=True):
   numbers = np.asarray(numbers, int)
   column = lambda x, dtype: np.broadcast_to(np.asarray(x, dtype), numbers.shape)[:, np.newaxis]
-  return prioritized.TransitionBlock(*(part[numbers] for part in content()))._replace(
+  return structures.TransitionBlock(*(part[numbers] for part in content()))._replace(
     priority=column(priorities, np.float32), valid=column(valid, bool)
   )
 
@@ -288,7 +288,7 @@ def test_what_is_refused_changes_nothing():
   replay = full(LOW)
   before = prioritized_test.state(replay)
   for bad in (np.nan, np.inf, -1.0):
-    with pytest.raises(prioritized.RefusedBlock):
+    with pytest.raises(structures.RefusedBlock):
       replay.add(items([7, 8], [1.0, bad]))
   with pytest.raises(ValueError, match='8 blocks at once, expected at most 7'):
     replay.add(items(range(8)))
@@ -534,7 +534,7 @@ def test_every_call_waits_for_its_turn():
 @pytest.fixture
 def chunks(monkeypatch):
   """Saves seven items to a file."""
-  monkeypatch.setattr(saving, '_CHUNK_BYTES', 7 * prioritized.block_bytes(SPEC) + 1)
+  monkeypatch.setattr(saving, '_CHUNK_BYTES', 7 * structures.block_bytes(SPEC) + 1)
 
 
 def lived(capacity, count, **settings):

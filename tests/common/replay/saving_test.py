@@ -5,10 +5,10 @@ import pytest
 import tensorflow as tf
 
 from common import errors
-from common.replay import prioritized, saving
+from common.replay import prioritized, saving, structures
 
 B, E, STACK = 5, 9, 2
-SPEC = prioritized.TransitionBlock(
+SPEC = structures.TransitionBlock(
   observation=tf.TensorSpec([E, 3], tf.uint8),
   frame_start=tf.TensorSpec([E], tf.bool),
   action=tf.TensorSpec([B], tf.int32),
@@ -24,13 +24,13 @@ def make(capacity=300, spec=SPEC, alpha=0.6):
   return prioritized.PrioritizedReplay(spec, capacity, STACK, alpha, 0.4, stratified=False)
 
 
-def block(number: int) -> prioritized.TransitionBlock:
+def block(number: int) -> structures.TransitionBlock:
   """One block whose every part is random but for the returns, which tell its number."""
   rng = np.random.default_rng(number)
   valid = rng.random(B) < 0.8
   return tf.nest.map_structure(
     lambda x: x[np.newaxis],
-    prioritized.TransitionBlock(
+    structures.TransitionBlock(
       rng.integers(256, size=(E, 3), dtype=np.uint8),
       rng.random(E) < 0.2,
       rng.integers(9, size=B, dtype=np.int32),
@@ -109,7 +109,7 @@ def test_what_was_removed_stays_away(tmp_path):
 
 
 def test_only_what_is_new_is_written_again(tmp_path, monkeypatch):
-  monkeypatch.setattr(saving, '_CHUNK_BYTES', 128 * prioritized.block_bytes(SPEC))
+  monkeypatch.setattr(saving, '_CHUNK_BYTES', 128 * structures.block_bytes(SPEC))
   replay = make(capacity=2000)
   fill(replay, range(300))
   saver = saving.Saver(replay, tmp_path)

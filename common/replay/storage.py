@@ -1,0 +1,143 @@
+"""Slots of transition blocks in `tf.Variable`s: every observation is stored once."""
+
+import tensorflow as tf
+
+from common.replay import structures
+
+# The parts of a block that transitions read by their leaf. Observations are read by entry,
+# priorities live in the sum tree.
+_PER_TRANSITION = ('action', 'n_step_return', 'discount', 'end', 'valid')
+
+
+class BlockStorage(tf.Module):
+  """Slots for blocks on the CPU. Not thread-safe; call its methods in a `tf.function`.
+
+  Leaf `slot * B + b` is the transition b of the block in a slot. Variables are not initialised, so
+  the operating system commits memory only as slots fill.
+  """
+
+  def __init__(self, spec: structures.TransitionBlock, slots: int, stack: int):
+    """Makes empty slots.
+
+    Args:
+      spec: `tf.TensorSpec`s of one block.
+      slots: The number of blocks that there is room for.
+      stack: Frames per observation; 1 where they are not stacked.
+    """
+    super().__init__(name='block_storage')
+    self.length = spec.priority.shape[0]  # B
+    self._entries = spec.frame_start.shape[0]  # E
+    self._stack = stack
+    with tf.device('/cpu:0'):
+      self._observation = _uninitialised(slots * self._entries, spec.observation)
+      self._frame_start = _uninitialised(slots * self._entries, spec.frame_start)
+      self._per_transition = {
+        name: _uninitialised(slots * self.length, getattr(spec, name)) for name in _PER_TRANSITION
+      }
+      # By slot: the serial number of its block, or -1; and the number of valid transitions in it.
+      no_stamps = tf.fill([slots], tf.constant(-1, tf.int64))
+      self.stamps = tf.Variable(no_stamps, trainable=False)
+      self.counts = tf.Variable(tf.zeros([slots], tf.int64), trainable=False)
+
+  @staticmethod
+  def size_in_bytes(spec: structures.TransitionBlock, slots: int) -> int:
+    """Bytes that full slots take."""
+    stamp_and_count = 16
+    return slots * (stamp_and_count + structures.block_bytes(spec))
+
+  def leaves(self, slots: tf.Tensor) -> tf.Tensor:
+    """All leaves of slots int64 `[M]`, int64 `[M * B]`."""
+    return _rows(slots, self.length)
+
+  def write(
+    self,
+    slots: tf.Tensor,
+    blocks: structures.TransitionBlock,
+    counts: tf.Tensor,
+    stamps: tf.Tensor,
+  ) -> None:
+    """Puts blocks into slots, over what was there.
+
+    Args:
+      slots: int64 `[M]`, all different.
+      blocks: `[M, ...]`.
+      counts: int64 `[M]`, the number of valid transitions in each block.
+      stamps: int64 `[M]`, the blocks' serial numbers.
+    """
+    tf.debugging.assert_rank(slots, 1)
+    entries = _rows(slots, self._entries)  # [M * E]
+    leaves = self.leaves(slots)  # [M * B]
+    _scatter(self._observation, entries, flatten(blocks.observation))
+    _scatter(self._frame_start, entries, flatten(blocks.frame_start))
+    for name, variable in self._per_transition.items():
+      _scatter(variable, leaves, flatten(getattr(blocks, name)))
+    _scatter(self.counts, slots, counts)
+    _scatter(self.stamps, slots, stamps)
+
+  def clear(self, slots: tf.Tensor) -> None:
+    """Marks slots int64 `[M]` as empty."""
+    _scatter(self.stamps, slots, tf.fill(tf.shape(slots), tf.constant(-1, tf.int64)))
+
+  def read_blocks(self, slots: tf.Tensor) -> dict[str, tf.Tensor]:
+    """The blocks in slots int64 `[M]`, by field name, `[M, ...]`; all fields but `priority`."""
+    tf.debugging.assert_rank(slots, 1)
+    parts = {
+      'observation': _gather_blocks(self._observation, slots, self._entries),
+      'frame_start': _gather_blocks(self._frame_start, slots, self._entries),
+    }
+    for name, variable in self._per_transition.items():
+      parts[name] = _gather_blocks(variable, slots, self.length)
+    return parts
+
+  def read_transitions(self, leaf: tf.Tensor) -> dict[str, tf.Tensor]:
+    """The transitions at leaves int64 `[K]`, by the names of `structures.Sample`'s fields.
+
+    Returns:
+      `[K, stack, ...]` for observations and frame starts; `[K, ...]` for action, return and
+      discount.
+    """
+    tf.debugging.assert_rank(leaf, 1)
+    # The oldest entries of the first and last stack: S_t's is entry b, S_{t+n}'s is entry end[b].
+    block_start = leaf // self.length * self._entries
+    first = block_start + leaf % self.length
+    last = block_start + tf.cast(tf.gather(self._per_transition['end'], leaf), tf.int64)
+
+    window = tf.range(self._stack, dtype=tf.int64)
+    entries = first[:, tf.newaxis] + window  # [K, stack]
+    next_entries = last[:, tf.newaxis] + window  # [K, stack]
+    parts = {
+      'observation': tf.gather(self._observation, entries),
+      'frame_start': tf.gather(self._frame_start, entries),
+      'next_observation': tf.gather(self._observation, next_entries),
+      'next_frame_start': tf.gather(self._frame_start, next_entries),
+    }
+    for name in ('action', 'n_step_return', 'discount'):
+      parts[name] = tf.gather(self._per_transition[name], leaf)
+    return parts
+
+
+def flatten(x: tf.Tensor) -> tf.Tensor:
+  """Merges the first two axes: `[M, N, ...]` to `[M * N, ...]`."""
+  return tf.reshape(x, tf.concat([[-1], tf.shape(x)[2:]], axis=0))
+
+
+def _uninitialised(count: int, spec: tf.TensorSpec) -> tf.Variable:
+  """A variable of `count` rows; `spec` is of a block's rows, `[N, ...]`."""
+  empty = tf.raw_ops.Empty(shape=[count, *spec.shape[1:]], dtype=spec.dtype)
+  return tf.Variable(empty, trainable=False)
+
+
+def _rows(slots: tf.Tensor, length: int) -> tf.Tensor:
+  """The rows of slots `[M]` in a variable with `length` rows per slot, `[M * length]`."""
+  rows = slots[:, tf.newaxis] * length + tf.range(length, dtype=tf.int64)  # [M, length]
+  return tf.reshape(rows, [-1])
+
+
+def _scatter(variable: tf.Variable, rows: tf.Tensor, values: tf.Tensor) -> None:
+  variable.scatter_update(tf.IndexedSlices(values, rows))
+
+
+def _gather_blocks(variable: tf.Variable, slots: tf.Tensor, length: int) -> tf.Tensor:
+  """What a variable with `length` rows per slot holds for slots `[M]`, `[M, length, ...]`."""
+  rows = tf.gather(variable, _rows(slots, length))  # [M * length, ...]
+  return tf.reshape(rows, [-1, length, *variable.shape[1:]])
