@@ -15,9 +15,9 @@ from common.machine import memory, threads
 from common.replay import uniform
 from common.runs import acting, hosting, supervisor
 from impala import actor as actors
+from impala import batching, networks, policy, recorder, replicas, trajectory
 from impala import config as configs
 from impala import learner as learners
-from impala import networks, policy, recorder, replicas, trajectory
 
 
 class Run:
@@ -135,7 +135,7 @@ class Run:
     config = self._config
     learner = self._learner
     learners.warm_up(learner, self._spec)
-    batches = learners.batches(
+    batches = batching.from_queue(
       self._queue, learner.batch_size, self._make_replay(), learner.replayed
     )
     self.host.start()
@@ -179,16 +179,11 @@ class Run:
       ]
 
   def _make_shared_policy(self) -> policy.DynamicBatchingPolicy:
-    config, suite, agent = self._config, self._suite, self._learner.agent
-    example = (
-      policy.example_inputs(suite, config.envs_per_actor),
-      agent.initial_state(config.envs_per_actor),
-    )
+    config = self._config
     return policy.DynamicBatchingPolicy(
-      agent,
-      suite,
+      self._learner.agent,
+      self._suite,
       lambda: int(self._learner.updates),
-      example,
       config.dynamic_batch_size,
       config.dynamic_batch_timeout_ms,
       config.seed,
@@ -215,7 +210,7 @@ class Run:
   def _learn(self, batches: Iterator[trajectory.Trajectory], stop: threading.Event) -> None:
     """The learner's thread: updates, publication, records and checkpoints, one after the other."""
     config, learner, pulse = self._config, self._learner, self._learner_pulse
-    new_frames = tf.constant(learners.count_frames(config, self._suite), tf.int64)
+    new_frames = tf.constant(batching.new_frames(config, self._suite), tf.int64)
     while self.frames() < config.total_frames:  # Which are the same at all learners.
       pulse.enter('waiting for trajectories')
       started = time.monotonic()
