@@ -72,7 +72,7 @@ class AlignedSteps(NamedTuple):
 
 
 def aligned(batch: Trajectory) -> AlignedSteps:
-  """The T steps of a batch, each at the entry whose observation it answers.
+  """The T steps of a batch, aligned with the observations they were chosen at.
 
   This is the one place where everybody errs. The network's outputs and the behaviour logits for x_t
   stand at entry t. The environment answers one entry later: the action chosen at entry t, its
