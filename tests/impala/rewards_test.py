@@ -1,4 +1,4 @@
-"""Reward clipping against values computed by hand (arXiv 1802.01561, Table D.3, Figure D.1)."""
+"""Reward clipping against hand-computed values (arXiv 1802.01561, Tables D.2, D.3, Figure D.1)."""
 
 import numpy as np
 import pytest

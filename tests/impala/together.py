@@ -14,7 +14,7 @@ from common import environments, errors
 from common.runs import checkpoints
 from impala import config as configs
 from impala import learner as learners
-from impala import networks, replicas, trajectory
+from impala import batching, networks, replicas, trajectory
 
 T, B, UPDATES = 6, 8, 5
 NOT_FINITE = 3  # Which of the updates is not.
@@ -61,7 +61,7 @@ def make_batches(agent: networks.Agent) -> Iterator[trajectory.Trajectory]:
     trajectories = [tf.nest.map_structure(draw, spec) for _ in range(B)]
     if number == NOT_FINITE:
       trajectories[-1] = trajectories[-1]._replace(reward=trajectories[-1].reward + np.nan)
-    yield learners.stack_trajectories(trajectories)
+    yield batching.stack(trajectories)
 
 
 def values(learner: learners.Learner, strategy: tf.distribute.Strategy) -> np.ndarray:
@@ -82,7 +82,7 @@ def learn(
   frames, count = tf.constant(FRAMES, tf.int64), replicas.workers(strategy)
   found = {'values': [values(learner, strategy)]}
   for batch in make_batches(learner.agent):
-    share = learners.split(batch, count)[index]
+    share = batching.split(batch, count)[index]
     update = learner.update(share, frames)
     for name, value in {
       **update.statistics,
@@ -148,7 +148,7 @@ def main(folder: str, devices: str, index: str, *addresses: str) -> None:
   if addresses and index > 0:
     os.kill(os.getpid(), signal.SIGKILL)
   if addresses:
-    batch = learners.split(next(make_batches(learner.agent)), replicas.workers(strategy))[index]
+    batch = batching.split(next(make_batches(learner.agent)), replicas.workers(strategy))[index]
     gone = refused(lambda: learner.update(batch, tf.constant(FRAMES, tf.int64)))
     (folder / 'gone.txt').write_text(str(gone))
 
