@@ -118,6 +118,7 @@ class LocalPolicy:
     return self._copy.refresh()
 
   def __call__(self, inputs: networks.AgentInput, core_state: Any) -> Decision:
+    # As in the paper, actors run on the CPU, also where the learner has a GPU.
     with tf.device('/cpu:0'):
       return self._decide(inputs, core_state)
 
@@ -156,6 +157,7 @@ class DynamicBatchingPolicy:
 
     example = (example_inputs(suite, 1), agent.initial_state(1))
     self._decide = _batched(decide_with_agent, example, max_batch_size, timeout_ms)
+    # One call now, so that the graph is optimised before environments start: see `Run.start`.
     self.decide_flat(tf.nest.flatten(example))
 
   def initial_state(self, batch_size: int) -> Any:
@@ -187,6 +189,7 @@ def _batched(
   Returns:
     A function of the arguments' flat tensors. It blocks until its batch has been evaluated.
   """
+  # An eager call, for the structure of the result.
   result = function(*example)
 
   # Takes and returns flat tensors only. Batches are evaluated one after another: they would compete
@@ -271,6 +274,7 @@ def central_codecs(suite: suites.Suite, core_state: Any) -> tuple[wire.Codec, wi
     logits=tf.TensorSpec([suite.num_actions], tf.float32),
     core_state=state,
   )
+  # Paths start with the index into the tuple (inputs, state).
   bounds: dict[str, tuple[float, float]] = {
     f'0.observation.{name}': limits for name, limits in suites.integer_bounds(suite).items()
   }

@@ -28,6 +28,7 @@ def _soft_asymmetric(rewards: tf.Tensor) -> tf.Tensor:
   return tf.where(rewards < 0.0, 0.3, 1.0) * 5.0 * tf.tanh(rewards / 5.0)
 
 
+# By the name that the config's `reward_clipping` has.
 FORMS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
   'none': _none,
   'abs_one': _abs_one,

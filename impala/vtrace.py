@@ -106,6 +106,8 @@ def from_importance_weights(
   if pg_bootstrap not in ('vs', 'values'):
     raise ValueError(f"pg_bootstrap is {pg_bootstrap!r}, expected 'vs' or 'values'")
 
+  # The same ratios truncated twice: rho-bar determines the fixed point, c-bar only the speed of
+  # convergence and the variance (section 4.1).
   rhos = tf.exp(log_rhos)
   clipped_rhos = _clip(rhos, clip_rho_threshold)
   cs = lambda_ * _clip(rhos, clip_c_threshold)
@@ -205,6 +207,7 @@ def corrected_returns(
   Raises:
     ValueError: There is no such correction.
   """
+  # The ratios depend on the logits being learned, but targets are constants (section 4.2).
   log_rhos = tf.stop_gradient(log_rhos)
   steps = (discounts, rewards, values, bootstrap_value)
   if correction == 'vtrace':
@@ -221,6 +224,7 @@ def corrected_returns(
     return one_step_importance_sampling(
       log_rhos, *steps, clip_pg_rho_threshold=clip_pg_rho_threshold
     )
+  # These two differ only in the policy gradient loss.
   if correction in ('epsilon', 'none'):
     return no_correction(*steps)
   raise ValueError(

@@ -5,7 +5,7 @@ import pytest
 from tests.common import learning
 
 
-# 80 s of CPU time: 40 s to 80 s on two cores.
+# About 80 s of CPU time.
 @pytest.mark.long
 def test_cartpole_is_learned_with_an_lstm(tmp_path):
   # The maximum is 500. Random play reaches 20, always pushing the same way 9; seed 1 reached 497.
