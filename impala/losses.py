@@ -1,4 +1,4 @@
-"""The three parts of the actor-critic loss (IMPALA, section 4.2), summed over time and batch as in the paper.
+"""The three terms of the actor-critic loss (IMPALA, section 4.2), summed over time and batch.
 
 A sum, not a mean: the paper's learning rates (Table D.1) belong to sums over T x B steps.
 """
@@ -7,26 +7,55 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 
-def policy_gradient_loss(logits, actions, advantages, epsilon: float = 0.0) -> tf.Tensor:
-  """- sum log pi(a_s|x_s) * advantage_s, whose gradient is section 4.2's with its sign turned.
+def policy_gradient_loss(
+  logits: tf.Tensor, actions: tf.Tensor, advantages: tf.Tensor, epsilon: float = 0.0
+) -> tf.Tensor:
+  """- sum_s log pi(a_s|x_s) advantage_s, float32 `[]`.
+
+  Its gradient is minus the policy gradient of section 4.2, as the loss is minimised.
 
   Args:
-    logits: `[T, B, A]` of pi.
-    actions: `[T, B]` int32.
-    advantages: `[T, B]`; no gradient flows through them.
-    epsilon: added to pi(a) inside the logarithm: 1e-6 in the ablation's epsilon-correction, else 0.
+    logits: float32 `[T, B, A]`, of pi.
+    actions: int32 `[T, B]`, a_s.
+    advantages: float32 `[T, B]`, rho_s (q_s - V(x_s)); no gradient flows through them.
+    epsilon: Added to pi(a_s|x_s) inside the logarithm: 1e-6 for the epsilon-correction of
+      section 5.2.2, 0 for every other.
   """
-  log_probs = tfp.distributions.Categorical(logits=logits).log_prob(actions)
+  tf.debugging.assert_shapes([(logits, 'TBA'), (actions, 'TB'), (advantages, 'TB')])
+  tf.debugging.assert_type(logits, tf.float32)
+  tf.debugging.assert_type(actions, tf.int32)
+  tf.debugging.assert_type(advantages, tf.float32)
+
+  log_probs = tfp.distributions.Categorical(logits=logits).log_prob(actions)  # [T, B]
   if epsilon:
     log_probs = tf.math.log(tf.exp(log_probs) + epsilon)
   return -tf.reduce_sum(log_probs * tf.stop_gradient(advantages))
 
 
-def baseline_loss(values, targets) -> tf.Tensor:
-  """1/2 sum (v_s - V(x_s))^2 for values and targets `[T, B]`; no gradient flows through the targets."""
+def baseline_loss(values: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+  """1/2 sum_s (v_s - V(x_s))^2, float32 `[]`.
+
+  Args:
+    values: float32 `[T, B]`, V(x_s).
+    targets: float32 `[T, B]`, v_s; no gradient flows through them.
+  """
+  tf.debugging.assert_shapes([(values, 'TB'), (targets, 'TB')])
+  tf.debugging.assert_type(values, tf.float32)
+  tf.debugging.assert_type(targets, tf.float32)
+
   return 0.5 * tf.reduce_sum(tf.square(tf.stop_gradient(targets) - values))
 
 
-def entropy_loss(logits) -> tf.Tensor:
-  """Minus the sum of the policies' entropies, logits `[T, B, A]`: minimising it keeps the policy from collapsing."""
-  return -tf.reduce_sum(tfp.distributions.Categorical(logits=logits).entropy())
+def entropy_loss(logits: tf.Tensor) -> tf.Tensor:
+  """Negative entropy, sum_s sum_a pi(a|x_s) log pi(a|x_s), float32 `[]`.
+
+  Minimising it keeps the policy from becoming deterministic too early.
+
+  Args:
+    logits: float32 `[T, B, A]`, of pi.
+  """
+  tf.debugging.assert_shapes([(logits, 'TBA')])
+  tf.debugging.assert_type(logits, tf.float32)
+
+  entropies = tfp.distributions.Categorical(logits=logits).entropy()  # [T, B]
+  return -tf.reduce_sum(entropies)

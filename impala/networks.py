@@ -1,4 +1,4 @@
-"""IMPALA's agent (Figure 3): torso, instruction encoder, last action and reward, LSTM core, policy and value heads."""
+"""IMPALA's agent (Figure 3): torso, instructions, last action and reward, LSTM, two heads."""
 
 from typing import Any, Mapping, NamedTuple
 
@@ -14,14 +14,20 @@ CORE_SIZE = 256
 
 
 class AgentInput(NamedTuple):
-  """What the environment said last, and what it was asked: all `[T, B]` or with these axes in front."""
+  """An environment's last answer and the action it answered to, `[T, B]`.
 
-  observation: Mapping[
-    str, tf.Tensor
-  ]  # `observation`: pixels uint8 or vectors float32; maybe `instruction`, int32.
-  last_action: tf.Tensor  # int32.
-  reward: tf.Tensor  # float32, for the last action, as the environment gave it.
-  done: tf.Tensor  # bool: the observation is the first of an episode.
+  Actors have no time axis, `[N]`.
+  """
+
+  # By name, `[T, B, ...]`: `observation`, pixels uint8 or vectors float32, and in some suites
+  # `instruction`, words int32.
+  observation: Mapping[str, Any]
+  # int32.
+  last_action: Any
+  # float32, for the last action, not clipped.
+  reward: Any
+  # bool. The observation is the first of an episode.
+  done: Any
 
 
 class AgentOutput(NamedTuple):
@@ -32,7 +38,7 @@ class AgentOutput(NamedTuple):
 
 
 class Agent(snt.Module):
-  """The network of actors and learner. All of its variables exist once it is constructed."""
+  """The network of actors and learner. All its variables exist once it is constructed."""
 
   def __init__(
     self,
@@ -45,50 +51,53 @@ class Agent(snt.Module):
     """Builds the network.
 
     Args:
-      observation_space: of one environment, as the torso gets it: images `[H, W, C]`.
+      observation_space: One environment's, as the torso reads it: images are `[H, W, C]`.
       num_actions: A.
-      torso: one of `common.networks.TORSOS`.
-      lstm: whether there is a core of 256 units; else the heads stand on the torso.
-      feedback: whether the last action and the last reward, clipped to [-1, 1], are inputs.
+      torso: One of `common.networks.TORSOS`.
+      lstm: Whether there is a core, of 256 units; else the heads read the features.
+      feedback: Whether the last action and the last reward, clipped to [-1, 1], are inputs.
     """
     super().__init__(name='agent')
-    self._num_actions, self._feedback = num_actions, feedback
-    self._torso = networks.TORSOS[torso]()
-    self._instructions = (
-      networks.InstructionEncoder() if 'instruction' in observation_space.spaces else None
-    )
-    inputs = _zeros(observation_space)
-    self._core = (
-      networks.ResettingLSTM(self._features(inputs).shape[-1], CORE_SIZE) if lstm else None
-    )
-    self._policy_head, self._value_head = snt.Linear(num_actions), snt.Linear(1)
+    self._num_actions = num_actions
+    self._feedback = feedback
+    self._torso: Any = networks.TORSOS[torso]()
+    has_instructions = 'instruction' in observation_space.spaces
+    self._instructions = networks.InstructionEncoder() if has_instructions else None
+
+    # One pass over zeros creates every variable and tells the core its input size.
+    inputs = zeros(observation_space, leading=(1, 1))
+    feature_size = self._features(inputs).shape[-1]
+    self._core = networks.ResettingLSTM(feature_size, CORE_SIZE) if lstm else None
+    self._policy_head = snt.Linear(num_actions)
+    self._value_head = snt.Linear(1)
     self.unroll(inputs, self.initial_state(1))
 
   def initial_state(self, batch_size: int) -> Any:
-    """The core state at the start of a run; empty for a feed-forward agent."""
+    """The core state at the start of a run, `[batch_size, H]`; empty without a core."""
     return self._core.initial_state(batch_size) if self._core else ()
 
   def unroll(self, inputs: AgentInput, core_state: Any) -> tuple[AgentOutput, Any]:
-    """Runs over time and batch; an acting step is an unroll of one.
+    """Runs over time and batch; acting is an unroll of one step.
 
     Args:
-      inputs: `[T, B]`.
-      core_state: before the first of them, `[B, ...]`.
+      inputs: `[T, B, ...]`.
+      core_state: The state before the first step, `[B, H]`. It is reset wherever `inputs.done`.
 
     Returns:
-      The outputs `[T, B]` and the core state after the last step.
+      The outputs `[T, B, ...]` and the core state after the last step.
     """
-    features = self._features(inputs)
+    features = self._features(inputs)  # [T, B, D]
     if self._core:
       features, core_state = self._core.unroll(features, inputs.done, core_state)
     return self._heads(features), core_state
 
   def _features(self, inputs: AgentInput) -> tf.Tensor:
-    """All that does not depend on time, `[T, B, D]`: time is folded into the batch (section 3.1)."""
-    folded = tf.nest.map_structure(lambda x: snt.merge_leading_dims(x, 2), inputs)
-    return snt.split_leading_dim(self._step_features(folded), inputs.reward, 2)
+    """The core's inputs, float32 `[T, B, D]`, with time folded into the batch (section 3.1)."""
+    folded = tf.nest.map_structure(lambda x: snt.merge_leading_dims(x, 2), inputs)  # [T*B, ...]
+    return snt.split_leading_dim(self._step_features(folded), inputs.reward, 2)  # [T, B, D]
 
   def _step_features(self, inputs: AgentInput) -> tf.Tensor:
+    """The features of `[N, ...]` inputs, float32 `[N, D]`."""
     parts = [self._torso(inputs.observation['observation'])]
     if self._feedback:
       parts.append(tf.clip_by_value(inputs.reward, -1.0, 1.0)[:, tf.newaxis])
@@ -98,27 +107,29 @@ class Agent(snt.Module):
     return tf.concat(parts, axis=1)
 
   def _heads(self, features: tf.Tensor) -> AgentOutput:
-    """One product over all steps for each head, after the core (section 3.1)."""
-    policy_logits, values = (
-      snt.BatchApply(head)(features) for head in (self._policy_head, self._value_head)
-    )
-    return AgentOutput(policy_logits, tf.squeeze(values, axis=-1))
+    """Policy and value, each one matrix product over all steps, after the core (section 3.1)."""
+    policy_logits = snt.BatchApply(self._policy_head)(features)  # [T, B, A]
+    values = snt.BatchApply(self._value_head)(features)  # [T, B, 1]
+    return AgentOutput(policy_logits=policy_logits, values=tf.squeeze(values, axis=-1))
 
 
 def make_agent(config: configs.Config, suite: suites.Suite) -> Agent:
-  """The network that a config says, for a suite."""
+  """The network that the config asks for, for a suite's observations and actions."""
   spaces = gymnasium.spaces.Dict(
     suite.observation_space.spaces | {'observation': suites.network_space(suite)}
   )
   return Agent(spaces, suite.num_actions, config.torso, config.lstm, config.feedback)
 
 
-def _zeros(observation_space: gymnasium.spaces.Dict) -> AgentInput:
-  """An input of one step and a batch of one, to create variables with."""
-  observation = {
-    name: tf.zeros((1, 1, *space.shape), tf.as_dtype(space.dtype))
-    for name, space in observation_space.spaces.items()
-  }
+def zeros(observation_space: gymnasium.spaces.Dict, leading: tuple[int, ...]) -> AgentInput:
+  """An input of zeros, `[*leading, ...]`, to create variables and trace graphs with."""
+  observation = {}
+  for name, space in observation_space.spaces.items():
+    assert space.shape is not None  # Suites observe boxes.
+    observation[name] = tf.zeros((*leading, *space.shape), tf.as_dtype(space.dtype))
   return AgentInput(
-    observation, tf.zeros([1, 1], tf.int32), tf.zeros([1, 1]), tf.zeros([1, 1], tf.bool)
+    observation=observation,
+    last_action=tf.zeros(leading, tf.int32),
+    reward=tf.zeros(leading),
+    done=tf.zeros(leading, tf.bool),
   )

@@ -1,4 +1,4 @@
-"""How an actor chooses its actions: with parameters of its own, or in batches across all actors."""
+"""How an actor chooses its actions: with parameters of its own, or in batches with other actors."""
 
 from typing import Any, Callable, NamedTuple, Protocol, Sequence
 
@@ -12,7 +12,13 @@ from impala import networks, trajectory
 
 
 class Decision(NamedTuple):
-  """One step's actions int32 `[N]`, logits float32 `[N, A]`, and the core state after it."""
+  """One step's decision for N environments.
+
+  Attributes:
+    actions: int32 `[N]`, drawn from the softmax of the logits.
+    logits: float32 `[N, A]`, of the behaviour policy mu.
+    core_state: The core state after the step, `[N, H]`.
+  """
 
   actions: tf.Tensor
   logits: tf.Tensor
@@ -20,16 +26,21 @@ class Decision(NamedTuple):
 
 
 class Policy(Protocol):
-  """What an actor asks of a policy."""
+  """What an actor needs of a policy."""
 
   def refresh(self) -> int:
     """Takes the latest parameters; returns their version. Called at the start of every unroll."""
 
   def initial_state(self, batch_size: int) -> Any:
-    """The core state to start with."""
+    """The core state at the start of a run, `[batch_size, H]`."""
 
   def __call__(self, inputs: networks.AgentInput, core_state: Any) -> Decision:
-    """Chooses actions for N environments: inputs `[N, ...]`, observations as the environment gives them."""
+    """Chooses actions for N environments.
+
+    Args:
+      inputs: `[N, ...]`, observations as the environment gives them.
+      core_state: The core state before the step, `[N, H]`.
+    """
 
 
 def decide(
@@ -39,61 +50,84 @@ def decide(
   core_state: Any,
   seed: int,
 ) -> Decision:
-  """One step of the agent for `[N, ...]` inputs, actions drawn from its softmax."""
+  """One step of the agent, with actions drawn from its softmax.
+
+  Args:
+    agent: The network.
+    suite: The environments.
+    inputs: `[N, ...]`, observations as the environment gives them.
+    core_state: The core state before the step, `[N, H]`.
+    seed: The seed of the draws.
+  """
   inputs = inputs._replace(observation=trajectory.agent_observation(suite, inputs.observation))
-  output, core_state = agent.unroll(
-    tf.nest.map_structure(lambda x: x[tf.newaxis], inputs), core_state
-  )
-  logits = output.policy_logits[0]
+  unroll_of_one = tf.nest.map_structure(lambda x: x[tf.newaxis], inputs)  # [1, N, ...]
+  output, core_state = agent.unroll(unroll_of_one, core_state)
+  logits = output.policy_logits[0]  # [N, A]
   actions = tfp.distributions.Categorical(logits=logits).sample(seed=seed)
-  return Decision(actions, logits, core_state)
+  return Decision(actions=actions, logits=logits, core_state=core_state)
 
 
 def traced_decide(agent: networks.Agent, suite: suites.Suite, seed: int) -> Callable[..., Decision]:
-  """`decide` as one graph for any number of environments, already run once (see `impala.run.Run.start` for why)."""
-  example = example_inputs(suite, 1), agent.initial_state(1)
-  signature = tf.nest.map_structure(lambda x: tf.TensorSpec([None, *x.shape[1:]], x.dtype), example)
-  traced = tf.function(
-    lambda inputs, core_state: decide(agent, suite, inputs, core_state, seed),
-    input_signature=signature,
-  )
+  """`decide` of inputs and core state as one graph, for any number of environments.
+
+  The graph has been run once, so that TensorFlow has optimised it before environments start: see
+  `impala.run.Run.start`.
+  """
+  example = (example_inputs(suite, 1), agent.initial_state(1))
+
+  def decide_with_agent(inputs: networks.AgentInput, core_state: Any) -> Decision:
+    return decide(agent, suite, inputs, core_state, seed)
+
+  traced = tf.function(decide_with_agent, input_signature=_of_any_count(example))
   traced(*example)
   return traced
 
 
 def example_inputs(suite: suites.Suite, count: int) -> networks.AgentInput:
-  """Zeros in the shape of what `count` environments show."""
-  observation = {
-    name: tf.zeros((count, *space.shape), tf.as_dtype(space.dtype))
-    for name, space in suite.observation_space.spaces.items()
-  }
-  return networks.AgentInput(
-    observation, tf.zeros([count], tf.int32), tf.zeros([count]), tf.zeros([count], tf.bool)
-  )
+  """Zeros `[count, ...]` in the shapes of what `count` environments show."""
+  return networks.zeros(suite.observation_space, leading=(count,))
+
+
+def _of_any_count(structure: Any) -> Any:
+  """The signature of tensors like these, `[N, ...]`, with N unknown."""
+  return tf.nest.map_structure(lambda x: tf.TensorSpec([None, *x.shape[1:]], x.dtype), structure)
 
 
 class LocalPolicy:
-  """Acts with a copy of the parameters, taken from the store at the start of an unroll and kept throughout it."""
+  """Acts on the CPU with its own copy of the parameters, kept for a whole unroll."""
 
   def __init__(
-    self, agent: networks.Agent, suite: suites.Suite, store: parameters.Source, seed: int
+    self, agent: networks.Agent, suite: suites.Suite, source: parameters.Source, seed: int
   ):
-    self.initial_state = agent.initial_state
+    """Takes the source's parameters and traces the graph.
+
+    Args:
+      agent: This policy's network, whose variables become the copy.
+      suite: The environments.
+      source: Where parameters are taken from at the start of every unroll.
+      seed: The seed of the actions drawn.
+    """
+    self._agent = agent
     self._decide = traced_decide(agent, suite, seed)
-    self._copy = parameters.ParameterCopy(agent.trainable_variables, store)
+    self._copy = parameters.ParameterCopy(agent.trainable_variables, source)
+
+  def initial_state(self, batch_size: int) -> Any:
+    return self._agent.initial_state(batch_size)
 
   def refresh(self) -> int:
     return self._copy.refresh()
 
   def __call__(self, inputs: networks.AgentInput, core_state: Any) -> Decision:
+    # As in the paper, actors run on the CPU, also where the learner has a GPU.
     with tf.device('/cpu:0'):
       return self._decide(inputs, core_state)
 
 
 class DynamicBatchingPolicy:
-  """One policy for all actors, evaluated on the learner's own parameters in batches of whoever waits.
+  """One policy for all actors: concurrent calls are evaluated as one batch.
 
-  This is the single-machine setting of Table 1 ("dyn. batch"). Parameters may change within an unroll.
+  This is the single-machine setting of Table 1 ("dyn. batch"). It reads the learner's own
+  variables, so parameters may change within an unroll.
   """
 
   def __init__(
@@ -101,46 +135,86 @@ class DynamicBatchingPolicy:
     agent: networks.Agent,
     suite: suites.Suite,
     version: Callable[[], int],
-    example: Any,
     max_batch_size: int,
     timeout_ms: float,
     seed: int,
   ):
-    """`example`: inputs and core state of any number of environments, for tracing before the actors' threads start."""
-    self._version, self.initial_state = version, agent.initial_state
+    """Traces the graph, before any thread of an actor starts.
 
-    @tf.nondifferentiable_batch_function(
-      num_batch_threads=1,
-      max_batch_size=max_batch_size,
-      batch_timeout_micros=int(1000 * timeout_ms),
-      allowed_batch_sizes=None,
-      max_enqueued_batches=64,
-    )
-    def batched(*flat):
-      inputs, core_state = tf.nest.pack_sequence_as(example, flat)
-      return tf.nest.flatten(decide(agent, suite, inputs, core_state, seed))
+    Args:
+      agent: The learner's network.
+      suite: The environments.
+      version: Returns the learner's updates so far.
+      max_batch_size: Environments whose steps make a batch full.
+      timeout_ms: How long an incomplete batch waits for more.
+      seed: The seed of the actions drawn.
+    """
+    self._agent = agent
+    self._version = version
 
-    structure = decide(agent, suite, *example, seed)
-    # The leading dimension is unknown when traced: a call of any number of environments joins any batch.
-    signature = [tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in tf.nest.flatten(example)]
-    self._decide = tf.function(
-      lambda *flat: tf.nest.pack_sequence_as(structure, batched(*flat)), input_signature=signature
-    )
-    self._decide(*tf.nest.flatten(example))
+    def decide_with_agent(inputs: networks.AgentInput, core_state: Any) -> Decision:
+      return decide(agent, suite, inputs, core_state, seed)
+
+    example = (example_inputs(suite, 1), agent.initial_state(1))
+    self._decide = _batched(decide_with_agent, example, max_batch_size, timeout_ms)
+    # One call now, so that the graph is optimised before environments start: see `Run.start`.
+    self.decide_flat(tf.nest.flatten(example))
+
+  def initial_state(self, batch_size: int) -> Any:
+    return self._agent.initial_state(batch_size)
 
   def refresh(self) -> int:
+    """The version of the learner's parameters: there is no copy to refresh."""
     return self._version()
 
   def __call__(self, inputs: networks.AgentInput, core_state: Any) -> Decision:
     return self.decide_flat(tf.nest.flatten((inputs, core_state)))
 
   def decide_flat(self, fields: Sequence[tf.Tensor]) -> Decision:
-    """The same for flat inputs and core state; also to be called inside a `tf.function`."""
+    """Decides for the flat tensors of inputs and core state; may be called in a `tf.function`."""
     return self._decide(*fields)
 
 
+def _batched(
+  function: Callable[..., Any], example: tuple[Any, ...], max_batch_size: int, timeout_ms: float
+) -> Callable[..., Any]:
+  """A `function` of tensors `[N, ...]` whose concurrent calls are evaluated as one batch.
+
+  Args:
+    function: Takes and returns nested tensors `[N, ...]`.
+    example: Its arguments, for any N.
+    max_batch_size: The largest sum of the N of one batch.
+    timeout_ms: How long an incomplete batch waits for more.
+
+  Returns:
+    A function of the arguments' flat tensors. It blocks until its batch has been evaluated.
+  """
+  # An eager call, for the structure of the result.
+  result = function(*example)
+
+  # Takes and returns flat tensors only. Batches are evaluated one after another: they would compete
+  # for the same device, and the next one fills up meanwhile.
+  @tf.nondifferentiable_batch_function(
+    num_batch_threads=1,
+    max_batch_size=max_batch_size,
+    batch_timeout_micros=int(1000 * timeout_ms),
+    allowed_batch_sizes=None,
+    max_enqueued_batches=64,
+  )
+  def evaluate_batch(*flat: tf.Tensor) -> list[tf.Tensor]:
+    arguments = tf.nest.pack_sequence_as(example, flat)
+    return tf.nest.flatten(function(*arguments))
+
+  # N is unknown when traced, so that a call for any number of environments joins any batch.
+  @tf.function(input_signature=_of_any_count(tf.nest.flatten(example)))
+  def call(*flat: tf.Tensor) -> Any:
+    return tf.nest.pack_sequence_as(result, evaluate_batch(*flat))
+
+  return call
+
+
 class CentralPolicy:
-  """Of an actor that holds no parameters: the learner's `DynamicBatchingPolicy` decides, over the wire."""
+  """Asks the learner's `DynamicBatchingPolicy` over the wire, for actors without parameters."""
 
   def __init__(
     self,
@@ -149,30 +223,60 @@ class CentralPolicy:
     outputs: wire.Codec,
     core_state: Callable[[int], Any],
   ):
-    """`inputs` and `outputs`: of `central_codecs`. `core_state`: the one to start with, for N environments."""
-    self._link, self._inputs, self._outputs, self.initial_state = link, inputs, outputs, core_state
-    self._version = 0  # Before the first answer.
+    """Sends nothing yet.
+
+    Args:
+      link: The connection to the learner.
+      inputs: The first of `central_codecs`.
+      outputs: The second of `central_codecs`.
+      core_state: Returns the core state to start N environments with.
+    """
+    self._link = link
+    self._inputs = inputs
+    self._outputs = outputs
+    self._core_state = core_state
+    # The version of the latest answer's parameters; 0 before the first.
+    self._version = 0
+
+  def initial_state(self, batch_size: int) -> Any:
+    return self._core_state(batch_size)
 
   def refresh(self) -> int:
+    """Begins an unroll at the learner; returns the version of the latest answer's parameters."""
     self._link.begin()
     return self._version
 
   def __call__(self, inputs: networks.AgentInput, core_state: Any) -> Decision:
-    self._version, decided = self._link.infer(self._inputs.encode((inputs, core_state)))
-    return tf.nest.map_structure(tf.constant, self._outputs.pack(self._outputs.decode(decided)))
+    request = self._inputs.encode((inputs, core_state))
+    self._version, answer = self._link.infer(request)
+    decision = self._outputs.pack(self._outputs.decode(answer))
+    return tf.nest.map_structure(tf.constant, decision)
 
 
 def central_codecs(suite: suites.Suite, core_state: Any) -> tuple[wire.Codec, wire.Codec]:
-  """Of a step's inputs with the core state, and of its `Decision`; `core_state` of any number of environments."""
-  of_one = lambda x: tf.TensorSpec(x.shape[1:], x.dtype)
-  inputs = tf.nest.map_structure(of_one, (example_inputs(suite, 1), core_state))
+  """The codecs of a `CentralPolicy`'s requests and answers.
+
+  Args:
+    suite: The environments.
+    core_state: A core state `[N, H]` for any N, for its shapes.
+
+  Returns:
+    The codec of one environment's inputs and core state, and that of its `Decision`.
+  """
+
+  def of_one(x: tf.Tensor) -> tf.TensorSpec:
+    return tf.TensorSpec(x.shape[1:], x.dtype)
+
   state = tf.nest.map_structure(of_one, core_state)
-  outputs = Decision(
-    tf.TensorSpec([], tf.int32), tf.TensorSpec([suite.num_actions], tf.float32), state
+  inputs = tf.nest.map_structure(of_one, example_inputs(suite, 1))
+  decision = Decision(
+    actions=tf.TensorSpec([], tf.int32),
+    logits=tf.TensorSpec([suite.num_actions], tf.float32),
+    core_state=state,
   )
-  bounds = {
+  # Paths start with the index into the tuple (inputs, state).
+  bounds: dict[str, tuple[float, float]] = {
     f'0.observation.{name}': limits for name, limits in suites.integer_bounds(suite).items()
   }
-  return wire.Codec(inputs, {**bounds, '0.last_action': (0, suite.num_actions - 1)}), wire.Codec(
-    outputs, {}
-  )
+  bounds['0.last_action'] = (0, suite.num_actions - 1)
+  return wire.Codec((inputs, state), bounds), wire.Codec(decision, {})

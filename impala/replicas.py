@@ -1,6 +1,7 @@
-"""Several synchronous learners (IMPALA, section 3): on the devices of one machine, on several machines, or both.
+"""Several synchronous learners (IMPALA, section 3).
 
-Each learner's process has a replica of the agent on each of its devices, and each replica a share of every batch.
+They run on the devices of one machine, on several machines, or both. Each learner process has a
+replica of the agent on each of its devices, and each replica gets a share of every batch.
 """
 
 import contextlib
@@ -15,8 +16,9 @@ from common import errors
 from common.distributed import parameters
 
 _Structure = TypeVar('_Structure')
-# What collectives end with when a peer has gone: its connection is refused or reset (measured: 0.1 s after a kill -9),
-# or TensorFlow's coordination service has had no heartbeat of it (8 s after a SIGSTOP).
+# How collectives fail when a peer has gone: its connection is refused or reset (measured: 0.1 s
+# after a kill -9), or TensorFlow's coordination service misses its heartbeats (measured: 8 s after
+# a SIGSTOP).
 _GONE = (
   tf.errors.UnavailableError,
   tf.errors.DeadlineExceededError,
@@ -28,33 +30,33 @@ _GONE = (
 def make_strategy(
   devices: int = 1, addresses: Sequence[str] = (), index: int = 0
 ) -> tf.distribute.Strategy:
-  """How this process's learner works together with others.
+  """The strategy that connects this learner with the others.
 
-  With several machines, nothing of TensorFlow may have run before, and this waits until all learners are there. Called
-  in the main thread.
+  With several learner processes, TensorFlow must not have run any operation yet, and the call
+  blocks until all of them have started. Called in the main thread.
 
   Args:
-    devices: of this machine that learn, a replica on each: the first GPUs, or CPUs where there are none.
-    addresses: `host:port` of each learner's process, for the others to reach it; none if this is the only one.
-    index: of this process among them. Learner 0, the chief, saves and restores.
+    devices: Devices of this machine that learn, a replica on each: the first GPUs, or CPUs if there
+      are none.
+    addresses: `host:port` of every learner process, as the others reach it; empty if there is one.
+    index: This process's index into `addresses`. Learner 0, the chief, saves and restores.
 
   Raises:
-    UserError: if the machine has fewer devices.
+    UserError: The machine has fewer devices.
   """
   kind = 'GPU' if tf.config.list_physical_devices('GPU') else 'CPU'
   if len(addresses) > 1:
     return _multi_worker(kind, devices, addresses, index)
   if devices == 1:
     return tf.distribute.get_strategy()
-  return tf.distribute.MirroredStrategy(
-    _first([d.name for d in tf.config.list_logical_devices(kind)], devices, kind)
-  )
+  names = [device.name for device in tf.config.list_logical_devices(kind)]
+  return tf.distribute.MirroredStrategy(_first_devices(names, devices, kind))
 
 
 def _multi_worker(
   kind: str, devices: int, addresses: Sequence[str], index: int
 ) -> tf.distribute.Strategy:
-  used = _first(tf.config.list_physical_devices(kind), devices, kind)
+  used = _first_devices(tf.config.list_physical_devices(kind), devices, kind)
   tf.config.set_visible_devices(used, kind)
   resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
     tf.train.ClusterSpec({'worker': list(addresses)}),
@@ -67,46 +69,61 @@ def _multi_worker(
     implementation=tf.distribute.experimental.CommunicationImplementation.RING
   )
   logging.info('Learner %d of %d: waiting for the others.', index + 1, len(addresses))
-  # TensorFlow waits without giving Python a chance to see Ctrl-C: nothing is there to be saved yet, so it ends all.
-  # It also takes SIGTERM for itself, for good: that is given back.
+  with _default_signals():
+    return tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
+
+
+@contextlib.contextmanager
+def _default_signals() -> Iterator[None]:
+  """Lets Ctrl-C end the process at once, and restores the signal handlers afterwards.
+
+  TensorFlow waits for other learners in C++, where Python's handler for Ctrl-C never runs; there is
+  nothing to save yet. It also installs a handler of its own for SIGTERM and leaves it there.
+  """
   handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
   signal.signal(signal.SIGINT, signal.SIG_DFL)
   try:
-    return tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
+    yield
   finally:
     for number, handler in handlers.items():
       signal.signal(number, handler)
 
 
-def _first(devices: Sequence[Any], count: int, kind: str) -> Sequence[Any]:
+def _first_devices(devices: Sequence[Any], count: int, kind: str) -> Sequence[Any]:
   if len(devices) < count:
     raise errors.UserError(
-      f'{count} devices are to learn, but TensorFlow sees {len(devices)} of kind {kind}'
+      f'{count} devices are to learn, but TensorFlow sees {len(devices)} of kind {kind}. Set '
+      '--config.learner_devices to at most that'
     )
   return devices[:count]
 
 
 def local_replicas(strategy: tf.distribute.Strategy) -> int:
-  """Replicas in this process."""
+  """The number of replicas in this process."""
   return len(strategy.extended.worker_devices) if strategy.num_replicas_in_sync > 1 else 1
 
 
 def workers(strategy: tf.distribute.Strategy) -> int:
-  """Learners' processes."""
+  """The number of learner processes."""
   return strategy.num_replicas_in_sync // local_replicas(strategy)
 
 
 def shares(strategy: tf.distribute.Strategy, batch_size: int, replayed: int) -> tuple[int, int]:
-  """Of a batch of all learners, and of the replayed trajectories in it: this process's numbers.
+  """This process's share of a batch, and of the replayed trajectories in it.
+
+  Args:
+    strategy: Made by `make_strategy`.
+    batch_size: Trajectories in a batch of all learners together.
+    replayed: How many of them are replayed.
 
   Raises:
-    UserError: if they cannot be shared out evenly.
+    UserError: They cannot be divided evenly.
   """
   if batch_size % strategy.num_replicas_in_sync or replayed % workers(strategy):
     raise errors.UserError(
-      f'a batch of {batch_size}, {replayed} of them replayed, cannot be shared out evenly among '
-      f'{strategy.num_replicas_in_sync} devices of {workers(strategy)} learners. Set --config.batch_size to a '
-      'multiple'
+      f'a batch of {batch_size}, {replayed} of them replayed, cannot be divided evenly among the '
+      f'{strategy.num_replicas_in_sync} devices of {workers(strategy)} learners. Set '
+      '--config.batch_size to a multiple'
     )
   return batch_size // workers(strategy), replayed // workers(strategy)
 
@@ -114,11 +131,18 @@ def shares(strategy: tf.distribute.Strategy, batch_size: int, replayed: int) -> 
 def distribute(
   strategy: tf.distribute.Strategy, values: Any, split: Callable[[Any, int], Sequence[Any]]
 ) -> Any:
-  """Values of this process, split into a part for each of its replicas; as they are for a single one."""
+  """This process's values with a part for each of its replicas; unchanged if there is only one.
+
+  Args:
+    strategy: Made by `make_strategy`.
+    values: Nested tensors.
+    split: Splits values into a given number of parts.
+  """
   count = local_replicas(strategy)
   if count == 1:
     return values
-  with tf.device('/cpu:0'):  # So that no device gets more than its part.
+  # On the CPU, or every device would receive all of the values.
+  with tf.device('/cpu:0'):
     parts = split(values, count)
   return strategy.experimental_distribute_values_from_function(
     lambda context: parts[context.replica_id_in_sync_group % count]
@@ -126,45 +150,44 @@ def distribute(
 
 
 def first(strategy: tf.distribute.Strategy, values: Any) -> Any:
-  """What the first replica of this process returned."""
+  """The results of this process's first replica."""
   return tf.nest.map_structure(lambda x: strategy.experimental_local_results(x)[0], values)
 
 
 def sums(values: _Structure) -> _Structure:
-  """Sums over all replicas of a structure of float32 tensors, in one round of messages. Called in a replica."""
+  """Sums over all replicas of nested float32 tensors, in one all-reduce. Called in a replica."""
   context = tf.distribute.get_replica_context()
   if context.num_replicas_in_sync == 1:
     return values
-  flat = [
-    tf.convert_to_tensor(x) for x in tf.nest.flatten(values)
-  ]  # Gradients of embeddings are slices.
+  # Gradients of embeddings are `tf.IndexedSlices`: they are made dense.
+  flat = [tf.convert_to_tensor(x) for x in tf.nest.flatten(values)]
   total = context.all_reduce(tf.distribute.ReduceOp.SUM, parameters.flatten(flat))
   parts = tf.split(total, [x.shape.num_elements() for x in flat])
-  return tf.nest.pack_sequence_as(
-    values, [tf.reshape(part, x.shape) for part, x in zip(parts, flat, strict=True)]
-  )
+  shaped = [tf.reshape(part, x.shape) for part, x in zip(parts, flat, strict=True)]
+  return tf.nest.pack_sequence_as(values, shaped)
 
 
 def broadcast(strategy: tf.distribute.Strategy, variables: Sequence[tf.Variable]) -> None:
-  """Assigns the chief's values to the variables of all other learners. Called by all of them.
+  """Assigns the chief's values to the variables of every learner. Called by all of them.
 
   Raises:
-    UserError: if a learner has gone.
+    UserError: A learner has gone.
   """
 
-  def of_the_first(values: tf.Tensor) -> tf.Tensor:
+  def of_the_chief(values: tf.Tensor) -> tf.Tensor:
+    # An all-reduce in which only the chief's first replica adds anything.
     context = tf.distribute.get_replica_context()
     mine = values if context.replica_id_in_sync_group == 0 else tf.zeros_like(values)
     return context.all_reduce(tf.distribute.ReduceOp.SUM, mine)
 
   if workers(strategy) == 1:
     return
-  # One vector for all: float64 has room for every float32, and for counts up to 2^53.
+  # One vector for all: float64 represents every float32 exactly, and counts up to 2^53.
   values = tf.concat(
     [tf.reshape(tf.cast(variable, tf.float64), [-1]) for variable in variables], axis=0
   )
   with watched(strategy):
-    values = first(strategy, strategy.run(of_the_first, (values,)))
+    values = first(strategy, strategy.run(of_the_chief, (values,)))
   parts = tf.split(values, [variable.shape.num_elements() for variable in variables])
   for variable, part in zip(variables, parts, strict=True):
     variable.assign(tf.reshape(tf.cast(part, variable.dtype), variable.shape))
@@ -172,23 +195,33 @@ def broadcast(strategy: tf.distribute.Strategy, variables: Sequence[tf.Variable]
 
 @contextlib.contextmanager
 def watched(strategy: tf.distribute.Strategy) -> Iterator[None]:
-  """Around what learners do together, the making of variables in the strategy's scope included.
+  """Names the learner that has gone if a collective operation fails.
+
+  To be put around everything that learners do together, the creation of variables in the
+  strategy's scope included.
 
   Raises:
-    UserError: if another learner's process or machine has gone.
+    UserError: Another learner's process or machine has gone.
   """
   try:
     yield
   except _GONE as error:
     if workers(strategy) == 1:
       raise
-    # Each learner passes on what it got: the innermost text is of the one that met the silence itself. Where that names
-    # nobody, the chief is silent: the others' heartbeats go to it.
-    reason = error.message.rpartition('Collective ops is aborted by: ')[2].strip()
-    task = re.search(r'/task:(\d+)', reason)
-    index = int(task[1]) if task else 0
-    address = strategy.cluster_resolver.cluster_spec().task_address('worker', index)
-    raise errors.UserError(
-      f'learner {index + 1} of {workers(strategy)}, {address}, does not answer any more ({reason.splitlines()[0]}): '
-      'the run has ended. All learners go on from the last checkpoint with --resume'
-    ) from error
+    raise errors.UserError(_describe_gone(strategy, error.message)) from error
+
+
+def _describe_gone(strategy: tf.distribute.Strategy, message: str) -> str:
+  """Which learner has gone, by the message of the collective's error."""
+  # Each learner passes on the error it received: the innermost text is that of the learner which
+  # noticed the silence itself.
+  reason = message.rpartition('Collective ops is aborted by: ')[2].strip()
+  # An error that names no task means that the chief is silent, as heartbeats go to the chief.
+  task = re.search(r'/task:(\d+)', reason)
+  index = int(task[1]) if task else 0
+  address = strategy.cluster_resolver.cluster_spec().task_address('worker', index)
+  return (
+    f'learner {index + 1} of {workers(strategy)}, {address}, no longer answers '
+    f'({reason.splitlines()[0]}). This run has ended: start all learners again with --resume to '
+    'continue from the last checkpoint'
+  )

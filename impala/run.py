@@ -22,9 +22,9 @@ from common.runs import hosting
 from common.runs import run as runs
 from common.runs import system as systems
 from impala import actor as actors
+from impala import batching, networks, policy, recorder, replicas, trajectory
 from impala import config as configs
 from impala import learner as learners
-from impala import networks, policy, recorder, replicas, trajectory
 
 
 class Run(runs.Run):
@@ -108,7 +108,7 @@ class Run(runs.Run):
   def warm_up(self) -> None:
     learners.warm_up(self._learner, self._spec)
     # The pipeline is a graph too, and begins to run here.
-    self._batches = learners.batches(
+    self._batches = batching.from_queue(
       self.queue, self._learner.batch_size, self._make_replay(), self._learner.replayed
     )
 
@@ -143,14 +143,10 @@ class Run(runs.Run):
 
   def _make_shared_policy(self) -> policy.DynamicBatchingPolicy:
     config = self._config
-    agent = self._learner.agent
-    count = config.envs_per_actor
-    example = policy.example_inputs(self._suite, count), agent.initial_state(count)
     return policy.DynamicBatchingPolicy(
-      agent,
+      self._learner.agent,
       self._suite,
       self._learner_version,
-      example,
       config.dynamic_batch_size,
       config.dynamic_batch_timeout_ms,
       config.seed,
@@ -186,7 +182,7 @@ class Run(runs.Run):
     """The learner's thread: update, publish, record and save, one after the other."""
     config = self._config
     learner = self._learner
-    new_frames = tf.constant(learners.count_frames(config, self._suite), tf.int64)
+    new_frames = tf.constant(batching.new_frames(config, self._suite), tf.int64)
     while self.frames() < config.total_frames:  # The same at all learners.
       self.taker.enter('waiting for trajectories')
       started = time.monotonic()

@@ -1,4 +1,7 @@
-"""What an actor sends to the learner: one environment's unroll (IMPALA, section 3 and the released code's layout)."""
+"""What an actor sends to the learner: one environment's unroll (IMPALA, section 3).
+
+The layout, with its overlap of one entry, is that of the authors' released code.
+"""
 
 from typing import Any, Mapping, NamedTuple
 
@@ -10,92 +13,151 @@ from common.environments import suite as suites
 
 
 class Trajectory(NamedTuple):
-  """T steps of one environment and the observation after them; T + 1 entries, of which the first overlaps with the
-  last of the unroll before.
+  """T agent steps of one environment and the observation after them, in T+1 entries.
 
-  Entry t holds what the environment returned before the agent chose its action at t: so the reward at t + 1 is the one
-  for the action chosen at t, which `last_action` at t + 1 repeats. Where `done`, the reward belongs to the episode that
-  ended and the observation is the first of the next. A batch of trajectories has its axis after the time's, `[T+1, B]`,
-  or in front, `[B]`, of what has no time.
+  Entry t holds what the environment returned before the agent chose its action there:
+
+    entry              0       1       2      ...   T
+    observation        x_0     x_1     x_2          x_T
+    last_action        a_{-1}  a_0     a_1          a_{T-1}
+    reward, done       r_{-1}  r_0     r_1          r_{T-1}
+    behaviour_logits   mu_0    mu_1    mu_2   ...   (ends at T-1)
+
+  Entry 0 repeats entry T of the previous unroll. Where `done`, the reward belongs to the episode
+  that ended, and the observation is the first of the next one.
+
+  Arrays of a single trajectory are `[T+1, ...]`. A batch has its batch axis after the time axis,
+  `[T+1, B, ...]`, and in front of fields without time, `[B, ...]`: see `impala.batching`.
   """
 
-  actor: Any  # int32 []. Which actor it is from.
-  parameter_version: (
-    Any  # int64 []. Learner updates that the behaviour policy's parameters had seen.
+  # int32 []. The actor's index.
+  actor: Any
+  # int64 []. Learner updates in the behaviour policy's parameters.
+  parameter_version: Any
+  # int32 []. Index into the suite's tasks, for statistics: the agent never sees it.
+  task: Any
+  # Nested float32 [H], the core state before entry 0; empty for a feed-forward agent.
+  core_state: Any
+  # [T+1, ...] by name. Grey frames that the network sees in stacks are sent once each:
+  # uint8 [T+stack, H, W], the older frames of the first stack in front.
+  observation: Mapping[str, Any]
+  # bool [T+stack]. The frame is the first of a game: no stack reaches back beyond it.
+  frame_start: Any
+  # int32 [T+1].
+  last_action: Any
+  # float32 [T+1], scaled by the suite for its task, not clipped.
+  reward: Any
+  # bool [T+1].
+  done: Any
+  # float32 [T, A], of mu at entries 0 to T-1.
+  behaviour_logits: Any
+  # float32 [T+1]. Where an episode ended, the sum of its unscaled rewards.
+  episode_return: Any
+  # int32 [T+1]. Where an episode ended, its length in agent steps; elsewhere 0.
+  episode_length: Any
+
+
+class AlignedSteps(NamedTuple):
+  """What was done at x_0 to x_{T-1}, and what came of it: row t belongs to the action at x_t.
+
+  Attributes:
+    actions: int32 `[T, B]`, a_t, drawn from mu at x_t.
+    rewards: float32 `[T, B]`, r_t, the reward for a_t, not clipped.
+    done: bool `[T, B]`, whether a_t ended its episode; x_{t+1} is then the first of the next one.
+  """
+
+  actions: Any
+  rewards: Any
+  done: Any
+
+
+def aligned(batch: Trajectory) -> AlignedSteps:
+  """The T steps of a batch, aligned with the observations they were chosen at.
+
+  This is the one place where everybody errs. The network's outputs and the behaviour logits for x_t
+  stand at entry t. The environment answers one entry later: the action chosen at entry t, its
+  reward and whether it ended the episode stand at entry t+1. What stands at entry 0 belongs to the
+  last step of the previous unroll, which was learned from with that one.
+
+  Args:
+    batch: `[T+1, B]`.
+  """
+  return AlignedSteps(
+    actions=batch.last_action[1:],  # [T, B]
+    rewards=batch.reward[1:],
+    done=batch.done[1:],
   )
-  task: Any  # int32 []. For statistics: the agent never sees it.
-  core_state: Any  # Before entry 0.
-  observation: Mapping[
-    str, Any
-  ]  # [T+1, ...]; grey frames that are stacked: singly, [T+stack, H, W].
-  frame_start: (
-    Any  # bool [T+stack]. The frame is the first of a game: no stack reaches back beyond it.
-  )
-  last_action: Any  # int32 [T+1].
-  reward: Any  # float32 [T+1], scaled by the suite for its task, not clipped.
-  done: Any  # bool [T+1].
-  behaviour_logits: Any  # float32 [T, A], of mu at entries 0 to T-1.
-  episode_return: Any  # float32 [T+1], where an episode ended: the sum of its rewards as the environment gave them.
-  episode_length: Any  # int32 [T+1], likewise: its agent steps; 0 at all other steps.
 
 
 def specification(suite: suites.Suite, unroll_length: int, core_state: Any) -> Trajectory:
   """The `tf.TensorSpec`s of one trajectory.
 
   Args:
-    suite: the environments.
+    suite: The environments.
     unroll_length: T, in agent steps.
-    core_state: of a batch of any size, for its shapes.
+    core_state: A core state `[N, ...]` for any N, for its shapes.
   """
-  steps, held = unroll_length + 1, unroll_length + suite.frame_stack
-  observation = {}
-  for name, space in suite.observation_space.spaces.items():
-    single_frames = name == 'observation' and suite.frame_stack > 1
-    shape = (held, *space.shape[1:]) if single_frames else (steps, *space.shape)
-    observation[name] = tf.TensorSpec(shape, tf.as_dtype(space.dtype))
-  scalar = lambda dtype: tf.TensorSpec([], dtype)
-  per_step = lambda dtype: tf.TensorSpec([steps], dtype)
+  steps = unroll_length + 1
+  num_frames = unroll_length + suite.frame_stack
   return Trajectory(
-    actor=scalar(tf.int32),
-    parameter_version=scalar(tf.int64),
-    task=scalar(tf.int32),
+    actor=tf.TensorSpec([], tf.int32),
+    parameter_version=tf.TensorSpec([], tf.int64),
+    task=tf.TensorSpec([], tf.int32),
     core_state=tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape[1:], x.dtype), core_state),
-    observation=observation,
-    frame_start=tf.TensorSpec([held], tf.bool),
-    last_action=per_step(tf.int32),
-    reward=per_step(tf.float32),
-    done=per_step(tf.bool),
+    observation=_observation_specification(suite, steps, num_frames),
+    frame_start=tf.TensorSpec([num_frames], tf.bool),
+    last_action=tf.TensorSpec([steps], tf.int32),
+    reward=tf.TensorSpec([steps], tf.float32),
+    done=tf.TensorSpec([steps], tf.bool),
     behaviour_logits=tf.TensorSpec([unroll_length, suite.num_actions], tf.float32),
-    episode_return=per_step(tf.float32),
-    episode_length=per_step(tf.int32),
+    episode_return=tf.TensorSpec([steps], tf.float32),
+    episode_length=tf.TensorSpec([steps], tf.int32),
   )
 
 
+def _observation_specification(
+  suite: suites.Suite, steps: int, num_frames: int
+) -> dict[str, tf.TensorSpec]:
+  specs = {}
+  for name, space in suite.observation_space.spaces.items():
+    assert space.shape is not None  # Suites observe boxes.
+    if name == 'observation' and suite.frame_stack > 1:
+      # [stack, H, W] of one observation becomes [T+stack, H, W] of the whole unroll.
+      shape = (num_frames, *space.shape[1:])
+    else:
+      shape = (steps, *space.shape)
+    specs[name] = tf.TensorSpec(shape, tf.as_dtype(space.dtype))
+  return specs
+
+
 def bounds(suite: suites.Suite, num_actors: int) -> dict[str, tuple[float, float]]:
-  """The lowest and highest values of a trajectory's fields, for `wire.Codec`."""
-  any_number = (0, np.iinfo(np.int64).max)
+  """The lowest and highest legal value of each integer field, for `wire.Codec` to check."""
+  any_count = (0, np.iinfo(np.int64).max)
   observation = {
     f'observation.{name}': limits for name, limits in suites.integer_bounds(suite).items()
   }
   return {
     **observation,
     'actor': (0, num_actors - 1),
-    'parameter_version': any_number,
+    'parameter_version': any_count,
     'task': (0, len(suite.tasks) - 1),
     'last_action': (0, suite.num_actions - 1),
-    'episode_length': any_number,
+    'episode_length': any_count,
   }
 
 
 def empty(spec: Trajectory, count: int) -> Trajectory:
-  """Arrays for `count` trajectories, `[count, ...]`, not initialised."""
+  """Uninitialised arrays for `count` trajectories, `[count, ...]`."""
   return tf.nest.map_structure(lambda s: np.empty((count, *s.shape), s.dtype.as_numpy_dtype), spec)
 
 
 def agent_observation(
   suite: suites.Suite, environment_observation: Mapping[str, tf.Tensor]
 ) -> dict[str, tf.Tensor]:
-  """What the network gets of an environment's observation `[N, ...]`: stacks `[N, 4, H, W]` become channels."""
+  """The network's view of an environment's observation `[N, ...]`.
+
+  Stacks of grey frames, `[N, 4, H, W]`, become the channels of one image, `[N, H, W, 4]`.
+  """
   observation = dict(environment_observation)
   if suite.frame_stack > 1:
     observation['observation'] = frames.channels(observation['observation'])
@@ -103,7 +165,10 @@ def agent_observation(
 
 
 def restacked_observation(suite: suites.Suite, batch: Trajectory) -> dict[str, tf.Tensor]:
-  """What the network gets of a batch of trajectories, `[T+1, B, ...]`: single frames become stacks again."""
+  """The network's view of a batch of trajectories, `[T+1, B, ...]`.
+
+  Single grey frames, `[T+4, B, H, W]`, become stacks again, `[T+1, B, H, W, 4]`.
+  """
   observation = dict(batch.observation)
   if suite.frame_stack > 1:
     observation['observation'] = frames.stack(

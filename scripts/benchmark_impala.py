@@ -81,13 +81,11 @@ def _learner(
   """Updates on one batch of an actor's trajectories."""
   import tensorflow as tf
 
-  from impala import learner, networks
+  from impala import batching, learner, networks
 
   agent = networks.make_agent(config, suite)
   collected = collect(config, suite, agent, config.batch_size)
-  batch = learner.stack_trajectories(
-    [tf.nest.map_structure(lambda x, i=i: x[i], collected) for i in range(config.batch_size)]
-  )
+  batch = batching.stack(batching.unstack(collected, config.batch_size))
   trained = learner.Learner(config, suite, agent)
   frames = tf.constant(0, tf.int64)
   return measuring.measure(

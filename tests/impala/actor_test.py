@@ -9,9 +9,8 @@ import tensorflow as tf
 from common import environments, errors
 from common.distributed import parameters
 from impala import actor as actors
+from impala import batching, networks, policy, trajectory
 from impala import config as configs
-from impala import learner as learners
-from impala import networks, policy, trajectory
 from scripts import processes
 
 T, N = 20, 3
@@ -45,7 +44,7 @@ def collect(actor: actors.Actor, unrolls: int) -> list[trajectory.Trajectory]:
 
 
 def batched(unrolls: trajectory.Trajectory) -> trajectory.Trajectory:
-  return learners.stack_trajectories(
+  return batching.stack(
     [tf.nest.map_structure(lambda x, i=i: tf.constant(x[i]), unrolls) for i in range(N)]
   )
 
@@ -186,9 +185,8 @@ def test_a_game_that_crashes_for_ever_ends_the_run_with_its_name():
 def test_dynamic_batching_decides_as_the_network_does():
   suite = environments.load('gym:CartPole-v1')
   agent = networks.make_agent(configs.PRESETS.preset('gym'), suite)
-  example = policy.example_inputs(suite, N), agent.initial_state(N)
   shared = policy.DynamicBatchingPolicy(
-    agent, suite, lambda: 3, example, max_batch_size=2 * N, timeout_ms=5, seed=1
+    agent, suite, lambda: 3, max_batch_size=2 * N, timeout_ms=5, seed=1
   )
   collected = {i: [] for i in range(4)}
   made = [

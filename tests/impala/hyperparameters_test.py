@@ -1,4 +1,4 @@
-"""The combinations of hyperparameters that sweeps start from: 24, always the same, drawn as Table D.1 says."""
+"""The 24 combinations that sweeps start from: always the same, distributed as in Table D.1."""
 
 import dataclasses
 import subprocess
@@ -13,13 +13,15 @@ from impala import config as configs
 from impala import hyperparameters
 
 # Table D.1.
-ENTROPY_COST, LEARNING_RATE, EPSILONS = (5e-5, 1e-2), (5e-6, 5e-3), (1e-1, 1e-3, 1e-5, 1e-7)
-MANY = 4000  # Far beyond the 24: for statistics.
+ENTROPY_COST = (5e-5, 1e-2)
+LEARNING_RATE = (5e-6, 5e-3)
+EPSILONS = (1e-1, 1e-3, 1e-5, 1e-7)
+MANY = 4000  # Far more than 24, for statistics.
 
 
 @pytest.fixture(scope='module')
 def many():
-  """By name, what so many draws give."""
+  """The values of many draws by name."""
   draws = [hyperparameters.draw(number) for number in range(MANY)]
   return {name: np.array([draw[name] for draw in draws]) for name in draws[0]}
 
@@ -43,13 +45,14 @@ def test_they_are_the_same_each_time_and_in_any_order():
 
 def test_they_are_the_same_in_another_process_whatever_was_drawn_before():
   program = (
-    'import numpy; numpy.random.seed(5); numpy.random.random(3); from impala import hyperparameters\n'
+    'import numpy; numpy.random.seed(5); numpy.random.random(3)\n'
+    'from impala import hyperparameters\n'
     'print([hyperparameters.draw(number) for number in (23, 0)])'
   )
-  told = subprocess.run(
+  printed = subprocess.run(
     [sys.executable, '-c', program], capture_output=True, text=True, check=True
   ).stdout
-  assert told.strip() == repr([the_24()[23], the_24()[0]])
+  assert printed.strip() == repr([the_24()[23], the_24()[0]])
 
 
 def test_they_are_all_different():
@@ -58,7 +61,8 @@ def test_they_are_all_different():
 
 
 def test_they_are_within_the_table_s_ranges(many):
-  for name, (low, high) in (('entropy_cost', ENTROPY_COST), ('learning_rate', LEARNING_RATE)):
+  ranges = {'entropy_cost': ENTROPY_COST, 'learning_rate': LEARNING_RATE}
+  for name, (low, high) in ranges.items():
     assert np.all((low <= many[name]) & (many[name] <= high))
   assert set(many['rmsprop_epsilon']) == set(EPSILONS)
 
@@ -69,7 +73,7 @@ def test_they_are_within_the_table_s_ranges(many):
 def test_ranges_are_drawn_from_log_uniformly(many, name, bounds):
   low, high = np.log(bounds)
   assert stats.kstest(np.log(many[name]), stats.uniform(low, high - low).cdf).pvalue > 1e-3
-  # The 24 themselves reach the far ends of a range over two decades.
+  # The 24 themselves reach both ends of the range, which spans at least two decades.
   drawn = np.log([draw[name] for draw in the_24()])
   assert drawn.min() < low + 0.25 * (high - low) and drawn.max() > low + 0.75 * (high - low)
 
@@ -88,7 +92,7 @@ def test_the_three_are_drawn_independently(many):
 
 @pytest.mark.parametrize('row', ['dmlab', 'table_3_deep', 'atari_deep', 'doom'])
 def test_any_preset_takes_them(row):
-  """What is not among the three is the preset's."""
+  """All other settings are the preset's."""
   base = dataclasses.asdict(configs.PRESETS.preset(row))
   for number in range(24):
     config = configs.PRESETS.preset(f'{row}:{number}')

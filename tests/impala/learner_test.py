@@ -1,4 +1,4 @@
-"""The learner's loss against a NumPy loop, its counters, its refusal of what is not finite, and its batches."""
+"""The learner's loss against a NumPy loop, its counters, and its refusal of what is not finite."""
 
 import dataclasses
 
@@ -7,11 +7,9 @@ import pytest
 import tensorflow as tf
 
 from common import environments
-from common.distributed import queues
-from common.replay import uniform
+from impala import batching, networks, trajectory
 from impala import config as configs
 from impala import learner as learners
-from impala import networks, trajectory
 
 T, B = 6, 4
 SUITE = environments.load('gym:CartPole-v1')
@@ -31,58 +29,72 @@ def make_learner(config: configs.Config) -> learners.Learner:
 def random_batch(seed: int, agent: networks.Agent) -> trajectory.Trajectory:
   rng = np.random.default_rng(seed)
   spec = trajectory.specification(SUITE, T, agent.initial_state(1))
-  batch = trajectory.empty(spec, B)
+  arrays = trajectory.empty(spec, B)
   for name in ('actor', 'parameter_version', 'task', 'episode_return', 'episode_length'):
-    getattr(batch, name)[...] = 0
-  batch.observation['observation'][...] = rng.normal(size=(B, T + 1, 4))
-  tf.nest.map_structure(lambda x: np.copyto(x, rng.normal(size=x.shape)), batch.core_state)
-  batch.frame_start[...] = False
-  batch.last_action[...] = rng.integers(0, 2, (B, T + 1))
-  batch.reward[...] = 3 * rng.normal(size=(B, T + 1))
-  batch.done[...] = rng.random((B, T + 1)) < 0.3
-  batch.behaviour_logits[...] = rng.normal(size=(B, T, 2))
-  return learners.stack_trajectories(
-    [tf.nest.map_structure(lambda x, i=i: tf.constant(x[i]), batch) for i in range(B)]
-  )
+    getattr(arrays, name)[...] = 0
+  arrays.observation['observation'][...] = rng.normal(size=(B, T + 1, 4))
+  tf.nest.map_structure(lambda x: np.copyto(x, rng.normal(size=x.shape)), arrays.core_state)
+  arrays.frame_start[...] = False
+  arrays.last_action[...] = rng.integers(0, 2, (B, T + 1))
+  arrays.reward[...] = 3 * rng.normal(size=(B, T + 1))
+  arrays.done[...] = rng.random((B, T + 1)) < 0.3
+  arrays.behaviour_logits[...] = rng.normal(size=(B, T, 2))
+  return batching.stack(batching.unstack(tf.nest.map_structure(tf.constant, arrays), B))
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+  return logits - np.log(np.sum(np.exp(logits)))
+
+
+class Column:
+  """One trajectory in NumPy: step t is the action at x_t and what came of it."""
+
+  def __init__(self, config, output, batch, b: int):
+    self.log_pi = [log_softmax(output.policy_logits.numpy()[t, b]) for t in range(T)]
+    self.values = output.values.numpy()[:, b]  # [T+1]
+    self.actions = batch.last_action.numpy()[1:, b]
+    self.rewards = batch.reward.numpy()[1:, b]
+    if config.reward_clipping == 'abs_one':
+      self.rewards = np.clip(self.rewards, -1, 1)
+    self.gamma = config.discount * ~batch.done.numpy()[1:, b]
+
+    log_mu = [log_softmax(batch.behaviour_logits.numpy()[t, b]) for t in range(T)]
+    self.rho = np.ones(T)
+    if config.correction in ('vtrace', 'one_step'):
+      self.rho = np.exp([self.log_pi[t][a] - log_mu[t][a] for t, a in enumerate(self.actions)])
+
+  def targets(self, trace: np.ndarray) -> np.ndarray:
+    """v_0 to v_T by equation 1, with `trace` for both rho and c."""
+    v = self.values.copy()
+    for s in range(T):
+      for t in range(s, T):
+        weight = np.prod(self.gamma[s:t] * trace[s:t]) * trace[t]
+        td_error = self.rewards[t] + self.gamma[t] * self.values[t + 1] - self.values[t]
+        v[s] += weight * td_error
+    return v
 
 
 def oracle_loss(config, agent, batch) -> float:
   """Sections 4.1 and 4.2, one trajectory and one step at a time."""
-  inputs = networks.AgentInput(batch.observation, batch.last_action, batch.reward, batch.done)
+  inputs = networks.AgentInput(
+    observation=batch.observation,
+    last_action=batch.last_action,
+    reward=batch.reward,
+    done=batch.done,
+  )
   output, _ = agent.unroll(inputs, batch.core_state)
-  log_softmax = lambda x: x - np.log(np.sum(np.exp(x)))
+  epsilon = 1e-6 if config.correction == 'epsilon' else 0.0
   total = 0.0
   for b in range(B):
-    logits, values = output.policy_logits.numpy()[:, b], output.values.numpy()[:, b]
-    rewards = batch.reward.numpy()[:, b]
-    if config.reward_clipping == 'abs_one':
-      rewards = np.clip(rewards, -1, 1)
-    actions, done = batch.last_action.numpy()[:, b], batch.done.numpy()[:, b]
-    rho = np.array(
-      [
-        np.exp(
-          log_softmax(logits[t])[actions[t + 1]]
-          - log_softmax(batch.behaviour_logits.numpy()[t, b])[actions[t + 1]]
-        )
-        for t in range(T)
-      ]
-    )
-    if config.correction in ('none', 'epsilon'):
-      rho[:] = 1.0
-    trace = np.ones(T) if config.correction == 'one_step' else np.minimum(1, rho)
-    gamma = [config.discount * (not done[t + 1]) for t in range(T)]
-    v = np.append(np.zeros(T), values[T])
+    column = Column(config, output, batch, b)
+    is_vtrace = config.correction == 'vtrace'
+    v = column.targets(np.minimum(1, column.rho) if is_vtrace else np.ones(T))
     for s in range(T):
-      v[s] = values[s]
-      for t in range(s, T):
-        weight = np.prod([gamma[i] * trace[i] for i in range(s, t)])
-        v[s] += weight * trace[t] * (rewards[t + 1] + gamma[t] * values[t + 1] - values[t])
-    for s in range(T):
-      pi = np.exp(log_softmax(logits[s]))
-      advantage = min(1, rho[s]) * (rewards[s + 1] + gamma[s] * v[s + 1] - values[s])
-      epsilon = 1e-6 if config.correction == 'epsilon' else 0.0
-      total -= np.log(pi[actions[s + 1]] + epsilon) * advantage
-      total += config.baseline_cost * 0.5 * (v[s] - values[s]) ** 2
+      pi = np.exp(column.log_pi[s])
+      q = column.rewards[s] + column.gamma[s] * v[s + 1]
+      advantage = min(1, column.rho[s]) * (q - column.values[s])
+      total -= np.log(pi[column.actions[s]] + epsilon) * advantage
+      total += config.baseline_cost * 0.5 * (v[s] - column.values[s]) ** 2
       total += config.entropy_cost * np.sum(pi * np.log(pi))
   return total
 
@@ -103,9 +115,8 @@ def test_updates_count_frames_and_anneal_to_zero():
   batch = random_batch(0, learner.agent)
   rates = []
   for _ in range(3):
-    rates.append(
-      float(learner.update(batch, tf.constant(500, tf.int64)).statistics['learning_rate'])
-    )
+    update = learner.update(batch, tf.constant(500, tf.int64))
+    rates.append(float(update.statistics['learning_rate']))
   assert (int(learner.updates), int(learner.frames)) == (3, 1500)
   np.testing.assert_allclose(rates, [0.002, 0.001, 0.0])
 
@@ -128,46 +139,3 @@ def test_a_batch_that_is_not_finite_changes_nothing(bad):
   assert not update.statistics['finite']
   for variable, value in zip(learner.variables, before, strict=True):
     np.testing.assert_array_equal(variable, value)
-
-
-def numbered(spec, number: int) -> trajectory.Trajectory:
-  return tf.nest.map_structure(
-    lambda s: np.full((1, *s.shape), number, s.dtype.as_numpy_dtype), spec
-  )
-
-
-def test_batches_are_time_major_in_the_order_of_the_queue():
-  learner = make_learner(make_config())
-  spec = trajectory.specification(SUITE, T, learner.agent.initial_state(1))
-  queue = queues.StructureQueue(spec, 100)
-  for number in range(2 * B):
-    queue.put_many(numbered(spec, number))
-  batches = learners.batches(queue, B, None, 0)
-  for start in (0, B):
-    batch = next(batches)
-    assert batch.reward.shape == (T + 1, B) and batch.observation['observation'].shape == (
-      T + 1,
-      B,
-      4,
-    )
-    assert batch.core_state.hidden.shape == (B, networks.CORE_SIZE)
-    np.testing.assert_array_equal(batch.reward[0], np.arange(start, start + B))
-    np.testing.assert_array_equal(batch.task, np.arange(start, start + B))
-  queue.close()
-  assert list(batches) == []
-
-
-def test_replay_fills_its_share_of_a_batch_with_what_was_new_before():
-  learner = make_learner(make_config())
-  spec = trajectory.specification(SUITE, T, learner.agent.initial_state(1))
-  queue, replay = queues.StructureQueue(spec, 100), uniform.UniformReplay(spec, 3)
-  for number in range(1, 9):
-    queue.put_many(numbered(spec, number))
-  batches = learners.batches(queue, B, replay, 2)
-  for step in range(4):
-    tasks = next(batches).task.numpy()
-    np.testing.assert_array_equal(tasks[:2], [2 * step + 1, 2 * step + 2])
-    # Of the newest three, the two just added among them.
-    assert set(tasks[2:]) <= set(range(max(1, 2 * step), 2 * step + 3))
-  queue.close()
-  list(batches)

@@ -1,12 +1,14 @@
-"""Learning that neither a random nor a broken agent shows, through the command that users run."""
+"""Learning beyond what random play or a broken agent reaches, through the command users run."""
 
 import pytest
 
 from tests.common import learning
 
 
+# About 80 s of CPU time.
+@pytest.mark.long
 def test_cartpole_is_learned_with_an_lstm(tmp_path):
-  # At most 500. Random play reaches 20 and one that always pushes the same way 9; seed 1 reached 497.
+  # The maximum is 500. Random play reaches 20, always pushing the same way 9; seed 1 reached 497.
   result = learning.train('impala', tmp_path / 'run', '--env=gym:CartPole-v1')
   assert result['random']['mean'] < 40
   assert result['agent']['mean'] > 250
@@ -14,7 +16,8 @@ def test_cartpole_is_learned_with_an_lstm(tmp_path):
 
 @pytest.mark.long
 def test_catch_is_learned_from_pixels(tmp_path):
-  # At most 1. Random play reaches -0.6, no fixed action more; seed 1 reached 1.0 in all of 30 episodes.
+  # The maximum is 1. Random play reaches -0.6, no fixed action more; seed 1 reached 1.0 in all 30
+  # episodes.
   result = learning.train(
     'impala',
     tmp_path / 'run',

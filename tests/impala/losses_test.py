@@ -1,7 +1,7 @@
-"""The three parts of IMPALA's loss (arXiv 1802.01561, section 4.2) against float64 NumPy.
+"""The three terms of IMPALA's loss (arXiv 1802.01561, section 4.2) against float64 NumPy.
 
-Losses are sums over time and batch, as the note under the paper's table D.1 says; gradients are checked against central
-differences of the NumPy formulas.
+Losses are sums over time and batch (note of the paper's Table D.1). Gradients are checked against
+central differences of the NumPy formulas.
 """
 
 import numpy as np
@@ -48,7 +48,7 @@ def central_differences(function, point, step=1e-5):
 
 
 def gradient_of(loss, *arguments):
-  """The gradient with respect to each floating-point argument of a loss."""
+  """The gradients of a loss with respect to its floating-point arguments."""
   arguments = [tf.constant(argument) for argument in arguments]
   sources = [argument for argument in arguments if argument.dtype.is_floating]
   with tf.GradientTape() as tape:
@@ -67,14 +67,15 @@ def assert_nothing_flows(gradient):
   assert gradient is None or not np.any(gradient)
 
 
-# One state, a policy of (3/4, 1/4), told by logits of log 3 and 0.
+# One state and a policy of (3/4, 1/4), from logits of log 3 and 0.
 THREE_TO_ONE = np.float32([[[np.log(3.0), 0.0]]])
 
 
 class TestPolicyGradientLoss:
   def test_worked_example(self):
     logits = np.tile(THREE_TO_ONE, (2, 1, 1))
-    actions, advantages = np.int32([[0], [1]]), np.float32([[2.0], [-1.0]])
+    actions = np.int32([[0], [1]])
+    advantages = np.float32([[2.0], [-1.0]])
     loss = losses.policy_gradient_loss(logits, actions, advantages)
     assert_scalar(loss, -2.0 * np.log(0.75) + np.log(0.25))
 
@@ -107,15 +108,19 @@ class TestPolicyGradientLoss:
     assert_nothing_flows(gradient)
 
   def test_an_action_all_but_ruled_out(self):
-    # log pi is -100, less than the logarithm of any float32; its gradient is still one-hot minus pi.
-    logits, actions, advantages = np.float32([[[0.0, 100.0]]]), np.int32([[0]]), np.float32([[2.0]])
+    # log pi is -100, below the logarithm of any float32; its gradient is still one-hot minus pi.
+    logits = np.float32([[[0.0, 100.0]]])
+    actions = np.int32([[0]])
+    advantages = np.float32([[2.0]])
     loss = losses.policy_gradient_loss(logits, actions, advantages)
     gradient, _ = gradient_of(losses.policy_gradient_loss, logits, actions, advantages)
     assert_scalar(loss, 200.0)
     np.testing.assert_allclose(gradient, [[[-2.0, 2.0]]], rtol=1e-6)
 
-  def test_correction_bounds_the_loss_of_such_an_action_and_ends_its_gradient(self):
-    logits, actions, advantages = np.float32([[[0.0, 100.0]]]), np.int32([[0]]), np.float32([[2.0]])
+  def test_correction_bounds_the_loss_of_such_an_action_and_stops_its_gradient(self):
+    logits = np.float32([[[0.0, 100.0]]])
+    actions = np.int32([[0]])
+    advantages = np.float32([[2.0]])
 
     def corrected_loss(*data):
       return losses.policy_gradient_loss(*data, epsilon=CORRECTION)
@@ -127,24 +132,24 @@ class TestPolicyGradientLoss:
   def test_correction_halves_the_gradient_where_the_probability_equals_it(self):
     # d log(pi + eps) = pi / (pi + eps) d log pi.
     logits = np.float32([[[np.log(CORRECTION), np.log1p(-CORRECTION)]]])
-    actions, advantages = np.int32([[0]]), np.float32([[1.0]])
-    gradient, _ = gradient_of(
-      lambda *data: losses.policy_gradient_loss(*data, epsilon=CORRECTION),
-      logits,
-      actions,
-      advantages,
-    )
+    actions = np.int32([[0]])
+    advantages = np.float32([[1.0]])
+
+    def corrected_loss(*data):
+      return losses.policy_gradient_loss(*data, epsilon=CORRECTION)
+
+    gradient, _ = gradient_of(corrected_loss, logits, actions, advantages)
     np.testing.assert_allclose(gradient, [[[-0.5, 0.5]]], rtol=1e-5)
 
 
 class TestBaselineLoss:
   def test_worked_example(self):
-    loss = losses.baseline_loss(
-      np.float32([[1.0, 2.0], [0.0, -1.0]]), np.float32([[2.0, 0.0], [3.0, -1.0]])
-    )
+    values = np.float32([[1.0, 2.0], [0.0, -1.0]])
+    targets = np.float32([[2.0, 0.0], [3.0, -1.0]])
+    loss = losses.baseline_loss(values, targets)
     assert_scalar(loss, 0.5 * (1.0 + 4.0 + 9.0))
 
-  def test_gradient_reaches_the_values_alone(self):
+  def test_gradient_reaches_only_the_values(self):
     # Section 4.2: V moves along (v_s - V(x_s)); the loss is minimised, hence the sign.
     _, _, values = random_step_data(seed=0)
     _, _, targets = random_step_data(seed=1)
@@ -155,9 +160,8 @@ class TestBaselineLoss:
 
 class TestEntropyLoss:
   def test_uniform_policy(self):
-    assert_scalar(
-      losses.entropy_loss(np.zeros((*SHAPE, NUM_ACTIONS), np.float32)), -6.0 * np.log(4.0)
-    )
+    logits = np.zeros((*SHAPE, NUM_ACTIONS), np.float32)
+    assert_scalar(losses.entropy_loss(logits), -6.0 * np.log(4.0))
 
   def test_worked_example(self):
     assert_scalar(losses.entropy_loss(THREE_TO_ONE), 0.75 * np.log(0.75) + 0.25 * np.log(0.25))
@@ -166,13 +170,34 @@ class TestEntropyLoss:
     logits, _, _ = random_step_data()
     assert_scalar(losses.entropy_loss(logits), expected_entropy_loss(logits))
     (gradient,) = gradient_of(losses.entropy_loss, logits)
-    np.testing.assert_allclose(
-      gradient, central_differences(expected_entropy_loss, logits), rtol=1e-4, atol=1e-6
-    )
+    expected = central_differences(expected_entropy_loss, logits)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
 
-  def test_certain_policy_has_no_entropy(self):
+  def test_deterministic_policy_has_no_entropy(self):
     # 0 log 0 counts as 0, in the loss and in its gradient.
     logits = np.float32([[[0.0, 200.0, 0.0], [-200.0, -200.0, 200.0]]])
     (gradient,) = gradient_of(losses.entropy_loss, logits)
     np.testing.assert_allclose(losses.entropy_loss(logits), 0.0, atol=1e-6)
     np.testing.assert_allclose(gradient, np.zeros_like(logits), atol=1e-6)
+
+
+class TestArguments:
+  """Wrong shapes and dtypes are refused: broadcasting would hide them."""
+
+  def test_shapes_are_checked(self):
+    logits, actions, advantages = random_step_data()
+    with pytest.raises(ValueError):
+      losses.policy_gradient_loss(logits, actions, advantages[:1])
+    with pytest.raises(ValueError):
+      losses.baseline_loss(advantages, advantages[:1])
+    with pytest.raises(ValueError):
+      losses.entropy_loss(logits[0])
+
+  def test_dtypes_are_checked(self):
+    logits, actions, advantages = random_step_data()
+    with pytest.raises(TypeError):
+      losses.policy_gradient_loss(logits, actions.astype(np.int64), advantages)
+    with pytest.raises(TypeError):
+      losses.baseline_loss(advantages, advantages.astype(np.float64))
+    with pytest.raises(TypeError):
+      losses.entropy_loss(logits.astype(np.float64))

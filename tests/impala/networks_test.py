@@ -1,4 +1,4 @@
-"""The agent's size, and that unrolling is stepping."""
+"""The agent's size, its inputs, and that unrolling equals stepping."""
 
 import gymnasium
 import numpy as np
@@ -18,10 +18,10 @@ def make_inputs(seed: int, done: np.ndarray) -> networks.AgentInput:
   words = np.stack([[instructions[rng.integers(3)] for _ in range(B)] for _ in range(T)])
   pixels = rng.integers(0, 256, (T, B, 72, 96, 3), np.uint8)
   return networks.AgentInput(
-    {'observation': tf.constant(pixels), 'instruction': tf.constant(words)},
-    tf.constant(rng.integers(0, A, (T, B)), tf.int32),
-    tf.constant(3 * rng.normal(size=(T, B)), tf.float32),
-    tf.constant(done),
+    observation={'observation': tf.constant(pixels), 'instruction': tf.constant(words)},
+    last_action=tf.constant(rng.integers(0, A, (T, B)), tf.int32),
+    reward=tf.constant(3 * rng.normal(size=(T, B)), tf.float32),
+    done=tf.constant(done),
   )
 
 
@@ -29,7 +29,13 @@ def take(inputs: networks.AgentInput, start: int, stop: int) -> networks.AgentIn
   return tf.nest.map_structure(lambda x: x[start:stop], inputs)
 
 
-# IMPALA, Figure 3: 1.6 and 1.2 million parameters, on DMLab's inputs with nine actions.
+def policy_logits(agent: networks.Agent, inputs: networks.AgentInput) -> np.ndarray:
+  """The logits `[T, B, A]` of an unroll from the initial state."""
+  output, _ = agent.unroll(inputs, agent.initial_state(B))
+  return output.policy_logits.numpy()
+
+
+# IMPALA, Figure 3: 1.6 and 1.2 million parameters, for DMLab's inputs and nine actions.
 @pytest.mark.parametrize('torso, expected', [('deep', 1_628_010), ('shallow', 1_230_426)])
 def test_parameter_counts_are_the_papers(torso, expected):
   agent = networks.Agent(DMLAB, A, torso, lstm=True, feedback=True)
@@ -48,10 +54,9 @@ def test_unroll_equals_stepping_with_ends_at_any_step(torso, lstm):
   for t in range(T):
     output, state = agent.unroll(take(inputs, t, t + 1), state)
     steps.append(output)
-  np.testing.assert_allclose(
-    whole.policy_logits, tf.concat([s.policy_logits for s in steps], 0), atol=1e-5
-  )
-  np.testing.assert_allclose(whole.values, tf.concat([s.values for s in steps], 0), atol=1e-5)
+  stepped = tf.nest.map_structure(lambda *x: tf.concat(x, 0), *steps)
+  np.testing.assert_allclose(whole.policy_logits, stepped.policy_logits, atol=1e-5)
+  np.testing.assert_allclose(whole.values, stepped.values, atol=1e-5)
   for a, b in zip(tf.nest.flatten(last_state), tf.nest.flatten(state), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5)
 
@@ -62,42 +67,40 @@ def test_nothing_before_an_episodes_start_is_remembered():
   done[4, 1] = True
   inputs = make_inputs(0, done)
   other = make_inputs(5, done)
-  # Another past up to step 4, the same present from there on.
+  # A different past before step 4, the same inputs from there on.
   spliced = tf.nest.map_structure(lambda a, b: tf.concat([b[:4], a[4:]], 0), inputs, other)
-  outputs = [
-    agent.unroll(x, agent.initial_state(B))[0].policy_logits.numpy() for x in (inputs, spliced)
-  ]
-  np.testing.assert_allclose(outputs[0][4:, 1], outputs[1][4:, 1], atol=1e-6)
-  assert (
-    np.abs(outputs[0][4:, 0] - outputs[1][4:, 0]).max() > 1e-4
-  )  # Column 0 went on: it does remember.
+  original = policy_logits(agent, inputs)
+  changed = policy_logits(agent, spliced)
+  np.testing.assert_allclose(original[4:, 1], changed[4:, 1], atol=1e-6)
+  # Column 0's episode continued, so it does remember.
+  assert np.abs(original[4:, 0] - changed[4:, 0]).max() > 1e-4
 
 
 @pytest.mark.parametrize('part', ['observation', 'instruction', 'last_action', 'reward'])
 def test_every_input_is_seen(part):
   agent = networks.Agent(DMLAB, A, 'shallow', lstm=True, feedback=True)
-  inputs, other = make_inputs(0, np.zeros((T, B), bool)), make_inputs(9, np.zeros((T, B), bool))
+  inputs = make_inputs(0, np.zeros((T, B), bool))
+  other = make_inputs(9, np.zeros((T, B), bool))
   if part in ('observation', 'instruction'):
     changed = inputs._replace(observation={**inputs.observation, part: other.observation[part]})
   else:
     changed = inputs._replace(**{part: getattr(other, part)})
-  before, after = (
-    agent.unroll(x, agent.initial_state(B))[0].policy_logits for x in (inputs, changed)
-  )
+  before = policy_logits(agent, inputs)
+  after = policy_logits(agent, changed)
   assert np.abs(before - after).max() > 1e-5
 
 
 def test_the_last_reward_is_clipped_to_one():
   agent = networks.Agent(DMLAB, A, 'shallow', lstm=False, feedback=True)
   inputs = make_inputs(0, np.zeros((T, B), bool))
-  large, one = (inputs._replace(reward=tf.fill([T, B], value)) for value in (50.0, 1.0))
-  np.testing.assert_array_equal(agent.unroll(large, ())[0].values, agent.unroll(one, ())[0].values)
+  of_fifty, _ = agent.unroll(inputs._replace(reward=tf.fill([T, B], 50.0)), ())
+  of_one, _ = agent.unroll(inputs._replace(reward=tf.fill([T, B], 1.0)), ())
+  np.testing.assert_array_equal(of_fifty.values, of_one.values)
 
 
 def test_atari_networks_have_no_core_and_no_feedback():
-  space = gymnasium.spaces.Dict(
-    {'observation': gymnasium.spaces.Box(0, 255, (84, 84, 4), np.uint8)}
-  )
+  frames = gymnasium.spaces.Box(0, 255, (84, 84, 4), np.uint8)
+  space = gymnasium.spaces.Dict({'observation': frames})
   agent = networks.Agent(space, 6, 'shallow', lstm=False, feedback=False)
   # conv 8x8x4x16, conv 4x4x16x32, 9*9*32 to 256, heads of 6 and 1, with biases.
   expected = (256 * 16 + 16) + (256 * 32 + 32) + (2592 * 256 + 256) + (256 * 7 + 7)

@@ -45,7 +45,6 @@ class Learner:
       self.agent,
       self.suite,
       lambda: self.version,
-      (policy.example_inputs(self.suite, N), state(N)),
       N,
       10.0,
       3,

@@ -1,31 +1,33 @@
-"""One of several synchronous learners, in a process of its own, for `replicas_test`: what it sees goes into a file."""
+"""One of several synchronous learners, run as a process by `replicas_test`; results go to files."""
 
 import dataclasses
 import os
 import pathlib
 import signal
 import sys
-from typing import Iterator
+from typing import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
 
 from common import environments, errors
 from common.runs import checkpoints
+from impala import batching, networks, replicas, trajectory
 from impala import config as configs
 from impala import learner as learners
-from impala import networks, replicas, trajectory
 
 T, B, UPDATES = 6, 8, 5
-NOT_FINITE = 3  # Which of the updates is not.
-MAX_NORM = 5.0  # Of gradients; those of these batches are several times longer.
+# The update whose loss is not finite.
+NOT_FINITE = 3
+# Of the gradients' global norm. Those of these batches are several times longer.
+MAX_NORM = 5.0
 NETWORKS = {'lstm': True, 'feed_forward': False}
 SUITE = environments.load('gym:CartPole-v1')
-FRAMES = 50  # Of an update.
+FRAMES_PER_UPDATE = 50
 
 
 def make_config(lstm: bool) -> configs.Config:
-  """Of all learners together."""
+  """The settings of all learners together."""
   return dataclasses.replace(
     configs.PRESETS.preset('gym'),
     unroll_length=T,
@@ -48,24 +50,26 @@ def make_learner(
 
 
 def make_batches(agent: networks.Agent) -> Iterator[trajectory.Trajectory]:
-  """Of all learners together. Of the one that is not finite, only the last trajectory is not: the last replica's."""
+  """Batches of all learners together, the same in every process.
+
+  In the batch that is not finite only the last trajectory is not, which the last replica gets.
+  """
   rng = np.random.default_rng(7)
   spec = trajectory.specification(SUITE, T, agent.initial_state(1))
 
   def draw(s: tf.TensorSpec) -> tf.Tensor:
-    return tf.constant(
-      rng.normal(size=s.shape) if s.dtype.is_floating else rng.integers(0, 2, s.shape), s.dtype
-    )
+    drawn = rng.normal(size=s.shape) if s.dtype.is_floating else rng.integers(0, 2, s.shape)
+    return tf.constant(drawn, s.dtype)
 
   for number in range(UPDATES):
     trajectories = [tf.nest.map_structure(draw, spec) for _ in range(B)]
     if number == NOT_FINITE:
       trajectories[-1] = trajectories[-1]._replace(reward=trajectories[-1].reward + np.nan)
-    yield learners.stack_trajectories(trajectories)
+    yield batching.stack(trajectories)
 
 
 def values(learner: learners.Learner, strategy: tf.distribute.Strategy) -> np.ndarray:
-  """All that a checkpoint holds, `[P]`; each replica of this process has the same."""
+  """Everything a checkpoint holds, `[P]`; asserts that this process's replicas agree."""
   found = []
   for variable in learner.variables:
     first, *others = strategy.experimental_local_results(variable)
@@ -78,21 +82,26 @@ def values(learner: learners.Learner, strategy: tf.distribute.Strategy) -> np.nd
 def learn(
   learner: learners.Learner, strategy: tf.distribute.Strategy, index: int
 ) -> dict[str, np.ndarray]:
-  """Takes all updates; returns what each tells, the values before the first and after each, and what a stop changes."""
-  frames, count = tf.constant(FRAMES, tf.int64), replicas.workers(strategy)
+  """Takes all updates, then one at which the last learner asks to stop.
+
+  Returns:
+    The results of the updates by name, `[UPDATES, ...]`; `values`, before the first and after each;
+    `stopped` and `values_when_stopped`, of the update that stops.
+  """
+  frames = tf.constant(FRAMES_PER_UPDATE, tf.int64)
+  num_learners = replicas.workers(strategy)
   found = {'values': [values(learner, strategy)]}
   for batch in make_batches(learner.agent):
-    share = learners.split(batch, count)[index]
+    share = batching.split(batch, num_learners)[index]
     update = learner.update(share, frames)
-    for name, value in {
-      **update.statistics,
-      'parameters': update.parameters,
-      'stop': update.stop,
-    }.items():
+    results = {**update.statistics, 'parameters': update.parameters, 'stop': update.stop}
+    for name, value in results.items():
       found.setdefault(name, []).append(value.numpy())
     found['values'].append(values(learner, strategy))
-  stopped = learner.update(share, frames, stop=index == count - 1)
-  found['stopped'], found['values_when_stopped'] = stopped.stop.numpy(), values(learner, strategy)
+
+  stopped = learner.update(share, frames, stop=index == num_learners - 1)
+  found['stopped'] = stopped.stop.numpy()
+  found['values_when_stopped'] = values(learner, strategy)
   return {name: np.array(value) for name, value in found.items()}
 
 
@@ -103,25 +112,30 @@ def move(
   folder: pathlib.Path,
   index: int,
 ) -> dict[str, np.ndarray]:
-  """The chief moves a checkpoint to a single learner, and another one from there to all; returns what both get."""
+  """Moves a checkpoint from several learners to a single one, and another back to all of them.
+
+  Returns:
+    `moved`, the values of the single learner, at the chief only; `back`, the values of this one
+    after the second checkpoint, in which every variable is larger by one.
+  """
   alone = tf.distribute.get_strategy()
   single = make_learner(config, alone, seed=9)
+  found = {}
   if index == 0:
-    many, one = (
-      checkpoints.Checkpoints(folder / name, of)
-      for name, of in (('many', learner), ('one', single))
-    )
+    many = checkpoints.Checkpoints(folder / 'many', learner)
+    one = checkpoints.Checkpoints(folder / 'one', single)
     one.restore(many.save(1))
-    moved = values(single, alone)
+    found['moved'] = values(single, alone)
     for variable in single.variables:
       variable.assign_add(tf.ones_like(variable))
     many.restore(one.save(1))
   learner.synchronise()
-  return {'back': values(learner, strategy)} | ({'moved': moved} if index == 0 else {})
+  found['back'] = values(learner, strategy)
+  return found
 
 
-def refused(act) -> np.ndarray:
-  """What the user is told."""
+def refused(act: Callable[[], object]) -> np.ndarray:
+  """The message of the `UserError` that `act` raises, or 'nothing'."""
   try:
     act()
   except errors.UserError as error:
@@ -129,27 +143,30 @@ def refused(act) -> np.ndarray:
   return np.array('nothing')
 
 
-def main(folder: str, devices: str, index: str, *addresses: str) -> None:
-  folder, index = pathlib.Path(folder), int(index)
+def main(folder_name: str, devices: str, index_text: str, *addresses: str) -> None:
+  folder = pathlib.Path(folder_name)
+  index = int(index_text)
   cpu = tf.config.list_physical_devices('CPU')[0]
   tf.config.set_logical_device_configuration(
     cpu, [tf.config.LogicalDeviceConfiguration()] * int(devices)
   )
   strategy = replicas.make_strategy(int(devices), addresses, index)
+
   for name, lstm in NETWORKS.items():
     config = make_config(lstm)
     learner = make_learner(config, strategy, seed=1 + index)
-    spec = trajectory.specification(SUITE, T, learner.agent.initial_state(1))
-    learners.warm_up(learner, spec)
+    learners.warm_up(learner, trajectory.specification(SUITE, T, learner.agent.initial_state(1)))
     found = learn(learner, strategy, index) | move(learner, strategy, config, folder / name, index)
     uneven = dataclasses.replace(config, batch_size=B + 1)
     found['uneven'] = refused(lambda: learners.Learner(uneven, SUITE, learner.agent, strategy))
     np.savez(folder / f'{name}_{index}.npz', **found)
+
   if addresses and index > 0:
     os.kill(os.getpid(), signal.SIGKILL)
   if addresses:
-    batch = learners.split(next(make_batches(learner.agent)), replicas.workers(strategy))[index]
-    gone = refused(lambda: learner.update(batch, tf.constant(FRAMES, tf.int64)))
+    batch = batching.split(next(make_batches(learner.agent)), replicas.workers(strategy))[index]
+    frames = tf.constant(FRAMES_PER_UPDATE, tf.int64)
+    gone = refused(lambda: learner.update(batch, frames))
     (folder / 'gone.txt').write_text(str(gone))
 
 

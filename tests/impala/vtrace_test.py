@@ -1,7 +1,7 @@
 """V-trace against ground truth written from section 4 of the IMPALA paper (arXiv 1802.01561).
 
-The ground truth is the explicit sum of eq. 1, in float64 and episode by episode: neither the recursion of Remark 1 nor
-a discount that is zero at an episode's end appears in it.
+The ground truth is the explicit sum of equation 1, in float64 and episode by episode. It uses
+neither the recursion of Remark 1 nor a discount that is zero at an episode's end.
 """
 
 from typing import NamedTuple
@@ -13,14 +13,16 @@ import tensorflow as tf
 from impala import vtrace
 
 GAMMA = 0.9
-# A few float32 roundings a step, each relative to the largest addends, over unrolls of at most six steps.
+# A few float32 roundings a step, each relative to the largest addends, over at most six steps.
 ROUNDING = 2e-6
-# A log probability of -100 is rounded by 4e-6, and the ratio taken from it by as large a part of itself.
+# A log probability of -100 has a rounding error of 4e-6, which is the ratio's relative error.
 LOGIT_ROUNDING = 1e-5
 TINY = np.finfo(np.float32).tiny
 
 
 class Unroll(NamedTuple):
+  """A batch of unrolls, time-major."""
+
   log_rhos: np.ndarray  # [T, B]
   dones: np.ndarray  # [T, B]
   rewards: np.ndarray  # [T, B]
@@ -33,12 +35,12 @@ class Unroll(NamedTuple):
 
   @property
   def estimates(self):
-    """The arguments that every correction takes."""
+    """The arguments that all corrections share."""
     return self.discounts, self.rewards, self.values, self.bootstrap_value
 
 
 def done_patterns(length, rng):
-  """One column for each: no end, an end at each single step, an end at every step, three random ones."""
+  """Columns: no end, one end at each single step, an end at every step, three random ones."""
   singles = np.eye(length)
   randoms = rng.random((length, 3)) < 0.4
   return np.concatenate([np.zeros((length, 1)), singles, np.ones((length, 1)), randoms], axis=1)
@@ -76,7 +78,7 @@ def rest_of_episode(unroll, s, b):
 
 
 def eq1_addends(unroll, s, b, rhos, cs):
-  """The addends of eq. 1 for one v_s, kept apart so that their magnitude is known too."""
+  """The addends of equation 1 for one v_s, kept apart so that their magnitude is known too."""
   addends = [float(unroll.values[s, b])]
   for t in rest_of_episode(unroll, s, b):
     weight = GAMMA ** (t - s) * np.prod(cs[s:t, b]) * rhos[t, b]
@@ -86,11 +88,13 @@ def eq1_addends(unroll, s, b, rhos, cs):
 
 
 def eq1(unroll, rhos, cs):
-  """The v_s of eq. 1, and the sum of their addends' absolute values: two [T, B] arrays."""
-  vs, magnitudes = np.zeros(rhos.shape), np.zeros(rhos.shape)
+  """The v_s of equation 1 and the sums of their addends' absolute values, both `[T, B]`."""
+  vs = np.zeros(rhos.shape)
+  magnitudes = np.zeros(rhos.shape)
   for s, b in np.ndindex(*rhos.shape):
     addends = eq1_addends(unroll, s, b, rhos, cs)
-    vs[s, b], magnitudes[s, b] = np.sum(addends), np.sum(np.abs(addends))
+    vs[s, b] = np.sum(addends)
+    magnitudes[s, b] = np.sum(np.abs(addends))
   return vs, magnitudes
 
 
@@ -99,7 +103,7 @@ def one_later(steps, last):
 
 
 def advantages_of(unroll, following, following_magnitudes, weights):
-  """weight_s (r_s + gamma following_s - V(x_s)) of section 4.2, and the sum of the addends' absolute values."""
+  """weight_s (r_s + gamma following_s - V(x_s)) of section 4.2, and its addends' magnitude."""
   continues = GAMMA * (1.0 - unroll.dones)
   advantages = unroll.rewards + continues * following - unroll.values
   magnitudes = np.abs(unroll.rewards) + continues * following_magnitudes + np.abs(unroll.values)
@@ -109,7 +113,7 @@ def advantages_of(unroll, following, following_magnitudes, weights):
 def assert_equal_up_to_rounding(actual, expected, magnitudes, rounding):
   assert actual.dtype == tf.float32
   assert actual.shape == expected.shape
-  # The least normal float32 stands for the magnitudes that are zero: arrays are compared by <, not by <=.
+  # TINY allows magnitudes of zero: the comparison is <, not <=.
   np.testing.assert_array_less(np.abs(actual.numpy() - expected), rounding * magnitudes + TINY)
 
 
@@ -123,32 +127,38 @@ def assert_is_vtrace(
   pg_bootstrap='vs',
   rounding=ROUNDING,
 ):
-  """The defaults are the paper's: every threshold 1 (section 5.2.2) and q_s = r_s + gamma v_{s+1} (section 4.2)."""
+  """Checks both outputs; the defaults are the paper's.
+
+  Those are a threshold of 1 everywhere (section 5.2.2) and q_s = r_s + gamma v_{s+1} (section 4.2).
+  """
   ratios = np.exp(unroll.log_rhos.astype(np.float64))
-  vs = eq1(unroll, clipped(ratios, clip_rho_threshold), lambda_ * clipped(ratios, clip_c_threshold))
+  rhos = clipped(ratios, clip_rho_threshold)
+  cs = lambda_ * clipped(ratios, clip_c_threshold)
+  vs = eq1(unroll, rhos, cs)
   assert_equal_up_to_rounding(returns.vs, *vs, rounding)
+
   bootstraps = {'vs': vs, 'values': (unroll.values, np.abs(unroll.values))}[pg_bootstrap]
-  lasts = unroll.bootstrap_value, np.abs(unroll.bootstrap_value)
+  lasts = (unroll.bootstrap_value, np.abs(unroll.bootstrap_value))
   following = [one_later(steps, last) for steps, last in zip(bootstraps, lasts, strict=True)]
   advantages = advantages_of(unroll, *following, clipped(ratios, clip_pg_rho_threshold))
   assert_equal_up_to_rounding(returns.pg_advantages, *advantages, rounding)
 
 
 def n_step_return(unroll, s, b, steps):
-  """Discounted rewards of `steps` steps, then the value of the state reached."""
+  """The discounted rewards of `steps` steps plus the value of the state reached."""
   span = list(rest_of_episode(unroll, s, b))[:steps]
   rewards = sum(GAMMA ** (t - s) * unroll.rewards[t, b] for t in span)
   return rewards + GAMMA ** len(span) * next_value(unroll, span[-1], b)
 
 
 def bellman_targets(unroll):
-  """Eq. 2: the n-step Bellman target over what is left of the episode in the unroll."""
+  """Equation 2: the n-step Bellman target over the rest of the episode in the unroll."""
   shape = unroll.rewards.shape
   return np.reshape([n_step_return(unroll, s, b, shape[0]) for s, b in np.ndindex(*shape)], shape)
 
 
 def lambda_return(unroll, s, b, lambda_):
-  """The forward view of TD(lambda): a mixture of n-step returns whose last one takes the weight that is left."""
+  """The forward view of TD(lambda): n-step returns mixed, the last with all remaining weight."""
   longest = len(rest_of_episode(unroll, s, b))
   returns = [n_step_return(unroll, s, b, n) for n in range(1, longest + 1)]
   mixed = sum((1 - lambda_) * lambda_**n * g for n, g in enumerate(returns[:-1]))
@@ -161,7 +171,7 @@ def on_policy(unroll):
 
 class TestFromImportanceWeights:
   def test_worked_example(self):
-    # Two columns alike but for the second's first step, which ends an episode with a reward of 2.
+    # The columns differ in their first step: the second's ends an episode with a reward of 2.
     returns = vtrace.from_importance_weights(
       log_rhos=np.log(np.float32([[2.0, 2.0], [0.5, 0.5]])),
       discounts=np.float32([[0.5, 0.0], [0.5, 0.5]]),
@@ -172,7 +182,7 @@ class TestFromImportanceWeights:
     np.testing.assert_allclose(returns.vs, [[2.75, 2.0], [3.5, 3.5]], rtol=1e-6)
     np.testing.assert_allclose(returns.pg_advantages, [[1.75, 1.0], [1.5, 1.5]], rtol=1e-6)
 
-  # Ratios near one leave every addend visible beside the others; ratios far from it try the clipping and the range.
+  # With ratios near one no addend is lost beside larger ones; ratios far from one test clipping.
   @pytest.mark.parametrize('largest_ratio', [3.0, 1e6])
   @pytest.mark.parametrize('pg_bootstrap', ['vs', 'values'])
   @pytest.mark.parametrize('lambda_', [0.0, 0.5, 1.0])
@@ -238,22 +248,27 @@ class TestFromImportanceWeights:
 
   @pytest.mark.parametrize('pg_bootstrap', ['vs', 'values'])
   def test_a_finished_episode_ignores_what_follows_it(self, pg_bootstrap):
-    unroll, other = (
-      random_unroll(largest_ratio=3.0, seed=2),
-      random_unroll(largest_ratio=3.0, seed=3),
-    )
     end = 2
-    unroll.dones[end] = other.dones[end] = 1.0
+    unroll = random_unroll(largest_ratio=3.0, seed=2)
+    unroll.dones[end] = 1.0
+    other = random_unroll(largest_ratio=3.0, seed=3)
+    other.dones[end] = 1.0
+
+    def spliced(ours, theirs):
+      return np.concatenate([ours[: end + 1], theirs[end + 1 :]])
+
     mixed = Unroll(
-      *(
-        np.concatenate([ours[: end + 1], theirs[end + 1 :]])
-        for ours, theirs in zip(unroll[:4], other[:4])
-      ),
+      log_rhos=spliced(unroll.log_rhos, other.log_rhos),
+      dones=spliced(unroll.dones, other.dones),
+      rewards=spliced(unroll.rewards, other.rewards),
+      values=spliced(unroll.values, other.values),
       bootstrap_value=other.bootstrap_value,
     )
-    before, after = (
-      vtrace.from_importance_weights(u.log_rhos, *u.estimates, pg_bootstrap=pg_bootstrap)
-      for u in (unroll, mixed)
+    before = vtrace.from_importance_weights(
+      unroll.log_rhos, *unroll.estimates, pg_bootstrap=pg_bootstrap
+    )
+    after = vtrace.from_importance_weights(
+      mixed.log_rhos, *mixed.estimates, pg_bootstrap=pg_bootstrap
     )
     for original, changed in zip(before, after, strict=True):
       np.testing.assert_array_equal(original[: end + 1], changed[: end + 1])
@@ -261,7 +276,7 @@ class TestFromImportanceWeights:
 
   @pytest.mark.parametrize('log_ratio', [-200.0, -100.0, 100.0, 200.0])
   def test_ratios_beyond_float32_are_clipped_and_not_nan(self, log_ratio):
-    # exp(100) is infinite in float32 and exp(-200) is zero; after clipping they are simply 1 and 0.
+    # In float32, exp(100) is infinite and exp(-200) is zero; clipping makes them 1 and 0.
     unroll = random_unroll()
     extreme = unroll._replace(log_rhos=np.full_like(unroll.log_rhos, log_ratio))
     returns = vtrace.from_importance_weights(extreme.log_rhos, *extreme.estimates)
@@ -282,7 +297,7 @@ class TestFromImportanceWeights:
 
 
 def log_probabilities(logits, actions):
-  """log softmax of the logits at the actions, in float64."""
+  """The log softmax of the logits at the actions, in float64."""
   logits = logits.astype(np.float64)
   highest = logits.max(axis=-1, keepdims=True)
   log_pi = logits - highest - np.log(np.sum(np.exp(logits - highest), axis=-1, keepdims=True))
@@ -324,7 +339,7 @@ class TestFromLogits:
     assert_is_vtrace(returns, unroll, rounding=LOGIT_ROUNDING, **keywords)
 
   def test_logits_of_fifty_either_way(self):
-    # Probabilities down to exp(-100): taking the logarithm of a softmax would give infinities here.
+    # Probabilities down to exp(-100): the logarithm of a softmax would be infinite here.
     unroll = random_unroll()
     behaviour, target, actions = random_policies(unroll.rewards.shape, seed=1)
     behaviour, target = np.copysign(50.0, behaviour), np.copysign(50.0, target)
@@ -335,7 +350,7 @@ class TestFromLogits:
 
 
 class TestAblations:
-  """The corrections that section 5.2.2 compares with V-trace."""
+  """The corrections of section 5.2.2."""
 
   def test_no_correction_is_the_n_step_return(self):
     unroll = random_unroll(length=6)
@@ -357,21 +372,82 @@ class TestAblations:
     targets = bellman_targets(unroll)
     weights = clipped(np.exp(unroll.log_rhos), threshold)
     np.testing.assert_allclose(returns.vs, targets, rtol=1e-5, atol=2e-6)
-    # Divided by the weights again, which are between 1/30 and 30, so that each step is held to the same precision.
+    # Divided by the weights, between 1/30 and 30, so that all steps are equally precise.
     np.testing.assert_allclose(
       returns.pg_advantages / weights, targets - unroll.values, rtol=1e-5, atol=2e-6
     )
 
 
+class TestCorrectedReturns:
+  """The choice of a correction by its name."""
+
+  SETTINGS = {
+    'clip_rho_threshold': 2.0,
+    'clip_c_threshold': 0.5,
+    'clip_pg_rho_threshold': 0.75,
+    'lambda_': 0.9,
+    'pg_bootstrap': 'values',
+  }
+
+  def corrected(self, correction, unroll):
+    return vtrace.corrected_returns(correction, unroll.log_rhos, *unroll.estimates, **self.SETTINGS)
+
+  def test_vtrace_takes_every_setting(self):
+    unroll = random_unroll(largest_ratio=3.0)
+    assert_is_vtrace(self.corrected('vtrace', unroll), unroll, **self.SETTINGS)
+
+  def test_one_step_takes_the_threshold_of_the_policy_gradient(self):
+    unroll = random_unroll(largest_ratio=3.0)
+    expected = vtrace.one_step_importance_sampling(
+      unroll.log_rhos, *unroll.estimates, clip_pg_rho_threshold=0.75
+    )
+    for part, wanted in zip(self.corrected('one_step', unroll), expected, strict=True):
+      np.testing.assert_array_equal(part, wanted)
+
+  @pytest.mark.parametrize('correction', ['epsilon', 'none'])
+  def test_epsilon_and_none_correct_no_target(self, correction):
+    unroll = random_unroll(largest_ratio=3.0)
+    expected = vtrace.no_correction(*unroll.estimates)
+    for part, wanted in zip(self.corrected(correction, unroll), expected, strict=True):
+      np.testing.assert_array_equal(part, wanted)
+
+  def test_unknown_correction_is_named(self):
+    with pytest.raises(ValueError, match='no-such-correction'):
+      self.corrected('no-such-correction', random_unroll())
+
+
+class TestArguments:
+  """Wrong shapes and dtypes are refused: broadcasting would hide them."""
+
+  @pytest.mark.parametrize(
+    'correction',
+    [
+      vtrace.from_importance_weights,
+      vtrace.one_step_importance_sampling,
+      lambda log_rhos, *estimates: vtrace.no_correction(*estimates),
+    ],
+  )
+  @pytest.mark.parametrize('name', ['rewards', 'values', 'bootstrap_value'])
+  def test_shapes_and_dtypes_are_checked(self, correction, name):
+    unroll = random_unroll()
+    array = getattr(unroll, name)
+    with pytest.raises(ValueError):
+      wrong_shape = unroll._replace(**{name: array[..., :1]})
+      correction(wrong_shape.log_rhos, *wrong_shape.estimates)
+    with pytest.raises(TypeError):
+      wrong_dtype = unroll._replace(**{name: array.astype(np.float64)})
+      correction(wrong_dtype.log_rhos, *wrong_dtype.estimates)
+
+
 def as_logits(log_rhos):
-  """Behaviour and target logits, and actions, whose log ratio is a function of log_rhos."""
+  """Behaviour and target logits and actions whose log ratio is a function of `log_rhos`."""
   zeros = tf.zeros_like(log_rhos)
   actions = tf.zeros(tf.shape(log_rhos), tf.int32)
   return tf.stack([zeros, log_rhos], -1), tf.stack([log_rhos, zeros], -1), actions
 
 
 class TestGradients:
-  """Section 4.2 differentiates log pi and V(x_s) alone: targets and advantages are constants."""
+  """Section 4.2 differentiates only log pi and V(x_s): targets and advantages are constants."""
 
   @pytest.mark.parametrize(
     'correction',

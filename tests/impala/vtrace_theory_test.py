@@ -1,4 +1,7 @@
-"""The fixed point and the contraction of V-trace (section 4, Theorem 1) on a small MDP, every path enumerated."""
+"""The fixed point and the contraction of V-trace (Theorem 1) on a small MDP.
+
+Expectations are exact: every path of the MDP is enumerated.
+"""
 
 import itertools
 from typing import NamedTuple
@@ -14,7 +17,7 @@ def clipped(ratios, threshold):
   return ratios if threshold is None else np.minimum(threshold, ratios)
 
 
-# A small MDP for the theory. Going from state 2 to state 0 by action 1 ends an episode.
+# A small MDP. The transition from state 2 to state 0 by action 1 ends an episode.
 MDP_GAMMA = 0.7
 TRANSITIONS = np.array(
   [
@@ -48,7 +51,7 @@ TRUNCATIONS = [
 
 
 def policy_at_fixed_point(rho_bar):
-  """Eq. 3: pi_rhobar(a|x), proportional to min(rho_bar mu(a|x), pi(a|x))."""
+  """Equation 3: pi_rhobar(a|x), proportional to min(rho_bar mu(a|x), pi(a|x))."""
   weights = PI if rho_bar is None else np.minimum(rho_bar * MU, PI)
   return weights / weights.sum(axis=1, keepdims=True)
 
@@ -58,14 +61,14 @@ def action_values(values):
 
 
 def policy_values(policy):
-  """V^policy, solved from its linear Bellman equation."""
+  """V^policy, the solution of its linear Bellman equation."""
   rewards = np.einsum('xa,xay,xay->x', policy, TRANSITIONS, REWARDS)
   transitions = np.einsum('xa,xay,xay->xy', policy, TRANSITIONS, CONTINUES)
   return np.linalg.solve(np.eye(STATES) - MDP_GAMMA * transitions, rewards)
 
 
 class Paths(NamedTuple):
-  """Every unroll of the behaviour policy there is, from every first state."""
+  """Every possible unroll of the behaviour policy, from every first state."""
 
   states: np.ndarray  # [T+1, B]
   actions: np.ndarray  # [T, B]
@@ -106,13 +109,13 @@ def vtrace_on_paths(values, rho_bar, c_bar, **keywords):
 
 
 def vtrace_operator(values, rho_bar, c_bar):
-  """The operator R of Theorem 1: for each first state, the exact expectation of v_0 under mu."""
+  """The operator R of Theorem 1: the exact expectation of v_0 under mu for each first state."""
   targets = vtrace_on_paths(values, rho_bar, c_bar).vs[0].numpy()
   return np.bincount(PATHS.states[0], PATHS.probabilities * targets)
 
 
 def operator_matrix(rho_bar, c_bar):
-  """A of R V = A V + b, the operator being affine: its images of the unit vectors less that of zero."""
+  """A of the affine operator R V = A V + b: its images of unit vectors minus that of zero."""
   origin = vtrace_operator(np.zeros(STATES), rho_bar, c_bar)
   return np.stack(
     [vtrace_operator(unit, rho_bar, c_bar) - origin for unit in np.eye(STATES)], axis=1
@@ -120,7 +123,7 @@ def operator_matrix(rho_bar, c_bar):
 
 
 class TestTheory:
-  """Section 4.1 and appendix A, on expectations that enumerate every unroll of the MDP above."""
+  """Section 4.1 and appendix A, in exact expectations on the MDP above."""
 
   @pytest.mark.parametrize('rho_bar, c_bar', TRUNCATIONS)
   def test_converges_to_the_values_of_the_truncated_policy(self, rho_bar, c_bar):
@@ -130,7 +133,7 @@ class TestTheory:
     np.testing.assert_allclose(values, policy_values(policy_at_fixed_point(rho_bar)), atol=2e-5)
 
   def test_each_rho_bar_has_values_of_its_own(self):
-    # Without this the test above could not tell one rho_bar from another, nor from plain evaluation of mu.
+    # Else the test above could tell neither one rho_bar from another nor from evaluating mu.
     fixed_points = [
       policy_values(policy_at_fixed_point(rho_bar)) for rho_bar in (0.5, 1.0, 2.0, None)
     ]
@@ -152,7 +155,8 @@ class TestTheory:
   @pytest.mark.parametrize('pg_bootstrap', ['vs', 'values'])
   @pytest.mark.parametrize('rho_bar', [1.0, 2.0, None])
   def test_expected_advantage_is_the_truncated_policys(self, rho_bar, pg_bootstrap):
-    # Section 4.2 and appendix E.3: at the fixed point q_s estimates Q of pi_rhobar, whichever way it bootstraps.
+    # Section 4.2 and appendix E.3: at the fixed point q_s estimates Q of pi_rhobar with either
+    # bootstrap.
     values = policy_values(policy_at_fixed_point(rho_bar))
     returns = vtrace_on_paths(
       values, rho_bar, 1.0, clip_pg_rho_threshold=rho_bar, pg_bootstrap=pg_bootstrap

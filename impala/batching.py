@@ -1,0 +1,97 @@
+"""From the queue to the learner: batches of trajectories, some of them replayed."""
+
+from typing import Any, Iterator, Sequence
+
+import tensorflow as tf
+
+from common.distributed import queues
+from common.environments import suite as suites
+from common.replay import uniform
+from impala import config as configs
+from impala import trajectory
+
+# Fields without a time axis: in a batch their first axis is the batch's.
+_TIMELESS = frozenset({'actor', 'parameter_version', 'task', 'core_state'})
+
+
+def from_queue(
+  queue: queues.StructureQueue,
+  batch_size: int,
+  replay: uniform.UniformReplay | None,
+  replayed: int,
+) -> Iterator[trajectory.Trajectory]:
+  """Batches `[T+1, B]` until the queue is closed, each assembled while the learner uses the last.
+
+  Args:
+    queue: The queue of single trajectories.
+    batch_size: B.
+    replay: Where new trajectories are kept and replayed ones come from; None for no replay.
+    replayed: How many of a batch's trajectories, its last ones, are drawn from the replay.
+  """
+
+  def next_batch(_: tf.Tensor) -> trajectory.Trajectory:
+    trajectories = [queue.dequeue() for _ in range(batch_size - replayed)]
+    if replay:
+      # New ones first: the replay is then never empty when it is sampled.
+      replay.add(tf.nest.map_structure(lambda *x: tf.stack(x), *trajectories))
+      trajectories += unstack(replay.sample(replayed), replayed)
+    return stack(trajectories)
+
+  options = tf.data.Options()
+  options.autotune.enabled = False
+  dataset = tf.data.Dataset.range(1).repeat().map(next_batch).prefetch(1).with_options(options)
+  # Made here, not at the first `next`: TensorFlow must not optimise graphs once environments
+  # exist, see `Run.start`.
+  iterator = iter(dataset)
+  return _until_closed(iterator, queue)
+
+
+def _until_closed(
+  iterator: Iterator[trajectory.Trajectory], queue: queues.StructureQueue
+) -> Iterator[trajectory.Trajectory]:
+  """The iterator's elements, ending without an error if the queue is closed."""
+  try:
+    yield from iterator
+  except tf.errors.OpError:
+    # The pipeline wraps the queue's own error in others, so its type tells nothing.
+    if not queue.is_closed():
+      raise
+
+
+def stack(trajectories: Sequence[trajectory.Trajectory]) -> trajectory.Trajectory:
+  """One batch `[T+1, B]` of B single trajectories."""
+  return tf.nest.map_structure(
+    lambda axis, *x: tf.stack(x, axis=axis), _batch_axes(trajectories[0]), *trajectories
+  )
+
+
+def unstack(trajectories: trajectory.Trajectory, count: int) -> list[trajectory.Trajectory]:
+  """The `count` single trajectories of arrays `[count, ...]`, the layout of actors and replay."""
+  return [tf.nest.map_structure(lambda x: x[i], trajectories) for i in range(count)]
+
+
+def split(batch: trajectory.Trajectory, count: int) -> list[trajectory.Trajectory]:
+  """A batch `[T+1, B]` as `count` batches `[T+1, B / count]`, in order."""
+  axes = tf.nest.flatten(_batch_axes(batch))
+  cut = [
+    tf.split(x, count, axis=axis) for x, axis in zip(tf.nest.flatten(batch), axes, strict=True)
+  ]
+  return [tf.nest.pack_sequence_as(batch, parts) for parts in zip(*cut, strict=True)]
+
+
+def _batch_axes(element: trajectory.Trajectory) -> Any:
+  """The batch axis of each tensor of a batch: 1, after time, or 0 for a field without time."""
+  axes = {}
+  for name, values in element._asdict().items():
+    axis = 0 if name in _TIMELESS else 1
+    axes[name] = tf.nest.map_structure(lambda _: axis, values)
+  return trajectory.Trajectory(**axes)
+
+
+def new_frames(config: configs.Config, suite: suites.Suite) -> int:
+  """Environment frames in one batch of all learners that were not learned from before.
+
+  Replayed trajectories were counted when they were new.
+  """
+  new_trajectories = config.batch_size - config.replayed_per_batch
+  return new_trajectories * config.unroll_length * suite.action_repeat
