@@ -157,7 +157,7 @@ class InstructionEncoder(snt.Module):
       words: int32 `[N, W]`, buckets of words, padded with -1.
 
     Returns:
-      float32 `[N, 64]`; zeros for an instruction without words.
+      float32 `[N, hidden_size]`; zeros for an instruction without words.
     """
     # An instruction stays the same for a whole episode, so a batch has few distinct ones: M.
     distinct, index = tf.raw_ops.UniqueV2(x=words, axis=[0])  # [M, W], [N]
