@@ -119,6 +119,11 @@ def test_updates_are_counted_and_return_their_parameters():
   assert np.abs(update.parameters - before.values).max() > 1e-6
 
 
+def test_an_update_has_the_statistics_that_the_algorithm_names():
+  statistics = make_learner().update(random_sample(0)).statistics
+  assert list(statistics) == [*dqn.STATISTICS, 'td_error', 'weight', 'finite']
+
+
 @pytest.mark.parametrize('bad', [np.nan, np.inf])
 def test_a_sample_that_is_not_finite_changes_nothing(bad):
   learner = make_learner(target_period=1)
