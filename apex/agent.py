@@ -1,4 +1,7 @@
-"""What actors, learner and evaluation ask of an algorithm; `apex.dqn` and `apex.dpg` answer, each in its own way."""
+"""What an Ape-X algorithm provides to actors, learner and evaluation.
+
+`apex.dqn` and `apex.dpg` each implement `Algorithm`; `apex.algorithms` chooses between them.
+"""
 
 from typing import Any, Callable, NamedTuple, Protocol
 
@@ -6,58 +9,153 @@ import numpy as np
 import sonnet as snt
 import tensorflow as tf
 
+from apex import config as configs
+from common.distributed import parameters
 from common.environments import suite as suites
+from common.evaluation import play as evaluation
 from common.replay import structures
 
 
-class Step(NamedTuple):
-  """What an update makes of a sample `[K, ...]`."""
+class TDLosses(NamedTuple):
+  """Losses of K transitions, before importance weights: float32 `[K]` each.
 
-  statistics: dict[
-    str, tf.Tensor
-  ]  # Float32 scalars by name, among them the loss and the gradients' norms.
-  td_errors: tf.Tensor  # float32 [K].
-  gradients: Any  # As `apply` takes them.
+  Attributes:
+    losses: 0.5 (G_t - q(S_t, A_t))^2. The paper squares the error, where others use Huber's loss.
+    td_errors: G_t - q(S_t, A_t). New priorities are their absolute values.
+    q_values: q(S_t, A_t) by the network being trained.
+  """
+
+  losses: tf.Tensor
+  td_errors: tf.Tensor
+  q_values: tf.Tensor
+
+
+def squared_td_losses(q_values: tf.Tensor, targets: tf.Tensor) -> TDLosses:
+  """0.5 (G_t - q(S_t, A_t))^2, the loss of both algorithms (sections 3.1 and 3.2).
+
+  Args:
+    q_values: float32 `[K]`, q(S_t, A_t).
+    targets: float32 `[K]`, the n-step targets G_t, through which no gradient may flow.
+  """
+  tf.debugging.assert_shapes([(q_values, 'K'), (targets, 'K')])
+  for x in (q_values, targets):
+    tf.debugging.assert_type(x, tf.float32)
+
+  td_errors = targets - q_values
+  return TDLosses(losses=0.5 * td_errors**2, td_errors=td_errors, q_values=q_values)
+
+
+class Step(NamedTuple):
+  """What an agent computes from a sample of K transitions.
+
+  Attributes:
+    statistics: Float32 scalars by name, as in the algorithm's `STATISTICS`.
+    td_errors: float32 `[K]`, not weighted.
+    gradients: The argument for `Agent.apply`.
+  """
+
+  statistics: dict[str, tf.Tensor]
+  td_errors: tf.Tensor
+  gradients: Any
 
 
 class Agent(Protocol):
-  """Networks, their older copies and optimizers: all that a checkpoint has of an algorithm."""
+  """Networks, target networks and optimizers: a `tf.Module` with an algorithm's whole state.
 
-  networks: snt.Module  # What actors have a copy of.
+  Attributes:
+    networks: The trained networks, of which actors keep copies.
+  """
+
+  networks: snt.Module
 
   def step(self, sample: structures.Sample) -> Step:
-    """Losses and gradients; changes nothing."""
+    """Computes losses and gradients of a sample `[K, ...]`; changes no variable."""
 
   def apply(self, gradients: Any) -> None:
-    """Takes the optimizers' step."""
+    """Takes one step of every optimizer."""
 
   def copy_to_target(self) -> None:
-    """Brings the older copies up to date."""
+    """Copies the trained networks' variables to the target networks."""
 
 
 class Decision(NamedTuple):
-  """What N environments are told, and the values that initial priorities need (appendix F)."""
+  """Actions for N environments, and the values for their initial priorities (appendix F).
 
-  actions: np.ndarray  # int32 [N], or float32 [N, A].
-  q_taken: np.ndarray  # float32 [N]: of these actions.
-  bootstrap_value: np.ndarray  # float32 [N]: of what the policy would do there without exploring.
+  Attributes:
+    actions: int32 `[N]`, or float32 `[N, A]`.
+    q_taken: float32 `[N]`, the value of these actions.
+    bootstrap_value: float32 `[N]`, the value of the actions the policy prefers, without noise.
+  """
+
+  actions: np.ndarray
+  q_taken: np.ndarray
+  bootstrap_value: np.ndarray
 
 
 class Policy(Protocol):
-  """How one actor acts: with a copy of the networks that it brings up to date now and then."""
+  """The behaviour policy of one actor: its own copy of the networks, plus exploration."""
 
   def refresh(self) -> int:
-    """Takes the latest parameters; returns their version."""
+    """Copies the latest parameters; returns their version."""
 
   def __call__(self, observation: np.ndarray) -> Decision:
-    """Chooses actions, exploring, for observations `[N, ...]` as the environment gives them."""
+    """Chooses exploring actions for observations `[N, ...]`, in the environment's own layout."""
 
   def bootstrap_value(self, observation: np.ndarray) -> np.ndarray:
-    """As the decision's, for any number of observations: float32 `[M]`."""
+    """Values observations `[M, ...]` as `Decision.bootstrap_value` does: float32 `[M]`."""
+
+
+class Algorithm(Protocol):
+  """The module of an algorithm, such as `apex.dqn`.
+
+  Attributes:
+    STATISTICS: Names of a step's statistics, which are columns of the metrics in this order.
+  """
+
+  STATISTICS: tuple[str, ...]
+
+  def make_agent(self, config: configs.Config, suite: suites.Suite) -> Agent:
+    """Returns the learner's agent with newly initialised networks."""
+
+  def make_networks(self, config: configs.Config, suite: suites.Suite) -> snt.Module:
+    """Returns newly initialised networks; all their variables exist already."""
+
+  def make_policy(
+    self,
+    config: configs.Config,
+    suite: suites.Suite,
+    source: parameters.Source,
+    actor: int,
+    seed: int,
+  ) -> Policy:
+    """Returns an actor's behaviour policy.
+
+    Args:
+      config: The run's settings.
+      suite: The environments it acts in.
+      source: Where it copies parameters from, at once and at each `refresh`.
+      actor: The actor's index, from 0 to `config.num_actors` - 1.
+      seed: Seeds its exploration.
+    """
+
+  def make_player(
+    self, networks: snt.Module, config: configs.Config, suite: suites.Suite, seed: int
+  ) -> Callable[[str, int], evaluation.Player]:
+    """Returns a function of task and number of environments, which makes an evaluation player.
+
+    Args:
+      networks: The networks to play with; players follow changes of their variables.
+      config: The run's settings.
+      suite: The environments to play in.
+      seed: Seeds the player's random actions, if it has any.
+    """
+
+  def shown_environments(self, config: configs.Config) -> np.ndarray:
+    """Selects the environments whose episodes make the learning curves: bool `[N]`."""
 
 
 def copy(source: snt.Module, target: snt.Module) -> None:
-  """Gives one module's variables the values of another's."""
+  """Copies the values of one module's variables to another's."""
   for variable, value in zip(target.trainable_variables, source.trainable_variables, strict=True):
     variable.assign(value)
 
@@ -65,12 +163,20 @@ def copy(source: snt.Module, target: snt.Module) -> None:
 def traced(
   function: Callable[..., Any], suite: suites.Suite, *others: tf.TensorSpec
 ) -> Callable[..., Any]:
-  """A function of observations `[N, ...]` as environments give them, and of others, as one graph that has run once.
+  """Compiles a function of observations to one graph, and runs it once.
 
-  See `apex.run.Run.start` for why it has.
+  See `apex.run.Run.start` for why every graph runs before environments exist.
+
+  Args:
+    function: Takes observations `[N, ...]` in the environment's own layout, then `others`.
+    suite: Has the observations' shape and dtype.
+    *others: Specifications of the other arguments, with an unknown leading axis.
   """
   space = suite.observation_space['observation']
-  signature = [tf.TensorSpec([None, *space.shape], tf.as_dtype(space.dtype)), *others]
+  assert space.shape is not None
+  observation = tf.TensorSpec([None, *space.shape], tf.as_dtype(space.dtype))
+  signature = [observation, *others]
+
   graph = tf.function(function, input_signature=signature)
   graph(*(tf.zeros([1, *spec.shape[1:]], spec.dtype) for spec in signature))
   return graph

@@ -1,15 +1,13 @@
-"""The algorithms by the name that a config has for them.
+"""Chooses a run's algorithm."""
 
-Each is a module with an `Agent`, `make_networks`, `make_policy` for actors, `make_player` for evaluation,
-`shown_environments` for the learning curves, and `STATISTICS`, the names of those of a step; see `apex.agent`.
-"""
-
-import types
-
+from apex import agent as agents
 from apex import config as configs
 from apex import dpg, dqn
 
+# Annotated so that mypy checks both modules against the protocol.
+_ALGORITHMS: dict[str, agents.Algorithm] = {'dqn': dqn, 'dpg': dpg}
 
-def module(config: configs.Config) -> types.ModuleType:
-  """The module of a run's algorithm."""
-  return {'dqn': dqn, 'dpg': dpg}[config.algorithm]
+
+def module(config: configs.Config) -> agents.Algorithm:
+  """The module that implements `config.algorithm`."""
+  return _ALGORITHMS[config.algorithm]

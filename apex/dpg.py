@@ -1,4 +1,8 @@
-"""Ape-X DPG: deterministic policy gradients with n-step targets (Ape-X, section 3.2 and appendix D)."""
+"""Ape-X DPG: deterministic policy gradients with n-step targets (Ape-X, section 3.2, appendix D).
+
+Names carry the paper's time: `_t` belongs to S_t, where a transition starts, and `_tpn` to
+S_{t+n}, the state it bootstraps from. phi are the policy's parameters, psi the critic's.
+"""
 
 from typing import Callable, NamedTuple
 
@@ -15,122 +19,172 @@ from common.environments import suite as suites
 from common.evaluation import play as evaluation
 from common.replay import structures
 
-STATISTICS = ('loss', 'gradient_norm', 'policy_gradient_norm', 'q_value')
-# Where the paper is silent: as in DDPG, ReLU follows both networks' second layer, the action enters the critic beside
-# its first layer's output, tanh keeps actions in [-1, 1], and the last layers start within 0.003.
+STATISTICS: tuple[str, ...] = ('loss', 'gradient_norm', 'policy_gradient_norm', 'q_value')
+
+# The paper does not say how the networks go on after their first layer. As in DDPG, ReLU follows
+# the second layer, the action enters the critic beside the first layer's output, tanh keeps actions
+# in [-1, 1], and the last layers start within 0.003.
 _LAST_LAYER = snt.initializers.RandomUniform(-3e-3, 3e-3)
 
 
 class PolicyNetwork(snt.Module):
-  """pi(s, phi): 300 units, tanh, 200 units, actions in [-1, 1]."""
+  """pi(s, phi): 300 units, tanh, 200 units, ReLU, actions in [-1, 1] (appendix D)."""
 
   def __init__(self, action_size: int):
     super().__init__(name='policy')
-    self._first, self._second = snt.Linear(300), snt.Linear(200)
+    self._first = snt.Linear(300)
+    self._second = snt.Linear(200)
     self._action = snt.Linear(action_size, w_init=_LAST_LAYER)
 
   def __call__(self, observation: tf.Tensor) -> tf.Tensor:
     """Observations float32 `[N, D]` to actions float32 `[N, A]`."""
-    features = tf.nn.relu(self._second(tf.tanh(self._first(observation))))
+    features = tf.tanh(self._first(observation))  # [N, 300]
+    features = tf.nn.relu(self._second(features))  # [N, 200]
     return tf.tanh(self._action(features))
 
 
 class Critic(snt.Module):
-  """q(s, a, psi): 400 units, tanh, 300 units, a scalar."""
+  """q(s, a, psi): 400 units, tanh, 300 units, ReLU, a scalar (appendix D)."""
 
-  def __init__(self):
+  def __init__(self) -> None:
     super().__init__(name='critic')
-    self._first, self._second = snt.Linear(400), snt.Linear(300)
+    self._first = snt.Linear(400)
+    self._second = snt.Linear(300)
     self._value = snt.Linear(1, w_init=_LAST_LAYER)
 
   def __call__(self, observation: tf.Tensor, action: tf.Tensor) -> tf.Tensor:
     """Observations float32 `[N, D]` and actions float32 `[N, A]` to values float32 `[N]`."""
-    features = tf.concat([tf.tanh(self._first(observation)), action], axis=1)
-    return tf.squeeze(self._value(tf.nn.relu(self._second(features))), axis=1)
+    features = tf.tanh(self._first(observation))  # [N, 400]
+    features = tf.concat([features, action], axis=1)  # [N, 400 + A]
+    features = tf.nn.relu(self._second(features))  # [N, 300]
+    return tf.squeeze(self._value(features), axis=1)
 
 
 class Networks(snt.Module):
-  """Policy and critic. All of their variables exist once they are constructed."""
+  """Policy and critic; all of their variables exist once they are constructed."""
 
   def __init__(self, observation_size: int, action_size: int):
     super().__init__(name='networks')
-    self.policy, self.critic = PolicyNetwork(action_size), Critic()
+    self.policy = PolicyNetwork(action_size)
+    self.critic = Critic()
+
+    # Sonnet creates variables in the first call.
     observation = tf.zeros([1, observation_size])
     self.critic(observation, self.policy(observation))
 
 
 class Gradients(NamedTuple):
-  """Of both networks, in the order of their variables."""
+  """Gradients of both networks, each in the order of its `trainable_variables`."""
 
   policy: list[tf.Tensor]
   critic: list[tf.Tensor]
 
 
-class CriticLoss(NamedTuple):
-  """float32 `[K]`."""
-
-  losses: tf.Tensor
-  td_errors: tf.Tensor
-  q_values: tf.Tensor
-
-
 def critic_losses(
   networks: Networks, target_networks: Networks, sample: structures.Sample
-) -> CriticLoss:
-  """0.5 (G_t - q(S_t, A_t, psi))^2, G_t = R + gamma^n q(S_{t+n}, pi(S_{t+n}, phi^-), psi^-) (section 3.2)."""
-  next_observation = sample.next_observation[:, 0]
-  bootstrap = target_networks.critic(next_observation, target_networks.policy(next_observation))
-  target = tf.stop_gradient(sample.n_step_return + sample.discount * bootstrap)
-  q_values = networks.critic(sample.observation[:, 0], sample.action)
-  td_errors = target - q_values
-  return CriticLoss(0.5 * td_errors**2, td_errors, q_values)
+) -> agents.TDLosses:
+  """The critic's loss and TD error of each transition in a sample (section 3.2).
 
+  The loss is 0.5 (G_t - q(S_t, A_t, psi))^2, with
 
-def policy_gradients(networks: Networks, observation: tf.Tensor) -> list[tf.Tensor]:
-  """grad_phi of -q(S_t, pi(S_t, phi), psi), the mean over observations `[K, D]` (section 3.2).
+  G_t = R_{t+1} + ... + gamma^{n-1} R_{t+n} + gamma^n q(S_{t+n}, pi(S_{t+n}, phi^-), psi^-)
 
-  It is dpi/dphi dq/da, and each dq/da is clipped to [-1, 1], element by element. "The gradient used to update the actor
-  network" is clipped, says the paper, and not which of the two factors, or the product.
+  Args:
+    networks: phi and psi.
+    target_networks: phi^- and psi^-.
+    sample: K transitions, with observations float32 `[K, 1, D]` (vectors are not stacked) and
+      actions float32 `[K, A]`.
   """
-  variables = networks.policy.trainable_variables
+  tf.debugging.assert_shapes(
+    [
+      (sample.observation, ('K', 1, 'D')),
+      (sample.action, 'KA'),
+      (sample.n_step_return, 'K'),
+      (sample.discount, 'K'),
+      (sample.next_observation, ('K', 1, 'D')),
+    ]
+  )
+  for x in (sample.observation, sample.action, sample.n_step_return, sample.discount):
+    tf.debugging.assert_type(x, tf.float32)
+
+  observation_t = sample.observation[:, 0]  # [K, D]
+  observation_tpn = sample.next_observation[:, 0]
+  action_tpn = target_networks.policy(observation_tpn)
+  bootstrap_value = target_networks.critic(observation_tpn, action_tpn)  # [K]
+  target_t = tf.stop_gradient(sample.n_step_return + sample.discount * bootstrap_value)
+  return agents.squared_td_losses(networks.critic(observation_t, sample.action), target_t)
+
+
+def policy_gradients(networks: Networks, observation_t: tf.Tensor) -> list[tf.Tensor]:
+  """Computes the gradient, by phi, of the mean of -q(S_t, pi(S_t, phi), psi) (section 3.2).
+
+  By the chain rule it is dq/da times dpi/dphi. Each dq/da is clipped to [-1, 1], element by
+  element (appendix D). The paper clips "the gradient used to update the actor network", and does
+  not say whether that is dq/da or the product.
+
+  Args:
+    networks: phi and psi.
+    observation_t: float32 `[K, D]`.
+
+  Returns:
+    Gradients to descend, in the order of the policy's `trainable_variables`.
+  """
+  tf.debugging.assert_shapes([(observation_t, 'KD')])
+  tf.debugging.assert_type(observation_t, tf.float32)
+
   with tf.GradientTape() as tape:
-    actions = networks.policy(observation)
+    actions = networks.policy(observation_t)  # [K, A]
+  # The second tape watches actions only, so that nothing flows back into phi before clipping.
   with tf.GradientTape(watch_accessed_variables=False) as action_tape:
     action_tape.watch(actions)
-    q_values = networks.critic(observation, actions)
-  by_action = tf.clip_by_value(action_tape.gradient(q_values, actions), -1.0, 1.0)
-  return tape.gradient(actions, variables, -by_action / tf.cast(tf.shape(actions)[0], tf.float32))
+    q_values = networks.critic(observation_t, actions)
+  dq_da = tf.clip_by_value(action_tape.gradient(q_values, actions), -1.0, 1.0)  # [K, A]
+
+  # The sign turns the optimizer's descent into ascent of q.
+  batch_size = tf.cast(tf.shape(actions)[0], tf.float32)
+  return tape.gradient(actions, networks.policy.trainable_variables, -dq_da / batch_size)
 
 
 class Agent(tf.Module):
-  """The two networks, their older copies and two optimizers."""
+  """Policy and critic, their target networks and optimizers; see `apex.agent.Agent`."""
 
   def __init__(self, config: configs.Config, suite: suites.Suite):
     super().__init__(name='dpg')
     self._config = config
-    self.networks, self._target_networks = (make_networks(config, suite) for _ in range(2))
-    self._policy_optimizer, self._critic_optimizer = (
-      optimizers.Adam(network.trainable_variables, config.learning_rate)
-      for network in (self.networks.policy, self.networks.critic)
+    self.networks = make_networks(config, suite)
+    self._target_networks = make_networks(config, suite)
+    self._policy_optimizer = optimizers.Adam(
+      self.networks.policy.trainable_variables, config.learning_rate
+    )
+    self._critic_optimizer = optimizers.Adam(
+      self.networks.critic.trainable_variables, config.learning_rate
     )
     self.copy_to_target()
 
   def step(self, sample: structures.Sample) -> agents.Step:
-    """The gradients of both losses, means over the sample; the critic's loss is importance weighted."""
+    """Computes both networks' gradients, of means over a sample.
+
+    Importance weights apply to the critic alone, as does the limit on the gradient's norm.
+    """
     variables = self.networks.critic.trainable_variables
     with tf.GradientTape() as tape:
-      critic = critic_losses(self.networks, self._target_networks, sample)
-      loss = tf.reduce_mean(sample.weight * critic.losses)
-    gradients, norm = optimizers.clip_by_global_norm(
+      td = critic_losses(self.networks, self._target_networks, sample)
+      loss = tf.reduce_mean(sample.weight * td.losses)
+
+    by_critic, critic_norm = optimizers.clip_by_global_norm(
       tape.gradient(loss, variables), self._config.max_gradient_norm
     )
-    policy = policy_gradients(self.networks, sample.observation[:, 0])
-    statistics = (loss, norm, tf.linalg.global_norm(policy), tf.reduce_mean(critic.q_values))
-    return agents.Step(
-      dict(zip(STATISTICS, statistics, strict=True)), critic.td_errors, Gradients(policy, gradients)
-    )
+    by_policy = policy_gradients(self.networks, sample.observation[:, 0])
+    statistics = {
+      'loss': loss,
+      'gradient_norm': critic_norm,
+      'policy_gradient_norm': tf.linalg.global_norm(by_policy),
+      'q_value': tf.reduce_mean(td.q_values),
+    }
+    return agents.Step(statistics, td.td_errors, Gradients(policy=by_policy, critic=by_critic))
 
   def apply(self, gradients: Gradients) -> None:
+    """Takes one step of Adam for each network."""
     self._policy_optimizer.apply(gradients.policy, self.networks.policy.trainable_variables)
     self._critic_optimizer.apply(gradients.critic, self.networks.critic.trainable_variables)
 
@@ -140,83 +194,114 @@ class Agent(tf.Module):
 
 
 class Policy:
-  """The actor's own copy of both networks: one acts, with noise; the other values what was done, for priorities."""
+  """Behaviour policy: pi plus Gaussian noise, with the critic's values for initial priorities."""
 
   def __init__(
     self,
     networks: Networks,
     suite: suites.Suite,
-    store: parameters.Source,
+    source: parameters.Source,
     sigma: float,
     seed: int,
   ):
-    """`sigma`: of the noise on each action."""
-    self._size = suite.action_space.shape[0]
+    """Copies the latest parameters.
+
+    Args:
+      networks: This actor's own copy.
+      suite: The environments it acts in.
+      source: Where it copies parameters from.
+      sigma: The standard deviation of the noise on each element of an action.
+      seed: Seeds the noise.
+    """
+    self._action_size = _action_size(suite)
     self._decide = agents.traced(
       lambda observation, noise: _decide(networks, observation, noise),
       suite,
-      tf.TensorSpec([None, self._size], tf.float32),
+      tf.TensorSpec([None, self._action_size], tf.float32),
     )
-    self._copy = parameters.ParameterCopy(networks.trainable_variables, store)
-    self._sigma, self._rng = sigma, np.random.default_rng(seed)
+    self._copy = parameters.ParameterCopy(networks.trainable_variables, source)
+    self._sigma = sigma
+    self._rng = np.random.default_rng(seed)
 
   def refresh(self) -> int:
+    """Copies the latest parameters; returns their version."""
     with tf.device('/cpu:0'):
       return self._copy.refresh()
 
   def __call__(self, observation: np.ndarray) -> agents.Decision:
-    return self._run(
-      observation, exploration.gaussian_noise(len(observation), self._size, self._sigma, self._rng)
-    )
+    """Chooses noisy actions for observations `[N, D]`."""
+    noise = exploration.gaussian_noise(len(observation), self._action_size, self._sigma, self._rng)
+    return self._run(observation, noise)
 
   def bootstrap_value(self, observation: np.ndarray) -> np.ndarray:
-    return self._run(
-      observation, np.zeros([len(observation), self._size], np.float32)
-    ).bootstrap_value
+    """q(S, pi(S)), float32 `[M]`, for observations `[M, D]`."""
+    no_noise = np.zeros([len(observation), self._action_size], np.float32)
+    return self._run(observation, no_noise).bootstrap_value
 
   def _run(self, observation: np.ndarray, noise: np.ndarray) -> agents.Decision:
     with tf.device('/cpu:0'):
-      return agents.Decision(*(part.numpy() for part in self._decide(observation, noise)))
+      decision = self._decide(observation, noise)
+    return agents.Decision(*(part.numpy() for part in decision))
 
 
 def _decide(networks: Networks, observation: tf.Tensor, noise: tf.Tensor) -> agents.Decision:
-  """Clips actions to the bounds, once the noise is on them."""
-  own = networks.policy(observation)
-  actions = tf.clip_by_value(own + noise, -1.0, 1.0)
-  q_values = networks.critic(tf.concat([observation, observation], 0), tf.concat([actions, own], 0))
-  return agents.Decision(actions, *tf.split(q_values, 2))
+  """Acts with noise, clips to the actions' bounds, and values actions with noise and without."""
+  preferred = networks.policy(observation)  # [N, A]
+  actions = tf.clip_by_value(preferred + noise, -1.0, 1.0)
+
+  # One pass of the critic for both: [2 N].
+  q_values = networks.critic(
+    tf.concat([observation, observation], 0), tf.concat([actions, preferred], 0)
+  )
+  q_taken, bootstrap_value = tf.split(q_values, 2)
+  return agents.Decision(actions=actions, q_taken=q_taken, bootstrap_value=bootstrap_value)
+
+
+def make_agent(config: configs.Config, suite: suites.Suite) -> Agent:
+  """The learner's agent."""
+  return Agent(config, suite)
 
 
 def make_networks(config: configs.Config, suite: suites.Suite) -> Networks:
-  """The networks for a suite; their sizes are the paper's, whatever the config."""
+  """Newly initialised networks for a suite, always of the paper's sizes."""
   del config
-  return Networks(suite.observation_space['observation'].shape[0], suite.action_space.shape[0])
+  (observation_size,) = suite.observation_space['observation'].shape or ()
+  return Networks(observation_size, _action_size(suite))
 
 
 def make_policy(
   config: configs.Config,
   suite: suites.Suite,
-  store: parameters.Source,
+  source: parameters.Source,
   actor: int,
   seed: int,
 ) -> Policy:
   """An actor's policy, on the CPU; all actors explore alike."""
   del actor
   with tf.device('/cpu:0'):
-    return Policy(make_networks(config, suite), suite, store, config.noise_sigma, seed)
-
-
-def shown_environments(config: configs.Config) -> np.ndarray:
-  """Whose episodes make the learning curves, bool `[N]`: all, as all explore alike."""
-  return np.ones(config.num_environments, bool)
+    return Policy(make_networks(config, suite), suite, source, config.noise_sigma, seed)
 
 
 def make_player(
   networks: Networks, config: configs.Config, suite: suites.Suite, seed: int
 ) -> Callable[[str, int], evaluation.Player]:
-  """What makes players for evaluation, which is without noise."""
+  """Makes players that act without noise."""
   del config, seed
   act = agents.traced(networks.policy, suite)
-  return lambda task, count: (
-    lambda observations, rewards, done: act(observations['observation']).numpy()
-  )
+
+  def make(task: str, count: int) -> evaluation.Player:
+    del task, count
+    return lambda observations, rewards, done: act(observations['observation']).numpy()
+
+  return make
+
+
+def shown_environments(config: configs.Config) -> np.ndarray:
+  """Selects all environments, bool `[N]`, as all explore alike."""
+  return np.ones(config.num_environments, bool)
+
+
+def _action_size(suite: suites.Suite) -> int:
+  """A, the length of an action."""
+  (size,) = suite.action_space.shape or ()
+  return size

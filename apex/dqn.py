@@ -1,6 +1,10 @@
-"""Ape-X DQN: dueling double Q-learning with n-step targets (Ape-X, section 3.1)."""
+"""Ape-X DQN: dueling double Q-learning with n-step targets (Ape-X, section 3.1).
 
-from typing import Callable, NamedTuple
+Names carry the paper's time: `_t` belongs to S_t, where a transition starts, and `_tpn` to
+S_{t+n}, the state it bootstraps from.
+"""
+
+from typing import Callable
 
 import gymnasium
 import numpy as np
@@ -16,7 +20,7 @@ from common.environments import suite as suites
 from common.evaluation import play as evaluation
 from common.replay import structures
 
-STATISTICS = ('loss', 'gradient_norm', 'q_value')
+STATISTICS: tuple[str, ...] = ('loss', 'gradient_norm', 'q_value')
 
 
 class DuelingNetwork(snt.Module):
@@ -31,103 +35,137 @@ class DuelingNetwork(snt.Module):
     """Builds the network.
 
     Args:
-      observation_space: of one environment, as the torso gets it: images `[H, W, C]` or vectors.
+      observation_space: One observation as the torso reads it: an image `[H, W, C]` or a vector.
       num_actions: A.
-      torso: one of `common.networks.TORSOS`.
-      hidden_size: of the layer in each of the two streams.
+      torso: A name in `common.networks.TORSOS`.
+      hidden_size: The width of the hidden layer in each of the two streams.
     """
     super().__init__(name='dueling_network')
     self._torso = networks.TORSOS[torso]()
-    self._value, self._advantage = (snt.nets.MLP([hidden_size, size]) for size in (1, num_actions))
+    self._value = snt.nets.MLP([hidden_size, 1])
+    self._advantage = snt.nets.MLP([hidden_size, num_actions])
+
+    # Sonnet creates variables in the first call.
     self(tf.zeros([1, *observation_space.shape], tf.as_dtype(observation_space.dtype)))
 
   def __call__(self, observation: tf.Tensor) -> tf.Tensor:
     """Observations `[N, ...]` to q-values float32 `[N, A]`."""
-    # Both streams send their gradient into the torso: it is scaled by 1 / sqrt(2) there (Wang et al., section 4.2).
+    # Both streams send their gradient into the torso, so Wang et al. scale the sum by 1 / sqrt(2)
+    # there (section 4.2).
     features = _scale_gradient(self._torso(observation), 2.0**-0.5)
     advantage = self._advantage(features)
+    # Subtracting the mean makes V and A identifiable; their sum alone would not be.
     return self._value(features) + advantage - tf.reduce_mean(advantage, axis=1, keepdims=True)
 
 
-class Targets(NamedTuple):
-  """What a step on a sample needs, float32 `[K]`: the loss's terms, their TD errors, the values they began from."""
-
-  losses: tf.Tensor
-  td_errors: tf.Tensor
-  q_values: tf.Tensor
-
-
 def double_q_targets(
-  n_step_return: tf.Tensor, discount: tf.Tensor, next_q: tf.Tensor, next_target_q: tf.Tensor
+  n_step_return: tf.Tensor, discount_tpn: tf.Tensor, q_tpn: tf.Tensor, target_q_tpn: tf.Tensor
 ) -> tf.Tensor:
-  """G_t = R + gamma^n q(S_{t+n}, argmax_a q(S_{t+n}, a, theta), theta^-) (section 3.1).
+  """Computes n-step double-Q targets (section 3.1).
+
+  G_t = R_{t+1} + ... + gamma^{n-1} R_{t+n}
+        + gamma^n q(S_{t+n}, argmax_a q(S_{t+n}, a, theta), theta^-)
 
   Args:
-    n_step_return: float32 `[K]`.
-    discount: float32 `[K]`, gamma^n, or 0 after an episode's end.
-    next_q: float32 `[K, A]`, of the network that is trained.
-    next_target_q: float32 `[K, A]`, of the target network.
+    n_step_return: float32 `[K]`, the discounted rewards in G_t.
+    discount_tpn: float32 `[K]`, gamma^n, or 0 where the episode ended.
+    q_tpn: float32 `[K, A]`, q(S_{t+n}, ., theta) by the network being trained, which chooses.
+    target_q_tpn: float32 `[K, A]`, q(S_{t+n}, ., theta^-) by the target network, which values.
 
   Returns:
-    float32 `[K]`, without gradient.
+    G_t, float32 `[K]`, without gradient.
   """
-  best = tf.argmax(next_q, axis=1)
-  return tf.stop_gradient(n_step_return + discount * tf.gather(next_target_q, best, batch_dims=1))
+  tf.debugging.assert_shapes(
+    [(n_step_return, 'K'), (discount_tpn, 'K'), (q_tpn, 'KA'), (target_q_tpn, 'KA')]
+  )
+  for x in (n_step_return, discount_tpn, q_tpn, target_q_tpn):
+    tf.debugging.assert_type(x, tf.float32)
+
+  best_action = tf.argmax(q_tpn, axis=1)
+  bootstrap_value = tf.gather(target_q_tpn, best_action, batch_dims=1)
+  return tf.stop_gradient(n_step_return + discount_tpn * bootstrap_value)
 
 
-def td_losses(q: tf.Tensor, action: tf.Tensor, target: tf.Tensor) -> Targets:
-  """0.5 (G_t - q(S_t, A_t, theta))^2 for each of `[K]`: squared, as the paper has it, not Huber's."""
-  taken = tf.gather(q, action, batch_dims=1)
-  td_errors = target - taken
-  return Targets(0.5 * td_errors**2, td_errors, taken)
+def td_losses(q_t: tf.Tensor, action_t: tf.Tensor, target_t: tf.Tensor) -> agents.TDLosses:
+  """0.5 (G_t - q(S_t, A_t, theta))^2 (section 3.1).
+
+  Args:
+    q_t: float32 `[K, A]`, q(S_t, ., theta).
+    action_t: int32 `[K]`, A_t.
+    target_t: float32 `[K]`, G_t, without gradient.
+  """
+  tf.debugging.assert_shapes([(q_t, 'KA'), (action_t, 'K'), (target_t, 'K')])
+  tf.debugging.assert_type(q_t, tf.float32)
+  tf.debugging.assert_type(action_t, tf.int32)
+
+  taken = tf.gather(q_t, action_t, batch_dims=1)  # [K]
+  return agents.squared_td_losses(taken, target_t)
 
 
 def evaluate_sample(
   network: DuelingNetwork, target_network: DuelingNetwork, sample: structures.Sample
-) -> Targets:
-  """The losses and TD errors of a sample, by the network that is trained and its older copy."""
-  observation = agent_observation(sample.observation, sample.frame_start)
-  next_observation = agent_observation(sample.next_observation, sample.next_frame_start)
-  target = double_q_targets(
+) -> agents.TDLosses:
+  """The loss and TD error of each transition in a sample `[K, ...]`."""
+  observation_t = agent_observation(sample.observation, sample.frame_start)
+  observation_tpn = agent_observation(sample.next_observation, sample.next_frame_start)
+  target_t = double_q_targets(
     sample.n_step_return,
     sample.discount,
-    tf.stop_gradient(network(next_observation)),
-    target_network(next_observation),
+    tf.stop_gradient(network(observation_tpn)),
+    target_network(observation_tpn),
   )
-  return td_losses(network(observation), sample.action, target)
+  return td_losses(network(observation_t), sample.action, target_t)
 
 
 def agent_observation(observation: tf.Tensor, frame_start: tf.Tensor) -> tf.Tensor:
-  """What the network gets of a sample's single frames `[K, stack, ...]`: images `[K, H, W, stack]`, or vectors."""
-  return observation[:, 0] if observation.shape[1] == 1 else frames.stacks(observation, frame_start)
+  """Observations as the network reads them, from the entries of a sample.
+
+  Args:
+    observation: `[K, stack, ...]`, single frames uint8, the newest last; or vectors, stack = 1.
+    frame_start: bool `[K, stack]`, where the entry is the first of a game.
+
+  Returns:
+    Images uint8 `[K, H, W, stack]`, or vectors float32 `[K, D]`.
+  """
+  if observation.shape[1] == 1:
+    return observation[:, 0]
+  return frames.stacks(observation, frame_start)
 
 
 class Agent(tf.Module):
-  """The network, its older copy and the optimizer."""
+  """The dueling network, its target network and their optimizer; see `apex.agent.Agent`."""
 
   def __init__(self, config: configs.Config, suite: suites.Suite):
     super().__init__(name='dqn')
     self._config = config
-    self.networks, self._target_network = (make_networks(config, suite) for _ in range(2))
+    self.networks = make_networks(config, suite)
+    self._target_network = make_networks(config, suite)
     self._optimizer = optimizers.RMSProp(
       config.rmsprop_decay, config.rmsprop_epsilon, centered=True
     )
+    # Before the first step, so that every checkpoint holds the accumulators.
     self._optimizer.create_slots(self.networks.trainable_variables)
     self.copy_to_target()
 
   def step(self, sample: structures.Sample) -> agents.Step:
-    """The gradients of the mean loss over the sample, importance weighted."""
+    """Computes the importance-weighted mean loss over a sample, and its clipped gradients."""
     variables = self.networks.trainable_variables
     with tf.GradientTape() as tape:
-      targets = evaluate_sample(self.networks, self._target_network, sample)
-      loss = tf.reduce_mean(sample.weight * targets.losses)
+      td = evaluate_sample(self.networks, self._target_network, sample)
+      loss = tf.reduce_mean(sample.weight * td.losses)
+
     gradients, norm = optimizers.clip_by_global_norm(
       tape.gradient(loss, variables), self._config.max_gradient_norm
     )
-    statistics = (loss, norm, tf.reduce_mean(targets.q_values))
-    return agents.Step(dict(zip(STATISTICS, statistics, strict=True)), targets.td_errors, gradients)
+    statistics = {
+      'loss': loss,
+      'gradient_norm': norm,
+      'q_value': tf.reduce_mean(td.q_values),
+    }
+    return agents.Step(statistics, td.td_errors, gradients)
 
   def apply(self, gradients: list[tf.Tensor]) -> None:
+    """Takes one step of RMSProp, at a constant learning rate."""
     self._optimizer.apply(gradients, self.networks.trainable_variables, self._config.learning_rate)
 
   def copy_to_target(self) -> None:
@@ -136,43 +174,62 @@ class Agent(tf.Module):
 
 
 class Policy:
-  """Epsilon-greedy by the actor's own copy of the network; each environment has an epsilon of its own."""
+  """Epsilon-greedy behaviour policy; each environment has its own epsilon (section 4.1)."""
 
   def __init__(
     self,
     network: DuelingNetwork,
     suite: suites.Suite,
-    store: parameters.Source,
+    source: parameters.Source,
     epsilon: np.ndarray,
     seed: int,
   ):
-    """`epsilon`: of this actor's environments, float32 `[N]`."""
+    """Copies the latest parameters.
+
+    Args:
+      network: This actor's own copy.
+      suite: The environments it acts in.
+      source: Where it copies parameters from.
+      epsilon: float32 `[N]`, one for each environment of this actor.
+      seed: Seeds exploration.
+    """
     self._q_values = traced_q_values(network, suite)
-    self._copy = parameters.ParameterCopy(network.trainable_variables, store)
-    self._epsilon, self._rng = epsilon, np.random.default_rng(seed)
+    self._copy = parameters.ParameterCopy(network.trainable_variables, source)
+    self._epsilon = epsilon
+    self._rng = np.random.default_rng(seed)
 
   def refresh(self) -> int:
+    """Copies the latest parameters; returns their version."""
     with tf.device('/cpu:0'):
       return self._copy.refresh()
 
   def __call__(self, observation: np.ndarray) -> agents.Decision:
+    """Chooses epsilon-greedy actions for observations `[N, ...]`."""
     q_values = self.q_values(observation)
     actions = exploration.epsilon_greedy(q_values, self._epsilon, self._rng)
     return agents.Decision(
-      actions, q_values[np.arange(len(actions)), actions], q_values.max(axis=1)
+      actions=actions,
+      q_taken=q_values[np.arange(len(actions)), actions],
+      bootstrap_value=q_values.max(axis=1),
     )
 
   def bootstrap_value(self, observation: np.ndarray) -> np.ndarray:
+    """max_a q(S, a), float32 `[M]`, for observations `[M, ...]`."""
     return self.q_values(observation).max(axis=1)
 
   def q_values(self, observation: np.ndarray) -> np.ndarray:
-    """float32 `[N, A]` for observations `[N, ...]` as the environment gives them."""
+    """Q-values float32 `[N, A]` for observations `[N, ...]` in the environment's own layout."""
     with tf.device('/cpu:0'):
       return self._q_values(observation).numpy()
 
 
+def make_agent(config: configs.Config, suite: suites.Suite) -> Agent:
+  """The learner's agent."""
+  return Agent(config, suite)
+
+
 def make_networks(config: configs.Config, suite: suites.Suite) -> DuelingNetwork:
-  """The network for a suite."""
+  """A newly initialised network for a suite."""
   return DuelingNetwork(
     suites.network_space(suite), suite.num_actions, config.torso, config.hidden_size
   )
@@ -181,33 +238,28 @@ def make_networks(config: configs.Config, suite: suites.Suite) -> DuelingNetwork
 def make_policy(
   config: configs.Config,
   suite: suites.Suite,
-  store: parameters.Source,
+  source: parameters.Source,
   actor: int,
   seed: int,
 ) -> Policy:
-  """An actor's policy, on the CPU, as in the paper, with its share of the ladder of epsilons."""
+  """An actor's policy, with its share of the ladder of epsilons; on the CPU, as in the paper."""
   epsilons = exploration.epsilons(config.num_environments, config.distinct_epsilons)
-  own = epsilons[actor * config.envs_per_actor :][: config.envs_per_actor]
+  first = actor * config.envs_per_actor
+  own_epsilons = epsilons[first : first + config.envs_per_actor]
   with tf.device('/cpu:0'):
-    return Policy(make_networks(config, suite), suite, store, own, seed)
-
-
-def shown_environments(config: configs.Config) -> np.ndarray:
-  """Whose episodes make the learning curves: bool `[N]`."""
-  return exploration.greediest(
-    exploration.epsilons(config.num_environments, config.distinct_epsilons)
-  )
+    return Policy(make_networks(config, suite), suite, source, own_epsilons, seed)
 
 
 def make_player(
   network: DuelingNetwork, config: configs.Config, suite: suites.Suite, seed: int
 ) -> Callable[[str, int], evaluation.Player]:
-  """What makes players for evaluation: greedy but for `evaluation_epsilon`."""
+  """Makes players that act greedily, except with probability `config.evaluation_epsilon`."""
   q_values = traced_q_values(network, suite)
 
   def make(task: str, count: int) -> evaluation.Player:
     del task
-    epsilon, rng = np.full(count, config.evaluation_epsilon), np.random.default_rng(seed)
+    epsilon = np.full(count, config.evaluation_epsilon)
+    rng = np.random.default_rng(seed)
     return lambda observations, rewards, done: exploration.epsilon_greedy(
       q_values(observations['observation']).numpy(), epsilon, rng
     )
@@ -215,13 +267,24 @@ def make_player(
   return make
 
 
+def shown_environments(config: configs.Config) -> np.ndarray:
+  """Selects the eighth of the environments that explores least: bool `[N]`."""
+  epsilons = exploration.epsilons(config.num_environments, config.distinct_epsilons)
+  return exploration.greediest(epsilons)
+
+
 def traced_q_values(
   network: DuelingNetwork, suite: suites.Suite
 ) -> Callable[[np.ndarray], tf.Tensor]:
-  """The network as one graph for observations `[N, ...]` as environments give them, already run once."""
-  return agents.traced(lambda x: network(frames.channels(x) if suite.frame_stack > 1 else x), suite)
+  """The network as one graph, already run once, for observations in the environment's layout."""
+
+  def q_values(observation: tf.Tensor) -> tf.Tensor:
+    # Environments stack frames along the first axis, networks read them as channels.
+    return network(frames.channels(observation) if suite.frame_stack > 1 else observation)
+
+  return agents.traced(q_values, suite)
 
 
 def _scale_gradient(x: tf.Tensor, scale: float) -> tf.Tensor:
-  """x itself, whose gradient is scaled."""
+  """The identity, whose gradient is scaled."""
   return x + (scale - 1.0) * (x - tf.stop_gradient(x))

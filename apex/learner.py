@@ -1,4 +1,4 @@
-"""The learner: samples to parameters and new priorities (Ape-X, algorithm 2)."""
+"""The learner: turns samples into parameters and new priorities (Ape-X, algorithm 2)."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,13 @@ from common.runs import counters
 
 
 class Update(NamedTuple):
-  """What one update tells: scalars by name, the parameters after it as one vector, priorities float32 `[K]`."""
+  """The result of one update.
+
+  Attributes:
+    statistics: Scalars by name; all float32, except `finite`, a bool.
+    parameters: float32 `[P]`, all parameters after the update as one vector.
+    priorities: float32 `[K]`, the sample's new priorities.
+  """
 
   statistics: dict[str, tf.Tensor]
   parameters: tf.Tensor
@@ -22,46 +28,53 @@ class Update(NamedTuple):
 
 
 class Learner(counters.Counters):
-  """The agent and the counters; all of it is in a checkpoint."""
+  """The agent and the counters: everything a checkpoint holds."""
 
   def __init__(self, config: configs.Config, suite: suites.Suite):
     super().__init__('learner')
     self._config = config
-    self.agent = algorithms.module(config).Agent(config, suite)
+    self.agent = algorithms.module(config).make_agent(config, suite)
 
   def snapshot(self) -> parameters.Snapshot:
     """The current parameters, for publication before the first update."""
-    return parameters.Snapshot(
-      int(self.updates), parameters.flatten(self.agent.networks.trainable_variables)
-    )
+    return parameters.Snapshot(int(self.updates), self._flat_parameters())
 
   @tf.function
   def update(self, sample: structures.Sample) -> Update:
-    """Takes one step on a sample `[K, ...]`.
+    """Takes one optimizer step on a sample `[K, ...]`.
 
-    A sample whose losses or gradients are not finite changes nothing: `finite` in the statistics is then false.
+    If a loss or a gradient is not finite, no variable changes and the statistic `finite` is false.
     """
     step = self.agent.step(sample)
+    # Among the statistics are the loss and the gradients' norms, so they show every NaN.
     finite = tf.reduce_all(tf.math.is_finite(list(step.statistics.values())))
     if finite:
       self.agent.apply(step.gradients)
       self.updates.assign_add(1)
       if self.updates % self._config.target_period == 0:
         self.agent.copy_to_target()
+
     priorities = tf.abs(step.td_errors)
     statistics = step.statistics | {
       'td_error': tf.reduce_mean(priorities),
       'weight': tf.reduce_mean(sample.weight),
       'finite': finite,
     }
-    return Update(
-      statistics, parameters.flatten(self.agent.networks.trainable_variables), priorities
-    )
+    return Update(statistics, self._flat_parameters(), priorities)
+
+  def _flat_parameters(self) -> tf.Tensor:
+    return parameters.flatten(self.agent.networks.trainable_variables)
 
 
 def warm_up(learner: Learner, spec: structures.Sample) -> None:
-  """Traces and optimises `update` on a sample that changes nothing, as its returns are not finite."""
+  """Traces and optimises `update` without changing a variable.
+
+  Args:
+    learner: The learner to warm up.
+    spec: The `tf.TensorSpec`s of a sample.
+  """
   sample = tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), spec)
+  # Returns of NaN make the loss NaN, and `update` then leaves all variables as they are.
   learner.update(
     sample._replace(weight=sample.weight + 1.0, n_step_return=sample.n_step_return + np.nan)
   )

@@ -1,4 +1,4 @@
-"""From the steps of environments to blocks of n-step transitions with initial priorities (Ape-X, appendix F)."""
+"""From environment steps to blocks of n-step transitions with initial priorities (appendix F)."""
 
 from typing import Any, NamedTuple
 
@@ -11,42 +11,62 @@ from common.replay import structures
 
 
 class Shipment(NamedTuple):
-  """What an actor sends: a block, and what is told about its making."""
+  """What an actor sends: one block of B transitions, with its origin and finished games.
+
+  Attributes:
+    block: The transitions.
+    environment: int32 `[]`, the environment's number among those of all actors.
+    parameter_version: int64 `[]`, learner updates behind the newest parameters used.
+    episode_return: float32 `[B]`, where a game ended the sum of its unclipped, unscaled rewards.
+    episode_length: int32 `[B]`, where a game ended its length in agent steps; 0 elsewhere.
+  """
 
   block: structures.TransitionBlock
-  environment: Any  # int32 []: among all environments of all actors.
-  parameter_version: Any  # int64 []: learner updates that the newest parameters used had seen.
-  episode_return: (
-    Any  # float32 [B]: where a game ended, the sum of its rewards as the environment gave them.
-  )
-  episode_length: Any  # int32 [B]: likewise, its agent steps; 0 elsewhere.
+  environment: Any
+  parameter_version: Any
+  episode_return: Any
+  episode_length: Any
 
 
 class Records(NamedTuple):
-  """Arrays `[N]` of one step of N environments: an observation, what was done there, and what came of it."""
+  """One agent step in N environments: what was seen, what was done, what came of it. Arrays `[N]`.
 
-  observation: Any  # The newest frame uint8 [N, H, W], or the vector or image.
-  start: Any  # bool: the observation is the first of a game.
+  Attributes:
+    observation: The newest frame uint8 `[N, H, W]` of a stack, or the whole vector or image.
+    start: bool, the observation is the first of a game.
+    action: int32 `[N]`, or float32 `[N, A]`.
+    q_taken: float32, q(S_t, A_t).
+    bootstrap_value: float32, the value that transitions ending here bootstrap from.
+    reward: float32, scaled, and clipped if the config says so.
+    discount: float32, gamma, or 0 where the episode ended after this action.
+    final: bool, a time limit ended the episode, and no action followed its last observation.
+    episode_return: float32, as in `Shipment`.
+    episode_length: int32, as in `Shipment`.
+  """
+
+  observation: Any
+  start: Any
   action: Any
-  q_taken: Any  # float32: q of the action.
-  bootstrap_value: Any  # float32: what transitions that end here bootstrap from.
-  reward: Any  # float32, clipped if rewards are.
-  discount: Any  # float32: gamma, or 0 where the episode ended.
-  final: (
-    Any  # bool: the last observation of an episode that a time limit ended; nothing was done there.
-  )
+  q_taken: Any
+  bootstrap_value: Any
+  reward: Any
+  discount: Any
+  final: Any
   episode_return: Any
   episode_length: Any
 
 
 def specification(suite: suites.Suite, length: int, n: int) -> Shipment:
-  """The `tf.TensorSpec`s of one shipment of `length` transitions of n steps."""
-  space = suite.observation_space['observation']
-  shape = space.shape[1:] if suite.frame_stack > 1 else space.shape
+  """The `tf.TensorSpec`s of one shipment of `length` n-step transitions."""
+  # The stack of the first transition reaches back, the last one bootstraps n steps ahead.
   entries = suite.frame_stack - 1 + length + n
-  per_transition = lambda dtype: tf.TensorSpec([length], dtype)
+  observation = _observation(suite)
+
+  def per_transition(dtype: tf.DType) -> tf.TensorSpec:
+    return tf.TensorSpec([length], dtype)
+
   block = structures.TransitionBlock(
-    observation=tf.TensorSpec([entries, *shape], tf.as_dtype(space.dtype)),
+    observation=tf.TensorSpec([entries, *observation.shape], observation.dtype),
     frame_start=tf.TensorSpec([entries], tf.bool),
     action=_action(suite, length),
     n_step_return=per_transition(tf.float32),
@@ -56,87 +76,101 @@ def specification(suite: suites.Suite, length: int, n: int) -> Shipment:
     priority=per_transition(tf.float32),
   )
   return Shipment(
-    block,
-    tf.TensorSpec([], tf.int32),
-    tf.TensorSpec([], tf.int64),
-    per_transition(tf.float32),
-    per_transition(tf.int32),
+    block=block,
+    environment=tf.TensorSpec([], tf.int32),
+    parameter_version=tf.TensorSpec([], tf.int64),
+    episode_return=per_transition(tf.float32),
+    episode_length=per_transition(tf.int32),
   )
 
 
 def bounds(config: configs.Config, suite: suites.Suite) -> dict[str, tuple[float, float]]:
   """The lowest and highest values of a shipment's fields, for `wire.Codec`."""
-  any_number = (0, np.iinfo(np.int64).max)
-  limits = {
-    **{
-      f'block.{name}': pair
-      for name, pair in suites.integer_bounds(suite).items()
-      if name == 'observation'
-    },
+  any_count = (0, np.iinfo(np.int64).max)
+  limits: dict[str, tuple[float, float]] = {
     'block.end': (0, config.block_length + config.n_step - 1),
     'block.discount': (0, 1),
     'block.priority': (0, np.inf),
     'environment': (0, config.num_environments - 1),
-    'parameter_version': any_number,
-    'episode_length': any_number,
+    'parameter_version': any_count,
+    'episode_length': any_count,
   }
+  observation_bounds = suites.integer_bounds(suite)
+  if 'observation' in observation_bounds:
+    limits['block.observation'] = observation_bounds['observation']
   if suite.is_discrete:
     limits['block.action'] = (0, suite.num_actions - 1)
   return limits
 
 
-def _action(suite: suites.Suite, length: int) -> tf.TensorSpec:
-  if suite.is_discrete:
-    return tf.TensorSpec([length], tf.int32)
-  return tf.TensorSpec([length, *suite.action_space.shape], tf.float32)
-
-
 def single_specification(suite: suites.Suite) -> structures.TransitionBlock:
-  """The `tf.TensorSpec`s of what `separate` makes of a suite's blocks."""
+  """The `tf.TensorSpec`s of one block that `separate` returns for a suite."""
   return specification(suite, length=1, n=1).block
 
 
 def separate(blocks: structures.TransitionBlock) -> structures.TransitionBlock:
-  """Transitions of blocks `[M, ...]` each by itself, as blocks `[K, ...]` of one and its two observations.
+  """Splits blocks into one block per transition, so that each can leave the replay alone.
 
-  So any of them can leave the replay alone. Observations, which must be vectors, are then kept twice.
+  Each new block has two entries, the transition's two observations. Almost every observation is
+  thus kept twice.
+
+  Args:
+    blocks: Arrays `[M, ...]`. Observations must be vectors: a stack would need more entries.
+
+  Returns:
+    Arrays `[K, ...]`, a block for each of the K valid transitions.
   """
   blocks = structures.TransitionBlock(*(np.asarray(part) for part in blocks))
-  block, start = np.nonzero(blocks.valid)
-  entries = np.stack([start, blocks.end[block, start]], axis=1)
-  per_transition = {
-    name: getattr(blocks, name)[block, start][:, np.newaxis]
-    for name in ('action', 'n_step_return', 'discount', 'valid', 'priority')
-  }
+  block, start = np.nonzero(blocks.valid)  # [K] each.
+  entries = np.stack([start, blocks.end[block, start]], axis=1)  # [K, 2]
+
+  def per_transition(part: np.ndarray) -> np.ndarray:
+    return part[block, start][:, np.newaxis]  # [K, 1, ...]
+
   return structures.TransitionBlock(
-    blocks.observation[block[:, np.newaxis], entries],
-    blocks.frame_start[block[:, np.newaxis], entries],
+    observation=blocks.observation[block[:, np.newaxis], entries],
+    frame_start=blocks.frame_start[block[:, np.newaxis], entries],
+    action=per_transition(blocks.action),
+    n_step_return=per_transition(blocks.n_step_return),
+    discount=per_transition(blocks.discount),
     end=np.ones([len(block), 1], np.int32),
-    **per_transition,
+    valid=per_transition(blocks.valid),
+    priority=per_transition(blocks.priority),
   )
 
 
-def n_step(reward: np.ndarray, discount: np.ndarray, final: np.ndarray, n: int):
-  """Returns and discounts over up to n steps, for all steps but the last n (section 3.1 and appendix F).
+def n_step(
+  reward: np.ndarray, discount: np.ndarray, final: np.ndarray, n: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Sums rewards over up to n steps, for all steps but the last n (section 3.1, appendix F).
 
-  G_t = R_{t+1} + gamma_{t+1} R_{t+2} + ... before the bootstrap value. After an episode's end, the discount is 0, so
-  that neither later rewards nor the bootstrap value count. At a time limit the sum stops, and bootstraps from there.
+  R_{t+1} + gamma_{t+1} R_{t+2} + ..., which is G_t without its bootstrap value. At an episode's end
+  the discount becomes 0, which removes later rewards and the bootstrap value. At a time limit the
+  sum stops, and bootstraps from the last observation.
 
   Args:
     reward: float32 `[N, T + n]`, at t for the action at t.
-    discount: float32 `[N, T + n]`, at t: gamma, or 0 if the episode ended after the action at t.
-    final: bool `[N, T + n]`: no action was taken at t.
-    n: at most so many steps.
+    discount: float32 `[N, T + n]`, at t gamma, or 0 if the episode ended after the action at t.
+    final: bool `[N, T + n]`, at t no action was taken, because a time limit had ended the episode.
+    n: The largest number of steps.
 
   Returns:
-    The returns float32 `[N, T]`, the discounts of the bootstrap values float32 `[N, T]`, and at which steps these
-    stand, int32 `[N, T]`.
+    The returns float32 `[N, T]`, the discounts of their bootstrap values float32 `[N, T]`, and the
+    steps to bootstrap from int32 `[N, T]`.
   """
+  if not reward.shape == discount.shape == final.shape or reward.ndim != 2:
+    raise ValueError(
+      f'reward, discount and final have shapes {reward.shape}, {discount.shape} and {final.shape}, '
+      'expected [N, T + n] for each'
+    )
   length = reward.shape[1] - n
-  returns, discounts = np.zeros_like(reward[:, :length]), np.ones_like(reward[:, :length])
+  returns = np.zeros_like(reward[:, :length])
+  discounts = np.ones_like(returns)
   end = np.broadcast_to(np.arange(length, dtype=np.int32), returns.shape).copy()
   goes_on = np.ones(returns.shape, bool)
+
   for k in range(n):
+    # For all steps t at once: what happened k steps later.
     later = slice(k, k + length)
     goes_on &= ~final[:, later]
     returns += np.where(goes_on, discounts * reward[:, later], 0.0)
@@ -146,85 +180,139 @@ def n_step(reward: np.ndarray, discount: np.ndarray, final: np.ndarray, n: int):
 
 
 class Accumulator:
-  """Gathers the steps of N environments, and gives out a block of an environment whenever it has enough.
+  """Gathers the steps of N environments into blocks; hands out each block once it is full.
 
-  An environment's block takes B + n records: the last n are the first of the next block, which needs them too.
+  A block of B transitions takes B + n records of its environment. The next block starts right
+  after this one's last transition, so it begins with the last n of these records:
+
+      block 1:  |  B transitions  | n |
+      block 2:                    |  B transitions  | n |
   """
 
   def __init__(self, suite: suites.Suite, first_environment: int, count: int, length: int, n: int):
-    """`first_environment`: the number of the first of these `count` ones among all. `length`: B, in transitions."""
-    self._spec = specification(suite, length, n)
-    self._older, self._length, self._n = suite.frame_stack - 1, length, n
+    """Allocates the buffers; call `restart` before the first `add`.
+
+    Args:
+      suite: The environments' suite.
+      first_environment: The number of the first environment among those of all actors.
+      count: N.
+      length: B.
+      n: The number of steps of a transition.
+    """
+    self._older = suite.frame_stack - 1
+    self._length = length
+    self._n = n
     self._environment = first_environment + np.arange(count, dtype=np.int32)
-    records = Records(
-      self._spec.block.observation,
-      self._spec.block.frame_start,
-      _action(suite, length + n),
-      *[tf.TensorSpec([length + n], tf.float32)] * 4,
-      tf.TensorSpec([length + n], tf.bool),
-      tf.TensorSpec([length + n], tf.float32),
-      tf.TensorSpec([length + n], tf.int32),
-    )
-    self._records = Records(*(np.zeros((count, *s.shape), s.dtype.as_numpy_dtype) for s in records))
+    self._records = _empty_records(suite, count, length, n)
     self._filled = np.zeros(count, int)
 
   def restart(self) -> None:
-    """Drops what was gathered. What comes next must be the first observation of a game, in every environment.
+    """Drops all records. The next ones must be the first of a game in every environment.
 
-    The environments' first blocks begin with places that hold no transition, in the first environment none, in the last
-    almost all: so blocks are complete one after the other from then on, not all in the same step.
+    First blocks begin with places that hold no transition: none in the first environment, almost
+    all in the last. From then on blocks fill up one after the other instead of all in one step.
     """
     count = len(self._filled)
     self._filled[:] = np.arange(count) * self._length // count
-    self._records.final[:] = np.arange(self._length + self._n) < self._filled[:, np.newaxis]
-    self._records.start[:] = False
-    self._records.episode_return[:], self._records.episode_length[:] = 0.0, 0
+
+    records = self._records
+    # A final record is no transition's start.
+    records.final[:] = np.arange(self._length + self._n) < self._filled[:, np.newaxis]
+    records.start[:] = False
+    records.episode_return[:] = 0.0
+    records.episode_length[:] = 0
 
   def add(self, which: np.ndarray, records: Records, parameter_version: int) -> Shipment | None:
-    """Adds a record to some environments.
+    """Adds one record to some environments.
 
     Args:
-      which: int `[M]`, their numbers among these N, without repetition.
-      records: arrays `[M]`.
-      parameter_version: of the parameters in use.
+      which: int `[M]`, distinct indices of environments, from 0 to N - 1.
+      records: Arrays `[M]`, or scalars that stand for all M.
+      parameter_version: The version of the parameters in use.
 
     Returns:
-      The shipments `[K, ...]` of the K environments that now have enough; None if none has.
+      Shipments `[K, ...]` of the K environments whose block is now full; None if there are none.
     """
     at = self._filled[which]
-    for name, kept, new in zip(Records._fields, self._records, records):
-      kept[which, at + (self._older if name in ('observation', 'start') else 0)] = new
+    for name, kept, new in zip(Records._fields, self._records, records, strict=True):
+      # Observations and starts have room in front for the first stack's older frames.
+      offset = self._older if name in ('observation', 'start') else 0
+      kept[which, at + offset] = new
     self._filled[which] += 1
+
     full = np.flatnonzero(self._filled == self._length + self._n)
     return self._ship(full, parameter_version) if len(full) else None
 
   def _ship(self, full: np.ndarray, parameter_version: int) -> Shipment:
-    window = Records(*(kept[full] for kept in self._records))
+    window = Records(*(kept[full] for kept in self._records))  # Copies, [K, B + n, ...].
+    own = slice(0, self._length)
+    shipment = Shipment(
+      block=self._block(window),
+      environment=self._environment[full],
+      parameter_version=np.full(len(full), parameter_version, np.int64),
+      episode_return=window.episode_return[:, own],
+      episode_length=window.episode_length[:, own],
+    )
+    self._keep_last(full)
+    return shipment
+
+  def _block(self, window: Records) -> structures.TransitionBlock:
     own = slice(0, self._length)
     n_step_return, discount, end = n_step(window.reward, window.discount, window.final, self._n)
-    bootstrap = np.take_along_axis(window.bootstrap_value, end, axis=1)
+    # Actors have no target network: their one network both chooses and values the action at
+    # S_{t+n} (appendix F).
+    bootstrap_value = np.take_along_axis(window.bootstrap_value, end, axis=1)
+    td_error = n_step_return + discount * bootstrap_value - window.q_taken[:, own]
     valid = ~window.final[:, own]
-    # Actors have no target networks: theirs both chooses and values what comes after (appendix F).
-    td_error = n_step_return + discount * bootstrap - window.q_taken[:, own]
-    block = structures.TransitionBlock(
-      window.observation,
-      window.start,
-      window.action[:, own],
-      n_step_return,
-      discount,
-      end,
-      valid,
-      np.where(valid, np.abs(td_error), 0.0).astype(np.float32),
+    return structures.TransitionBlock(
+      observation=window.observation,
+      frame_start=window.start,
+      action=window.action[:, own],
+      n_step_return=n_step_return,
+      discount=discount,
+      end=end,
+      valid=valid,
+      priority=np.where(valid, np.abs(td_error), 0.0).astype(np.float32),
     )
-    shipment = Shipment(
-      block,
-      self._environment[full],
-      np.full(len(full), parameter_version, np.int64),
-      window.episode_return[:, own],
-      window.episode_length[:, own],
-    )
+
+  def _keep_last(self, full: np.ndarray) -> None:
+    """Moves the last n records, and their stacks' older frames, to the front for the next block."""
     for kept in self._records:
       keep = kept.shape[1] - self._length
       kept[full, :keep] = kept[full, self._length :]
     self._filled[full] = self._n
-    return shipment
+
+
+def _empty_records(suite: suites.Suite, count: int, length: int, n: int) -> Records:
+  """Buffers of zeros for `count` environments: `[count, length + n, ...]`, observations more."""
+  block = specification(suite, length, n).block
+  scalars = tf.TensorSpec([length + n], tf.float32)
+  specs = Records(
+    observation=block.observation,
+    start=block.frame_start,
+    action=_action(suite, length + n),
+    q_taken=scalars,
+    bootstrap_value=scalars,
+    reward=scalars,
+    discount=scalars,
+    final=tf.TensorSpec([length + n], tf.bool),
+    episode_return=scalars,
+    episode_length=tf.TensorSpec([length + n], tf.int32),
+  )
+  return Records(*(np.zeros((count, *s.shape), s.dtype.as_numpy_dtype) for s in specs))
+
+
+def _observation(suite: suites.Suite) -> tf.TensorSpec:
+  """One entry of a block: a single frame of a stack, or the whole vector or image."""
+  space = suite.observation_space['observation']
+  assert space.shape is not None
+  shape = space.shape[1:] if suite.frame_stack > 1 else space.shape
+  return tf.TensorSpec(shape, tf.as_dtype(space.dtype))
+
+
+def _action(suite: suites.Suite, length: int) -> tf.TensorSpec:
+  """Actions of `length` steps."""
+  if suite.is_discrete:
+    return tf.TensorSpec([length], tf.int32)
+  assert suite.action_space.shape is not None
+  return tf.TensorSpec([length, *suite.action_space.shape], tf.float32)

@@ -1,16 +1,19 @@
-"""Network parts that both systems use: torsos for pixels and vectors, an LSTM that starts anew with each episode."""
+"""Network parts shared by both systems: torsos for pixels and vectors, an LSTM with resets."""
+
+from typing import Callable
 
 import sonnet as snt
 import tensorflow as tf
 
 
 class ShallowTorso(snt.Module):
-  """A3C's two convolutions and a layer of 256 (IMPALA, Figure 3 left).
+  """A3C's two convolutions and a linear layer of 256 (IMPALA, Figure 3 left).
 
-  VALID padding: only then does the DMLab network have the 1.2 million parameters that the figure's caption states.
+  VALID padding: only then does the DMLab network have the 1.2 million parameters of the figure's
+  caption.
   """
 
-  def __init__(self):
+  def __init__(self) -> None:
     super().__init__(name='shallow_torso')
     self._convolutions = [
       snt.Conv2D(16, 8, 4, padding='VALID'),
@@ -19,7 +22,7 @@ class ShallowTorso(snt.Module):
     self._linear = snt.Linear(256)
 
   def __call__(self, images: tf.Tensor) -> tf.Tensor:
-    """uint8 `[N, H, W, C]` to float32 `[N, 256]`."""
+    """Images uint8 `[N, H, W, C]` to features float32 `[N, 256]`."""
     x = tf.cast(images, tf.float32) / 255.0
     for convolution in self._convolutions:
       x = tf.nn.relu(convolution(x))
@@ -27,9 +30,12 @@ class ShallowTorso(snt.Module):
 
 
 class NatureTorso(snt.Module):
-  """DQN's three convolutions, without a layer after them (Mnih et al. 2015; Ape-X has streams on top of it)."""
+  """DQN's three convolutions (Mnih et al. 2015), without the linear layer.
 
-  def __init__(self):
+  Ape-X puts the two dueling streams in its place.
+  """
+
+  def __init__(self) -> None:
     super().__init__(name='nature_torso')
     self._convolutions = [
       snt.Conv2D(channels, kernel, stride, padding='VALID')
@@ -37,7 +43,7 @@ class NatureTorso(snt.Module):
     ]
 
   def __call__(self, images: tf.Tensor) -> tf.Tensor:
-    """uint8 `[N, H, W, C]` to float32 `[N, D]`; D is 3136 for 84x84."""
+    """Images uint8 `[N, H, W, C]` to features float32 `[N, D]`; D is 3136 for 84x84."""
     x = tf.cast(images, tf.float32) / 255.0
     for convolution in self._convolutions:
       x = tf.nn.relu(convolution(x))
@@ -45,9 +51,12 @@ class NatureTorso(snt.Module):
 
 
 class DeepTorso(snt.Module):
-  """Three sections of a convolution, a pooling and two residual blocks; 15 convolutions (IMPALA, Figure 3 right)."""
+  """15 convolutions in three sections, and a linear layer of 256 (IMPALA, Figure 3 right).
 
-  def __init__(self):
+  A section is a convolution, max-pooling that halves the image, and two residual blocks.
+  """
+
+  def __init__(self) -> None:
     super().__init__(name='deep_torso')
     self._sections = [
       (snt.Conv2D(channels, 3), [[snt.Conv2D(channels, 3) for _ in range(2)] for _ in range(2)])
@@ -56,7 +65,7 @@ class DeepTorso(snt.Module):
     self._linear = snt.Linear(256)
 
   def __call__(self, images: tf.Tensor) -> tf.Tensor:
-    """uint8 `[N, H, W, C]` to float32 `[N, 256]`."""
+    """Images uint8 `[N, H, W, C]` to features float32 `[N, 256]`."""
     x = tf.cast(images, tf.float32) / 255.0
     for convolution, blocks in self._sections:
       x = tf.nn.max_pool2d(convolution(x), 3, 2, 'SAME')
@@ -66,50 +75,61 @@ class DeepTorso(snt.Module):
 
 
 class VectorTorso(snt.Module):
-  """Two layers of 64, for environments that are observed as vectors. Not in the papers."""
+  """Two layers of 64 for vector observations; not in the papers."""
 
-  def __init__(self):
+  def __init__(self) -> None:
     super().__init__(name='vector_torso')
     self._mlp = snt.nets.MLP([64, 64], activation=tf.nn.tanh, activate_final=True)
 
   def __call__(self, vectors: tf.Tensor) -> tf.Tensor:
-    """float32 `[N, D]` to float32 `[N, 64]`."""
+    """Vectors float32 `[N, D]` to features float32 `[N, 64]`."""
     return self._mlp(vectors)
 
 
-TORSOS = {'shallow': ShallowTorso, 'deep': DeepTorso, 'nature': NatureTorso, 'vector': VectorTorso}
+TORSOS: dict[str, Callable[[], snt.Module]] = {
+  'shallow': ShallowTorso,
+  'deep': DeepTorso,
+  'nature': NatureTorso,
+  'vector': VectorTorso,
+}
 
 
 class ResettingLSTM(snt.Module):
-  """An LSTM core that starts from a zero state wherever an episode starts."""
+  """An LSTM core whose state is zero at the start of every episode."""
 
   def __init__(self, input_size: int, hidden_size: int):
     super().__init__(name='resetting_lstm')
     self._lstm = snt.LSTM(hidden_size)
-    self._lstm(tf.zeros([1, input_size]), self._lstm.initial_state(1))  # Creates its variables.
+    # Sonnet creates variables in the first call.
+    self._lstm(tf.zeros([1, input_size]), self._lstm.initial_state(1))
 
   def initial_state(self, batch_size: int) -> snt.LSTMState:
-    """Zeros, `[batch_size, H]` each."""
+    """A core state of zeros, `[batch_size, H]` each."""
     return self._lstm.initial_state(batch_size)
 
   def unroll(
     self, inputs: tf.Tensor, done: tf.Tensor, state: snt.LSTMState
   ) -> tuple[tf.Tensor, snt.LSTMState]:
-    """Runs over time. The inputs' part of the gates is one product over all steps; the loop has the recurrent part.
+    """Unrolls the core over time.
 
     Args:
-      inputs: `[T, B, D]` float32.
-      done: `[T, B]` bool: the input at that step is the first of an episode.
-      state: at the start, `[B, H]` each.
+      inputs: float32 `[T, B, D]`.
+      done: bool `[T, B]`, true where the input is the first of an episode.
+      state: The core state before the first step, `[B, H]` each.
 
     Returns:
-      The outputs `[T, B, H]`, and the state after the last step.
+      The outputs float32 `[T, B, H]`, and the core state after the last step.
     """
+    # The inputs' share of the gates is one large product over all steps, [T, B, 4 H]; only the
+    # recurrent share is left for the loop.
     gates = tf.tensordot(inputs, self._lstm.input_to_hidden, 1) + self._lstm.b
-    keep = tf.cast(tf.logical_not(done), tf.float32)[:, :, tf.newaxis]
-    if inputs.shape[0] == 1:  # Acting: no loop.
+    keep = tf.cast(tf.logical_not(done), tf.float32)[:, :, tf.newaxis]  # [T, B, 1]
+
+    if inputs.shape[0] == 1:
+      # Actors unroll one step at a time, for which a loop would cost more than its body.
       state = self._step(state, (gates[0], keep[0]))
       return state.hidden[tf.newaxis], state
+
     states = tf.scan(self._step, (gates, keep), initializer=state)
     return states.hidden, tf.nest.map_structure(lambda x: x[-1], states)
 
@@ -122,7 +142,7 @@ class ResettingLSTM(snt.Module):
 
 
 class InstructionEncoder(snt.Module):
-  """Words' buckets to an embedding of 20 to the last output of an LSTM of 64 (IMPALA, Figure 3 and released code)."""
+  """Hashed words to the last output of an LSTM (IMPALA, Figure 3 and released code)."""
 
   def __init__(self, buckets: int = 1000, embedding_size: int = 20, hidden_size: int = 64):
     super().__init__(name='instruction_encoder')
@@ -131,20 +151,29 @@ class InstructionEncoder(snt.Module):
     self._lstm(tf.zeros([1, embedding_size]), self._lstm.initial_state(1))
 
   def __call__(self, words: tf.Tensor) -> tf.Tensor:
-    """int32 `[N, W]`, filled up with -1, to float32 `[N, 64]`; zeros for an instruction without words.
+    """Encodes a batch of instructions.
 
-    Instructions repeat for whole episodes, so each different one is read once.
+    Args:
+      words: int32 `[N, W]`, buckets of words, padded with -1.
+
+    Returns:
+      float32 `[N, hidden_size]`; zeros for an instruction without words.
     """
-    distinct, index = tf.raw_ops.UniqueV2(x=words, axis=[0])
-    lengths = tf.reduce_sum(tf.cast(distinct >= 0, tf.int32), axis=1)
-    embedded = self._embed(tf.maximum(distinct[:, : tf.maximum(tf.reduce_max(lengths), 1)], 0))
+    # An instruction stays the same for a whole episode, so a batch has few distinct ones: M.
+    distinct, index = tf.raw_ops.UniqueV2(x=words, axis=[0])  # [M, W], [N]
+    lengths = tf.reduce_sum(tf.cast(distinct >= 0, tf.int32), axis=1)  # [M]
+
+    # Padding is embedded as word 0, which `lengths` then keeps the LSTM from reading.
+    longest = tf.maximum(tf.reduce_max(lengths), 1)
+    embedded = self._embed(tf.maximum(distinct[:, :longest], 0))  # [M, longest, 20]
     outputs, _ = snt.dynamic_unroll(
       self._lstm,
       tf.transpose(embedded, [1, 0, 2]),
       self._lstm.initial_state(tf.shape(distinct)[0]),
       lengths,
-    )
-    last = tf.gather_nd(
-      outputs, tf.stack([tf.maximum(lengths - 1, 0), tf.range(tf.shape(lengths)[0])], axis=1)
-    )
+    )  # [longest, M, 64]
+
+    last_step = tf.maximum(lengths - 1, 0)
+    at_last_step = tf.stack([last_step, tf.range(tf.shape(lengths)[0])], axis=1)
+    last = tf.gather_nd(outputs, at_last_step)  # [M, 64]
     return tf.gather(tf.where(lengths[:, tf.newaxis] > 0, last, 0.0), index)

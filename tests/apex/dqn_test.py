@@ -1,4 +1,4 @@
-"""Double Q-learning and the dueling network against plain NumPy in float64, gradients against finite differences."""
+"""Double Q-learning and dueling networks against NumPy in float64, and finite differences."""
 
 import gymnasium
 import numpy as np
@@ -10,13 +10,16 @@ from apex import dqn
 from common.environments import suite as suites
 from common.replay import structures
 
-INPUT, HIDDEN, ACTIONS, BATCH = 3, 8, 4, 6
-# Float32 sums of up to 64 terms of order one, in three layers, beside float64.
+INPUT = 3
+HIDDEN = 8
+ACTIONS = 4
+BATCH = 6
+# Float32 sums of up to 64 terms of order one, in three layers, against float64.
 FORWARD = dict(rtol=1e-5, atol=2e-6)
 
 
 def make_network(seed=0, observation=INPUT):
-  """A network for vectors, whose parameters, biases too, are random numbers of a fixed seed."""
+  """A network for vectors; all its parameters, biases too, are random."""
   space = gymnasium.spaces.Box(-np.inf, np.inf, (observation,), np.float32)
   network = dqn.DuelingNetwork(space, ACTIONS, 'vector', HIDDEN)
   rng = np.random.default_rng(seed)
@@ -31,7 +34,10 @@ def is_of_torso(variable):
 
 
 class Replica:
-  """The network in float64 and by its formulas: two layers of tanh, two streams of a relu layer, eq. 9 of dueling."""
+  """The network by its formulas, in float64.
+
+  Two layers of tanh, two streams with a layer of ReLU each, and equation 9 of Wang et al. (2016).
+  """
 
   def __init__(self, network):
     parts = network._torso, network._value, network._advantage
@@ -47,7 +53,7 @@ class Replica:
 
   @property
   def weights(self):
-    """All arrays, to be changed in place; in the order of torso, value and advantage, layers, weights and biases."""
+    """All arrays, which may be changed in place, in the order of `in_order`."""
     return [array for part in self._parts for layer in part for array in layer]
 
   def streams(self, x):
@@ -68,11 +74,14 @@ class Replica:
 
 
 def in_order(network):
-  """The network's variables in the order of `Replica.weights`."""
+  """The network's variables: torso, value, advantage; layer by layer; weights, then biases."""
+
+  def layer_and_kind(variable):
+    return variable.name.split('/')[-2], 'wb'.index(variable.name.split(':')[0][-1])
+
   ordered = []
   for part in (network._torso, network._value, network._advantage):
-    key = lambda v: (v.name.split('/')[-2], 'wb'.index(v.name.split(':')[0][-1]))
-    ordered += sorted(part.trainable_variables, key=key)
+    ordered += sorted(part.trainable_variables, key=layer_and_kind)
   return ordered
 
 
@@ -81,10 +90,15 @@ def vectors(count=BATCH, seed=1):
 
 
 def make_sample(seed=2, discount=None):
-  """A sample of vectors, of which two are of an episode's end."""
+  """A sample of vectors; in two of its transitions the episode ends."""
   rng = np.random.default_rng(seed)
-  number = lambda *shape: tf.constant(rng.normal(size=shape), tf.float32)
-  indices, starts = tf.range(BATCH, dtype=tf.int64), tf.zeros([BATCH, 1], tf.bool)
+  indices = tf.range(BATCH, dtype=tf.int64)
+  starts = tf.zeros([BATCH, 1], tf.bool)
+  discounts = [0.97, 0.0, 0.9, 0.97, 0.0, 0.5] if discount is None else [discount] * BATCH
+
+  def number(*shape):
+    return tf.constant(rng.normal(size=shape), tf.float32)
+
   return structures.Sample(
     leaf=indices,
     stamp=indices,
@@ -92,9 +106,7 @@ def make_sample(seed=2, discount=None):
     frame_start=starts,
     action=tf.constant(rng.integers(ACTIONS, size=BATCH), tf.int32),
     n_step_return=number(BATCH),
-    discount=tf.constant(
-      [0.97, 0.0, 0.9, 0.97, 0.0, 0.5] if discount is None else [discount] * BATCH
-    ),
+    discount=tf.constant(discounts),
     next_observation=number(BATCH, 1, INPUT),
     next_frame_start=starts,
     weight=tf.constant(rng.uniform(0.1, 1.0, BATCH), tf.float32),
@@ -106,8 +118,8 @@ def make_sample(seed=2, discount=None):
 def targets_by_hand(sample, next_q, next_target_q):
   """G_t = R + gamma^n q(S_{t+n}, argmax_a q(S_{t+n}, a, theta), theta^-), sample by sample."""
   targets = np.zeros(len(next_q))
-  for k, (mine, older) in enumerate(zip(next_q, next_target_q)):
-    best = max(range(len(mine)), key=mine.__getitem__)
+  for k, (online, older) in enumerate(zip(next_q, next_target_q, strict=True)):
+    best = max(range(len(online)), key=online.__getitem__)
     targets[k] = float(sample.n_step_return[k]) + float(sample.discount[k]) * float(older[best])
   return targets
 
@@ -149,20 +161,32 @@ class TestDoubleQTargets:
   def test_without_discount_the_next_q_values_do_not_matter(self):
     returns = tf.constant([0.25, -3.0])
     garbage = tf.constant([[1e30, -1e30, 0.0], [-1e30, 1e30, 1e-30]])
-    np.testing.assert_array_equal(
-      dqn.double_q_targets(returns, tf.zeros(2), garbage, -garbage), returns
-    )
+    targets = dqn.double_q_targets(returns, tf.zeros(2), garbage, -garbage)
+    np.testing.assert_array_equal(targets, returns)
+
+  @pytest.mark.parametrize('argument', range(4))
+  def test_arguments_of_another_rank_or_dtype_are_refused(self, argument):
+    # A column of returns beside a row of values would otherwise become a matrix of targets.
+    vector, matrix = tf.zeros([BATCH]), tf.zeros([BATCH, ACTIONS])
+    arguments = [vector, vector, matrix, matrix]
+    given = arguments[argument]
+    with pytest.raises(ValueError):
+      dqn.double_q_targets(*_replaced(arguments, argument, given[..., tf.newaxis]))
+    with pytest.raises(TypeError):
+      dqn.double_q_targets(*_replaced(arguments, argument, tf.cast(given, tf.float64)))
+
+
+def _replaced(arguments, index, value):
+  return [*arguments[:index], value, *arguments[index + 1 :]]
 
 
 class TestTdLosses:
   def test_are_half_the_squared_error_also_of_large_errors(self):
     q = tf.constant([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
-    losses, td_errors, taken = dqn.td_losses(
-      q, tf.constant([1, 0, 1]), tf.constant([3.0, 2.0, 106.0])
-    )
-    np.testing.assert_array_equal(taken, [2.0, 3.0, 6.0])
-    np.testing.assert_array_equal(td_errors, [1.0, -1.0, 100.0])
-    np.testing.assert_array_equal(losses, [0.5, 0.5, 5000.0])
+    td = dqn.td_losses(q, tf.constant([1, 0, 1]), tf.constant([3.0, 2.0, 106.0]))
+    np.testing.assert_array_equal(td.q_values, [2.0, 3.0, 6.0])
+    np.testing.assert_array_equal(td.td_errors, [1.0, -1.0, 100.0])
+    np.testing.assert_array_equal(td.losses, [0.5, 0.5, 5000.0])
 
   def test_the_gradient_of_the_weighted_mean_is_of_the_taken_q_values_alone(self):
     rng, sample = np.random.default_rng(4), make_sample()
@@ -173,10 +197,18 @@ class TestTdLosses:
       loss = tf.reduce_mean(sample.weight * dqn.td_losses(q, sample.action, target).losses)
     expected = np.zeros((BATCH, ACTIONS))
     for k, action in enumerate(sample.action.numpy()):
-      expected[k, action] = (
-        float(sample.weight[k]) * (float(q[k, action]) - float(target[k])) / BATCH
-      )
+      error = float(q[k, action]) - float(target[k])
+      expected[k, action] = float(sample.weight[k]) * error / BATCH
     np.testing.assert_allclose(tape.gradient(loss, q), expected, rtol=1e-6, atol=1e-7)
+
+  @pytest.mark.parametrize('argument', range(3))
+  def test_arguments_of_another_rank_or_dtype_are_refused(self, argument):
+    arguments = [tf.zeros([BATCH, ACTIONS]), tf.zeros([BATCH], tf.int32), tf.zeros([BATCH])]
+    given = arguments[argument]
+    with pytest.raises(ValueError):
+      dqn.td_losses(*_replaced(arguments, argument, given[..., tf.newaxis]))
+    with pytest.raises(TypeError):
+      dqn.td_losses(*_replaced(arguments, argument, tf.cast(given, tf.float64)))
 
 
 class TestDuelingNetwork:
@@ -199,10 +231,8 @@ class TestDuelingNetwork:
 
   def test_a_constant_added_to_all_advantages_changes_nothing(self):
     network, x = make_network(), vectors()
-    before, biases = (
-      network(x),
-      [v for v in network._advantage.trainable_variables if v.shape == [ACTIONS]],
-    )
+    before = network(x)
+    biases = [v for v in network._advantage.trainable_variables if v.shape == [ACTIONS]]
     assert len(biases) == 1
     biases[0].assign_add(tf.fill([ACTIONS], 3.0))
     np.testing.assert_allclose(network(x), before, **FORWARD)
@@ -213,30 +243,23 @@ class TestDuelingNetwork:
 
   def test_a_constant_added_to_the_value_is_added_to_all_q_values(self):
     network, x = make_network(), vectors()
-    before, biases = network(x), [v for v in network._value.trainable_variables if v.shape == [1]]
+    before = network(x)
+    biases = [v for v in network._value.trainable_variables if v.shape == [1]]
     biases[0].assign_add([3.0])
     np.testing.assert_allclose(network(x) - before, np.full((BATCH, ACTIONS), 3.0), rtol=1e-5)
 
   def test_all_variables_exist_once_it_is_constructed(self):
     network = make_network()
-    expected = sum(
-      a * b + b
-      for a, b in (
-        (INPUT, 64),
-        (64, 64),
-        (64, HIDDEN),
-        (HIDDEN, 1),
-        (64, HIDDEN),
-        (HIDDEN, ACTIONS),
-      )
-    )
+    torso = [(INPUT, 64), (64, 64)]
+    streams = [(64, HIDDEN), (HIDDEN, 1), (64, HIDDEN), (HIDDEN, ACTIONS)]
+    expected = sum(a * b + b for a, b in torso + streams)
     assert sum(v.shape.num_elements() for v in network.trainable_variables) == expected
     count = len(network.variables)
     network(vectors())
     assert len(network.variables) == count
 
   def test_the_gradient_into_the_torso_is_scaled_and_that_of_the_streams_is_not(self):
-    # By 1 / sqrt(2), as there are two streams: beside the network's own parts, put together without it.
+    # By 1 / sqrt(2), as there are two streams; compared with the same parts joined without scaling.
     network, x = make_network(), vectors()
     weights = tf.constant(np.random.default_rng(5).normal(size=(BATCH, ACTIONS)), tf.float32)
     variables, q_values, gradients = network.trainable_variables, [], []
@@ -247,9 +270,8 @@ class TestDuelingNetwork:
         else:
           features = network._torso(x)
           advantage = network._advantage(features)
-          q = (
-            network._value(features) + advantage - tf.reduce_mean(advantage, axis=1, keepdims=True)
-          )
+          mean = tf.reduce_mean(advantage, axis=1, keepdims=True)
+          q = network._value(features) + advantage - mean
         total = tf.reduce_sum(weights * q)
       gradients.append(tape.gradient(total, variables))
       q_values.append(q)
@@ -278,15 +300,14 @@ class TestEvaluateSample:
 
   @pytest.mark.parametrize('same', [False, True], ids=['another_target', 'itself_as_target'])
   def test_the_gradient_is_that_of_finite_differences(self, same):
-    # Of the weighted mean, with the targets held fixed: they carry no gradient even where the network is its own
-    # target. What reaches the torso is 1 / sqrt(2) of the loss's gradient.
+    # Of the weighted mean, with targets held fixed: they carry no gradient even where the network
+    # is its own target. What reaches the torso is 1 / sqrt(2) of the loss's gradient.
     network, sample = make_network(0), make_sample()
     target_network = network if same else make_network(1)
     variables = in_order(network)
     with tf.GradientTape() as tape:
-      loss = tf.reduce_mean(
-        sample.weight * dqn.evaluate_sample(network, target_network, sample).losses
-      )
+      losses = dqn.evaluate_sample(network, target_network, sample).losses
+      loss = tf.reduce_mean(sample.weight * losses)
     gradients = tape.gradient(loss, variables)
 
     replica = Replica(network)
@@ -317,9 +338,8 @@ class TestEvaluateSample:
     network, target_network, sample = make_network(0), make_network(1), make_sample()
     with tf.GradientTape() as tape:
       loss = tf.reduce_mean(dqn.evaluate_sample(network, target_network, sample).losses)
-    assert all(
-      gradient is None for gradient in tape.gradient(loss, target_network.trainable_variables)
-    )
+    gradients = tape.gradient(loss, target_network.trainable_variables)
+    assert all(gradient is None for gradient in gradients)
 
   def test_after_an_episodes_end_next_observations_do_not_matter(self):
     network, target_network = make_network(0), make_network(1)
@@ -341,7 +361,7 @@ class TestEvaluateSample:
     np.testing.assert_allclose(outputs[0][1], sample.n_step_return - taken, **FORWARD)
 
   def test_stacks_of_both_ends_are_rebuilt_and_read(self):
-    # The same as of stacks that were put together by hand.
+    # As if the network were given stacks built by hand.
     suite = image_suite()
     config = configs.Config(torso='shallow', hidden_size=HIDDEN)
     network, target_network = (dqn.make_networks(config, suite) for _ in range(2))
@@ -372,7 +392,7 @@ def image_suite():
 
 
 def stacks_by_hand(frames, starts):
-  """Frames `[K, 4, H, W]`, the newest last, as channels; those from before a game's start are zero."""
+  """Frames `[K, 4, H, W]`, the newest last, as channels; zero where from before a game's start."""
   result = np.zeros((*frames.shape[:1], *frames.shape[2:], 4), np.uint8)
   for k in range(len(frames)):
     for slot in reversed(range(4)):
@@ -407,7 +427,7 @@ def test_networks_of_stacked_frames_read_them_as_channels():
 
 
 def test_the_papers_network_has_the_papers_size():
-  # Three convolutions on 84x84x4, and two streams of 512 (Wang et al. 2016, whose network Ape-X takes).
+  # Three convolutions on 84x84x4 and two streams of 512 (Wang et al. 2016).
   space = gymnasium.spaces.Dict(
     {'observation': gymnasium.spaces.Box(0, 255, (4, 84, 84), np.uint8)}
   )

@@ -1,4 +1,4 @@
-"""The ladder of epsilons against section 4.1 of the Ape-X paper (arXiv 1803.00933), and what is drawn by it."""
+"""The ladder of epsilons against section 4.1 of the paper (arXiv 1803.00933), and its draws."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from scipy import stats
 
 from apex import exploration
 
-# A draw as unlikely as this fails a test; seeds are fixed, so that it is decided once.
+# A draw less likely than this fails a test; seeds are fixed, so that it is decided once.
 SIGNIFICANCE = 1e-3
 
 
@@ -45,7 +45,7 @@ def test_six_rungs_have_sixty_environments_each():
 
 
 @pytest.mark.parametrize('count, distinct', [(12, 6), (12, 12), (8, 2), (5, 1)])
-def test_rungs_follow_one_another(count, distinct):
+def test_rungs_come_in_order(count, distinct):
   rungs = ladder_by_hand(distinct) if distinct > 1 else [0.4]
   np.testing.assert_allclose(
     exploration.epsilons(count, distinct), np.repeat(rungs, count // distinct), rtol=1e-6
@@ -86,7 +86,7 @@ def test_the_greediest_are_the_share_asked_for_and_at_least_one(share, expected)
 
 
 def q_values_with_best(best, count, actions=4):
-  """`[count, A]`, where action `best[i % len(best)]` is the best of row i by far."""
+  """Q-values `[count, A]`; action `best[i % len(best)]` is by far the best of row i."""
   q_values = np.random.default_rng(1).normal(size=(count, actions)).astype(np.float32)
   q_values[np.arange(count), np.resize(best, count)] += 100.0
   return q_values
@@ -96,30 +96,28 @@ def q_values_with_best(best, count, actions=4):
 @pytest.mark.parametrize('best', [0, 3])
 def test_each_other_action_is_drawn_with_an_equal_part_of_epsilon(epsilon, best):
   draws, actions = 40_000, 4
-  drawn = exploration.epsilon_greedy(
-    q_values_with_best([best], draws), np.full(draws, epsilon, np.float32), np.random.default_rng(2)
-  )
+  q_values = q_values_with_best([best], draws)
+  epsilons = np.full(draws, epsilon, np.float32)
+  drawn = exploration.epsilon_greedy(q_values, epsilons, np.random.default_rng(2))
   assert drawn.dtype == np.int32
   expected = np.full(actions, epsilon / actions)
   expected[best] += 1 - epsilon  # Exploration may choose the best action too.
-  assert (
-    stats.chisquare(np.bincount(drawn, minlength=actions), draws * expected).pvalue > SIGNIFICANCE
-  )
+  counts = np.bincount(drawn, minlength=actions)
+  assert stats.chisquare(counts, draws * expected).pvalue > SIGNIFICANCE
 
 
 def test_without_epsilon_the_best_action_is_always_taken():
   q_values = np.random.default_rng(3).normal(size=(10_000, 6)).astype(np.float32)
-  drawn = exploration.epsilon_greedy(
-    q_values, np.zeros(10_000, np.float32), np.random.default_rng(4)
-  )
+  no_epsilon = np.zeros(10_000, np.float32)
+  drawn = exploration.epsilon_greedy(q_values, no_epsilon, np.random.default_rng(4))
   np.testing.assert_array_equal(drawn, [max(range(6), key=row.__getitem__) for row in q_values])
 
 
-def test_with_epsilon_one_all_actions_are_alike_and_independent_of_one_another():
+def test_with_epsilon_one_draws_are_uniform_and_independent():
   draws, actions = 40_000, 4
-  drawn = exploration.epsilon_greedy(
-    q_values_with_best([0, 1, 2, 3], draws), np.ones(draws, np.float32), np.random.default_rng(5)
-  )
+  q_values = q_values_with_best([0, 1, 2, 3], draws)
+  ones = np.ones(draws, np.float32)
+  drawn = exploration.epsilon_greedy(q_values, ones, np.random.default_rng(5))
   assert stats.chisquare(np.bincount(drawn, minlength=actions)).pvalue > SIGNIFICANCE
   pairs = np.bincount(actions * drawn[0::2] + drawn[1::2], minlength=actions**2)
   assert stats.chisquare(pairs).pvalue > SIGNIFICANCE
@@ -132,3 +130,9 @@ def test_each_environment_explores_by_its_own_epsilon():
   for environment, epsilon in enumerate(epsilons):
     others = int(np.sum(drawn[:, environment] != 2))
     assert stats.binomtest(others, steps, float(epsilon) * 3 / 4).pvalue > SIGNIFICANCE
+
+
+@pytest.mark.parametrize('epsilon', [np.float32(0.1), np.zeros(1), np.zeros((3, 1)), np.zeros(4)])
+def test_anything_but_one_epsilon_for_each_row_is_refused(epsilon):
+  with pytest.raises(ValueError, match=r'epsilon .*, expected \[N, A\] and \[N\]'):
+    exploration.epsilon_greedy(np.zeros((3, 4)), epsilon, np.random.default_rng(7))

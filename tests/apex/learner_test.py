@@ -1,4 +1,4 @@
-"""The learner's loss, priorities and target network, against NumPy; its counters; its refusal of what is not finite."""
+"""The learner's loss, priorities and target network against NumPy; its counters; NaN samples."""
 
 import dataclasses
 
@@ -18,15 +18,19 @@ SUITE = environments.load('gym:CartPole-v1')
 
 def make_learner(**settings) -> learners.Learner:
   tf.random.set_seed(1)
-  return learners.Learner(
-    dataclasses.replace(configs.PRESETS.preset('gym'), batch_size=K, **settings), SUITE
-  )
+  config = dataclasses.replace(configs.PRESETS.preset('gym'), batch_size=K, **settings)
+  return learners.Learner(config, SUITE)
 
 
 def random_sample(seed: int) -> structures.Sample:
   rng = np.random.default_rng(seed)
-  vectors = lambda: tf.constant(rng.normal(size=(K, 1, 4)), tf.float32)
-  floats = lambda x: tf.constant(x, tf.float32)
+
+  def vectors():
+    return tf.constant(rng.normal(size=(K, 1, 4)), tf.float32)
+
+  def floats(x):
+    return tf.constant(x, tf.float32)
+
   return structures.Sample(
     leaf=tf.range(K, dtype=tf.int64),
     stamp=tf.zeros([K], tf.int64),
@@ -44,15 +48,10 @@ def random_sample(seed: int) -> structures.Sample:
 
 
 def td_errors(network, target_network, sample) -> np.ndarray:
-  """Section 3.1, one transition at a time."""
-  q, next_q, next_target_q = (
-    net(x[:, 0]).numpy()
-    for net, x in (
-      (network, sample.observation),
-      (network, sample.next_observation),
-      (target_network, sample.next_observation),
-    )
-  )
+  """TD errors by section 3.1, one transition at a time."""
+  q = network(sample.observation[:, 0]).numpy()
+  next_q = network(sample.next_observation[:, 0]).numpy()
+  next_target_q = target_network(sample.next_observation[:, 0]).numpy()
   result = np.zeros(K)
   for k in range(K):
     target = sample.n_step_return[k] + sample.discount[k] * next_target_q[k][np.argmax(next_q[k])]
@@ -69,26 +68,25 @@ def copy_of(network: dqn.DuelingNetwork) -> dqn.DuelingNetwork:
 
 def test_loss_and_priorities_are_the_papers_while_the_target_network_lags():
   learner = make_learner(target_period=1000)
-  first = copy_of(learner.agent.networks)  # The target network is never copied to here.
+  # In so few updates the target network stays as it was.
+  first = copy_of(learner.agent.networks)
   for seed in range(5):
     sample = random_sample(seed)
     expected = td_errors(copy_of(learner.agent.networks), first, sample)
     update = learner.update(sample)
     np.testing.assert_allclose(update.priorities, np.abs(expected), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(
-      update.statistics['loss'], np.mean(sample.weight * 0.5 * expected**2), rtol=1e-4
-    )
+    loss = np.mean(sample.weight * 0.5 * expected**2)
+    np.testing.assert_allclose(update.statistics['loss'], loss, rtol=1e-4)
 
 
-def test_the_target_network_is_copied_to_every_so_many_updates():
+def test_the_target_network_is_updated_every_target_period():
   learner = make_learner(target_period=3)
   older = copy_of(learner.agent.networks)
   for number in range(1, 8):
     sample = random_sample(number)
     expected = td_errors(copy_of(learner.agent.networks), older, sample)
-    np.testing.assert_allclose(
-      learner.update(sample).priorities, np.abs(expected), rtol=1e-4, atol=1e-5
-    )
+    priorities = learner.update(sample).priorities
+    np.testing.assert_allclose(priorities, np.abs(expected), rtol=1e-4, atol=1e-5)
     if number % 3 == 0:
       older = copy_of(learner.agent.networks)
 
@@ -97,31 +95,33 @@ def test_the_step_is_centered_rmsprops_on_the_weighted_mean_clipped_by_norm():
   learner = make_learner(max_gradient_norm=0.1, learning_rate=0.01)
   network, sample = copy_of(learner.agent.networks), random_sample(0)
   with tf.GradientTape() as tape:
-    targets = dqn.evaluate_sample(network, network, sample)
-    loss = tf.reduce_mean(sample.weight * 0.5 * targets.td_errors**2)
+    td = dqn.evaluate_sample(network, network, sample)
+    loss = tf.reduce_mean(sample.weight * 0.5 * td.td_errors**2)
   gradients = [g.numpy() for g in tape.gradient(loss, network.trainable_variables)]
   norm = np.sqrt(sum(np.sum(g**2) for g in gradients))
   assert norm > 0.1
   learner.update(sample)
-  for before, after, gradient in zip(
-    network.trainable_variables, learner.agent.networks.trainable_variables, gradients
-  ):
+  updated = learner.agent.networks.trainable_variables
+  for before, after, gradient in zip(network.trainable_variables, updated, gradients, strict=True):
     g = gradient * 0.1 / norm
-    variance = (0.95 + 0.05 * g**2) - (
-      0.05 * g
-    ) ** 2  # The mean square starts at one, the mean at zero.
-    np.testing.assert_allclose(
-      after, before - 0.01 * g / np.sqrt(variance + 1.5e-7), rtol=1e-4, atol=1e-7
-    )
+    # The mean square starts at one, the mean at zero.
+    variance = (0.95 + 0.05 * g**2) - (0.05 * g) ** 2
+    expected = before - 0.01 * g / np.sqrt(variance + 1.5e-7)
+    np.testing.assert_allclose(after, expected, rtol=1e-4, atol=1e-7)
 
 
-def test_updates_are_counted_and_their_parameters_given_out():
+def test_updates_are_counted_and_return_their_parameters():
   learner = make_learner()
   before = learner.snapshot()
   update = learner.update(random_sample(0))
   assert (before.version, learner.snapshot().version) == (0, 1)
   np.testing.assert_array_equal(update.parameters, learner.snapshot().values)
   assert np.abs(update.parameters - before.values).max() > 1e-6
+
+
+def test_an_update_has_the_statistics_that_the_algorithm_names():
+  statistics = make_learner().update(random_sample(0)).statistics
+  assert list(statistics) == [*dqn.STATISTICS, 'td_error', 'weight', 'finite']
 
 
 @pytest.mark.parametrize('bad', [np.nan, np.inf])
@@ -139,8 +139,9 @@ def test_a_sample_that_is_not_finite_changes_nothing(bad):
 def test_warming_up_changes_nothing():
   learner = make_learner()
   before = [v.numpy() for v in learner.variables]
+  sample = random_sample(0)
   learners.warm_up(
-    learner, tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), random_sample(0))
+    learner, tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), sample)
   )
   for variable, value in zip(learner.variables, before, strict=True):
     np.testing.assert_array_equal(variable, value)

@@ -1,7 +1,7 @@
-"""n-step transitions against section 3.1 and appendix F of the Ape-X paper (arXiv 1803.00933), written out as loops.
+"""n-step transitions against loops by section 3.1 and appendix F of the paper (arXiv 1803.00933).
 
-The ground truth looks at whole episodes: it sums gamma^k R up to an episode's end or a time limit, and knows neither a
-discount of zero nor blocks, windows or overlaps.
+The ground truth looks at whole episodes: it sums gamma^k R up to an episode's end or a time limit.
+It knows neither a discount of zero nor blocks, windows or overlaps.
 """
 
 import gymnasium
@@ -15,31 +15,30 @@ from common.environments import suite as suites
 GAMMA = 0.9
 # Returns of at most five rewards of order one, in float32.
 ROUNDING = dict(rtol=1e-6, atol=2e-6)
-FIRST, N, STACK = (
-  100,
-  4,
-  4,
-)  # The environments' first number, how many there are, and frames to a stack.
+# The first environment's number, how many there are, and frames per stack.
+FIRST = 100
+N = 4
+STACK = 4
 
 
 def tiny_suite(stacked):
-  shape, dtype, low, high = (
-    ((STACK, 2, 3), np.uint8, 0, 255) if stacked else ((5,), np.float32, -np.inf, np.inf)
-  )
-  space = gymnasium.spaces.Dict({'observation': gymnasium.spaces.Box(low, high, shape, dtype)})
+  if stacked:
+    observation = gymnasium.spaces.Box(0, 255, (STACK, 2, 3), np.uint8)
+  else:
+    observation = gymnasium.spaces.Box(-np.inf, np.inf, (5,), np.float32)
   return suites.Suite(
-    'tiny',
-    ('tiny',),
-    space,
-    gymnasium.spaces.Discrete(3),
-    1,
+    name='tiny',
+    tasks=('tiny',),
+    observation_space=gymnasium.spaces.Dict({'observation': observation}),
+    action_space=gymnasium.spaces.Discrete(3),
+    action_repeat=1,
     make=None,
     frame_stack=STACK if stacked else 1,
   )
 
 
 def n_step_by_hand(rewards, ended, final, t, n):
-  """The return from t, the discount of what it bootstraps from, and where that stands: None after an episode's end."""
+  """The return from t, its discount and the step to bootstrap from; None after an episode's end."""
   total = 0.0
   for k in range(n):
     if final[t + k]:
@@ -51,7 +50,7 @@ def n_step_by_hand(rewards, ended, final, t, n):
 
 
 def event_patterns(length):
-  """Columns of ends, and of final records: none, one at each position, two of each kind at all pairs, random ones."""
+  """Ends and final records `[E, length]`: none, one anywhere, two at every pair, random ones."""
   singles, none = np.eye(length, dtype=bool), np.zeros(length, bool)
   columns = [(none, none)]
   columns += [(single, none) for single in singles] + [(none, single) for single in singles]
@@ -66,7 +65,7 @@ def event_patterns(length):
   for _ in range(50):
     final = rng.random(length) < 0.3
     columns.append(((rng.random(length) < 0.3) & ~final, final))
-  return (np.stack(kind) for kind in zip(*columns))
+  return (np.stack(kind) for kind in zip(*columns, strict=True))
 
 
 class TestNStep:
@@ -75,7 +74,7 @@ class TestNStep:
   def test_equals_the_sum_to_the_end_of_the_episode_wherever_episodes_end(self, length, n):
     ended, final = event_patterns(length + n)
     rng = np.random.default_rng(1)
-    # What stands at a final record is no reward: it must not be read.
+    # A final record has no reward, so whatever stands there must not be read.
     rewards = np.where(final, 1e6, rng.normal(size=ended.shape)).astype(np.float32)
     discounts = np.where(final, 1e6, np.where(ended, 0.0, GAMMA)).astype(np.float32)
     returns, end_discounts, ends = transitions.n_step(rewards, discounts, final, n)
@@ -83,16 +82,18 @@ class TestNStep:
     assert returns.shape == end_discounts.shape == ends.shape == (len(ended), length)
     for b, t in np.ndindex(*returns.shape):
       total, discount, end = n_step_by_hand(rewards[b], ended[b], final[b], t, n)
-      np.testing.assert_allclose(
-        [returns[b, t], end_discounts[b, t]], [total, discount], **ROUNDING
-      )
+      actual = [returns[b, t], end_discounts[b, t]]
+      np.testing.assert_allclose(actual, [total, discount], **ROUNDING)
       assert ends[b, t] == end if discount else t < ends[b, t] <= t + n
 
   def test_worked_example(self):
-    # Two steps are summed; the first row goes on, the second ends after its second reward, the third is cut before it.
-    rewards, discounts = np.float32([[1, 2, 4, 8]] * 3), np.full((3, 4), 0.5, np.float32)
+    # Two steps are summed. The first row goes on, the second ends after its second reward, the
+    # third is cut before it.
+    rewards = np.float32([[1, 2, 4, 8]] * 3)
+    discounts = np.full((3, 4), 0.5, np.float32)
+    discounts[1, 1] = 0.0
     final = np.zeros((3, 4), bool)
-    discounts[1, 1], final[2, 1] = 0.0, True
+    final[2, 1] = True
     returns, end_discounts, ends = transitions.n_step(rewards, discounts, final, 2)
     np.testing.assert_array_equal(returns, [[2, 4], [2, 2], [1, 0]])
     np.testing.assert_array_equal(end_discounts, [[0.25, 0.25], [0, 0], [0.5, 1]])
@@ -107,22 +108,23 @@ class TestNStep:
     ]
     before = [argument.copy() for argument in arguments]
     transitions.n_step(*arguments, 3)
-    for argument, original in zip(arguments, before):
+    for argument, original in zip(arguments, before, strict=True):
       np.testing.assert_array_equal(argument, original)
+
+  @pytest.mark.parametrize('argument', range(3))
+  def test_arguments_of_other_shapes_are_refused(self, argument):
+    arguments = [np.zeros((2, 6), np.float32), np.zeros((2, 6), np.float32), np.zeros((2, 6), bool)]
+    arguments[argument] = arguments[argument][:1]
+    with pytest.raises(ValueError, match=r'expected \[N, T \+ n\]'):
+      transitions.n_step(*arguments, 3)
 
 
 def test_specification_of_stacked_frames():
   block, *rest = transitions.specification(tiny_suite(True), 50, 3)
   assert block.observation == tf.TensorSpec([3 + 50 + 3, 2, 3], tf.uint8)
   assert block.frame_start == tf.TensorSpec([3 + 50 + 3], tf.bool)
-  assert [part.dtype for part in block[2:]] == [
-    tf.int32,
-    tf.float32,
-    tf.float32,
-    tf.int32,
-    tf.bool,
-    tf.float32,
-  ]
+  dtypes = [tf.int32, tf.float32, tf.float32, tf.int32, tf.bool, tf.float32]
+  assert [part.dtype for part in block[2:]] == dtypes
   assert all(part.shape == [50] for part in block[2:])
   assert rest == [
     tf.TensorSpec([], tf.int32),
@@ -139,30 +141,38 @@ def test_specification_of_vectors():
 
 
 class Player:
-  """Feeds an accumulator with records of random games, and keeps a list of all records of each environment.
+  """Feeds an accumulator with records of random games; lists all records of each environment.
 
-  The list of environment i begins with `empty[i]` places that hold no record, so that blocks fill one after the other.
+  The list of environment i begins with `empty[i]` places that hold no record, so that blocks fill
+  up one after the other.
+
+  Attributes:
+    kept: By environment, all records, empty places among them.
+    added: By environment, all records without the empty places.
+    blocks: By environment, the blocks that were shipped.
+    together: For each shipment, its environments, and whether final records completed its blocks.
   """
 
   def __init__(self, stacked, length, n, limits=0.12, seed=0):
-    self.suite, self._limits, self.rng = tiny_suite(stacked), limits, np.random.default_rng(seed)
-    self.length, self.n, self.number = length, n, 0
+    self.suite = tiny_suite(stacked)
+    self._limits = limits
+    self.rng = np.random.default_rng(seed)
+    self.length = length
+    self.n = n
+    self.number = 0
     self.empty = [i * length // N for i in range(N)]
     self.accumulator = transitions.Accumulator(self.suite, FIRST, N, length, n)
     self.restart()
 
   def restart(self):
-    """Starts all games, and the lists, anew."""
+    """Starts new games and new lists."""
     self.accumulator.restart()
-    nothing = transitions.Records(
-      *(np.array(part[0]) for part in self._records(1, final=np.ones(1, bool)))
-    )
-    self.kept, self.blocks = (
-      [[nothing] * empty for empty in self.empty],
-      [[] for _ in range(N)],
-    )  # By environment.
-    self.added = [[] for _ in range(N)]  # As `kept`, without the empty places.
-    self.together = []  # For each shipment: the environments, and whether final records had filled them.
+    final = self._records(1, final=np.ones(1, bool))
+    nothing = transitions.Records(*(np.array(part[0]) for part in final))
+    self.kept = [[nothing] * empty for empty in self.empty]
+    self.added = [[] for _ in range(N)]
+    self.blocks = [[] for _ in range(N)]
+    self.together = []
     self._start = np.ones(N, bool)
 
   def _random(self, *shape):
@@ -171,12 +181,15 @@ class Player:
     return self.rng.normal(size=shape).astype(np.float32)
 
   def _records(self, count, **fixed):
-    """Random records; those of one add are numbered by their action, so that each is recognised."""
+    """Random records; their action numbers the call, so that each can be recognised."""
     self.number += 1
-    shape = self.suite.observation_space['observation'].shape[
-      -2 if self.suite.frame_stack > 1 else -1 :
-    ]
-    number = lambda: self.rng.normal(size=count).astype(np.float32)
+    shape = self.suite.observation_space['observation'].shape
+    if self.suite.frame_stack > 1:
+      shape = shape[1:]
+
+    def number():
+      return self.rng.normal(size=count).astype(np.float32)
+
     values = dict(
       observation=self._random(count, *shape),
       start=np.zeros(count, bool),
@@ -197,11 +210,11 @@ class Player:
       self.kept[environment].append(record)
       self.added[environment].append(record)
     shipment = self.accumulator.add(which, records, self.number)
-    due = [
-      e
-      for e in which
-      if (len(self.kept[e]) - self.n) % self.length == 0 and len(self.kept[e]) > self.n
-    ]
+    due = []
+    for environment in which:
+      in_blocks = len(self.kept[environment]) - self.n
+      if in_blocks > 0 and in_blocks % self.length == 0:
+        due.append(environment)
     assert (shipment is None) == (not due)
     if due:
       assert list(shipment.environment) == [FIRST + e for e in due]
@@ -212,28 +225,27 @@ class Player:
 
   def play(self, steps):
     for _ in range(steps):
-      over, lost = (
-        self.rng.random((2, N)) < 0.1
-      )  # Games that end, and episodes that end within a game.
+      # Games that end, and episodes that end within a game.
+      over, lost = self.rng.random((2, N)) < 0.1
       limit = (self.rng.random(N) < self._limits) & ~over & ~lost
       finished = over | limit
-      self._add(
-        np.arange(N),
-        self._records(
-          N,
-          start=self._start,
-          discount=np.where(over | lost, 0.0, GAMMA).astype(np.float32),
-          episode_return=np.where(finished, self.rng.normal(size=N), 0.0).astype(np.float32),
-          episode_length=np.where(finished, self.rng.integers(1, 99, size=N), 0).astype(np.int32),
-        ),
+      episode_return = np.where(finished, self.rng.normal(size=N), 0.0)
+      episode_length = np.where(finished, self.rng.integers(1, 99, size=N), 0)
+      records = self._records(
+        N,
+        start=self._start,
+        discount=np.where(over | lost, 0.0, GAMMA).astype(np.float32),
+        episode_return=episode_return.astype(np.float32),
+        episode_length=episode_length.astype(np.int32),
       )
+      self._add(np.arange(N), records)
       if limit.any():
         which = np.flatnonzero(limit)
         self._add(which, self._records(len(which), final=np.ones(len(which), bool)))
       self._start = finished
 
   def assert_blocks_are_the_records(self):
-    """Every block, also the oldest, still is what the lists and the formula say."""
+    """Every block, also the oldest, still agrees with the lists and the formula."""
     for environment in range(N):
       assert len(self.blocks[environment]) == (len(self.kept[environment]) - self.n) // self.length
       for number, shipment in enumerate(self.blocks[environment]):
@@ -243,40 +255,36 @@ class Player:
     kept, block, older = self.kept[environment], shipment.block, self.suite.frame_stack - 1
     for entry in range(older + self.length + self.n):
       number = first - older + entry
-      if (
-        number < self.empty[environment]
-      ):  # Before the first record: no stack reaches back to there.
+      if number < self.empty[environment]:
+        # Before the first record, where no stack reaches back to.
         assert not block.frame_start[entry]
       else:
         np.testing.assert_array_equal(block.observation[entry], kept[number].observation)
         assert block.frame_start[entry] == kept[number].start
-    window = transitions.Records(
-      *(np.stack(part) for part in zip(*kept[first : first + self.length + self.n]))
-    )
+    in_block = kept[first : first + self.length + self.n]
+    window = transitions.Records(*(np.stack(part) for part in zip(*in_block, strict=True)))
     ended = (window.discount == 0.0) & ~window.final
     np.testing.assert_array_equal(block.valid, ~window.final[: self.length])
     np.testing.assert_array_equal(shipment.episode_length, window.episode_length[: self.length])
     ends = shipment.episode_length > 0
-    np.testing.assert_array_equal(
-      shipment.episode_return[ends], window.episode_return[: self.length][ends]
-    )
+    expected_returns = window.episode_return[: self.length][ends]
+    np.testing.assert_array_equal(shipment.episode_return[ends], expected_returns)
     assert np.all((0 <= block.end) & (block.end < self.length + self.n))
     np.testing.assert_array_equal(block.priority[~block.valid], 0.0)
     for t in np.flatnonzero(block.valid):
       total, discount, end = n_step_by_hand(window.reward, ended, window.final, t, self.n)
       assert block.action[t] == window.action[t]
       assert end is None or block.end[t] == end
-      np.testing.assert_allclose(
-        [block.n_step_return[t], block.discount[t]], [total, discount], **ROUNDING
-      )
-      # The q-values were random numbers of order one: they are added to the return.
+      actual = [block.n_step_return[t], block.discount[t]]
+      np.testing.assert_allclose(actual, [total, discount], **ROUNDING)
       bootstrap = 0.0 if end is None else discount * float(window.bootstrap_value[end])
-      np.testing.assert_allclose(
-        block.priority[t], abs(total + bootstrap - float(window.q_taken[t])), rtol=1e-5, atol=2e-6
-      )
+      td_error = total + bootstrap - float(window.q_taken[t])
+      # Q-values of order one are added to the return, and so are their rounding errors.
+      np.testing.assert_allclose(block.priority[t], abs(td_error), rtol=1e-5, atol=2e-6)
 
 
-SIZES = [(10, 3), (5, 1), (4, 5), (1, 1), (1, 3), (2, 5)]  # Transitions to a block, and n.
+# Transitions per block, and n.
+SIZES = [(10, 3), (5, 1), (4, 5), (1, 1), (1, 3), (2, 5)]
 
 
 class TestAccumulator:
@@ -286,7 +294,7 @@ class TestAccumulator:
     player = Player(stacked, length, n)
     player.play(120)
     player.assert_blocks_are_the_records()
-    # Final records have moved the environments apart, and have themselves filled blocks.
+    # Final records have moved the environments apart, and have themselves completed blocks.
     assert len({len(added) for added in player.added}) > 1
     assert any(final for _, final in player.together)
 
@@ -294,7 +302,7 @@ class TestAccumulator:
   def test_no_transition_is_lost_and_none_comes_twice(self, length, n):
     player = Player(True, length, n, seed=1)
     player.play(120)
-    for added, blocks in zip(player.added, player.blocks):
+    for added, blocks in zip(player.added, player.blocks, strict=True):
       sent = np.concatenate([shipment.block.action[shipment.block.valid] for shipment in blocks])
       taken = [int(record.action) for record in added if not record.final]
       assert len(set(taken)) == len(taken)
@@ -304,13 +312,11 @@ class TestAccumulator:
   def test_statistics_of_each_episode_are_sent_once(self):
     player = Player(True, 4, 3, seed=2)
     player.play(120)
-    for added, blocks in zip(player.added, player.blocks):
-      ends = [shipment.episode_length > 0 for shipment in blocks]
-      sent = [
-        (int(length), float(total))
-        for shipment, end in zip(blocks, ends)
-        for length, total in zip(shipment.episode_length[end], shipment.episode_return[end])
-      ]
+    for added, blocks in zip(player.added, player.blocks, strict=True):
+      lengths = np.concatenate([shipment.episode_length for shipment in blocks])
+      returns = np.concatenate([shipment.episode_return for shipment in blocks])
+      ends = np.flatnonzero(lengths > 0)
+      sent = [(int(lengths[i]), float(returns[i])) for i in ends]
       had = [
         (int(record.episode_length), float(record.episode_return))
         for record in added
@@ -337,7 +343,7 @@ class TestAccumulator:
       player.play(1)
       assert player.together == ([(turn, False)] if turn else [])
     player.assert_blocks_are_the_records()
-    for blocks, empty in zip(player.blocks, player.empty):
+    for blocks, empty in zip(player.blocks, player.empty, strict=True):
       np.testing.assert_array_equal(blocks[0].block.valid, np.arange(length) >= empty)
       assert blocks[1].block.valid.all() and blocks[2].block.valid.all()
 
@@ -353,41 +359,42 @@ class TestAccumulator:
   def test_shipments_are_as_specified(self):
     player = Player(True, 10, 3)
     player.play(60)
-    specification = transitions.specification(player.suite, 10, 3)
-    for part, spec in zip(
-      tf.nest.flatten(player.blocks[0][0]), tf.nest.flatten(specification), strict=True
-    ):
+    parts = tf.nest.flatten(player.blocks[0][0])
+    specs = tf.nest.flatten(transitions.specification(player.suite, 10, 3))
+    for part, spec in zip(parts, specs, strict=True):
       assert part.shape == spec.shape and part.dtype == spec.dtype.as_numpy_dtype
 
-  def test_numbers_that_stand_for_all_environments_will_do(self):
-    # As the actor gives them: what is the same for all is one number.
+  def test_a_scalar_stands_for_all_environments(self):
+    # As the actor passes parts that are the same in all of them.
     accumulator = transitions.Accumulator(tiny_suite(False), 0, 2, 1, 1)
     accumulator.restart()
-    both = np.arange(2)
     observations = np.float32([[[i] * 5, [-i] * 5] for i in range(3)])
-    accumulator.add(
-      both,
-      transitions.Records(
-        observations[0],
-        np.ones(2, bool),
-        np.int32([1, 2]),
-        np.float32([3, 4]),
-        np.float32([5, 6]),
-        np.float32([1, 2]),
-        np.full(2, 0.5),
-        False,
-        np.zeros(2),
-        np.zeros(2),
-      ),
-      7,
+    acted = transitions.Records(
+      observation=observations[0],
+      start=np.ones(2, bool),
+      action=np.int32([1, 2]),
+      q_taken=np.float32([3, 4]),
+      bootstrap_value=np.float32([5, 6]),
+      reward=np.float32([1, 2]),
+      discount=np.full(2, 0.5),
+      final=False,
+      episode_return=np.zeros(2),
+      episode_length=np.zeros(2),
     )
-    shipment = accumulator.add(
-      np.array([1]),
-      transitions.Records(
-        observations[1, 1:], False, 0, 0.0, np.float32([8.0]), 0.0, 0.0, True, 0.0, 0
-      ),
-      7,
+    at_limit = transitions.Records(
+      observation=observations[1, 1:],
+      start=False,
+      action=0,
+      q_taken=0.0,
+      bootstrap_value=np.float32([8.0]),
+      reward=0.0,
+      discount=0.0,
+      final=True,
+      episode_return=0.0,
+      episode_length=0,
     )
+    accumulator.add(np.arange(2), acted, 7)
+    shipment = accumulator.add(np.array([1]), at_limit, 7)
     assert list(shipment.environment) == [1]
     np.testing.assert_array_equal(shipment.block.observation, [observations[:2, 1]])
     np.testing.assert_array_equal(shipment.block.n_step_return, [[2.0]])

@@ -1,4 +1,4 @@
-"""Trains in a process of its own and says how well, for the learning tests of both systems."""
+"""Trains in a process of its own and evaluates: the learning tests of both systems."""
 
 import json
 import os
@@ -10,17 +10,19 @@ from tests.common import programs
 
 
 def train(system: str, folder: pathlib.Path, *flags: str) -> dict[str, dict]:
-  """Trains with 30 episodes of evaluation; returns the summaries of `evaluation.json` for the one task."""
+  """Trains on one task, then plays 30 episodes of evaluation.
+
+  Args:
+    system: `impala` or `apex`.
+    folder: The run's folder, which must not exist.
+    *flags: Further flags of the command line.
+
+  Returns:
+    The summaries in `evaluation.json` of the `random` policy and of the `agent`.
+  """
+  command = [sys.executable, '-m', f'{system}.train', f'--run_dir={folder}']
   subprocess.run(
-    [
-      sys.executable,
-      '-m',
-      f'{system}.train',
-      f'--run_dir={folder}',
-      '--seed=1',
-      '--config.evaluation_episodes=30',
-      *flags,
-    ],
+    [*command, '--seed=1', '--config.evaluation_episodes=30', *flags],
     cwd=programs.ROOT,
     check=True,
     timeout=600,

@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from common import networks
 
-INPUT, HIDDEN = 3, 4
+INPUT = 3
+HIDDEN = 4
 # Float32 sums of a few terms, over at most seven steps, of numbers below 1.
 TOLERANCE = dict(rtol=1e-5, atol=1e-6)
 
@@ -16,7 +17,7 @@ def sigmoid(x):
 
 
 def lstm_step(x, hidden, cell, weights):
-  """One step of one sequence, in float64; gates in Sonnet's order: input, forget, candidate, output."""
+  """One step of one sequence, in float64; Sonnet's order is input, forget, candidate, output."""
   w_input, w_hidden, bias = weights
   i, f, g, o = np.split(x @ w_input + hidden @ w_hidden + bias, 4)
   cell = sigmoid(f) * cell + sigmoid(i) * np.tanh(g)
@@ -24,30 +25,28 @@ def lstm_step(x, hidden, cell, weights):
 
 
 def weights_of(module):
-  """An LSTM's weights in float64, after all of them, biases too, were given random values."""
+  """Gives an LSTM's weights, biases too, random values; returns them in float64."""
   rng, found = np.random.default_rng(2), {}
   for variable in module.trainable_variables:
-    if variable.name.split(':')[0].split('/')[-1] in ('w_i', 'w_h', 'b'):
+    name = variable.name.split(':')[0].split('/')[-1]
+    if name in ('w_i', 'w_h', 'b'):
       variable.assign(rng.normal(size=variable.shape) * 0.5)
-      found[variable.name.split(':')[0].split('/')[-1]] = variable.numpy().astype(np.float64)
+      found[name] = variable.numpy().astype(np.float64)
   return found['w_i'], found['w_h'], found['b']
 
 
 def reset_patterns(steps):
   """A column for each: no reset, one at each single step, at every step, and random ones."""
   randoms = np.random.default_rng(1).random((5, steps)) < 0.4
-  return np.concatenate(
-    [np.zeros((1, steps)), np.eye(steps), np.ones((1, steps)), randoms]
-  ).T.astype(bool)
+  patterns = [np.zeros((1, steps)), np.eye(steps), np.ones((1, steps)), randoms]
+  return np.concatenate(patterns).T.astype(bool)
 
 
 def problem(steps):
-  """A core, inputs `[T, B, D]`, resets `[T, B]`, a first state that is not zero, and the outputs of the loop."""
-  core, rng, done = (
-    networks.ResettingLSTM(INPUT, HIDDEN),
-    np.random.default_rng(0),
-    reset_patterns(steps),
-  )
+  """A core, inputs `[T, B, D]`, resets `[T, B]`, a non-zero first state, and a loop's outputs."""
+  core = networks.ResettingLSTM(INPUT, HIDDEN)
+  rng = np.random.default_rng(0)
+  done = reset_patterns(steps)
   weights = weights_of(core)
   batch = done.shape[1]
   inputs = rng.normal(size=(steps, batch, INPUT)).astype(np.float32)
@@ -89,18 +88,16 @@ def test_learning_sees_what_acting_saw():
 
 def test_the_forget_gate_starts_open():
   """The bias of 1 that Sonnet gives it is where the loop has its forget gate."""
-  bias = next(
-    v for v in networks.ResettingLSTM(INPUT, HIDDEN).trainable_variables if v.shape.rank == 1
-  ).numpy()
+  core = networks.ResettingLSTM(INPUT, HIDDEN)
+  bias = next(v for v in core.trainable_variables if v.shape.rank == 1)
   np.testing.assert_array_equal(bias, np.repeat([0, 1, 0, 0], HIDDEN))
 
 
 def test_the_initial_state_is_zero_and_what_a_reset_gives():
   core, inputs, _, state, *_ = problem(1)
   initial = core.initial_state(inputs.shape[1])
-  assert all(
-    x.shape == (inputs.shape[1], HIDDEN) and not np.any(x) for x in tf.nest.flatten(initial)
-  )
+  for part in tf.nest.flatten(initial):
+    assert part.shape == (inputs.shape[1], HIDDEN) and not np.any(part)
   always, never = tf.ones(inputs.shape[:2], tf.bool), tf.zeros(inputs.shape[:2], tf.bool)
   np.testing.assert_array_equal(
     core.unroll(inputs, always, state)[0], core.unroll(inputs, never, initial)[0]
@@ -120,7 +117,9 @@ def test_no_gradient_flows_back_over_a_reset():
   assert np.all(np.any(of_inputs[2:] != 0, axis=-1))
 
 
-BUCKETS, EMBEDDING, WORDS = 50, 5, 6
+BUCKETS = 50
+EMBEDDING = 5
+WORDS = 6
 
 
 @pytest.fixture
@@ -132,11 +131,19 @@ def padded(*instructions):
   return np.array([[*words, *[-1] * (WORDS - len(words))] for words in instructions], np.int32)
 
 
+def embeddings_of(encoder):
+  return next(v for v in encoder.trainable_variables if v.shape == (BUCKETS, EMBEDDING))
+
+
+def in_graph_or_not(encoder, in_graph):
+  if not in_graph:
+    return encoder
+  return tf.function(encoder, input_signature=[tf.TensorSpec([None, WORDS], tf.int32)])
+
+
 def encoded_by_hand(encoder, words):
   weights = weights_of(encoder)
-  embeddings = next(
-    v for v in encoder.trainable_variables if v.shape == (BUCKETS, EMBEDDING)
-  ).numpy()
+  embeddings = embeddings_of(encoder).numpy()
   outputs = []
   for instruction in words:
     hidden, cell = np.zeros(HIDDEN), np.zeros(HIDDEN)
@@ -152,16 +159,12 @@ MIXED = padded([3, 1, 4], [], [7], [3, 1, 4], [0, 0], [1, 2, 3, 4, 5, 49], [4, 1
 @pytest.mark.parametrize('in_graph', [False, True])
 def test_instructions_are_read_word_by_word(encoder, in_graph):
   expected = encoded_by_hand(encoder, MIXED)
-  encode = (
-    tf.function(encoder, input_signature=[tf.TensorSpec([None, WORDS], tf.int32)])
-    if in_graph
-    else encoder
-  )
+  encode = in_graph_or_not(encoder, in_graph)
   np.testing.assert_allclose(encode(tf.constant(MIXED)), expected, **TOLERANCE)
 
 
 def test_no_words_give_zeros(encoder):
-  weights_of(encoder)  # With a bias, that a word read by mistake would show.
+  weights_of(encoder)  # Gives it a bias, so that a word read by mistake would show.
   encoded = encoder(tf.constant(padded([2], [], [3])))
   np.testing.assert_array_equal(encoded[1], np.zeros(HIDDEN))
   assert np.all(np.any(encoded.numpy()[[0, 2]] != 0, axis=1))
@@ -169,11 +172,7 @@ def test_no_words_give_zeros(encoder):
 
 @pytest.mark.parametrize('in_graph', [False, True])
 def test_no_words_in_the_whole_batch(encoder, in_graph):
-  encode = (
-    tf.function(encoder, input_signature=[tf.TensorSpec([None, WORDS], tf.int32)])
-    if in_graph
-    else encoder
-  )
+  encode = in_graph_or_not(encoder, in_graph)
   np.testing.assert_array_equal(encode(tf.constant(padded([], [], []))), np.zeros((3, HIDDEN)))
 
 
@@ -212,10 +211,8 @@ def test_each_occurrence_of_an_instruction_adds_to_the_gradient(encoder):
       tf.convert_to_tensor(g).numpy() for g in tape.gradient(loss, encoder.trainable_variables)
     ]
 
-  once, three_times = (
-    gradients(padded([3, 1], [2])),
-    gradients(padded([3, 1], [2], [3, 1], [2], [2], [3, 1])),
-  )
+  once = gradients(padded([3, 1], [2]))
+  three_times = gradients(padded([3, 1], [2], [3, 1], [2], [2], [3, 1]))
   for single, triple in zip(once, three_times, strict=True):
     np.testing.assert_allclose(triple, 3 * single, **TOLERANCE)
 
@@ -224,10 +221,8 @@ def test_padding_learns_nothing(encoder):
   """The embedding of bucket 0, which stands in for padding, gets no gradient from it."""
   with tf.GradientTape() as tape:
     loss = tf.reduce_sum(encoder(tf.constant(padded([3, 1, 4], [7]))))
-  embeddings = next(v for v in encoder.trainable_variables if v.shape == (BUCKETS, EMBEDDING))
-  touched = np.flatnonzero(
-    np.any(tf.convert_to_tensor(tape.gradient(loss, embeddings)).numpy() != 0, axis=1)
-  )
+  gradient = tf.convert_to_tensor(tape.gradient(loss, embeddings_of(encoder))).numpy()
+  touched = np.flatnonzero(np.any(gradient != 0, axis=1))
   assert touched.tolist() == [1, 3, 4, 7]
 
 
@@ -243,17 +238,15 @@ def test_padding_learns_nothing(encoder):
 )
 def test_torsos_read_each_observation_by_itself(torso, shape, width):
   rng, network = np.random.default_rng(0), networks.TORSOS[torso]()
-  observations = (
-    rng.normal(size=(3, *shape)).astype(np.float32)
-    if torso == 'vector'
-    else rng.integers(256, size=(3, *shape), dtype=np.uint8)
-  )
+  if torso == 'vector':
+    observations = rng.normal(size=(3, *shape)).astype(np.float32)
+  else:
+    observations = rng.integers(256, size=(3, *shape), dtype=np.uint8)
   features = network(tf.constant(observations))
   assert features.shape == (3, width) and features.dtype == tf.float32
   for i in range(3):
-    np.testing.assert_allclose(
-      network(tf.constant(observations[i : i + 1]))[0], features[i], rtol=1e-4, atol=1e-5
-    )
+    alone = network(tf.constant(observations[i : i + 1]))[0]
+    np.testing.assert_allclose(alone, features[i], rtol=1e-4, atol=1e-5)
   assert np.any(np.abs(features[0] - features[1]) > 1e-3)
 
 
