@@ -19,6 +19,13 @@ supported_version() {
   return 1
 }
 
+# Prints its arguments with commas between them.
+join() {
+  local text
+  text=$(printf ', %s' "$@")
+  echo "${text:2}"
+}
+
 # Prints the command of the first supported Python.
 find_python() {
   local candidate candidates=("${supported_versions[@]/#/python}" python3 python)
@@ -28,8 +35,8 @@ find_python() {
       return
     fi
   done
-  echo "error: no supported Python was found (tried ${candidates[*]})." \
-    "Install one of these versions and put it on the PATH: ${supported_versions[*]}." >&2
+  echo "error: no supported Python was found (tried $(join "${candidates[@]}"))." \
+    "Install one of the versions $(join "${supported_versions[@]}") and put it on the PATH." >&2
   return 1
 }
 

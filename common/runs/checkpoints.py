@@ -203,7 +203,7 @@ def _remove_all_but(folder: pathlib.Path, names: set[str]) -> None:
 
 
 def _remove(path: pathlib.Path) -> None:
-  """Removes a file, a checkpoint's files, or the folder that TensorFlow leaves of a failed write."""
+  """Removes a file, a checkpoint's files, or the folder that a failed TensorFlow write leaves."""
   for part in [path, *path.parent.glob(f'{path.name}.*')]:
     if part.is_dir():
       shutil.rmtree(part, ignore_errors=True)
