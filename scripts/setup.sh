@@ -20,7 +20,7 @@ supported_version() {
 }
 
 # Prints its arguments with commas between them.
-join() {
+comma_separated() {
   local text
   text=$(printf ', %s' "$@")
   echo "${text:2}"
@@ -35,8 +35,8 @@ find_python() {
       return
     fi
   done
-  echo "error: no supported Python was found (tried $(join "${candidates[@]}"))." \
-    "Install one of the versions $(join "${supported_versions[@]}") and put it on the PATH." >&2
+  echo "error: no supported Python was found (tried $(comma_separated "${candidates[@]}"))." \
+    "Install one of the versions $(comma_separated "${supported_versions[@]}") and put it on the PATH." >&2
   return 1
 }
 
@@ -63,7 +63,7 @@ make_venv() {
 }
 
 # Installs the requirements $1 into $venv, whose Python has the version $2.
-install() {
+install_requirements() {
   local dm_control pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
   "${pip[@]}" -r <(echo "$1")
   if [ "$2" = 3.13 ]; then
@@ -84,7 +84,7 @@ set_up() {
   echo "Setting up $venv (once; takes a minute or two) ..."
   make_venv
   version=$(supported_version "$venv/bin/python")
-  install "$wanted" "$version"
+  install_requirements "$wanted" "$version"
   # Renamed when complete: a setup that was interrupted starts again.
   echo "# Python $version"$'\n'"$wanted" > "$venv/installed.txt.new"
   mv "$venv/installed.txt.new" "$venv/installed.txt"
