@@ -29,14 +29,17 @@ comma_separated() {
 # Prints the command of the first supported Python.
 find_python() {
   local candidate candidates=("${supported_versions[@]/#/python}" python3 python)
+  local versions tried
   for candidate in "${candidates[@]}"; do
     if supported_version "$candidate" >/dev/null; then
       echo "$candidate"
       return
     fi
   done
-  echo "error: no supported Python was found (tried $(comma_separated "${candidates[@]}"))." \
-    "Install one of the versions $(comma_separated "${supported_versions[@]}") and put it on the PATH." >&2
+  tried=$(comma_separated "${candidates[@]}")
+  versions=$(comma_separated "${supported_versions[@]}")
+  echo "error: no supported Python was found (tried $tried)." \
+    "Install one of the versions $versions and put it on the PATH." >&2
   return 1
 }
 
