@@ -71,6 +71,7 @@ class MetricsWriter:
     self._columns = list(columns)
 
     rows = read(self._path) if self._path.exists() else []
+    # Also for a new run: a file may be left of one that was killed before its first checkpoint.
     self._rewrite([row for row in rows if row['frames'] <= resumed_frames])
 
     self._file = open(self._path, 'a', newline='')
@@ -98,6 +99,7 @@ class MetricsWriter:
     self._writer.writerow({name: _short(value) for name, value in row.items()})
     self._file.flush()
 
+    # Both are over environment frames, the unit of the papers' curves.
     with self._events.as_default(step=int(row['frames'])):
       for name, value in row.items():
         tf.summary.scalar(name, value)
@@ -118,10 +120,11 @@ def read(path: pathlib.Path) -> list[dict[str, float]]:
   """
   with open(path, newline='') as file:
     lines = [line for line in file if line.endswith('\n')]
-  return [
-    {name: float(value) if value else math.nan for name, value in row.items()}
-    for row in csv.DictReader(lines)
-  ]
+  return [{name: _number(cell) for name, cell in row.items()} for row in csv.DictReader(lines)]
+
+
+def _number(cell: str) -> float:
+  return float(cell) if cell else math.nan
 
 
 def _cell(value: float) -> str:

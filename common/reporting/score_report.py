@@ -56,6 +56,7 @@ def text(name: str, agent: Mapping[str, Mapping[str, Any]], reported: Mapping[st
     reported: The result of `report`.
   """
   titles = scores.PAPER_COLUMNS[name]
+  # The first column holds tasks, and in the lower table the names of agents.
   width = max(len(first) for first in [*agent, 'task', *titles])
 
   columns = ''.join(f'{title:>19}' for title in titles)
@@ -102,6 +103,7 @@ def write(
   with files.replacing(folder / 'scores.json') as file:
     json.dump(reported, file, indent=1)
 
+  # A chart has room for one of the papers' agents.
   paper, column = next(iter(scores.PAPER_COLUMNS[name].items()))
   known = scores.references(name)
   published = {task: known[task][column] for task in agent}

@@ -61,6 +61,7 @@ def test_an_unknown_column_is_refused(tmp_path):
     1e-8,
     -3.25,
     123456.7,
+    # Frames need all of their digits, beyond those of a float32.
     4e9,
     0,
     12_345_678_901,
@@ -118,6 +119,7 @@ def test_a_new_run_overwrites_the_file(tmp_path):
 @pytest.mark.parametrize('last', ['300,-12.5,1e-05', '300,0.125,', '300,,-7.25'])
 def test_an_incomplete_last_line_is_skipped_wherever_it_ends(tmp_path, last):
   path = tmp_path / 'metrics.csv'
+  # The csv module ends lines with \r\n: a line that ends with \r is incomplete too.
   whole = b'frames,loss,return/a\r\n100,1,2\r\n200,3,4\r\n'
   for length in range(len(last) + 1):
     cut = last[:length]

@@ -98,6 +98,7 @@ def test_the_table_has_our_columns_beside_the_papers():
 def test_the_table_ends_with_statistics_over_all_tasks():
   agent = played({'breakout': 16.1, 'video_pinball': 17667.9})
   text = score_report.text('atari57', agent, score_report.report('atari57', agent))
+  # The last five lines: labels, our agent, and the papers' three.
   labels, ours = text.splitlines()[-5:-3]
   assert labels.split() == ['median', 'mean', 'mean_video_pinball_from_0']
   assert ours.split() == ['agent', '75.0', '75.0', '75.0']

@@ -81,8 +81,8 @@ def restored(folder, which='latest'):
 
 
 def assert_same(actual, expected):
-  for a, e in zip(actual, expected, strict=True):
-    np.testing.assert_array_equal(a, e)
+  for one, other in zip(actual, expected, strict=True):
+    np.testing.assert_array_equal(one, other)
 
 
 def test_all_values_come_back(tmp_path):
@@ -210,6 +210,7 @@ def test_a_checkpoint_with_a_wrong_byte(tmp_path):
   saved(tmp_path, [1])
   path = tmp_path / 'latest' / 'ckpt-1.data-00000-of-00001'
   content = bytearray(path.read_bytes())
+  # The file keeps its size, so only its checksum tells.
   content[5] ^= 0xFF
   path.write_bytes(content)
   with pytest.raises(errors.UserError, match='it is damaged'):
@@ -241,6 +242,7 @@ def test_a_full_disk_is_an_error_and_earlier_checkpoints_are_kept(tmp_path):
 
   attempts = [
     lambda: saver.save(2),
+    # Over the one that is there.
     lambda: saver.save(1),
     lambda: saver.save_if_best(2, {'a': 1.0}),
   ]
@@ -261,6 +263,7 @@ def test_a_full_disk_is_an_error_and_earlier_checkpoints_are_kept(tmp_path):
 def test_files_of_a_save_that_was_killed_are_ignored_and_removed_by_the_next_save(tmp_path):
   values = saved(tmp_path, [1, 2])
   latest = tmp_path / 'latest'
+  # Killed while TensorFlow wrote, and killed between renaming and listing.
   (latest / 'saving-3_temp').mkdir()
   (latest / 'saving-3_temp' / 'part').touch()
   for name in ('saving-3', 'ckpt-3'):
