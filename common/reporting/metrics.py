@@ -71,7 +71,7 @@ class MetricsWriter:
     self._columns = list(columns)
 
     rows = read(self._path) if self._path.exists() else []
-    # Also for a new run: a file may be left of one that was killed before its first checkpoint.
+    # Even if no row is deleted, since the columns may have changed.
     self._rewrite([row for row in rows if row['frames'] <= resumed_frames])
 
     self._file = open(self._path, 'a', newline='')
