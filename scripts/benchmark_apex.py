@@ -1,93 +1,117 @@
-"""The parts of Ape-X, DQN or DPG, alone and together: CPU time per inserted or sampled transition.
+"""Measures the parts of Ape-X DQN or DPG, alone and together, in CPU time per transition.
 
-The replay ratio, samples per inserted transition, weighs the learner's part against the actors': it must be held at a
-target (--config.replay_ratio) for the limit to mean anything.
+Costs of actors are per inserted transition, those of the learner per sampled one. The replay ratio,
+samples per inserted transition, weighs them against each other, so the limit is only defined if
+training holds a target (--config.replay_ratio).
 """
 
+from __future__ import annotations
+
 import dataclasses
+import itertools
 import pathlib
 import tempfile
 import time
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from apex import config as configs
 from common import environments, errors
 from common.config import command_line
+from common.distributed import cluster
 from scripts import measuring
 
+# Modules that import TensorFlow are imported in functions: the benchmark first silences its notes.
+if TYPE_CHECKING:
+  from apex import run
+  from common.distributed import parameters
+  from common.machine import threads
+
 PRESETS = configs.PRESETS
-_REPLAYED = 20_000  # Transitions in the replay that is measured alone.
+
+# Transitions in the replay that is measured alone.
+_REPLAYED = 20_000
+# Samples whose priorities are updated in turn: updates of the same leaves would all be cached.
+_SAMPLES = 20
+_PARTS = ('environment', 'policy', 'add', 'sample', 'learner', 'update_priorities')
 
 
 def measure(config: configs.Config, seconds: float) -> dict[str, float]:
-  """One round. Speeds in transitions/s, costs in CPU microseconds per transition."""
+  """Measures one round: speeds in transitions/s, costs in CPU microseconds per transition.
+
+  Raises:
+    UserError: If the replay ratio has no target.
+  """
   if not config.replay_ratio:
     raise errors.UserError(
       'replay_ratio is 0.0, expected more than 0: parts can only be added up at a fixed ratio. '
       'Set it with --config.replay_ratio=VALUE'
     )
   suite = environments.load(config.env, config.environment_options())
-  result = {
+  parts = {
     'environment': measuring.environments_alone(
       suite, config.num_actors, config.envs_per_actor, seconds
     ),
     'policy': _policy(config, suite, seconds),
     **_replay_and_learner(config, suite, seconds),
   }
-  cost = {name: cost for name, (_, cost) in result.items()}
-  per_sample = cost['sample'] + cost['learner'] + cost['update_priorities']
-  limit = (
-    measuring.cores()
-    * 1e6
-    / (cost['environment'] + cost['policy'] + cost['add'] + config.replay_ratio * per_sample)
-  )
+  cost = {name: part.cpu_microseconds for name, part in parts.items()}
+
+  per_inserted = cost['environment'] + cost['policy'] + cost['add']
+  per_sampled = cost['sample'] + cost['learner'] + cost['update_priorities']
+  limit = measuring.cores() * 1e6 / (per_inserted + config.replay_ratio * per_sampled)
+  # Of all work on the replay, per sampled transition.
   replay = cost['sample'] + cost['update_priorities'] + cost['add'] / config.replay_ratio
+
   together = _together(config, seconds)
-  return (
-    {f'{name}_alone': speed for name, (speed, _) in result.items()}
-    | {f'{name}_cost': value for name, value in cost.items()}
-    | together
-    | {
-      'limit': limit,
-      'ratio': together['transitions_in'] / limit,
-      'replay_share': replay / cost['learner'],
-      'frames_per_second': together['transitions_in'] / config.replicas * suite.action_repeat,
-    }
-  )
+  # With replicas, one agent step inserts several transitions.
+  agent_steps = together['transitions_in'] / config.replicas
+  return {
+    **{f'{name}_alone': part.steps_per_second for name, part in parts.items()},
+    **{f'{name}_cost': value for name, value in cost.items()},
+    **together,
+    'limit': limit,
+    'ratio': together['transitions_in'] / limit,
+    'replay_share': replay / cost['learner'],
+    'frames_per_second': agent_steps * suite.action_repeat,
+  }
 
 
-def table(config: configs.Config, result: dict) -> str:
-  """The medians as text."""
+def table(config: configs.Config, result: dict[str, Any]) -> str:
+  """Formats the medians."""
   network = config.torso if config.algorithm == 'dqn' else config.algorithm
   lines = [
-    f'{config.env}: batch {config.batch_size}, {config.num_actors} actors of {config.envs_per_actor} '
-    f'environments, {network} network, replay ratio {config.replay_ratio}, {result["cores"]} cores; medians of '
-    f'{len(result["rounds"])}',
+    f'{config.env}: batch {config.batch_size}, {config.num_actors} actors of '
+    f'{config.envs_per_actor} environments, {network} network, '
+    f'replay ratio {config.replay_ratio}, {result["cores"]} cores; '
+    f'medians of {len(result["rounds"])}',
     f'{"part":<20}{"transitions/s alone":>20}{"CPU us/transition":>20}',
   ]
-  for name in ('environment', 'policy', 'add', 'sample', 'learner', 'update_priorities'):
+  for name in _PARTS:
     lines.append(f'{name:<20}{result[f"{name}_alone"]:>20,.0f}{result[f"{name}_cost"]:>20.1f}')
-  lines.append(f'replay: {result["replay_share"]:.1%} of the learner')
-  lines.append(
-    f'all together: {result["transitions_in"]:,.0f} transitions/s in, {result["transitions_out"]:,.0f} out, '
-    f'replay ratio {result["measured_replay_ratio"]:.3f}, {result["cores_busy"]:.2f} cores busy'
-  )
-  lines.append(f'limit: {result["limit"]:,.0f} transitions/s in')
-  lines.append(f'ratio {result["ratio"]:.3f}   ({result["frames_per_second"]:,.0f} frames/s)')
+  lines += [
+    f'replay: {result["replay_share"]:.1%} of the learner',
+    f'all together: {result["transitions_in"]:,.0f} transitions/s in, '
+    f'{result["transitions_out"]:,.0f} out, '
+    f'replay ratio {result["measured_replay_ratio"]:.3f}, {result["cores_busy"]:.2f} cores busy',
+    f'limit: {result["limit"]:,.0f} transitions/s in',
+    f'ratio {result["ratio"]:.3f}   ({result["frames_per_second"]:,.0f} frames/s)',
+  ]
   return '\n'.join(lines)
 
 
-def _policy(
-  config: configs.Config, suite: environments.Suite, seconds: float
-) -> tuple[float, float]:
-  """As many threads as actors, each with a network of its own, on observations that an environment gave."""
+def _policy(config: configs.Config, suite: environments.Suite, seconds: float) -> measuring.Speed:
+  """One thread and one network per actor; every step sees the same observation."""
   from apex import algorithms
 
   environment = suite.make([suite.tasks[0]] * config.envs_per_actor, True)
+  # A copy, since an environment may reuse its buffers and frees them when it closes.
   observation = environment.reset(seed=0)[0]['observation'].copy()
   environment.close()
-  make_policy, store = algorithms.module(config).make_policy, _store(config, suite)
+
+  make_policy = algorithms.module(config).make_policy
+  store = _store(config, suite)
   policies = [make_policy(config, suite, store, i, seed=i) for i in range(config.num_actors)]
   return measuring.measure(
     lambda i: policies[i](observation), config.num_actors, config.envs_per_actor, seconds
@@ -96,7 +120,7 @@ def _policy(
 
 def _replay_and_learner(
   config: configs.Config, suite: environments.Suite, seconds: float
-) -> dict[str, tuple[float, float]]:
+) -> dict[str, measuring.Speed]:
   """Each operation on a replay of an actor's transitions, and updates on a sample of it."""
   import tensorflow as tf
 
@@ -105,49 +129,61 @@ def _replay_and_learner(
 
   config = dataclasses.replace(config, replay_capacity=_REPLAYED)
   replay = replays.make(config, suite)
+  # Tensors, as a queue gives them to the replay.
   blocks = [
     tf.nest.map_structure(tf.constant, shipment.block) for shipment in _collect(config, suite)
   ]
   for block in blocks:
     replays.insert(config, replay, block)
-  count = iter(range(10**12))
-  add = lambda i: replays.insert(config, replay, blocks[next(count) % len(blocks)])
-  samples = [replay.sample(config.batch_size) for _ in range(20)]
-  priorities = [(s.leaf, s.stamp, s.priority) for s in samples]
+  samples = [replay.sample(config.batch_size) for _ in range(_SAMPLES)]
   trained = learner.Learner(config, suite)
-  parts = {
-    'sample': (lambda i: replay.sample(config.batch_size), config.batch_size),
-    'update_priorities': (
-      lambda i: replay.update_priorities(*priorities[next(count) % len(priorities)]),
-      config.batch_size,
-    ),
-    'learner': (
-      lambda i: trained.update(samples[0]).statistics['finite'].numpy(),
-      config.batch_size,
-    ),
-    # At the end, as it writes over what was sampled.
-    'add': (add, np.mean([block.valid.numpy().sum() for block in blocks])),
-  }
+
+  next_block = itertools.cycle(blocks)
+  next_sample = itertools.cycle(samples)
+
+  # One thread calls each of these, so none needs its number.
+  def sample(_: int) -> None:
+    replay.sample(config.batch_size)
+
+  def update_priorities(_: int) -> None:
+    drawn = next(next_sample)
+    replay.update_priorities(drawn.leaf, drawn.stamp, drawn.priority)
+
+  def update(_: int) -> None:
+    # Fetching a value waits for the update.
+    trained.update(samples[0]).statistics['finite'].numpy()
+
+  def add(_: int) -> None:
+    replays.insert(config, replay, next(next_block))
+
+  transitions_per_block = float(np.mean([block.valid.numpy().sum() for block in blocks]))
   return {
-    name: measuring.measure(step, 1, transitions, seconds)
-    for name, (step, transitions) in parts.items()
+    'sample': measuring.measure(sample, 1, config.batch_size, seconds),
+    'update_priorities': measuring.measure(update_priorities, 1, config.batch_size, seconds),
+    'learner': measuring.measure(update, 1, config.batch_size, seconds),
+    # Last, since it overwrites what was sampled.
+    'add': measuring.measure(add, 1, transitions_per_block, seconds),
   }
 
 
-def _collect(config: configs.Config, suite: environments.Suite) -> list:
-  """An actor's shipments, as they come, of a replay's worth of transitions."""
+def _collect(config: configs.Config, suite: environments.Suite) -> list[Any]:
+  """Runs an actor until its shipments hold enough transitions to fill the replay."""
   from apex import actor, algorithms
 
   policy = algorithms.module(config).make_policy(config, suite, _store(config, suite), 0, seed=0)
-  collector = actor.Actor(
-    0, suite, [suite.tasks[0]] * config.envs_per_actor, policy, config, seed=0
-  )
-  shipments = []
-  collector.run(shipments.append, lambda: sum(s.block.valid.sum() for s in shipments) >= _REPLAYED)
+  tasks = [suite.tasks[0]] * config.envs_per_actor
+  collector = actor.Actor(0, suite, tasks, policy, config, seed=0)
+  shipments: list[Any] = []
+
+  def is_full() -> bool:
+    return sum(shipment.block.valid.sum() for shipment in shipments) >= _REPLAYED
+
+  collector.run(shipments.append, is_full)
   return shipments
 
 
-def _store(config: configs.Config, suite: environments.Suite):
+def _store(config: configs.Config, suite: environments.Suite) -> parameters.ParameterStore:
+  """A store with the parameters of a new network."""
   from apex import algorithms
   from common.distributed import parameters
 
@@ -158,44 +194,57 @@ def _store(config: configs.Config, suite: environments.Suite):
 
 
 def _together(config: configs.Config, seconds: float) -> dict[str, float]:
+  """Measures training as it is, once the learner has started."""
   from apex import system
 
+  # Never ends by itself.
   config = dataclasses.replace(config, total_frames=10**12)
   with tempfile.TemporaryDirectory() as folder:
-    options = command_line.Options(pathlib.Path(folder, "run"), resume=False)
+    options = command_line.Options(pathlib.Path(folder, 'run'), resume=False)
     training = system.APEX.make_run(config, options, cluster.Cluster())
     crew = training.start()
     try:
+      # Before, the replay was filling; the first update traces the learner's graph.
       while training.learner.updates.numpy() < 2:
         _raise_error(crew)
         time.sleep(0.1)
       time.sleep(measuring.WARM_UP_SECONDS)
-      before = _counts(training)
+      first = _read(training)
       time.sleep(seconds)
       _raise_error(crew)
-      after = _counts(training)
+      last = _read(training)
     finally:
       crew.end()
-  elapsed, cpu, inserted, updates = (last - first for first, last in zip(before, after))
-  sampled = updates * config.batch_size
+
+  elapsed = last.time - first.time
+  inserted = last.inserted - first.inserted
+  sampled = (last.updates - first.updates) * config.batch_size
   return {
     'transitions_in': inserted / elapsed,
     'transitions_out': sampled / elapsed,
     'measured_replay_ratio': sampled / inserted,
-    'cores_busy': cpu / elapsed,
+    'cores_busy': (last.cpu_seconds - first.cpu_seconds) / elapsed,
   }
 
 
-def _counts(training) -> tuple[float, float, int, int]:
-  """Time, CPU time, transitions inserted and updates made so far."""
-  return (
-    time.monotonic(),
-    measuring.cpu_seconds(),
-    training.ratio.inserted,
-    int(training.learner.updates),
+class _Reading(NamedTuple):
+  """The state of training at one time."""
+
+  time: float
+  cpu_seconds: float
+  inserted: int  # Transitions so far.
+  updates: int
+
+
+def _read(training: run.Run) -> _Reading:
+  return _Reading(
+    time=time.monotonic(),
+    cpu_seconds=measuring.cpu_seconds(),
+    inserted=training.ratio.inserted,
+    updates=int(training.learner.updates),
   )
 
 
-def _raise_error(crew) -> None:
+def _raise_error(crew: threads.Crew) -> None:
   if crew.error:
     raise crew.error

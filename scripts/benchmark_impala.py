@@ -1,9 +1,12 @@
-"""The parts of IMPALA, alone and together: CPU time per agent step."""
+"""Measures IMPALA's parts, alone and together, in CPU time per agent step."""
+
+from __future__ import annotations
 
 import dataclasses
 import pathlib
 import tempfile
 import time
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -13,11 +16,16 @@ from common.distributed import cluster
 from impala import config as configs
 from scripts import measuring
 
+# Modules that import TensorFlow are imported in functions: the benchmark first silences its notes.
+if TYPE_CHECKING:
+  from common.machine import threads
+  from impala import networks, run
+
 PRESETS = configs.PRESETS
 
 
 def measure(config: configs.Config, seconds: float) -> dict[str, float]:
-  """One round. Speeds in agent steps/s, costs in CPU microseconds per agent step."""
+  """Measures one round: speeds in agent steps/s, costs in CPU microseconds per agent step."""
   suite = environments.load(config.env, config.environment_options())
   config.fit(suite)
   parts = {
@@ -27,58 +35,64 @@ def measure(config: configs.Config, seconds: float) -> dict[str, float]:
     'policy': _policy(config, suite, seconds),
     'learner': _learner(config, suite, seconds),
   }
-  end_to_end, cost = together(config, seconds)
-  cores = measuring.cores()
-  limit = cores * 1e6 / sum(cost for _, cost in parts.values())
+  speed, cost = together(config, seconds)
+  limit = measuring.cores() * 1e6 / sum(part.cpu_microseconds for part in parts.values())
   result = {
-    'end_to_end': end_to_end,
+    'end_to_end': speed,
     'limit': limit,
-    'ratio': end_to_end / limit,
-    'frames_per_second': end_to_end * suite.action_repeat,
+    'ratio': speed / limit,
+    'frames_per_second': speed * suite.action_repeat,
     'end_to_end_cost': cost,
-    'cores_busy': end_to_end * cost / 1e6,
+    'cores_busy': speed * cost / 1e6,
   }
-  for name, (speed, cost) in parts.items():
-    result |= {f'{name}_alone': speed, f'{name}_cost': cost}
+  for name, part in parts.items():
+    result[f'{name}_alone'] = part.steps_per_second
+    result[f'{name}_cost'] = part.cpu_microseconds
   return result
 
 
-def _policy(
-  config: configs.Config, suite: environments.Suite, seconds: float
-) -> tuple[float, float]:
-  """As many threads as actors, each with a network of its own, on observations that an environment gave."""
+def _policy(config: configs.Config, suite: environments.Suite, seconds: float) -> measuring.Speed:
+  """One thread and one network per actor; every step sees the same observation."""
   from common.distributed import parameters
   from impala import networks, policy
 
-  environment = suite.make(
-    environments.assign(suite.tasks, 0, config.num_actors, config.envs_per_actor), True
-  )
-  observation, _ = environment.reset(seed=0)
-  inputs = networks.AgentInput(
-    {name: np.array(values) for name, values in observation.items()},
-    np.zeros(config.envs_per_actor, np.int32),
-    np.zeros(config.envs_per_actor, np.float32),
-    np.zeros(config.envs_per_actor, bool),
-  )
-  environment.close()
+  inputs = _first_inputs(config, suite)
   agents = [networks.make_agent(config, suite) for _ in range(config.num_actors)]
   store = parameters.ParameterStore(
     parameters.Snapshot(0, parameters.flatten(agents[0].trainable_variables))
   )
   policies = [policy.LocalPolicy(agent, suite, store, seed) for seed, agent in enumerate(agents)]
-  state = agents[0].initial_state(config.envs_per_actor)
+  core_state = agents[0].initial_state(config.envs_per_actor)
 
   def step(i: int) -> None:
-    decision = policies[i](inputs, state)
-    decision.actions.numpy(), decision.logits.numpy()
+    decision = policies[i](inputs, core_state)
+    # An actor needs both as arrays, and on a GPU only fetching them waits for the computation.
+    decision.actions.numpy()
+    decision.logits.numpy()
 
   return measuring.measure(step, config.num_actors, config.envs_per_actor, seconds)
 
 
-def _learner(
-  config: configs.Config, suite: environments.Suite, seconds: float
-) -> tuple[float, float]:
-  """Updates on one batch of an actor's trajectories."""
+def _first_inputs(config: configs.Config, suite: environments.Suite) -> networks.AgentInput:
+  """What one actor's environments show when they are reset."""
+  from impala import networks
+
+  count = config.envs_per_actor
+  environment = suite.make(environments.assign(suite.tasks, 0, config.num_actors, count), True)
+  observation, _ = environment.reset(seed=0)
+  # Copies, since an environment may reuse its buffers and frees them when it closes.
+  copied = {name: np.array(values) for name, values in observation.items()}
+  environment.close()
+  return networks.AgentInput(
+    observation=copied,
+    last_action=np.zeros(count, np.int32),
+    reward=np.zeros(count, np.float32),
+    done=np.zeros(count, bool),
+  )
+
+
+def _learner(config: configs.Config, suite: environments.Suite, seconds: float) -> measuring.Speed:
+  """Updates on one batch of trajectories, again and again."""
   import tensorflow as tf
 
   from impala import batching, learner, networks
@@ -88,16 +102,19 @@ def _learner(
   batch = batching.stack(batching.unstack(collected, config.batch_size))
   trained = learner.Learner(config, suite, agent)
   frames = tf.constant(0, tf.int64)
-  return measuring.measure(
-    lambda i: trained.update(batch, frames).statistics['finite'].numpy(),
-    1,
-    config.batch_size * config.unroll_length,
-    seconds,
-  )
+
+  def update(i: int) -> None:
+    del i  # There is one thread.
+    # Fetching a value waits for the update.
+    trained.update(batch, frames).statistics['finite'].numpy()
+
+  return measuring.measure(update, 1, config.batch_size * config.unroll_length, seconds)
 
 
-def collect(config: configs.Config, suite: environments.Suite, agent, count: int):
-  """`count` trajectories of an actor, `[count, ...]`."""
+def collect(
+  config: configs.Config, suite: environments.Suite, agent: networks.Agent, count: int
+) -> Any:
+  """Runs an actor until it has `count` trajectories; returns them as one, `[count, ...]`."""
   import tensorflow as tf
 
   from common.distributed import parameters
@@ -106,56 +123,71 @@ def collect(config: configs.Config, suite: environments.Suite, agent, count: int
   store = parameters.ParameterStore(
     parameters.Snapshot(0, parameters.flatten(agent.trainable_variables))
   )
+  tasks = environments.assign(suite.tasks, 0, config.num_actors, config.envs_per_actor)
   collector = actor.Actor(
-    0,
-    suite,
-    environments.assign(suite.tasks, 0, config.num_actors, config.envs_per_actor),
-    policy.LocalPolicy(agent, suite, store, 0),
-    config.unroll_length,
-    seed=0,
+    0, suite, tasks, policy.LocalPolicy(agent, suite, store, 0), config.unroll_length, seed=0
   )
-  unrolls = []
+  unrolls: list[Any] = []
   collector.run(unrolls.append, lambda: len(unrolls) * config.envs_per_actor >= count)
+  # Each put has envs_per_actor trajectories, so the last may go beyond `count`.
   return tf.nest.map_structure(lambda *x: np.concatenate(x)[:count], *unrolls)
 
 
 def together(
   config: configs.Config, seconds: float, who: cluster.Cluster = cluster.Cluster()
-) -> tuple[float, float]:
-  """Training as it is, with actors as `who` says; returns as `measuring.measure`."""
+) -> measuring.Speed:
+  """Measures training as it is.
+
+  Args:
+    config: The run's settings.
+    seconds: Length of the measurement, which ends with the first update after it.
+    who: This process's role: with its actors in threads, or in other processes.
+  """
   from impala import system
 
+  # Never ends by itself.
+  config = dataclasses.replace(config, total_frames=10**12)
   with tempfile.TemporaryDirectory() as folder:
-    config = dataclasses.replace(config, total_frames=10**12)
-    options = command_line.Options(pathlib.Path(folder, "run"), resume=False)
+    options = command_line.Options(pathlib.Path(folder, 'run'), resume=False)
     training = system.IMPALA.make_run(config, options, who)
     crew = training.start()
     try:
       _wait_for_update(training, crew)
       time.sleep(measuring.WARM_UP_SECONDS)
-      frames, cpu, started = _wait_for_update(training, crew)
+      first = _wait_for_update(training, crew)
       time.sleep(seconds)
-      last_frames, last_cpu, ended = _wait_for_update(training, crew)
+      last = _wait_for_update(training, crew)
     finally:
       crew.end()
       training.host.close(finished=True)
-  steps = (last_frames - frames) / environments.load(
-    config.env, config.environment_options()
-  ).action_repeat
-  return steps / (ended - started), 1e6 * (last_cpu - cpu) / steps
+
+  suite = environments.load(config.env, config.environment_options())
+  steps = (last.frames - first.frames) / suite.action_repeat
+  return measuring.Speed(
+    steps / (last.time - first.time), 1e6 * (last.cpu_seconds - first.cpu_seconds) / steps
+  )
 
 
-def _wait_for_update(training, crew) -> tuple[int, float, float]:
-  """Frames, CPU time and time at the next update's end: whole updates are measured, however long one takes."""
+class _Reading(NamedTuple):
+  """The state of training at the end of an update."""
+
+  frames: int  # Environment frames so far.
+  cpu_seconds: float
+  time: float
+
+
+def _wait_for_update(training: run.Run, crew: threads.Crew) -> _Reading:
+  """Waits for the end of an update: with whole updates, their length does not distort the speed."""
   before = training.frames()
   while training.frames() == before:
     if crew.error:
       raise crew.error
     time.sleep(0.01)
-  return training.frames(), measuring.cpu_seconds(), time.monotonic()
+  return _Reading(training.frames(), measuring.cpu_seconds(), time.monotonic())
 
 
-def table(config: configs.Config, result: dict) -> str:
+def table(config: configs.Config, result: dict[str, Any]) -> str:
+  """Formats the medians."""
   lines = [
     f'{config.env}: T={config.unroll_length}, B={config.batch_size}, {config.num_actors} actors of '
     f'{config.envs_per_actor} environments, {config.torso}{" LSTM" if config.lstm else ""}, '
@@ -164,10 +196,10 @@ def table(config: configs.Config, result: dict) -> str:
   ]
   for name in ('environment', 'policy', 'learner'):
     lines.append(f'{name:<16}{result[f"{name}_alone"]:>16,.0f}{result[f"{name}_cost"]:>14.0f}')
-  lines.append(
+  lines += [
     f'{"all together":<16}{result["end_to_end"]:>16,.0f}{result["end_to_end_cost"]:>14.0f}'
-    f'   ({result["cores_busy"]:.2f} cores busy)'
-  )
-  lines.append(f'{"limit":<16}{result["limit"]:>16,.0f}')
-  lines.append(f'ratio {result["ratio"]:.3f}   ({result["frames_per_second"]:,.0f} frames/s)')
+    f'   ({result["cores_busy"]:.2f} cores busy)',
+    f'{"limit":<16}{result["limit"]:>16,.0f}',
+    f'ratio {result["ratio"]:.3f}   ({result["frames_per_second"]:,.0f} frames/s)',
+  ]
   return '\n'.join(lines)

@@ -1,10 +1,10 @@
-"""Measuring of speed and CPU time, for the benchmarks beside this file."""
+"""Measures speed and CPU time, for the benchmarks beside this file."""
 
 import os
 import pathlib
 import time
 from concurrent import futures
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
@@ -14,63 +14,97 @@ from common.evaluation import play
 WARM_UP_SECONDS = 5.0
 
 
+class Speed(NamedTuple):
+  """The speed and the cost of a part, both per agent step (in Ape-X, per transition)."""
+
+  steps_per_second: float
+  cpu_microseconds: float  # Of all cores, per agent step.
+
+
 def cores() -> int:
-  """Those that this process may use."""
+  """The number of cores that this process may use."""
   return len(os.sched_getaffinity(0))
 
 
 def environments_alone(
   suite: environments.Suite, num_actors: int, envs_per_actor: int, seconds: float
-) -> tuple[float, float]:
-  """As many threads as actors, random actions. Returns as `measure`."""
-  made = [
+) -> Speed:
+  """Measures environments with random actions, in one thread per actor."""
+  vectors = [
     suite.make(environments.assign(suite.tasks, i, num_actors, envs_per_actor), True)
     for i in range(num_actors)
   ]
-  for i, environment in enumerate(made):
-    environment.reset(seed=i)
+  for i, vector in enumerate(vectors):
+    vector.reset(seed=i)
+  # One per thread: generators are not thread-safe.
+  rngs = [np.random.default_rng(i) for i in range(num_actors)]
+
+  def step(i: int) -> None:
+    vectors[i].step(play.random_actions(suite.action_space, envs_per_actor, rngs[i]))
+
   try:
-    rngs = [np.random.default_rng(i) for i in range(len(made))]
-    step = lambda i: made[i].step(
-      play.random_actions(suite.action_space, envs_per_actor, rngs[i])
-    )
     return measure(step, num_actors, envs_per_actor, seconds)
   finally:
-    for environment in made:
-      environment.close()
+    for vector in vectors:
+      vector.close()
 
 
 def measure(
-  step: Callable[[int], Any], num_threads: int, steps_per_call: int, seconds: float
-) -> tuple[float, float]:
-  """Calls `step(thread)` in threads for so long; returns agent steps/s and CPU microseconds per agent step."""
+  step: Callable[[int], Any], num_threads: int, steps_per_call: float, seconds: float
+) -> Speed:
+  """Measures a function that threads call again and again.
+
+  Args:
+    step: Called with the thread's number. Calls that have begun when the time is over are finished
+      and counted.
+    num_threads: The number of threads.
+    steps_per_call: Agent steps, or transitions, of one call.
+    seconds: Length of the measurement.
+  """
+  # Warm-up: first calls trace TensorFlow functions, which takes seconds.
   for i in range(num_threads):
     step(i)
     step(i)
-  calls, end = [0] * num_threads, time.monotonic() + seconds
+
+  # One counter per thread, since += on a shared one could lose calls.
+  calls = [0] * num_threads
+  end = time.monotonic() + seconds
 
   def work(i: int) -> None:
     while time.monotonic() < end:
       step(i)
       calls[i] += 1
 
-  cpu, started = cpu_seconds(), time.monotonic()
+  cpu = cpu_seconds()
+  started = time.monotonic()
   with futures.ThreadPoolExecutor(num_threads) as pool:
-    list(pool.map(work, range(num_threads)))  # Raises what a thread has raised.
+    # The list raises what a thread raised.
+    list(pool.map(work, range(num_threads)))
+  elapsed = time.monotonic() - started
   steps = sum(calls) * steps_per_call
-  return steps / (time.monotonic() - started), 1e6 * (cpu_seconds() - cpu) / steps
+  return Speed(steps / elapsed, 1e6 * (cpu_seconds() - cpu) / steps)
 
 
 def cpu_seconds(root: int = 0) -> float:
-  """CPU time so far of a process, this one if none is named, and of its living descendants, as games' engines are."""
-  ticks, parents = {}, {}
+  """CPU time so far of a process and its living descendants, such as games' engines.
+
+  Args:
+    root: The process's id; 0 for this process.
+  """
+  ticks = {}
+  parents = {}
   for stat in pathlib.Path('/proc').glob('[0-9]*/stat'):
     try:
+      # The columns after the command's name, which is in parentheses and may hold spaces.
       columns = stat.read_text().rpartition(')')[2].split()
-    except OSError:  # It ended meanwhile.
+    except OSError:
+      # The process ended after its folder was listed.
       continue
     pid = int(stat.parent.name)
-    ticks[pid], parents[pid] = int(columns[11]) + int(columns[12]), int(columns[1])
+    parents[pid] = int(columns[1])
+    # User and system time.
+    ticks[pid] = int(columns[11]) + int(columns[12])
+
   ours = {root or os.getpid()}
   while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
     ours |= more

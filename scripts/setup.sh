@@ -1,38 +1,99 @@
-# Makes .venv and installs requirements.txt into it, if that is not done yet. Sourced by the commands beside it.
+# Makes .venv and installs requirements.txt into it, unless that is done. Sourced by the commands
+# beside it, which then find the repository in $root and its environment in $venv.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
+supported_versions=(3.11 3.12 3.13)
 
+# Prints the version of the Python $1, such as 3.12. Fails if it is missing or not supported.
+supported_version() {
+  local version supported
+  # That a command exists says little: pyenv's python3.12 fails while another version is selected.
+  version=$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || return 1
+  for supported in "${supported_versions[@]}"; do
+    if [ "$version" = "$supported" ]; then
+      echo "$version"
+      return
+    fi
+  done
+  return 1
+}
+
+# Prints its arguments with commas between them.
+comma_separated() {
+  local text
+  text=$(printf ', %s' "$@")
+  echo "${text:2}"
+}
+
+# Prints the command of the first supported Python.
 find_python() {
-  for candidate in python3.11 python3 python; do
-    if "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+  local candidate candidates=("${supported_versions[@]/#/python}" python3 python)
+  local versions tried
+  for candidate in "${candidates[@]}"; do
+    if supported_version "$candidate" >/dev/null; then
       echo "$candidate"
       return
     fi
   done
-  echo "error: Python 3.11 is needed and was not found (tried python3.11, python3, python)." >&2
+  tried=$(comma_separated "${candidates[@]}")
+  versions=$(comma_separated "${supported_versions[@]}")
+  echo "error: no supported Python was found (tried $tried)." \
+    "Install one of the versions $versions and put it on the PATH." >&2
   return 1
 }
 
-set_up() {
-  local tensorflow wanted
-  tensorflow=$(sed -n 's/^tensorflow==//p' "$root/requirements.txt")
-  wanted=$(cat "$root/requirements.txt")
-  # With an NVIDIA driver, TensorFlow's CUDA libraries come from pip too.
+# Prints the requirements of this machine: with an NVIDIA driver, TensorFlow's CUDA libraries too.
+requirements() {
+  local tensorflow
+  cat "$root/requirements.txt"
   if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then
-    wanted+=$'\n'"tensorflow[and-cuda]==$tensorflow"
+    tensorflow=$(sed -n 's/^tensorflow==//p' "$root/requirements.txt")
+    echo "tensorflow[and-cuda]==$tensorflow"
   fi
-  if [ -f "$venv/installed.txt" ] && [ "$(cat "$venv/installed.txt")" = "$wanted" ]; then
+}
+
+# Makes $venv, unless its Python works; that it is not the one find_python prefers does not matter.
+make_venv() {
+  local python
+  if supported_version "$venv/bin/python" >/dev/null && [ -x "$venv/bin/pip" ]; then
+    return
+  fi
+  python=$(find_python)
+  # `venv --clear` would delete the lock, which this process holds.
+  find "$venv/" -mindepth 1 -maxdepth 1 ! -name setup.lock -exec rm -rf {} +
+  "$python" -m venv "$venv"
+}
+
+# Installs the requirements $1 into $venv, whose Python has the version $2.
+install_requirements() {
+  local dm_control pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
+  "${pip[@]}" -r <(echo "$1")
+  if [ "$2" = 3.13 ]; then
+    # dm-control requires labmaze, which has no wheel for Python 3.13 and needs bazel to build. Only
+    # locomotion's mazes import it, the Control Suite does not.
+    dm_control=$(sed -n 's/^\(dm-control==[^;]*\);.*/\1/p' "$root/requirements.txt")
+    "${pip[@]}" --no-deps "$dm_control"
+  fi
+}
+
+set_up() {
+  local wanted version
+  wanted=$(requirements)
+  if version=$(supported_version "$venv/bin/python") && [ -f "$venv/installed.txt" ] &&
+    [ "$(cat "$venv/installed.txt")" = "# Python $version"$'\n'"$wanted" ]; then
     return
   fi
   echo "Setting up $venv (once; takes a minute or two) ..."
-  "$(find_python)" -m venv "$venv"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r <(echo "$wanted")
-  echo "$wanted" > "$venv/installed.txt.new"
+  make_venv
+  version=$(supported_version "$venv/bin/python")
+  install_requirements "$wanted" "$version"
+  # Renamed when complete: a setup that was interrupted starts again.
+  echo "# Python $version"$'\n'"$wanted" > "$venv/installed.txt.new"
   mv "$venv/installed.txt.new" "$venv/installed.txt"
 }
 
-# One after the other: several processes of one run may start at once, on machines that share this folder.
+# One setup at a time: several processes of a run may start at once, on machines that share $root.
 mkdir -p "$venv"
 exec 9> "$venv/setup.lock"
 if command -v flock >/dev/null; then flock 9; fi

@@ -25,6 +25,7 @@ TOP_LEVEL = {
   '.venv',
   'runs',
   '__pycache__',
+  '.mypy_cache',
   '.pytest_cache',
   '.ruff_cache',
 }

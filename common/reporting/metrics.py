@@ -1,4 +1,4 @@
-"""What a run measures: rows of `metrics.csv` and TensorBoard events of the same."""
+"""A run's measurements: rows of `metrics.csv`, and the same values as TensorBoard events."""
 
 import collections
 import csv
@@ -13,18 +13,26 @@ from common.machine import files
 
 
 class EpisodeWindow:
-  """Returns and lengths of finished episodes by task: the newest of each, and those since the last report."""
+  """Returns and lengths of finished episodes by task: the newest, and those since the last report.
+
+  Args:
+    tasks: The names of all tasks.
+    size: How many of each task's newest episodes `recent_returns` averages over.
+  """
 
   def __init__(self, tasks: Sequence[str], size: int = 100):
-    self._new = {task: [] for task in tasks}
-    self._recent = {task: collections.deque(maxlen=size) for task in tasks}
+    self._new: dict[str, list[tuple[float, int]]] = {task: [] for task in tasks}
+    self._recent: dict[str, collections.deque[float]] = {
+      task: collections.deque(maxlen=size) for task in tasks
+    }
 
   def add(self, task: str, episode_return: float, length: int) -> None:
+    """Adds a finished episode."""
     self._new[task].append((episode_return, length))
     self._recent[task].append(episode_return)
 
   def recent_returns(self, episodes: int = 1) -> dict[str, float]:
-    """Mean return over the last episodes of each task that has ended so many."""
+    """Mean returns of the newest episodes by task; omits tasks with fewer than `episodes`."""
     return {
       task: float(np.mean(returns))
       for task, returns in self._recent.items()
@@ -32,11 +40,16 @@ class EpisodeWindow:
     }
 
   def report(self) -> dict[str, float]:
-    """Means since the last call, as columns; tasks without a finished episode are left out."""
+    """Means over the episodes since the last call, as columns `return/TASK` and `length/TASK`.
+
+    Omits tasks without a finished episode. Lengths are in agent steps.
+    """
     row = {}
     for task, episodes in self._new.items():
       if episodes:
-        row[f'return/{task}'], row[f'length/{task}'] = np.mean(episodes, axis=0).tolist()
+        mean_return, mean_length = np.mean(episodes, axis=0).tolist()
+        row[f'return/{task}'] = mean_return
+        row[f'length/{task}'] = mean_length
       self._new[task] = []
     return row
 
@@ -45,27 +58,48 @@ class MetricsWriter:
   """Appends rows to `metrics.csv` and to TensorBoard. Each row is on disk when `write` returns."""
 
   def __init__(self, folder: pathlib.Path, columns: Sequence[str], resumed_frames: int = 0):
-    """Starts the file, or goes on after `resumed_frames`: rows of later frames, which a kill left, are taken out."""
-    self._path, self._columns = folder / 'metrics.csv', list(columns)
-    rows = (
-      [row for row in read(self._path) if row['frames'] <= resumed_frames]
-      if self._path.exists()
-      else []
-    )
-    with files.replacing(self._path) as file:
-      writer = csv.DictWriter(file, self._columns, extrasaction='ignore')
-      writer.writeheader()
-      writer.writerows(
-        {k: '' if math.isnan(v) else _short(v) for k, v in row.items()} for row in rows
-      )
+    """Starts the file, or continues that of a resumed run.
+
+    Args:
+      folder: The run's folder.
+      columns: The names of all columns, with `frames` among them. A resumed run may have others
+        than before.
+      resumed_frames: Environment frames at the restored checkpoint. Rows beyond it are deleted: the
+        resumed run trains those frames again.
+    """
+    self._path = folder / 'metrics.csv'
+    self._columns = list(columns)
+
+    rows = read(self._path) if self._path.exists() else []
+    # Even if no row is deleted, since the columns may have changed.
+    self._rewrite([row for row in rows if row['frames'] <= resumed_frames])
+
     self._file = open(self._path, 'a', newline='')
     self._writer = csv.DictWriter(self._file, self._columns)
     self._events = tf.summary.create_file_writer(str(folder / 'tensorboard'))
 
+  def _rewrite(self, rows: Sequence[Mapping[str, float]]) -> None:
+    with files.replacing(self._path) as file:
+      # Ignores columns that the run had before it was resumed and has no more.
+      writer = csv.DictWriter(file, self._columns, extrasaction='ignore')
+      writer.writeheader()
+      for row in rows:
+        writer.writerow({name: _cell(value) for name, value in row.items()})
+
   def write(self, row: Mapping[str, float], histograms: Mapping[str, Sequence[float]]) -> None:
-    """Adds a row; columns that it lacks stay empty. Histograms go to TensorBoard alone."""
+    """Adds a row.
+
+    Args:
+      row: Values by column, `frames` among them; missing columns stay empty.
+      histograms: Samples by name, for TensorBoard only.
+
+    Raises:
+      ValueError: If `row` has an unknown column.
+    """
     self._writer.writerow({name: _short(value) for name, value in row.items()})
     self._file.flush()
+
+    # Both are over environment frames, the unit of the papers' curves.
     with self._events.as_default(step=int(row['frames'])):
       for name, value in row.items():
         tf.summary.scalar(name, value)
@@ -74,20 +108,31 @@ class MetricsWriter:
     self._events.flush()
 
   def close(self) -> None:
+    """Closes both files."""
     self._file.close()
     self._events.close()
 
 
 def read(path: pathlib.Path) -> list[dict[str, float]]:
-  """The rows of a `metrics.csv`; NaN where a column is empty. A last row that a kill cut short is left out."""
+  """Reads the rows of a `metrics.csv`, with NaN for empty cells.
+
+  Skips a last line without a line end: the run was killed while it wrote, or is writing now.
+  """
   with open(path, newline='') as file:
     lines = [line for line in file if line.endswith('\n')]
-  return [
-    {name: float(value) if value else math.nan for name, value in row.items()}
-    for row in csv.DictReader(lines)
-  ]
+  return [{name: _number(cell) for name, cell in row.items()} for row in csv.DictReader(lines)]
+
+
+def _number(cell: str) -> float:
+  return float(cell) if cell else math.nan
+
+
+def _cell(value: float) -> str:
+  # An empty cell is read as NaN; this writes it back as it was.
+  return '' if math.isnan(value) else _short(value)
 
 
 def _short(value: float) -> str:
   value = float(value)
+  # Whole numbers, such as counts of frames, keep all of their digits.
   return str(int(value)) if value.is_integer() else f'{value:.7g}'

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the last few, and the best one."""
+"""A run's checkpoints: the latest few, and the best one."""
 
 import contextlib
 import json
@@ -12,33 +12,56 @@ import tensorflow as tf
 from common import errors
 from common.machine import files
 
+# Checkpoints in `latest/`.
 _KEPT = 3
 
 
 class NotSaved(errors.UserError):
-  """A checkpoint cannot be written, as on a full disk. Those before it are as they were."""
+  """A checkpoint could not be written, e.g. to a full disk; earlier ones are unchanged."""
 
 
 class Checkpoints:
-  """Saves and restores everything trackable under one root, in the run's folder `checkpoints/`.
+  """Saves and restores everything trackable under one root, in a run's folder `checkpoints/`.
 
-  `latest/` holds the last few; `best/` the one whose returns were best, with them in `best/returns.json`. Each is
-  written under a temporary name and renamed, and named in TensorFlow's file `checkpoint` only once it is whole. That
-  file's order counts, not the time (as for `tf.train.CheckpointManager`, which after a clock was set back takes new
-  checkpoints for old and forgets them).
+  `latest/` holds the latest few; `best/` holds the one with the best returns, which are in
+  `best/returns.json`.
+
+  A checkpoint is written under a temporary name, renamed, and only then listed in TensorFlow's file
+  `checkpoint`, so a process killed at any time leaves none that is incomplete. Checkpoints are
+  ordered as that file lists them, not by time: after a clock was set back,
+  `tf.train.CheckpointManager` takes new checkpoints for old ones and deletes them.
   """
 
   def __init__(self, folder: pathlib.Path, root: tf.Module):
-    self._folder, self._checkpoint = folder, tf.train.Checkpoint(root=root)
+    self._folder = folder
+    self._checkpoint = tf.train.Checkpoint(root=root)
 
   def save(self, number: int) -> str:
-    """Saves under a number that grows, the updates so far. Returns the path. Raises NotSaved."""
+    """Saves to `latest/` and deletes all but the latest few.
+
+    Args:
+      number: Part of the checkpoint's name: the updates so far.
+
+    Returns:
+      The checkpoint's path.
+
+    Raises:
+      NotSaved: If it cannot be written.
+    """
     return self._save('latest', number, _KEPT)
 
   def save_if_best(self, number: int, returns: Mapping[str, float]) -> bool:
-    """Saves in `best/` if these returns, one per task, are better on the whole than those of the best so far.
+    """Saves to `best/` if `returns` are better than those of the best checkpoint so far.
 
-    Raises NotSaved.
+    Args:
+      number: Part of the checkpoint's name: the updates so far.
+      returns: Mean returns by task, compared by `relative_gain`.
+
+    Returns:
+      Whether they are better.
+
+    Raises:
+      NotSaved: If it cannot be written.
     """
     path = self._folder / 'best' / 'returns.json'
     if path.exists() and relative_gain(json.loads(path.read_text()), returns) <= 0:
@@ -49,16 +72,21 @@ class Checkpoints:
     return True
 
   def restore(self, which: str = 'latest') -> str:
-    """Restores `latest`, `best`, or the checkpoint at a path; of all that is trackable, or of what a model has of it.
+    """Restores the root's variables from a checkpoint.
 
-    Where the latest cannot be read, the one before it is taken, with a warning.
+    The checkpoint may hold more than the root: evaluation restores a network alone. If the latest
+    one cannot be read, restores the one before it, with a warning.
+
+    Args:
+      which: `latest`, `best`, or the path of a checkpoint.
 
     Returns:
-      The path.
+      The path of the restored checkpoint.
 
     Raises:
-      UserError: if there is none, it cannot be read, or it is of another network.
+      UserError: If there is no checkpoint, or it cannot be read or is of another network.
     """
+    # Newest first.
     paths = self._paths(which)[::-1] if which in ('latest', 'best') else [which]
     paths = [path for path in paths if tf.io.gfile.glob(f'{path}.index')]
     if not paths:
@@ -70,7 +98,7 @@ class Checkpoints:
       try:
         return self._restore(path)
       except errors.UserError as error:
-        logging.warning('%s The one before it is tried.', error)
+        logging.warning('%s Trying the one before it.', error)
     return self._restore(paths[-1])
 
   def _restore(self, path: str) -> str:
@@ -79,46 +107,38 @@ class Checkpoints:
     except (ValueError, IndexError, AssertionError, tf.errors.OpError) as error:
       reason = str(error).strip().splitlines()[0]
       raise errors.UserError(
-        f'the checkpoint {path} does not fit: it is damaged, or of another network or optimizer than the config '
-        f'says. ({reason})'
+        f'the checkpoint {path} does not fit: it is damaged, or of another network or optimizer '
+        f'than the config says. ({reason})'
       ) from error
     return path
 
   def _save(self, which: str, number: int, kept: int) -> str:
     folder = self._folder / which
-    path, temporary = str(folder / f'ckpt-{number}'), folder / f'saving-{number}'
+    name = f'ckpt-{number}'
+    temporary = folder / f'saving-{number}'
+    path = str(folder / name)
     with self._explaining(path):
       try:
         self._checkpoint.write(str(temporary))
-        # What takes room has been done.
-        pathlib.Path(f'{path}.index').unlink(
-          missing_ok=True
-        )  # Another one's: its data are replaced first.
-        for file in sorted(
-          folder.glob(f'{temporary.name}.*')
-        ):  # The index, without which there is none, comes last.
-          file.replace(folder / file.name.replace(temporary.name, f'ckpt-{number}'))
+        # From here on nothing needs room on the disk but the small file `checkpoint`.
+        _rename(temporary, name)
         paths = [other for other in self._paths(which) if other != path] + [path]
-        _name(folder, paths[-kept:])
+        _list(folder, paths[-kept:])
       finally:
-        for left in folder.glob('saving-*'):  # Also by a process that was killed while it wrote.
+        # Includes what an earlier process left that was killed while it wrote.
+        for left in folder.glob('saving-*'):
           _remove(left)
-      kept_names = {pathlib.Path(other).name for other in paths[-kept:]}
-      for index in folder.glob(
-        'ckpt-*.index'
-      ):  # Also those that a process left which was killed right here.
-        if index.stem not in kept_names:
-          _remove(index.with_suffix(''))
+      _remove_all_but(folder, {pathlib.Path(other).name for other in paths[-kept:]})
     return path
 
   def _paths(self, which: str) -> list[str]:
-    """Of all that are named, oldest first."""
+    """The checkpoints that are listed in the file `checkpoint`, oldest first."""
     state = tf.train.get_checkpoint_state(str(self._folder / which))
     return list(state.all_model_checkpoint_paths) if state else []
 
   @contextlib.contextmanager
   def _explaining(self, path: str | pathlib.Path) -> Iterator[None]:
-    """Raises NotSaved for what the disk says."""
+    """Turns errors of the file system in the block into NotSaved."""
     try:
       yield
     except (OSError, tf.errors.OpError) as error:
@@ -129,38 +149,63 @@ class Checkpoints:
 
 
 def reason_of(error: OSError | tf.errors.OpError) -> str:
-  """What the disk says, without TensorFlow's name of a temporary file before it, and of an operation after it."""
+  """The file system's message, without what TensorFlow adds: a temporary file and an operation."""
   if isinstance(error, OSError):
     return error.strerror or str(error)
   return error.message.rpartition('; ')[2].partition(' [Op:')[0].splitlines()[0]
 
 
-def _name(folder: pathlib.Path, paths: Sequence[str]) -> None:
-  """Writes TensorFlow's file `checkpoint`."""
+def relative_gain(before: Mapping[str, float], after: Mapping[str, float]) -> float:
+  """How much better returns are: the mean over tasks of (after - before) / max(|after|, |before|).
+
+  Relative, because returns of different tasks differ by orders of magnitude and each task counts
+  the same.
+
+  Args:
+    before: Mean returns by task.
+    after: Mean returns by task.
+
+  Returns:
+    At most 2 and at least -2; infinity if `after` has tasks that `before` lacks.
+  """
+  # A task counts from its first finished episode on, and finishing one is progress.
+  if not after.keys() <= before.keys():
+    return float('inf')
+  gains = [
+    (after[task] - before[task]) / max(abs(after[task]), abs(before[task]), 1e-9) for task in after
+  ]
+  return sum(gains) / max(len(gains), 1)
+
+
+def _rename(temporary: pathlib.Path, name: str) -> None:
+  """Renames a checkpoint's files."""
+  folder = temporary.parent
+  # An earlier checkpoint of that name becomes invalid first: its index must not meet our data.
+  (folder / f'{name}.index').unlink(missing_ok=True)
+  # Sorted, `.data-*` comes before `.index`: a checkpoint without its index does not exist.
+  for file in sorted(folder.glob(f'{temporary.name}.*')):
+    file.replace(folder / file.name.replace(temporary.name, name))
+
+
+def _list(folder: pathlib.Path, paths: Sequence[str]) -> None:
+  """Writes the file `checkpoint`, TensorFlow's list of a folder's checkpoints, latest last."""
   names = [pathlib.Path(path).name for path in paths]
   with files.replacing(folder / 'checkpoint') as file:
     file.write(f'model_checkpoint_path: "{names[-1]}"\n')
     file.writelines(f'all_model_checkpoint_paths: "{name}"\n' for name in names)
 
 
+def _remove_all_but(folder: pathlib.Path, names: set[str]) -> None:
+  # Asks the folder, not the list: a process killed right here left checkpoints that nothing lists.
+  for index in folder.glob('ckpt-*.index'):
+    if index.stem not in names:
+      _remove(index.with_suffix(''))
+
+
 def _remove(path: pathlib.Path) -> None:
-  """A file; a folder, which TensorFlow leaves of a checkpoint that it could not write; or all files of a checkpoint."""
+  """Removes a file, a checkpoint's files, or the folder that a failed TensorFlow write leaves."""
   for part in [path, *path.parent.glob(f'{path.name}.*')]:
     if part.is_dir():
       shutil.rmtree(part, ignore_errors=True)
     else:
       part.unlink(missing_ok=True)
-
-
-def relative_gain(before: Mapping[str, float], after: Mapping[str, float]) -> float:
-  """How much better returns are, as a mean over tasks of the difference relative to the larger of the two.
-
-  Returns of different tasks differ by orders of magnitude: each counts the same here, whatever its scale.
-  """
-  tasks = [task for task in after if task in before]
-  if len(tasks) < len(after):
-    return float('inf')  # More tasks have ended an episode than before.
-  gains = [
-    (after[task] - before[task]) / max(abs(after[task]), abs(before[task]), 1e-9) for task in tasks
-  ]
-  return sum(gains) / max(len(gains), 1)

@@ -1,4 +1,4 @@
-"""A run's folder: no run writes over another, and a mistake is told in words."""
+"""A run's folder: no run overwrites another, and mistakes have clear messages."""
 
 import dataclasses
 import json
@@ -20,34 +20,32 @@ def test_create_writes_the_resolved_config(tmp_path):
   assert configs.PRESETS.from_json(loaded) == config
 
 
-def test_a_folder_that_exists_without_a_run_is_taken(tmp_path):
+def test_an_existing_folder_without_a_run_is_used(tmp_path):
   (tmp_path / 'notes.txt').write_text('mine')
   run_folder.create(tmp_path, configs.PRESETS.preset('gym'))
   assert (tmp_path / 'notes.txt').read_text() == 'mine'
   assert run_folder.load_config(tmp_path)['env'] == 'gym:CartPole-v1'
 
 
-def test_a_run_is_not_written_over(tmp_path):
+def test_a_run_is_not_overwritten(tmp_path):
   run_folder.create(tmp_path, configs.PRESETS.preset('gym'))
-  with pytest.raises(
-    errors.UserError, match=f'{tmp_path} holds a run already.*--run_dir={tmp_path} --resume'
-  ):
+  message = f'{tmp_path} holds a run already.*--run_dir={tmp_path} --resume'
+  with pytest.raises(errors.UserError, match=message):
     run_folder.create(tmp_path, configs.PRESETS.preset('doom'))
   assert run_folder.load_config(tmp_path)['env'] == 'gym:CartPole-v1'
 
 
-def test_a_folder_that_cannot_be_made(tmp_path):
+def test_a_folder_that_cannot_be_written(tmp_path):
   (tmp_path / 'file').write_text('')
   for path in (tmp_path / 'file', tmp_path / 'file' / 'run'):
     with pytest.raises(errors.UserError, match=f'{path} cannot be written.*Give another --run_dir'):
       run_folder.create(path, configs.PRESETS.preset('gym'))
 
 
-def test_a_config_may_be_saved_again(tmp_path):
+def test_a_config_is_replaced(tmp_path):
   run_folder.create(tmp_path, configs.PRESETS.preset('gym'))
-  run_folder.save_config(
-    tmp_path, dataclasses.replace(configs.PRESETS.preset('gym'), total_frames=5)
-  )
+  changed = dataclasses.replace(configs.PRESETS.preset('gym'), total_frames=5)
+  run_folder.save_config(tmp_path, changed)
   assert run_folder.load_config(tmp_path)['total_frames'] == 5
   assert [path.name for path in tmp_path.iterdir()] == ['config.json']
 
@@ -65,7 +63,7 @@ def test_a_damaged_config(tmp_path, text):
     run_folder.load_config(tmp_path)
 
 
-def test_bytes_that_are_no_text(tmp_path):
+def test_bytes_that_are_not_text(tmp_path):
   (tmp_path / 'config.json').write_bytes(b'\xff\xfe{}')
   with pytest.raises(errors.UserError, match='config.json is damaged'):
     run_folder.load_config(tmp_path)
@@ -85,7 +83,7 @@ def test_default_path_is_one_folder_in_runs(env, start):
   assert re.fullmatch(start + r'-\d{8}-\d{6}', path.name)
 
 
-def test_the_file_is_for_people_too(tmp_path):
+def test_the_file_has_a_line_for_each_setting(tmp_path):
   run_folder.create(tmp_path, configs.PRESETS.preset('gym'))
   text = (tmp_path / 'config.json').read_text()
   assert len(text.splitlines()) == len(json.loads(text)) + 2

@@ -1,4 +1,4 @@
-"""Rows of metrics.csv: whole, readable by anyone, and without gaps or doubles after a kill."""
+"""Rows of metrics.csv are complete and stay so when a run is killed and resumed."""
 
 import math
 
@@ -19,7 +19,7 @@ def write(folder, rows, resumed_frames=0, columns=COLUMNS):
 
 
 def events(folder):
-  """From TensorBoard's file: by tag the steps, and the values of scalars."""
+  """The steps and values in TensorBoard's files, by tag."""
   found = {}
   for path in sorted((folder / 'tensorboard').glob('events.*')):
     for event in tf.compat.v1.train.summary_iterator(str(path)):
@@ -61,6 +61,7 @@ def test_an_unknown_column_is_refused(tmp_path):
     1e-8,
     -3.25,
     123456.7,
+    # Frames need all of their digits, beyond those of a float32.
     4e9,
     0,
     12_345_678_901,
@@ -76,7 +77,7 @@ def test_numbers_come_back(tmp_path, value):
 
 
 def test_not_a_number_comes_back(tmp_path):
-  """A run that went wrong shows it, and can still be resumed."""
+  """A run whose loss became NaN shows it, and can still be resumed."""
   write(tmp_path, [{'frames': 1, 'loss': float('nan')}])
   write(tmp_path, [{'frames': 2, 'loss': 1.0}], resumed_frames=1)
   first, second = metrics.read(tmp_path / 'metrics.csv')
@@ -93,7 +94,7 @@ def test_resume_drops_rows_of_later_frames(tmp_path):
   ]
 
 
-def test_resume_keeps_every_cell_that_was_left_alone(tmp_path):
+def test_resume_keeps_cells_as_they_were(tmp_path):
   write(tmp_path, [{'frames': 100, 'loss': 0.1234567, 'return/a': 1e-7}, {'frames': 200}])
   before = (tmp_path / 'metrics.csv').read_bytes()
   write(tmp_path, [], resumed_frames=200)
@@ -102,35 +103,31 @@ def test_resume_keeps_every_cell_that_was_left_alone(tmp_path):
 
 def test_resume_with_other_columns(tmp_path):
   write(tmp_path, [{'frames': 100, 'loss': 0.5}])
-  write(
-    tmp_path,
-    [{'frames': 200, 'entropy': 2.0}],
-    resumed_frames=100,
-    columns=('frames', 'entropy', 'return/a'),
-  )
+  columns = ('frames', 'entropy', 'return/a')
+  write(tmp_path, [{'frames': 200, 'entropy': 2.0}], resumed_frames=100, columns=columns)
   first, second = metrics.read(tmp_path / 'metrics.csv')
   assert set(first) == set(second) == {'frames', 'entropy', 'return/a'}
   assert math.isnan(first['entropy']) and second['entropy'] == 2.0
 
 
-def test_a_new_run_starts_the_file_anew(tmp_path):
+def test_a_new_run_overwrites_the_file(tmp_path):
   write(tmp_path, [{'frames': 100}])
   write(tmp_path, [{'frames': 50}])
   assert [row['frames'] for row in metrics.read(tmp_path / 'metrics.csv')] == [50.0]
 
 
 @pytest.mark.parametrize('last', ['300,-12.5,1e-05', '300,0.125,', '300,,-7.25'])
-def test_a_last_line_cut_short_anywhere_is_left_out(tmp_path, last):
+def test_an_incomplete_last_line_is_skipped_wherever_it_ends(tmp_path, last):
   path = tmp_path / 'metrics.csv'
+  # The csv module ends lines with \r\n: a line that ends with \r is incomplete too.
   whole = b'frames,loss,return/a\r\n100,1,2\r\n200,3,4\r\n'
   for length in range(len(last) + 1):
-    path.write_bytes(whole + last[:length].encode())
-    assert [row['frames'] for row in metrics.read(path)] == [100.0, 200.0], (
-      f'cut to {last[:length]!r}'
-    )
+    cut = last[:length]
+    path.write_bytes(whole + cut.encode())
+    assert [row['frames'] for row in metrics.read(path)] == [100.0, 200.0], f'cut to {cut!r}'
 
 
-def test_resume_after_a_line_was_cut_short(tmp_path):
+def test_resume_after_an_incomplete_line(tmp_path):
   write(tmp_path, [{'frames': f, 'loss': -f / 8} for f in (100, 200)])
   path = tmp_path / 'metrics.csv'
   path.write_bytes(path.read_bytes()[:-4])
@@ -138,7 +135,7 @@ def test_resume_after_a_line_was_cut_short(tmp_path):
   assert [row['frames'] for row in metrics.read(path)] == [100.0, 300.0]
 
 
-def test_tensorboard_has_the_same(tmp_path):
+def test_tensorboard_has_the_same_values(tmp_path):
   writer = metrics.MetricsWriter(tmp_path, COLUMNS)
   writer.write({'frames': 100, 'loss': 0.5}, {'lag': [1.0, 2.0, 2.0]})
   writer.write({'frames': 200, 'loss': 0.25, 'return/a': 3.0}, {})
@@ -147,11 +144,12 @@ def test_tensorboard_has_the_same(tmp_path):
   assert [(step, float(value)) for step, value in found['loss']] == [(100, 0.5), (200, 0.25)]
   assert [(step, float(value)) for step, value in found['return/a']] == [(200, 3.0)]
   ((step, histogram),) = found['lag']
+  # Rows of a histogram: left edge, right edge, count.
   assert step == 100 and histogram[:, 2].sum() == 3
 
 
 class TestEpisodeWindow:
-  def test_report_has_means_since_the_last(self):
+  def test_report_has_means_since_the_last_report(self):
     window = metrics.EpisodeWindow(['a', 'b'])
     window.add('a', 1.0, 10)
     window.add('a', 4.0, 30)

@@ -1,4 +1,4 @@
-"""Learning curves of a run."""
+"""Learning curves, checked by the coloured lines in the picture."""
 
 import csv
 
@@ -9,28 +9,31 @@ from PIL import Image
 
 from common.reporting import plots
 
-BLUE, ORANGE = (31, 119, 180), (255, 127, 14)  # The first and the second run's colour.
+# Matplotlib's colours of the first and the second run.
+BLUE = (31, 119, 180)
+ORANGE = (255, 127, 14)
 
 
 def write_metrics(folder, returns):
-  """`returns`: by task, a value or none for each row."""
+  """Writes rows with the returns of each task, None where no episode ended."""
   rows = max(len(values) for values in returns.values()) if returns else 3
   with open(folder / 'metrics.csv', 'w', newline='') as file:
     writer = csv.writer(file)
     writer.writerow(['frames', 'entropy', *(f'return/{task}' for task in returns)])
     for i in range(rows):
-      writer.writerow(
-        [1000 * i, 1.5, *('' if values[i] is None else values[i] for values in returns.values())]
-      )
+      cells = ['' if values[i] is None else values[i] for values in returns.values()]
+      writer.writerow([1000 * i, 1.5, *cells])
 
 
 def drawn(path, colour, tolerance):
+  """The pixels that have a colour, bool `[H, W]`."""
   pixels = np.array(Image.open(path).convert('RGB')).astype(int)
   return np.all(np.abs(pixels - colour) < tolerance, axis=-1)
 
 
 def pieces(path, colour=BLUE):
-  """How many bold lines there are: each is in one piece, in a panel of its own or in the legend."""
+  """The number of bold lines: one for each panel, and one in the legend."""
+  # Thickened, since where a line is steep antialiasing may break it.
   thickened = scipy.ndimage.binary_dilation(drawn(path, colour, 40), iterations=2)
   return scipy.ndimage.label(thickened)[1]
 
@@ -56,7 +59,7 @@ def test_nothing_to_draw(tmp_path, returns):
   assert not (tmp_path / 'curves.png').exists()
 
 
-def test_it_may_be_drawn_again(tmp_path):
+def test_curves_are_replaced(tmp_path):
   write_metrics(tmp_path, {'a': [1.0, 2.0, 3.0]})
   first = plots.learning_curves(tmp_path).read_bytes()
   write_metrics(tmp_path, {'a': [3.0, 2.0, 1.0]})
@@ -65,28 +68,30 @@ def test_it_may_be_drawn_again(tmp_path):
 
 
 def test_the_bold_line_is_a_running_mean_and_the_thin_one_is_not(tmp_path):
-  """Returns that jump between 0 and 10: means of five are 4 and 6, a fifth of the height."""
+  """Returns alternate between 0 and 10, so means of five are 4 and 6: a fifth of the height."""
   write_metrics(tmp_path, {'a': [0.0, 10.0] * 15})
   path = plots.learning_curves(tmp_path)
   thin = tuple(round(0.3 * channel + 0.7 * 255) for channel in BLUE)
-  right = slice(200, None)  # The first means are of fewer values.
-  thin_height, bold_height = (
-    np.ptp(np.flatnonzero(np.any(drawn(path, colour, 20)[:, right], axis=1)))
-    for colour in (thin, BLUE)
-  )
-  assert 0.15 < bold_height / thin_height < 0.25
+
+  def height(colour):
+    # Without the left, where means are over fewer values.
+    pixels = drawn(path, colour, 20)[:, 200:]
+    return np.ptp(np.flatnonzero(np.any(pixels, axis=1)))
+
+  assert 0.15 < height(BLUE) / height(thin) < 0.25
 
 
 def test_runs_are_compared_task_by_task(tmp_path):
   runs = {name: tmp_path / name for name in ('first', 'second')}
   for i, folder in enumerate(runs.values()):
     folder.mkdir()
-    write_metrics(
-      folder, {'a': [100.0 * i, 100.0 * i + 1] * 5, 'b': [100.0 * i, 100.0 * i + 1] * 5}
-    )
+    # Far apart, so that the two runs' lines do not cross.
+    returns = [100.0 * i, 100.0 * i + 1] * 5
+    write_metrics(folder, {'a': returns, 'b': returns})
   path = plots.compare(runs, tmp_path / 'both.png')
   assert path == tmp_path / 'both.png'
-  assert pieces(path, BLUE) == pieces(path, ORANGE) == 2 + 1  # Two panels and the legend.
+  # Two panels and the legend.
+  assert pieces(path, BLUE) == pieces(path, ORANGE) == 2 + 1
 
 
 def test_a_run_without_the_first_task_is_in_the_legend_too(tmp_path):

@@ -1,4 +1,4 @@
-"""What a user gets to see of scores: our agent beside the papers', on the same tasks, and what must be said of them."""
+"""Score reports: our agent beside the papers' on the same tasks, as text, JSON and a chart."""
 
 import json
 import logging
@@ -11,10 +11,12 @@ from common.environments import atari, levels
 from common.reporting import score_report, scores
 
 NOTE = 'Without psychlab, whose data set is not there.'
-ATARI = {'breakout': 16.1, 'pong': 14.6, 'boxing': 0.1}  # 50, 100 and 0 percent.
+# 50, 100 and 0 percent.
+ATARI = {'breakout': 16.1, 'pong': 14.6, 'boxing': 0.1}
 
 
 def played(means):
+  """Summaries of evaluated episodes with these means."""
   return {
     task: {'mean': mean, 'low': mean - 1.25, 'high': mean + 2.5, 'episodes': 3}
     for task, mean in means.items()
@@ -22,15 +24,14 @@ def played(means):
 
 
 def lines_of(text):
+  """Lines by their first word."""
   return {line.split()[0]: line for line in text.splitlines() if line.strip()}
 
 
 def test_the_report_has_our_agent_and_the_papers_on_the_same_tasks():
   found = score_report.report('atari57', played(ATARI), NOTE)
-  assert (
-    set(found) == {'references', 'normalised', 'summary', 'note'}
-    and found['references'] == 'atari57'
-  )
+  assert set(found) == {'references', 'normalised', 'summary', 'note'}
+  assert found['references'] == 'atari57'
   assert found['normalised'] == {
     'breakout': pytest.approx(50.0),
     'pong': pytest.approx(100.0),
@@ -47,7 +48,8 @@ def test_the_report_has_our_agent_and_the_papers_on_the_same_tasks():
 
 
 def test_a_whole_suite_gives_the_papers_their_published_scores():
-  agent = played({game: scores.references('atari57')[game]['human'] for game in atari.ATARI_57})
+  known = scores.references('atari57')
+  agent = played({game: known[game]['human'] for game in atari.ATARI_57})
   summary = score_report.report('atari57', agent)['summary']
   assert {title: round(summary[title]['median'], 1) for title in summary} == {
     'agent': 100.0,
@@ -55,21 +57,19 @@ def test_a_whole_suite_gives_the_papers_their_published_scores():
     'IMPALA deep': 191.8,
     'Ape-X': 434.1,
   }
-  agent = played(
-    {level: scores.references('dmlab30')[level]['random'] for level in levels.DMLAB_30}
-  )
+
+  known = scores.references('dmlab30')
+  agent = played({level: known[level]['random'] for level in levels.DMLAB_30})
   summary = score_report.report('dmlab30', agent)['summary']
-  assert {
-    title: round(summary[title]['mean_capped_table_b1'], 2)
-    for title in ('IMPALA deep PBT', 'experts')
-  } == {'IMPALA deep PBT': 49.34, 'experts': 44.44}
+  assert round(summary['IMPALA deep PBT']['mean_capped_table_b1'], 2) == 49.34
+  assert round(summary['experts']['mean_capped_table_b1'], 2) == 44.44
   assert summary['agent']['mean_capped'] == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize(
   'name, tasks, size', [('atari57', atari.ATARI_57, 57), ('dmlab30', levels.DMLAB_30, 30)]
 )
-def test_fewer_tasks_than_the_suite_has_is_said(name, tasks, size):
+def test_missing_tasks_are_noted(name, tasks, size):
   some = score_report.report(name, played(dict.fromkeys(tasks[:-1], 1.0)), NOTE)
   assert f'{size - 1} of the {size} tasks' in some['note'] and NOTE in some['note']
   assert score_report.report(name, played(dict.fromkeys(tasks, 1.0)), NOTE)['note'] == NOTE
@@ -80,46 +80,33 @@ def test_the_table_has_our_columns_beside_the_papers():
   agent = played(ATARI)
   text = score_report.text('atari57', agent, score_report.report('atari57', agent, NOTE))
   header = text.splitlines()[0]
-  places = [
-    header.index(column)
-    for column in (
-      'task',
-      'agent',
-      '95% interval',
-      'normalised',
-      'random',
-      'human',
-      'IMPALA multi-task',
-      'IMPALA deep',
-      'Ape-X',
-    )
-  ]
+  columns = ['task', 'agent', '95% interval', 'normalised', 'random', 'human']
+  columns += ['IMPALA multi-task', 'IMPALA deep', 'Ape-X']
+  places = [header.index(column) for column in columns]
   assert places == sorted(places)
+
   rows = lines_of(text)
   # Mean, interval, percent; random, human, multi-task, deep (table C.1), and Ape-X's table 2.
-  assert (
-    rows['breakout'].split()
-    == 'breakout 16.10 [14.85, 18.60] 50.0% 1.7 30.5 35.7 787.3 800.9'.split()
-  )
-  assert rows['pong'].split() == 'pong 14.60 [13.35, 17.10] 100.0% -20.7 14.6 8.6 21.0 20.9'.split()
+  breakout = 'breakout 16.10 [14.85, 18.60] 50.0% 1.7 30.5 35.7 787.3 800.9'
+  pong = 'pong 14.60 [13.35, 17.10] 100.0% -20.7 14.6 8.6 21.0 20.9'
+  assert rows['breakout'].split() == breakout.split()
+  assert rows['pong'].split() == pong.split()
   assert len({len(row) for task, row in rows.items() if task in ATARI or task == 'task'}) == 1
   assert NOTE in text and '3 of the 57 tasks' in text
 
 
-def test_the_table_ends_with_what_the_papers_report():
+def test_the_table_ends_with_statistics_over_all_tasks():
   agent = played({'breakout': 16.1, 'video_pinball': 17667.9})
   text = score_report.text('atari57', agent, score_report.report('atari57', agent))
+  # The last five lines: labels, our agent, and the papers' three.
   labels, ours = text.splitlines()[-5:-3]
   assert labels.split() == ['median', 'mean', 'mean_video_pinball_from_0']
   assert ours.split() == ['agent', '75.0', '75.0', '75.0']
-  assert [line.rsplit(None, 3)[0] for line in text.splitlines()[-3:]] == [
-    'IMPALA multi-task',
-    'IMPALA deep',
-    'Ape-X',
-  ]
+  papers = [line.rsplit(None, 3)[0] for line in text.splitlines()[-3:]]
+  assert papers == ['IMPALA multi-task', 'IMPALA deep', 'Ape-X']
 
 
-def test_dmlab_has_all_of_its_means():
+def test_dmlab_has_all_three_means():
   agent = played(dict.fromkeys(levels.DMLAB_30, 0.0))
   lines = score_report.text('dmlab30', agent, score_report.report('dmlab30', agent)).splitlines()
   assert lines[-4].split() == ['mean_capped', 'mean_capped_table_b1', 'mean']
@@ -136,10 +123,8 @@ def test_scores_are_written_and_shown(tmp_path, caplog):
     score_report.write(tmp_path, 'atari57', agent, NOTE)
   reported = score_report.report('atari57', agent, NOTE)
   assert json.loads((tmp_path / 'scores.json').read_text()) == reported
-  assert (
-    score_report.text('atari57', agent, reported) in caplog.text
-    and str(tmp_path / 'scores.json') in caplog.text
-  )
+  assert score_report.text('atari57', agent, reported) in caplog.text
+  assert str(tmp_path / 'scores.json') in caplog.text
   assert {path.name for path in tmp_path.iterdir()} == {'scores.json', 'scores.png'}
 
 
@@ -151,5 +136,5 @@ def test_the_chart_has_both_columns_and_room_for_57_games(tmp_path):
   assert pixels.shape[0] > 57 * 15
   for colour in ((31, 119, 180), (255, 127, 14)):
     drawn = np.all(np.abs(pixels - colour) < 40, axis=-1)
-    # A human's 100% are nowhere short: our bars fill 40% of the height.
+    # All bars are long, as our scores are a human's: each column's fill 40% of the height.
     assert np.mean(np.any(drawn, axis=1)) > 0.25

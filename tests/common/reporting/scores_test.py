@@ -1,4 +1,4 @@
-"""Human-normalised scores are the papers': their agents' published scores give their published medians and means."""
+"""Human-normalised scores: the papers' published scores give their published medians and means."""
 
 import numpy as np
 import pytest
@@ -6,25 +6,20 @@ import pytest
 from common.environments import atari, levels
 from common.reporting import scores
 
-# Of table 4 of IMPALA; its means count the random score of Video Pinball as 0.
+# IMPALA, table 4. Its means take the random score of Video Pinball as 0.
 ATARI_MEDIANS = {'impala_deep': 191.8, 'impala_shallow': 93.2, 'impala_deep_multi_task': 59.7}
 ATARI_MEANS = {'impala_deep': 957.6, 'impala_shallow': 466.4, 'impala_deep_multi_task': 176.9}
-MEAN_ROUNDING = (
-  0.35  # What the published references give; the paper's own may have had more digits.
-)
+# The paper may have computed its means from scores with more digits than it printed.
+MEAN_ROUNDING = 0.35
 
 
-def published(name, column, tasks=None):
-  """The scores of one column of the papers' tables."""
-  return {
-    task: row[column]
-    for task, row in scores.references(name).items()
-    if tasks is None or task in tasks
-  }
+def published(name, column):
+  """One column of the papers' tables, by task."""
+  return {task: row[column] for task, row in scores.references(name).items()}
 
 
 def by_hand(values, random, human):
-  """Straight from the definition, without the code: of Atari-57 and DMLab-30, in percent."""
+  """Human-normalised scores in percent, computed without the code under test."""
   return 100 * (np.array(values) - np.array(random)) / (np.array(human) - np.array(random))
 
 
@@ -92,7 +87,7 @@ def test_dmlab_references_are_those_of_the_paper(task, column, value):
   assert scores.references('dmlab30')[task][column] == value
 
 
-def test_there_are_references_of_every_task_and_no_other():
+def test_every_task_has_references_and_nothing_else_has():
   assert set(scores.references('atari57')) == set(atari.ATARI_57) and len(atari.ATARI_57) == 57
   assert set(scores.references('dmlab30')) == set(levels.DMLAB_30) and len(levels.DMLAB_30) == 30
 
@@ -115,52 +110,47 @@ def test_published_scores_give_the_published_median(column, median):
 def test_published_scores_give_the_published_mean_with_video_pinball_from_0(column, mean):
   found = scores.summary('atari57', published('atari57', column))
   assert found['mean_video_pinball_from_0'] == pytest.approx(mean, abs=MEAN_ROUNDING)
-  assert abs(found['mean'] - mean) > 2.0  # Not with the random score as it is.
+  # The game's own random score gives another mean.
+  assert abs(found['mean'] - mean) > 2.0
 
 
 @pytest.mark.parametrize(
   'column, mean',
   [('impala_deep', 1592.5), ('impala_shallow', 707.4), ('impala_deep_multi_task', 179.4)],
 )
-def test_the_mean_as_it_is_has_all_random_scores(column, mean):
-  assert scores.summary('atari57', published('atari57', column))['mean'] == pytest.approx(
-    mean, abs=0.05
-  )
+def test_the_mean_uses_all_random_scores(column, mean):
+  found = scores.summary('atari57', published('atari57', column))
+  assert found['mean'] == pytest.approx(mean, abs=0.05)
 
 
 def test_ape_x_has_its_published_medians():
-  """434% from no-op starts, 358% from human starts: the latter only over |human - random|."""
-  assert round(scores.summary('atari57', published('atari57', 'apex'))['median']) == 434
-  from_humans = scores.summary(
+  """434% from no-op starts and 358% from human starts; the latter only with |human - random|."""
+  no_ops = scores.summary('atari57', published('atari57', 'apex'))
+  assert round(no_ops['median']) == 434
+  human_starts = scores.summary(
     'atari57', published('atari57', 'human_starts_apex'), human_starts=True
   )
-  assert round(from_humans['median']) == 358
-  table = scores.references('atari57')
-  plain = by_hand(
-    *(
-      [row[f'human_starts_{column}'] for row in table.values()]
-      for column in ('apex', 'random', 'human')
-    )
+  assert round(human_starts['median']) == 358
+
+  # Without the absolute value: in Video Pinball, random play beats the human.
+  apex, random, human = (
+    list(published('atari57', f'human_starts_{column}').values())
+    for column in ('apex', 'random', 'human')
   )
-  assert round(np.median(plain)) == 350  # Video Pinball's random play is better than the human's.
+  assert round(np.median(by_hand(apex, random, human))) == 350
 
 
-def test_human_starts_are_measured_against_references_of_their_own():
-  assert scores.normalised('atari57', {'pong': -1.25}, 'human_starts_')['pong'] == pytest.approx(
-    50.0
-  )
-  assert scores.summary('atari57', {'pong': -1.25}, human_starts=True)['median'] == pytest.approx(
-    50.0
-  )
-  assert scores.summary('atari57', {'pong': -3.05})['median'] == pytest.approx(50.0)
+def test_human_starts_have_their_own_references():
+  half = pytest.approx(50.0)
+  assert scores.normalised('atari57', {'pong': -1.25}, 'human_starts_')['pong'] == half
+  assert scores.summary('atari57', {'pong': -1.25}, human_starts=True)['median'] == half
+  assert scores.summary('atari57', {'pong': -3.05})['median'] == half
 
 
-def test_there_is_no_mean_with_video_pinball_from_0_where_it_would_mean_nothing():
+def test_the_mean_with_video_pinball_from_0_is_left_out_without_the_game_or_with_human_starts():
   assert set(scores.summary('atari57', {'pong': 0.0})) == {'median', 'mean'}
-  assert set(scores.summary('atari57', published('atari57', 'human_starts_apex'), True)) == {
-    'median',
-    'mean',
-  }
+  human_starts = scores.summary('atari57', published('atari57', 'human_starts_apex'), True)
+  assert set(human_starts) == {'median', 'mean'}
 
 
 @pytest.mark.parametrize(
@@ -188,16 +178,14 @@ def test_random_play_scores_0_and_a_human_100(name, column, percent):
 
 def test_every_column_of_dmlab_30_is_0_for_random_play_and_100_for_a_human():
   for prefix, capped in (('', 'mean_capped'), ('table_b1_', 'mean_capped_table_b1')):
-    assert scores.summary('dmlab30', published('dmlab30', f'{prefix}random'))[
-      capped
-    ] == pytest.approx(0.0)
-    assert scores.summary('dmlab30', published('dmlab30', f'{prefix}human'))[
-      capped
-    ] == pytest.approx(100.0)
+    random = scores.summary('dmlab30', published('dmlab30', f'{prefix}random'))
+    human = scores.summary('dmlab30', published('dmlab30', f'{prefix}human'))
+    assert random[capped] == pytest.approx(0.0)
+    assert human[capped] == pytest.approx(100.0)
 
 
 def test_scores_are_capped_at_100_task_by_task():
-  """A human's doubled distance in one level does not make up for random play in another."""
+  """Twice a human's score in one level does not make up for random play in another."""
   known = scores.references('dmlab30')['rooms_watermaze']
   twice = {
     'rooms_watermaze': 2 * known['human'] - known['random'],
@@ -208,7 +196,7 @@ def test_scores_are_capped_at_100_task_by_task():
 
 
 def test_there_is_no_cap_from_below():
-  """As in the published scores: the experts' -49.9 in language_execute_random_task counts as it is."""
+  """As in the paper's means: the experts' -49.9 in language_execute_random_task counts as it is."""
   found = scores.summary('dmlab30', {'language_execute_random_task': -49.9})
   expected = 100 * (-49.9 + 5.913) / (254.05 + 5.913)
   assert found['mean_capped'] == found['mean'] == pytest.approx(expected)
@@ -227,7 +215,9 @@ def test_some_tasks_alone():
   }
   found = scores.summary('atari57', tasks)
   assert (found['median'], found['mean']) == (pytest.approx(50.0), pytest.approx(50.0))
-  assert scores.summary('atari57', {'pong': 14.6, 'breakout': 1.7})['median'] == pytest.approx(50.0)
+  # The median of an even number of tasks is between the middle two.
+  found = scores.summary('atari57', {'pong': 14.6, 'breakout': 1.7})
+  assert found['median'] == pytest.approx(50.0)
 
 
 def test_video_pinball_alone_from_its_random_score_and_from_0():
@@ -242,24 +232,39 @@ def test_less_than_random_play_is_below_0_even_where_random_play_beats_humans():
   assert scores.human_normalised(-5.0, random=0.0, human=10.0) == pytest.approx(-50.0)
 
 
-def test_a_summary_is_that_of_an_independent_calculation():
-  rng = np.random.default_rng(3)
-  for name, tasks in (('atari57', atari.ATARI_57), ('dmlab30', levels.DMLAB_30)):
-    for count in (1, 2, 9, len(tasks)):
-      chosen = [str(task) for task in rng.choice(tasks, count, replace=False)]
-      values, table = rng.normal(50.0, 100.0, count), scores.references(name)
-      column = lambda label: [table[task][label] for task in chosen]
-      own = by_hand(values, column('random'), column('human'))
-      found = scores.summary(name, dict(zip(chosen, values)))
-      assert found['mean'] == pytest.approx(np.sum(own) / count)
-      if name == 'atari57':
-        assert found['median'] == pytest.approx(np.quantile(own, 0.5))
-      else:
-        table_b1 = by_hand(values, column('table_b1_random'), column('table_b1_human'))
-        assert found['mean_capped'] == pytest.approx(np.sum(np.where(own > 100, 100, own)) / count)
-        assert found['mean_capped_table_b1'] == pytest.approx(
-          np.sum(np.where(table_b1 > 100, 100, table_b1)) / count
-        )
+def random_scores(name, tasks, count, rng):
+  """Scores of `count` random tasks; the same normalised by hand, by prefix of the references."""
+  chosen = [str(task) for task in rng.choice(tasks, count, replace=False)]
+  values = rng.normal(50.0, 100.0, count)
+  known = [scores.references(name)[task] for task in chosen]
+  prefixes = ['', 'table_b1_'] if name == 'dmlab30' else ['']
+  normalised = {
+    prefix: by_hand(
+      values, [row[f'{prefix}random'] for row in known], [row[f'{prefix}human'] for row in known]
+    )
+    for prefix in prefixes
+  }
+  return dict(zip(chosen, values, strict=True)), normalised
+
+
+@pytest.mark.parametrize('count', [1, 2, 9, 57])
+def test_atari_summary_equals_an_independent_calculation(count):
+  rng = np.random.default_rng(count)
+  values, normalised = random_scores('atari57', atari.ATARI_57, count, rng)
+  found = scores.summary('atari57', values)
+  assert found['mean'] == pytest.approx(np.sum(normalised['']) / count)
+  assert found['median'] == pytest.approx(np.quantile(normalised[''], 0.5))
+
+
+@pytest.mark.parametrize('count', [1, 2, 9, 30])
+def test_dmlab_summary_equals_an_independent_calculation(count):
+  rng = np.random.default_rng(count)
+  values, normalised = random_scores('dmlab30', levels.DMLAB_30, count, rng)
+  found = scores.summary('dmlab30', values)
+  assert found['mean'] == pytest.approx(np.sum(normalised['']) / count)
+  for prefix, statistic in (('', 'mean_capped'), ('table_b1_', 'mean_capped_table_b1')):
+    capped = np.where(normalised[prefix] > 100, 100, normalised[prefix])
+    assert found[statistic] == pytest.approx(np.sum(capped) / count)
 
 
 def test_values_are_plain_numbers_for_json():

@@ -1,4 +1,4 @@
-"""Checkpoints: what comes back, how many are kept, which is best, and clear words where one cannot be read."""
+"""Checkpoints: what is restored, how many are kept, which is best, and what damage leads to."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ class Network(tf.Module):
 
 @contextlib.contextmanager
 def full_disk():
-  """No file of more than ten bytes can be written."""
+  """Stands in for a full disk: no file can grow beyond ten bytes."""
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
   try:
@@ -30,7 +30,7 @@ def full_disk():
 
 
 class Learner(tf.Module):
-  """What a run saves: a network, and more beside it."""
+  """A root as a run saves it: a network, and variables besides."""
 
   def __init__(self, size=3):
     super().__init__()
@@ -48,7 +48,7 @@ class Learner(tf.Module):
 
 
 class Player(tf.Module):
-  """What evaluation needs of it."""
+  """A root as evaluation restores it: the network alone."""
 
   def __init__(self):
     super().__init__()
@@ -62,9 +62,10 @@ class LargerLearner(Learner):
 
 
 def saved(folder, numbers):
-  """A learner and its values at each checkpoint."""
+  """Saves a learner that changes in between; returns its values by checkpoint."""
   learner = Learner()
-  saver, values = checkpoints.Checkpoints(folder, learner), {}
+  saver = checkpoints.Checkpoints(folder, learner)
+  values = {}
   for number in numbers:
     learner.change(number)
     saver.save(number)
@@ -73,14 +74,15 @@ def saved(folder, numbers):
 
 
 def restored(folder, which='latest'):
+  """The values of a new learner after restoring."""
   learner = Learner()
   checkpoints.Checkpoints(folder, learner).restore(which)
   return learner.values()
 
 
 def assert_same(actual, expected):
-  for a, e in zip(actual, expected, strict=True):
-    np.testing.assert_array_equal(a, e)
+  for one, other in zip(actual, expected, strict=True):
+    np.testing.assert_array_equal(one, other)
 
 
 def test_all_values_come_back(tmp_path):
@@ -88,13 +90,13 @@ def test_all_values_come_back(tmp_path):
   assert_same(restored(tmp_path), values[7])
 
 
-def test_save_and_restore_tell_the_path(tmp_path):
+def test_save_and_restore_return_the_path(tmp_path):
   learner = Learner()
   saver = checkpoints.Checkpoints(tmp_path, learner)
   assert saver.save(12) == saver.restore() == str(tmp_path / 'latest' / 'ckpt-12')
 
 
-def test_only_the_last_three_are_kept(tmp_path):
+def test_only_the_latest_three_are_kept(tmp_path):
   values = saved(tmp_path, [1, 2, 3, 10, 20])
   kept = sorted(path.name for path in (tmp_path / 'latest').glob('*.index'))
   assert kept == ['ckpt-10.index', 'ckpt-20.index', 'ckpt-3.index']
@@ -103,26 +105,25 @@ def test_only_the_last_three_are_kept(tmp_path):
   assert_same(restored(tmp_path, str(tmp_path / 'latest' / 'ckpt-3')), values[3])
 
 
-def test_a_resumed_run_goes_on_counting(tmp_path):
+def test_a_resumed_run_keeps_earlier_checkpoints(tmp_path):
   saved(tmp_path, [1, 2, 3])
   values = saved(tmp_path, [4, 5])
-  assert sorted(path.stem for path in (tmp_path / 'latest').glob('*.index')) == [
-    'ckpt-3',
-    'ckpt-4',
-    'ckpt-5',
-  ]
+  kept = sorted(path.stem for path in (tmp_path / 'latest').glob('*.index'))
+  assert kept == ['ckpt-3', 'ckpt-4', 'ckpt-5']
   assert_same(restored(tmp_path), values[5])
 
 
-def test_a_player_takes_its_part(tmp_path):
-  values, player = saved(tmp_path, [1]), Player()
+def test_a_network_alone_is_restored(tmp_path):
+  values = saved(tmp_path, [1])
+  player = Player()
   checkpoints.Checkpoints(tmp_path, player).restore()
   np.testing.assert_array_equal(player.network.weights, values[1][0])
 
 
-def test_best_is_replaced_by_better_returns_alone(tmp_path):
+def test_best_is_replaced_only_by_better_returns(tmp_path):
   learner = Learner()
-  saver, best = checkpoints.Checkpoints(tmp_path, learner), []
+  saver = checkpoints.Checkpoints(tmp_path, learner)
+  # Update, returns, and whether they are the best so far.
   history = [
     (1, {'a': 1.0, 'b': -100.0}, True),
     (2, {'a': 0.5, 'b': -100.0}, False),
@@ -134,10 +135,12 @@ def test_best_is_replaced_by_better_returns_alone(tmp_path):
     learner.change(number)
     assert saver.save_if_best(number, returns) == is_better
     if is_better:
-      best = learner.values(), returns
-    assert_same(restored(tmp_path, 'best'), best[0])
-    assert json.loads((tmp_path / 'best' / 'returns.json').read_text()) == best[1]
-    assert [path.stem for path in (tmp_path / 'best').glob('*.index')] == [f'ckpt-{best[0][1]}']
+      best_number = number
+      best_returns = returns
+      best_values = learner.values()
+    assert_same(restored(tmp_path, 'best'), best_values)
+    assert json.loads((tmp_path / 'best' / 'returns.json').read_text()) == best_returns
+    assert [path.stem for path in (tmp_path / 'best').glob('*.index')] == [f'ckpt-{best_number}']
 
 
 def test_a_resumed_run_knows_the_best_so_far(tmp_path):
@@ -148,7 +151,8 @@ def test_a_resumed_run_knows_the_best_so_far(tmp_path):
 
 
 def test_best_and_latest_do_not_mix(tmp_path):
-  values, learner = saved(tmp_path, [1]), Learner()
+  values = saved(tmp_path, [1])
+  learner = Learner()
   checkpoints.Checkpoints(tmp_path, learner).save_if_best(9, {'a': 0.0})
   assert_same(restored(tmp_path, 'latest'), values[1])
   assert_same(restored(tmp_path, 'best'), learner.values())
@@ -163,7 +167,7 @@ def test_best_and_latest_do_not_mix(tmp_path):
     ({'a': -10.0}, {'a': 10.0}, 2.0),
     ({'a': 0.0}, {'a': 1e-3}, 1.0),
     ({'a': 0.0}, {'a': 0.0}, 0.0),
-    # A thousand points of one game are not worth more than a fraction of one of another.
+    # A thousand points of one game count no more than a fraction of a point of another.
     ({'a': 2000.0, 'b': 0.1}, {'a': 1000.0, 'b': 0.4}, 0.125),
     ({'a': 2000.0, 'b': 0.4}, {'a': 3000.0, 'b': 0.1}, (1 / 3 - 0.75) / 2),
     ({'a': 5.0}, {'a': -5.0, 'b': 1.0}, np.inf),
@@ -177,11 +181,9 @@ def test_relative_gain(before, after, gain):
 
 
 def test_relative_gain_does_not_depend_on_the_scale():
-  before, after = {'a': 3.0, 'b': -7.0}, {'a': 4.0, 'b': -9.0}
-  scaled = [{task: 1000 * value for task, value in returns.items()} for returns in (before, after)]
-  assert checkpoints.relative_gain(*scaled) == pytest.approx(
-    checkpoints.relative_gain(before, after)
-  )
+  gain = checkpoints.relative_gain({'a': 3.0, 'b': -7.0}, {'a': 4.0, 'b': -9.0})
+  scaled = checkpoints.relative_gain({'a': 3000.0, 'b': -7000.0}, {'a': 4000.0, 'b': -9000.0})
+  assert scaled == pytest.approx(gain)
 
 
 @pytest.mark.parametrize('which', ['latest', 'best', 'ckpt-1', '/nowhere/ckpt-1'])
@@ -192,16 +194,14 @@ def test_no_checkpoint(tmp_path, which):
 
 @pytest.mark.parametrize('part', ['data-00000-of-00001', 'index'])
 @pytest.mark.parametrize('keep', [0.0, 0.5, 0.99])
-def test_where_the_latest_is_cut_short_the_one_before_is_taken_loudly(tmp_path, part, keep, caplog):
+def test_the_one_before_a_truncated_latest_is_restored_with_a_warning(tmp_path, part, keep, caplog):
   values = saved(tmp_path, [1, 2])
   path = tmp_path / 'latest' / f'ckpt-2.{part}'
   content = path.read_bytes()
   path.write_bytes(content[: int(keep * len(content))])
   assert_same(restored(tmp_path), values[1])
-  assert (
-    'ckpt-2 does not fit: it is damaged' in caplog.text
-    and 'The one before it is tried' in caplog.text
-  )
+  assert 'ckpt-2 does not fit: it is damaged' in caplog.text
+  assert 'Trying the one before it.' in caplog.text
   with pytest.raises(errors.UserError, match='ckpt-2 does not fit: it is damaged'):
     restored(tmp_path, str(tmp_path / 'latest' / 'ckpt-2'))
 
@@ -210,6 +210,7 @@ def test_a_checkpoint_with_a_wrong_byte(tmp_path):
   saved(tmp_path, [1])
   path = tmp_path / 'latest' / 'ckpt-1.data-00000-of-00001'
   content = bytearray(path.read_bytes())
+  # The file keeps its size, so only its checksum tells.
   content[5] ^= 0xFF
   path.write_bytes(content)
   with pytest.raises(errors.UserError, match='it is damaged'):
@@ -232,42 +233,42 @@ def test_a_checkpoint_of_another_network(tmp_path, learner):
     checkpoints.Checkpoints(tmp_path, learner).restore()
 
 
-def test_a_full_disk_is_an_error_that_names_the_one_before_which_is_kept(tmp_path):
+def test_a_full_disk_is_an_error_and_earlier_checkpoints_are_kept(tmp_path):
   learner = Learner()
   saver = checkpoints.Checkpoints(tmp_path, learner)
-  before, values = saver.save(1), learner.values()
+  before = saver.save(1)
+  values = learner.values()
   learner.change(2)
-  for save in (
+
+  attempts = [
     lambda: saver.save(2),
+    # Over the one that is there.
     lambda: saver.save(1),
     lambda: saver.save_if_best(2, {'a': 1.0}),
-  ):
-    with (
-      full_disk(),
-      pytest.raises(checkpoints.NotSaved, match='File too large.*is kept: ') as refused,
-    ):
-      save()
-    assert str(refused.value).endswith(before)
-  assert_same(restored(tmp_path), values)
-  assert not [
-    path for path in tmp_path.rglob('*') if 'ckpt-2' in path.name or 'saving' in path.name
   ]
-  assert saver.save(2) == saver.restore()  # With room again.
+  for attempt in attempts:
+    refused = pytest.raises(checkpoints.NotSaved, match='File too large.*is kept: ')
+    with full_disk(), refused as error:
+      attempt()
+    assert str(error.value).endswith(before)
+  assert_same(restored(tmp_path), values)
+  names = [path.name for path in tmp_path.rglob('*')]
+  assert not [name for name in names if 'ckpt-2' in name or 'saving' in name]
+
+  # The disk has room again.
+  assert saver.save(2) == saver.restore()
   assert saver.save_if_best(2, {'a': 1.0})
 
 
-def test_what_a_process_left_that_was_killed_while_it_saved_is_not_taken_and_goes_with_the_next_save(
-  tmp_path,
-):
-  values, latest = saved(tmp_path, [1, 2]), tmp_path / 'latest'
+def test_files_of_a_save_that_was_killed_are_ignored_and_removed_by_the_next_save(tmp_path):
+  values = saved(tmp_path, [1, 2])
+  latest = tmp_path / 'latest'
+  # Killed while TensorFlow wrote, and killed between renaming and listing.
   (latest / 'saving-3_temp').mkdir()
-  for name in (
-    'saving-3_temp/part',
-    'saving-3.data-00000-of-00001',
-    'ckpt-3.index',
-    'ckpt-3.data-00000-of-00001',
-  ):
-    (latest / name).touch()
+  (latest / 'saving-3_temp' / 'part').touch()
+  for name in ('saving-3', 'ckpt-3'):
+    (latest / f'{name}.data-00000-of-00001').touch()
+  (latest / 'ckpt-3.index').touch()
   assert_same(restored(tmp_path), values[2])
   saved(tmp_path, [4])
   assert {path.stem for path in latest.iterdir()} == {'checkpoint', 'ckpt-1', 'ckpt-2', 'ckpt-4'}
