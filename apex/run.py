@@ -12,7 +12,7 @@ from apex import config as configs
 from apex import learner as learners
 from common import environments, errors
 from common.config import command_line
-from common.distributed import cluster, parameters, queues
+from common.distributed import cluster, intake, parameters, queues
 from common.machine import memory, threads
 from common.replay import pacing, prioritized, saving
 from common.runs import acting, hosting, supervisor
@@ -73,14 +73,16 @@ class Run:
     )
     self.host = hosting.Host(
       who,
-      'apex.train',
-      config,
-      config.num_actors,
-      self._suite,
-      self._supervisor.folder,
-      self._arrivals,
-      remote.codec(config, self._suite),
-      self._store,
+      hosting.RunDescription(
+        program='apex.train',
+        config=config,
+        num_actors=config.num_actors,
+        tasks=self._suite.tasks,
+        folder=self._supervisor.folder,
+      ),
+      intake.Intake(
+        queue=self._arrivals, codec=remote.codec(config, self._suite), store=self._store
+      ),
       self.frames,
     )
     self._actors = self._make_actors() if who.has_threads else []

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from common import environments
 from common.config import command_line
-from common.distributed import cluster, parameters, queues, server, wire
+from common.distributed import cluster, inference, intake, parameters, queues, wire
 from common.machine import memory, threads
 from common.replay import uniform
 from common.runs import acting, hosting, supervisor
@@ -60,16 +60,17 @@ class Run:
     )
     self._queue = queues.StructureQueue(self._spec, config.queue_capacity)
     self._shared_policy = self._make_shared_policy() if config.dynamic_batching else None
+    codec = wire.Codec(self._spec, trajectory.bounds(self._suite, config.num_actors))
     self.host = hosting.Host(
       who,
-      'impala.train',
-      asked,
-      config.num_actors,
-      self._suite,
-      self._supervisor.folder,
-      self._queue,
-      wire.Codec(self._spec, trajectory.bounds(self._suite, config.num_actors)),
-      self._store,
+      hosting.RunDescription(
+        program='impala.train',
+        config=asked,
+        num_actors=config.num_actors,
+        tasks=self._suite.tasks,
+        folder=self._supervisor.folder,
+      ),
+      intake.Intake(queue=self._queue, codec=codec, store=self._store),
       self.frames,
       self._inference(),
     )
@@ -194,12 +195,12 @@ class Run:
       config.seed,
     )
 
-  def _inference(self) -> server.Inference | None:
+  def _inference(self) -> inference.Inference | None:
     if not self._shared_policy:
       return None
     inputs, outputs = policy.central_codecs(self._suite, self._learner.agent.initial_state(1))
     decide = lambda fields: tf.nest.flatten(self._shared_policy.decide_flat(fields))
-    return server.Inference(inputs, outputs, decide, lambda: int(self._learner.updates))
+    return inference.Inference(inputs, outputs, decide, lambda: int(self._learner.updates))
 
   def _make_replay(self) -> uniform.UniformReplay | None:
     config = self._config

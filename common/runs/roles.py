@@ -84,10 +84,8 @@ def work(
     asked = {
       name: getattr(config, name) for name in sorted(options.asked) if name not in _OF_THE_MACHINE
     }
-    host, port = cluster.parse_address(who.learner, '--learner')
     link = links.Link(
-      host,
-      port,
+      cluster.parse_address(who.learner, '--learner'),
       links.Applicant(who.name, who.role, version.of_code(), who.token, asked),
       who.patience_seconds,
     )

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 from common import errors
+from common.distributed import delivery as deliveries
 from common.distributed import link as links
 from common.distributed import queues, rpc, wire
 from common.distributed import server as servers
+from common.distributed import session as sessions
 from scripts import processes
 from tests.common.distributed import learners
 from tests.common.distributed.learners import payload
@@ -48,9 +50,10 @@ def linked(start):
 
 @pytest.fixture
 def hasty(monkeypatch):
-  """Finds out soon what takes minutes else."""
-  for name, seconds in (('BEAT', 0.1), ('POLL', 0.05), ('RETRY', 0.1), ('CALL', 2.0)):
-    monkeypatch.setattr(links, f'_{name}_SECONDS', seconds)
+  """Shortens the timeouts that would make tests take minutes."""
+  for name, seconds in (('BEAT', 0.1), ('RETRY', 0.1), ('CALL', 2.0)):
+    monkeypatch.setattr(sessions, f'{name}_SECONDS', seconds)
+  monkeypatch.setattr(deliveries, '_POLL_SECONDS', 0.05)
 
 
 def test_it_is_welcomed_with_a_place_and_the_settings_of_the_run(learner, linked):
@@ -128,16 +131,18 @@ def test_put_waits_for_room_and_goes_on(small, linked):
 def test_a_put_that_waits_longer_than_a_call_may_take_arrives_once(
   small, hasty, linked, monkeypatch
 ):
-  monkeypatch.setattr(links, '_CALL_SECONDS', 0.5)
+  monkeypatch.setattr(sessions, 'CALL_SECONDS', 0.5)
   link = linked(small.port)
   link.put(payload(0, 1))
-  asked, tell = threading.Event(), link._tell
+  asked = threading.Event()
+  tell = link._session.tell
 
-  def noticed(seconds, **values):
-    asked.set() if values['kind'] == 'asked' else None
-    return tell(seconds, **values)
+  def noticed(kind, *arguments, **values):
+    if kind == 'asked':
+      asked.set()
+    return tell(kind, *arguments, **values)
 
-  link._tell = noticed
+  link._session.tell = noticed
   putting = learners.Background(link.put, payload(2))
   assert asked.wait(DEADLINE) and not putting.has_returned(WATCHED)
   assert small.take(3) == [0, 1, 2]
@@ -161,7 +166,7 @@ def test_who_is_turned_away_is_told_why_at_once(learner, linked, role, changes, 
     errors.UserError, match=f'127.0.0.1:{learner.port} turns this {role} away: .*{words}'
   ):
     linked(learner.port, role=role, **changes)
-  assert time.monotonic() - started < links._RETRY_SECONDS
+  assert time.monotonic() - started < sessions.RETRY_SECONDS
 
 
 def test_a_host_that_does_not_exist_is_not_waited_for(linked):
@@ -188,17 +193,18 @@ def test_a_learner_that_does_not_come_is_waited_for_with_a_word_on_how_long(hast
 
 
 def test_somebody_else_at_the_address_is_no_learner(hasty, linked, monkeypatch):
-  monkeypatch.setattr(links, '_CALL_SECONDS', 0.3)
+  monkeypatch.setattr(sessions, 'CALL_SECONDS', 0.3)
   with socket.create_server(('127.0.0.1', 0)) as listener:
     with pytest.raises(errors.UserError, match='no learner has answered'):
       linked(listener.getsockname()[1], patience=0.2)
 
 
 def test_a_learner_that_comes_later_is_found(start, hasty, linked):
-  link = linked(rpc.free_port('127.0.0.1', 0), joins=False)
+  port = rpc.free_port('127.0.0.1', 0)
+  link = linked(port, joins=False)
   joining = learners.Background(link.join)
   assert not joining.has_returned(WATCHED)
-  learner = start(port=link._port)
+  learner = start(port=port)
   assert joining.has_returned(DEADLINE) and joining.error is None
   link.put(payload(5))
   assert learner.take() == [5]
@@ -214,7 +220,7 @@ def test_waiting_for_a_learner_can_be_stopped(hasty, linked):
 
 
 def test_waiting_for_room_can_be_stopped(small, hasty, linked, monkeypatch):
-  monkeypatch.setattr(links, '_CALL_SECONDS', 0.5)
+  monkeypatch.setattr(sessions, 'CALL_SECONDS', 0.5)
   link = linked(small.port)
   link.put(payload(0, 1))
   putting = learners.Background(link.put, payload(2))
@@ -269,7 +275,7 @@ def test_a_learner_that_is_gone_is_waited_for_in_the_middle_of_everything(start,
 def test_a_learner_that_does_not_come_back_is_an_error_of_the_user(
   start, hasty, linked, monkeypatch
 ):
-  monkeypatch.setattr(links, '_CALL_SECONDS', 0.3)
+  monkeypatch.setattr(sessions, 'CALL_SECONDS', 0.3)
   learner = start()
   both = [linked(learner.port, str(i), patience=0.5) for i in range(2)]
   learner.close()
@@ -420,7 +426,7 @@ def test_the_end_of_training_ends_all_that_waits(start, hasty):
 
   calls.append(learners.Background(follow))
   ending = learners.Background(learner.close, finished=True)
-  for call, link in zip(calls, joined):
+  for call, link in zip(calls, joined, strict=True):
     assert call.has_returned(DEADLINE) and isinstance(call.error, queues.QueueClosed)
     assert link.is_finished() and link.is_ended()
     link.close()
@@ -436,8 +442,8 @@ def test_the_end_of_training_ends_all_that_waits(start, hasty):
 def test_a_learner_that_stops_before_the_end_lets_actors_wait(start, hasty, linked):
   learner = start()
   link = linked(learner.port)
-  learner.server._state = 'stopped'  # As it is as long as it closes.
-  assert processes.becomes_true(link._lost.is_set, DEADLINE)
+  learner.enter('stopped')
+  assert processes.becomes_true(link._session.is_lost, DEADLINE)
   waiting = learners.Background(link.latest)
   assert not waiting.has_returned(WATCHED) and not link.is_ended()
   learner.close(finished=False)
@@ -476,7 +482,7 @@ def test_actors_come_go_crash_and_return_and_nothing_is_lost_or_doubled(start, h
         if link is not None and rng.random() < 0.5:
           link.close()
         elif link is not None:
-          link._closing.set()  # Says nothing any more.
+          link.stop()  # Goes silent, as a process that dies.
         link = learners.link(learner.port, f'actor {actor}')
         link.join()
       link.put(payload(1000 * actor + number))

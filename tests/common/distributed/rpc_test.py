@@ -169,8 +169,8 @@ def test_the_port_of_another_learner_is_in_use_until_it_ends():
 @pytest.mark.parametrize(
   'host, port, words',
   [
-    ('127.0.0.1', 65536, 'port 65536 is none'),
-    ('127.0.0.1', -1, 'port -1 is none'),
+    ('127.0.0.1', 65536, 'the port is 65536, expected 0 to 65535'),
+    ('127.0.0.1', -1, 'the port is -1, expected 0 to 65535'),
     (
       '192.0.2.1',
       0,

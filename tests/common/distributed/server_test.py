@@ -13,7 +13,8 @@ import tensorflow as tf
 from tensorflow.distribute.experimental.rpc.kernels import gen_rpc_ops
 
 from common import errors
-from common.distributed import rpc, wire
+from common.distributed import inference as inferences
+from common.distributed import rpc, snapshots, wire
 from common.distributed import server as servers
 from scripts import processes
 from tests.common.distributed import learners
@@ -127,7 +128,7 @@ def test_settings_that_are_the_runs_own_may_be_asked_for(caller):
     ({'token': IDENTITY.token + '\n'}, ['token'], ['version', 'setting']),
     (
       {'version': 'ba9876543210'},
-      ['version ba9876543210', 'of 0123456789ab', 'same checkout'],
+      ['version ba9876543210', "the learner's is 0123456789ab", 'same checkout'],
       ['token', 'setting'],
     ),
     ({'config': {'batch_size': 64}}, ['batch_size', "'64'", '32'], ['token', 'version']),
@@ -272,7 +273,7 @@ def test_a_put_of_several_messages_is_whole(large):
   ]
   sessions = [caller.session(str(i)) for i in range(2)]
   for part in range(3):  # Those of two actors come by turns.
-    for session, parts in zip(sessions, sent):
+    for session, parts in zip(sessions, sent, strict=True):
       assert caller.put(session, 1, parts[part], part, 3)['state'] == (
         'taken' if part == 2 else 'more'
       )
@@ -654,7 +655,7 @@ def test_parts_of_parameters_are_of_one_version_also_when_others_are_published(l
 
 
 def test_parameters_that_nobody_fetches_are_kept_for_a_while_only(monkeypatch):
-  monkeypatch.setattr(servers, '_KEPT_SECONDS', 0.2)
+  monkeypatch.setattr(snapshots, '_KEPT_SECONDS', 0.2)
   size = 2 * wire.MESSAGE_BYTES // 4
   with learners.closing(learners.Learner(size=size)) as learner:
     caller = learners.Caller(learner)
@@ -706,7 +707,7 @@ def test_who_is_not_heard_of_for_the_lease_is_forgotten(monkeypatch, caplog):
       'actors'
     ) == 1
     assert any(
-      'actor 0 (silent) has gone' in text and 'last seen alive' in text for text in caplog.messages
+      'actor 0 (silent) is gone: silent for 1 s' in text and 'last seen alive' in text for text in caplog.messages
     )
     assert caller.put(silent, 1, payload(1)) == {'state': 'unknown'} and learner.queue.size() == 0
     assert caller.join('silent')['place'] == 0
@@ -735,7 +736,7 @@ def test_a_report_that_is_none_is_refused_with_the_reason(learner, caller):
   def refuse(report):
     raise wire.Malformed('mean is wrong')
 
-  learner.server._on_report = refuse
+  learner.on_report = refuse
   session = caller.session('e', 'evaluator')
   assert caller.tell(kind='report', session=session) == {
     'state': 'refused',
@@ -746,7 +747,7 @@ def test_a_report_that_is_none_is_refused_with_the_reason(learner, caller):
 def test_actions_are_decided_on_for_those_who_ask():
   inputs = wire.Codec({'x': tf.TensorSpec([2], tf.float32)}, {'x': (0, 100)})
   outputs = wire.Codec(tf.TensorSpec([], tf.float32), {})
-  inference = servers.Inference(
+  inference = inferences.Inference(
     inputs, outputs, lambda fields: [tf.reduce_sum(fields[0], 1)], lambda: 77
   )
   with learners.closing(learners.Learner(inference=inference)) as learner:
@@ -788,7 +789,7 @@ def test_the_port_is_free_again_after_the_end(learner, finished):
 def test_who_is_here_at_the_end_is_told(learner, caller, finished, state, monkeypatch):
   monkeypatch.setattr(servers, '_FAREWELL_SECONDS', DEADLINE)
   session, staying = caller.session('a'), caller.session('b')
-  learner.server._state = state  # As it is as long as it closes.
+  learner.enter(state)
   assert caller.beat(session) == {'state': state} and caller.asked(session, 1) == state
   assert caller.join('late') == {'state': state}
   assert caller.tell(kind='report', session=session) == {'state': state}
