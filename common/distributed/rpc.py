@@ -114,6 +114,9 @@ class Client:
 
     code, message = (part.numpy() for part in result.get_error())
     reason = _first_line(message.decode(errors='replace'))
+    # The exception's traceback must not keep the result: TensorFlow's destructor of it deadlocks if
+    # the garbage collector runs it while a graph is being traced.
+    del result
     if code in _UNREACHABLE:
       raise Unreachable(reason)
     raise RuntimeError(f'the learner cannot do {function}: {reason}')
