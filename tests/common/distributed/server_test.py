@@ -529,9 +529,8 @@ def malformed(rng, session):
   odd = rng.choice(
     [None, True, -1, 1.5, '1', [], {}, 2**63, 10**40, float('nan'), 'x' * 1000, '\ud800']
   )
-  at = rng.choice(
-    [n for n in range(len(good)) if n % 20]
-  )  # Not at an element's end: that would be a whole one.
+  # Not at the end of an element: what comes before would be valid.
+  at = rng.choice([n for n in range(len(good)) if n % 20])
   kinds = [
     lambda: ('put', text(header), good[:at]),
     lambda: ('put', text(header), good + bytes(rng.randint(1, 19))),
