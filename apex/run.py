@@ -19,7 +19,7 @@ from apex import learner as learners
 from apex import replay as replays
 from common import environments, errors
 from common.config import command_line
-from common.distributed import cluster, parameters, queues
+from common.distributed import cluster, intake, parameters, queues
 from common.machine import threads
 from common.replay import pacing, saving, structures
 from common.runs import acting as games
@@ -82,14 +82,14 @@ class Run(runs.Run):
     )
     self.host = hosting.Host(
       who,
-      f'{system.name}.train',
-      config,
-      config.num_actors,
-      self._suite,
-      self.supervisor.folder,
-      self.queue,
-      remote.codec(config, self._suite),
-      self._store,
+      hosting.RunDescription(
+        program=f'{system.name}.train',
+        config=config,
+        num_actors=config.num_actors,
+        tasks=self._suite.tasks,
+        folder=self.supervisor.folder,
+      ),
+      intake.Intake(queue=self.queue, codec=remote.codec(config, self._suite), store=self._store),
       self.frames,
     )
     if who.has_threads:

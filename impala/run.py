@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from common import environments
 from common.config import command_line
-from common.distributed import cluster, parameters, queues, server, wire
+from common.distributed import cluster, inference, intake, parameters, queues, wire
 from common.machine import memory, threads
 from common.replay import uniform
 from common.runs import acting as games
@@ -70,16 +70,17 @@ class Run(runs.Run):
     )
     self.queue = queues.StructureQueue(self._spec, config.queue_capacity)
     self._shared_policy = self._make_shared_policy() if config.dynamic_batching else None
+    codec = wire.Codec(self._spec, trajectory.bounds(self._suite, config.num_actors))
     self.host = hosting.Host(
       who,
-      f'{system.name}.train',
-      asked,
-      config.num_actors,
-      self._suite,
-      self.supervisor.folder,
-      self.queue,
-      wire.Codec(self._spec, trajectory.bounds(self._suite, config.num_actors)),
-      self._store,
+      hosting.RunDescription(
+        program=f'{system.name}.train',
+        config=asked,
+        num_actors=config.num_actors,
+        tasks=self._suite.tasks,
+        folder=self.supervisor.folder,
+      ),
+      intake.Intake(queue=self.queue, codec=codec, store=self._store),
       self.frames,
       self._inference(),
     )
@@ -152,7 +153,7 @@ class Run(runs.Run):
       config.seed,
     )
 
-  def _inference(self) -> server.Inference | None:
+  def _inference(self) -> inference.Inference | None:
     """How the learner acts for actors elsewhere that hold no parameters."""
     shared = self._shared_policy
     if not shared:
@@ -162,7 +163,7 @@ class Run(runs.Run):
     def decide(fields: Any) -> list[tf.Tensor]:
       return tf.nest.flatten(shared.decide_flat(fields))
 
-    return server.Inference(inputs, outputs, decide, self._learner_version)
+    return inference.Inference(inputs, outputs, decide, self._learner_version)
 
   def _learner_version(self) -> int:
     return int(self._learner.updates)

@@ -1,4 +1,4 @@
-"""What actors in other processes cost: the wire alone, and IMPALA with processes beside IMPALA with threads."""
+"""Costs of remote actors: the wire alone, and IMPALA with actor processes against threads."""
 
 import contextlib
 import dataclasses
@@ -7,110 +7,149 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Iterator
+from typing import TYPE_CHECKING, Any, Iterator, Mapping, NamedTuple, Sequence
 
 from common import environments
 from common.distributed import cluster
 from impala import config as configs
 from scripts import benchmark_impala, measuring
 
+# TensorFlow is imported inside functions, after `command_line.import_tensorflow` has configured it.
+if TYPE_CHECKING:
+  from common.distributed import server as servers
+  from common.distributed import wire
+  from common.machine import threads
+
 PRESETS = configs.PRESETS
 _COUNTS = (1, 2, 4, 8)
+_QUEUE_CAPACITY = 64
 
 
 def measure(config: configs.Config, seconds: float) -> dict[str, float]:
-  """One round: MB/s and agent steps/s of 1 to 8 processes that only send, and training with threads and processes."""
-  config = dataclasses.replace(config)
+  """Runs one round: 1 to 8 processes that only send, then training with threads and processes.
+
+  Args:
+    config: The settings for trajectories and training.
+    seconds: The duration of each measurement.
+
+  Returns:
+    Throughput in MB/s and agent steps/s, and CPU costs, by name.
+  """
+  config = dataclasses.replace(config)  # `fit` changes it.
   suite = environments.load(config.env, config.environment_options())
   config.fit(suite)
   codec, unrolls = trajectories(config, suite)
-  payload, count = codec.encode(unrolls), len(unrolls.actor)
+  payload = codec.encode(unrolls)
+  steps = len(unrolls.actor) * config.unroll_length
   result = {
     'payload_mb': len(payload) / 1e6,
     'payload_ratio': len(payload) / unrolls.observation['observation'].nbytes,
   }
   for number in _COUNTS:
-    result |= {
-      f'{name}_of_{number}': value
-      for name, value in _alone(
-        codec, payload, count * config.unroll_length, number, seconds
-      ).items()
-    }
+    for name, value in _alone(codec, payload, steps, number, seconds).items():
+      result[f'{name}_of_{number}'] = value
+
   result['threads'], result['threads_cost'] = benchmark_impala.together(config, seconds)
   who = cluster.Cluster(listen='127.0.0.1:0', actor_processes=config.num_actors, name='benchmark')
   result['remote'], result['remote_cost'] = benchmark_impala.together(config, seconds, who)
-  return result | {'ratio': result['remote'] / result['threads']}
+  result['ratio'] = result['remote'] / result['threads']
+  return result
 
 
-def trajectories(config: configs.Config, suite: environments.Suite):
-  """The codec, and as many trajectories of an actor as one message takes."""
+def trajectories(config: configs.Config, suite: environments.Suite) -> tuple['wire.Codec', Any]:
+  """The codec, and as many of an actor's trajectories `[M, ...]` as fit one message."""
   from common.distributed import wire
   from impala import networks, trajectory
 
   agent = networks.make_agent(config, suite)
-  codec = wire.Codec(
-    trajectory.specification(suite, config.unroll_length, agent.initial_state(1)),
-    trajectory.bounds(suite, config.num_actors),
-  )
-  return codec, codec.group(benchmark_impala.collect(config, suite, agent, config.envs_per_actor))[
-    0
-  ]
+  spec = trajectory.specification(suite, config.unroll_length, agent.initial_state(1))
+  codec = wire.Codec(spec, trajectory.bounds(suite, config.num_actors))
+  collected = benchmark_impala.collect(config, suite, agent, config.envs_per_actor)
+  return codec, codec.group(collected)[0]
 
 
-def _alone(codec, payload: bytes, steps: int, number: int, seconds: float) -> dict[str, float]:
-  """So many processes put a message of so many agent steps for ever, and a thread takes them out of the queue."""
-  with listening(codec) as (server, _), sending(server.address, payload, number, 1) as processes:
+def _alone(
+  codec: 'wire.Codec', payload: bytes, steps: int, number: int, seconds: float
+) -> dict[str, float]:
+  """Measures processes that put a message over and over while a thread empties the queue.
+
+  Args:
+    codec: The queue's codec.
+    payload: The message.
+    steps: The agent steps it holds.
+    number: The number of processes.
+    seconds: The duration.
+  """
+  with (
+    listening(codec) as (server, _),
+    sending(server.endpoint.address, payload, number, 1) as processes,
+  ):
     wait_for(server, processes, number, 10 * number)
-    before, started = _state(server, processes), time.monotonic()
+    before = _usage(server, processes)
+    started = time.monotonic()
     time.sleep(seconds)
-    after, elapsed = _state(server, processes), time.monotonic() - started
-  mb, puts, learner, senders = (b - a for a, b in zip(before, after))
+    after = _usage(server, processes)
+    elapsed = time.monotonic() - started
+
+  mb = after.mb - before.mb
   return {
     'mb_per_second': mb / elapsed,
-    'steps_per_second': puts * steps / elapsed,
-    'learner_ms_per_mb': 1e3 * learner / mb,
-    'actor_ms_per_mb': 1e3 * senders / mb,
+    'steps_per_second': (after.puts - before.puts) * steps / elapsed,
+    'learner_ms_per_mb': 1e3 * (after.learner - before.learner) / mb,
+    'actor_ms_per_mb': 1e3 * (after.senders - before.senders) / mb,
   }
 
 
-def wait_for(server, processes, actors: int, puts: int) -> None:
-  """Until so many actors have joined, and so many puts have come."""
+def wait_for(
+  server: 'servers.Server', processes: Sequence[subprocess.Popen], actors: int, puts: int
+) -> None:
+  """Waits until `actors` have joined and `puts` have arrived."""
   while server.gauges()['actors'] < actors or server.gauges()['puts'] < puts:
     if any(process.poll() is not None for process in processes):
       raise RuntimeError('a sender has ended')
     time.sleep(0.05)
 
 
-def _state(server, processes) -> tuple[float, float, float, float]:
-  """MB received, puts, CPU seconds of the learner's side and of the senders' so far."""
+class _Usage(NamedTuple):
+  """Totals so far."""
+
+  mb: float  # Received by the server.
+  puts: float
+  learner: float  # CPU seconds of this process.
+  senders: float  # CPU seconds of all senders.
+
+
+def _usage(server: 'servers.Server', processes: Sequence[subprocess.Popen]) -> _Usage:
   gauges = server.gauges()
   senders = sum(measuring.cpu_seconds(process.pid) for process in processes)
-  return gauges['received_mb'], gauges['puts'], measuring.cpu_seconds() - senders, senders
+  return _Usage(
+    mb=gauges['received_mb'],
+    puts=gauges['puts'],
+    learner=measuring.cpu_seconds() - senders,  # Which includes its descendants.
+    senders=senders,
+  )
 
 
 @contextlib.contextmanager
-def listening(codec) -> Iterator[tuple]:
-  """A server whose queue is emptied by a thread that throws everything away; and the thread's crew."""
+def listening(codec: 'wire.Codec') -> Iterator[tuple['servers.Server', 'threads.Crew']]:
+  """A server whose queue a thread empties and discards, and the crew of that thread."""
   import tensorflow as tf
 
-  from common.distributed import parameters, queues
+  from common.distributed import intake, membership, parameters, queues
   from common.distributed import server as servers
   from common.machine import threads
   from scripts import senders
 
-  queue = queues.StructureQueue(codec.spec, 64)
+  queue = queues.StructureQueue(codec.spec, _QUEUE_CAPACITY)
   store = parameters.ParameterStore(parameters.Snapshot(0, tf.zeros([1])))
   server = servers.Server(
-    '127.0.0.1',
-    0,
-    servers.Identity(senders.VERSION, '', {}),
-    range(1),
-    queue,
-    codec,
-    store,
-    lambda: 0,
-    lambda number: number,
-    lambda report: None,
+    endpoint=cluster.Endpoint('127.0.0.1', 0),
+    identity=membership.Identity(version=senders.VERSION, token='', config={}),
+    assignments=range(1),
+    intake=intake.Intake(queue=queue, codec=codec, store=store),
+    callbacks=servers.Callbacks(
+      frames=lambda: 0, seed_of=lambda number: number, on_report=lambda report: None
+    ),
   )
   server.start()
   crew = threads.Crew(queue.close)
@@ -131,17 +170,13 @@ def listening(codec) -> Iterator[tuple]:
 def sending(
   address: str, payload: bytes, processes: int, links: int
 ) -> Iterator[list[subprocess.Popen]]:
-  """Processes of so many synthetic actors each."""
+  """Starts processes that put a payload over and over, each with `links` synthetic actors."""
+  program = str(pathlib.Path(__file__).with_name('senders.py'))
   with tempfile.NamedTemporaryFile() as file:
     file.write(payload)
     file.flush()
-    program = str(pathlib.Path(__file__).with_name('senders.py'))
-    started = [
-      subprocess.Popen(
-        [sys.executable, program, address, str(links), file.name], stdout=subprocess.DEVNULL
-      )
-      for _ in range(processes)
-    ]
+    command = [sys.executable, program, address, str(links), file.name]
+    started = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(processes)]
     try:
       yield started
     finally:
@@ -150,21 +185,21 @@ def sending(
         process.wait()
 
 
-def table(config: configs.Config, result: dict) -> str:
-  """The results as text."""
+def table(config: configs.Config, result: Mapping[str, Any]) -> str:
+  """Formats the results of several rounds as text."""
   lines = [
-    f'{config.env}: messages of {result["payload_mb"]:.2f} MB, {result["payload_ratio"]:.3f} times the frames '
-    f'they hold; {result["cores"]} cores; medians of {len(result["rounds"])}',
+    f'{config.env}: messages of {result["payload_mb"]:.2f} MB, {result["payload_ratio"]:.3f} '
+    f'times the frames they hold; {result["cores"]} cores; '
+    f'medians of {len(result["rounds"])}',
     f'{"processes":<12}{"MB/s":>10}{"steps/s":>12}{"CPU ms/MB, learner":>22}{"actors":>10}',
   ]
   for number in _COUNTS:
-    values = [
-      result[f'{name}_of_{number}']
-      for name in ('mb_per_second', 'steps_per_second', 'learner_ms_per_mb', 'actor_ms_per_mb')
-    ]
-    lines.append(
-      f'{number:<12}{values[0]:>10.0f}{values[1]:>12,.0f}{values[2]:>22.2f}{values[3]:>10.2f}'
-    )
+    mb = result[f'mb_per_second_of_{number}']
+    steps = result[f'steps_per_second_of_{number}']
+    learner = result[f'learner_ms_per_mb_of_{number}']
+    actor = result[f'actor_ms_per_mb_of_{number}']
+    lines.append(f'{number:<12}{mb:>10.0f}{steps:>12,.0f}{learner:>22.2f}{actor:>10.2f}')
+
   for name, what in (('threads', 'threads'), ('remote', 'processes')):
     lines.append(
       f'training with {config.num_actors} actors as {what}: {result[name]:,.0f} steps/s, '

@@ -1,9 +1,10 @@
-"""Does harm to a run of many processes, again and again, and says what was seen: `scripts/faults.py --rounds=3`.
+"""Injects faults into a run of several processes: `scripts/faults.py --rounds=3`.
 
-A learner with two actors of its own, two that are started separately under a supervisor, and one by itself train at
-full speed; the wall clock of all of them jumps by hours. One fault after the other: actors are killed and frozen, the
-learner is killed, checkpoints are cut short, the disk is full, messages are malformed, everybody is stopped. A round
-takes about four minutes on 2 cores. All that was started is ended, also by Ctrl-C. Status 1, if something did not hold.
+A learner with two actors of its own, a supervisor of two actors, and a single actor train at full
+speed while their wall clock jumps by hours. One fault follows the other: actors are killed and
+frozen, the learner is killed, checkpoints are cut short, the disk is full, messages are malformed,
+all processes are stopped. A round takes about four minutes on 2 cores. All processes are ended,
+even on Ctrl-C. Exits with status 1 if the run did not survive a fault.
 """
 
 import logging
@@ -14,7 +15,7 @@ import signal
 import sys
 import tempfile
 import time
-from typing import Callable, Sequence
+from typing import TYPE_CHECKING, Callable, NamedTuple, Sequence
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
@@ -23,67 +24,88 @@ from absl import flags
 from common.config import command_line
 from common.machine import janitor
 
+# TensorFlow is imported inside functions, after `command_line.import_tensorflow` has configured it.
+if TYPE_CHECKING:
+  from scripts import harmed_runs
+
 _MESSAGES = 1000
 _ACTORS = 5
-_SECONDS = 180.0  # For anything that is waited for.
+_SECONDS = 180.0  # The most that anything may take.
+
+
+class _Result(NamedTuple):
+  """The outcome of one fault."""
+
+  seconds: float | None  # Until the run was well again; None if it never was.
+  words: str
 
 
 def main(argv: Sequence[str]) -> int:
-  """Does rounds of faults; returns the exit status."""
+  """Runs rounds of faults; returns the exit status."""
+  values = _parse(argv)
+  started = time.monotonic()
+  seen: dict[str, list[_Result]] = {}
+  with janitor.attend() as temporary:
+    command_line.import_tensorflow()
+    base = pathlib.Path(values.keep or tempfile.mkdtemp(dir=temporary)).resolve()
+    rounds = 0
+    while (
+      time.monotonic() - started < 60 * values.minutes if values.minutes else rounds < values.rounds
+    ):
+      rounds += 1
+      logging.info('Round %d.', rounds)
+      _run_round(base / f'{os.getpid()}-{rounds}', values.system, values.env, seen)
+
+  _log_summary(seen)
+  return int(any(result.seconds is None for results in seen.values() for result in results))
+
+
+def _parse(argv: Sequence[str]) -> flags.FlagValues:
   values = flags.FlagValues()
   flags.DEFINE_integer(
-    'rounds', 3, 'Each does every fault once.', lower_bound=1, flag_values=values
+    'rounds', 3, 'Number of rounds; each injects every fault once.', 1, flag_values=values
   )
   flags.DEFINE_float(
     'minutes',
     None,
-    'Instead of a number of rounds: no round begins after so many minutes.',
+    'Instead of --rounds: begin rounds until this many minutes have passed.',
     lower_bound=0.0,
     flag_values=values,
   )
-  flags.DEFINE_enum('system', 'impala', ['impala', 'apex'], 'What is trained.', flag_values=values)
+  flags.DEFINE_enum('system', 'impala', ['impala', 'apex'], 'What to train.', flag_values=values)
   flags.DEFINE_string(
     'env',
     'gym:CartPole-v1',
-    'doom:basic, for example, has engines that are processes.',
+    'Environment; those of doom:basic, for example, have engines in processes of their own.',
     flag_values=values,
   )
   flags.DEFINE_string(
-    'keep', None, 'Folder for runs and logs, which stay there.', flag_values=values
+    'keep', None, 'Folder where runs and logs stay; temporary by default.', flag_values=values
   )
   command_line.parse_flags(values, argv, __doc__)
-  started, seen = time.monotonic(), {}
-  with janitor.attend() as temporary:
-    command_line.import_tensorflow()
-    base = pathlib.Path(values.keep or tempfile.mkdtemp(dir=temporary)).resolve()
-    round_ = 0
-    while (
-      (time.monotonic() - started < 60 * values.minutes)
-      if values.minutes
-      else round_ < values.rounds
-    ):
-      round_ += 1
-      logging.info('Round %d.', round_)
-      _do_round(base / f'{os.getpid()}-{round_}', values.system, values.env, seen)
+  return values
+
+
+def _log_summary(seen: dict[str, list[_Result]]) -> None:
   logging.info('\n%-34s %8s %8s  %s', 'fault', 'held', 'seconds', 'seen')
   for name, results in seen.items():
-    held = [seconds for seconds, _ in results if seconds is not None]
+    held = sum(result.seconds is not None for result in results)
     for i, (seconds, words) in enumerate(results):
-      count = f'{len(held)}/{len(results)}' if not i else ''
+      is_first = i == 0
       logging.info(
         '%-34s %8s %8s  %s',
-        name if not i else '',
-        count,
+        name if is_first else '',
+        f'{held}/{len(results)}' if is_first else '',
         'FAILED' if seconds is None else f'{seconds:.1f}',
         words.replace('\n', ' ')[:300],
       )
-  return int(any(seconds is None for results in seen.values() for seconds, _ in results))
 
 
-def _do_round(
-  folder: pathlib.Path, system: str, env: str, seen: dict[str, list[tuple[float | None, str]]]
-) -> None:
-  """Adds to `seen`, by fault, the seconds until all was well again, None for never, and what was seen."""
+def _run_round(folder: pathlib.Path, system: str, env: str, seen: dict[str, list[_Result]]) -> None:
+  """Injects all faults into one run, adding to `seen`; stops at the first that it does not survive.
+
+  After that, what follows would say nothing about the other faults.
+  """
   from scripts import harmed_runs
 
   settings = (
@@ -101,63 +123,72 @@ def _do_round(
     )
     run.solo = run.start_actor('--name=solo')
     for name, fault in _FAULTS.items():
-      began = time.monotonic()
-      try:
-        words = fault(run)
-        result = time.monotonic() - began, words
-      except AssertionError as error:
-        result = None, str(error)
+      result = _inject(fault, run)
       seen.setdefault(name, []).append(result)
-      logging.info(
-        '  %-34s %s', name, result[1] if result[0] is not None else f'FAILED: {result[1]}'
-      )
-      if result[0] is None:
-        return  # What comes next would be of a run that is not as it should be.
+      prefix = 'FAILED: ' if result.seconds is None else ''
+      logging.info('  %-34s %s%s', name, prefix, result.words)
+      if result.seconds is None:
+        return
 
 
-def _is_well(run, more: int = 2000) -> dict[str, float]:
-  """Waits until all actors are there and training has gone on."""
+def _inject(
+  fault: 'Callable[[harmed_runs.HarmedRun], str]', run: 'harmed_runs.HarmedRun'
+) -> _Result:
+  began = time.monotonic()
+  try:
+    words = fault(run)
+  except AssertionError as error:
+    return _Result(None, str(error))
+  return _Result(time.monotonic() - began, words)
+
+
+def _is_well(run: 'harmed_runs.HarmedRun', more: int = 2000) -> dict[str, float]:
+  """Waits until all actors are connected and training advances; returns the newest row."""
   run.await_actors(_ACTORS, _SECONDS)
   row = run.await_frames(more, _SECONDS)
   assert row['actors'] == _ACTORS, row
   return row
 
 
-def _start(run) -> str:
+def _start(run: 'harmed_runs.HarmedRun') -> str:
   row = _is_well(run)
   run.note_shared_memory()
   return f'{_ACTORS} actors, {row["frames_per_second"]:.0f} frames/s'
 
 
-def _malformed(run) -> str:
+def _malformed(run: 'harmed_runs.HarmedRun') -> str:
   from scripts import harmed_runs
 
-  before, began = run.rows()[-1], time.monotonic()
+  before = run.rows()[-1]
+  began = time.monotonic()
   refused = harmed_runs.send_malformed(run.port, _MESSAGES)
   seconds = time.monotonic() - began
   row = run.await_row(lambda row: row['messages_refused'] >= before['messages_refused'] + _MESSAGES)
   assert refused == _MESSAGES and row['frames'] > before['frames'], row
   _is_well(run)
-  return f'{refused} refused in {seconds:.1f} s, {row["frames"] - before["frames"]:.0f} frames learned from meanwhile'
+  frames = row['frames'] - before['frames']
+  return f'{refused} refused in {seconds:.1f} s, {frames:.0f} frames learned from meanwhile'
 
 
-def _kill_one(run) -> str:
+def _kill_one(run: 'harmed_runs.HarmedRun') -> str:
   return _kill(run, 1)
 
 
-def _kill_half(run) -> str:
+def _kill_half(run: 'harmed_runs.HarmedRun') -> str:
   return _kill(run, _ACTORS // 2 + 1)
 
 
-def _kill(run, count: int) -> str:
+def _kill(run: 'harmed_runs.HarmedRun', count: int) -> str:
   from scripts import harmed_runs
 
-  own, others = harmed_runs.actors_of(run.learner), harmed_runs.actors_of(run.fleet)
+  own = harmed_runs.actors_of(run.learner)
+  others = harmed_runs.actors_of(run.fleet)
   victims = random.sample(sorted([*own, *others, run.solo.pid]), count)
-  before, joined = run.rows()[-1], run.learner.log().count(' joins: ')
+  before = run.rows()[-1]
+  joined = run.learner.log().count(' joins: ')
   for pid in victims:
     os.kill(pid, signal.SIGKILL)
-  if run.solo.pid in victims:
+  if run.solo.pid in victims:  # Nobody else restarts it.
     run.solo.await_end()
     run.solo = run.start_actor('--name=solo')
   during = run.await_frames(1, _SECONDS)
@@ -166,48 +197,50 @@ def _kill(run, count: int) -> str:
   assert row['actor_restarts'] - before['actor_restarts'] == len(own & set(victims)), row
   run.note_shared_memory()
   return (
-    f'{count} of {_ACTORS} killed; went on at {during["frames_per_second"]:.0f} frames/s, actors_lost '
-    f'{row["actors_lost"]:.0f}, actor_restarts {row["actor_restarts"]:.0f}'
+    f'{count} of {_ACTORS} killed; went on at {during["frames_per_second"]:.0f} frames/s, '
+    f'actors_lost {row["actors_lost"]:.0f}, actor_restarts {row["actor_restarts"]:.0f}'
   )
 
 
-def _freeze(run) -> str:
-  before, joined, began = run.rows()[-1], run.learner.log().count(' joins: '), time.monotonic()
+def _freeze(run: 'harmed_runs.HarmedRun') -> str:
+  before = run.rows()[-1]
+  joined = run.learner.log().count(' joins: ')
+  began = time.monotonic()
   run.solo.popen.send_signal(signal.SIGSTOP)
-  run.learner.await_log(r'\(solo\) has gone: nothing was heard of it', seconds=_SECONDS)
+  run.learner.await_log(r'\(solo\) is gone: silent for', seconds=_SECONDS)
   gone = time.monotonic() - began
   row = run.await_row(lambda row: row['actors_lost'] == before['actors_lost'] + 1)
   assert row['actors'] == _ACTORS - 1 and row['frames'] > before['frames'], row
   run.solo.popen.send_signal(signal.SIGCONT)
   run.learner.await_log(' joins: ', joined + 1, _SECONDS)
   row = _is_well(run)
-  return f'told gone after {gone:.0f} s, joined again; puts_dropped {row["puts_dropped"]:.0f}'
+  return f'dropped after {gone:.0f} s, rejoined; puts_dropped {row["puts_dropped"]:.0f}'
 
 
-def _fill_disk(run) -> str:
+def _fill_disk(run: 'harmed_runs.HarmedRun') -> str:
   from scripts import harmed_runs
 
   before = run.saved()[-1]
   with harmed_runs.full_disk(run.learner, 50_000):
-    told = len(
-      run.learner.await_log('NOT SAVED: ', run.learner.log().count('NOT SAVED: ') + 2, _SECONDS)
-    )
+    warnings = run.learner.log().count('NOT SAVED: ')
+    warnings = len(run.learner.await_log('NOT SAVED: ', warnings + 2, _SECONDS))
+    # Unless a newer one was finished just before the disk was full.
     assert before in run.saved() or run.saved()[0] > before, run.saved()
     kept = run.saved()[-1]
   saved = run.await_newer_checkpoint(_SECONDS)
   _is_well(run)
-  return f'told {told} times, kept ckpt-{kept}, later saved ckpt-{saved[-1]}'
+  return f'warned {warnings} times, kept ckpt-{kept}, later saved ckpt-{saved[-1]}'
 
 
-def _kill_learner(run) -> str:
+def _kill_learner(run: 'harmed_runs.HarmedRun') -> str:
   return _resume(run, cut=False)
 
 
-def _cut_checkpoint(run) -> str:
+def _cut_checkpoint(run: 'harmed_runs.HarmedRun') -> str:
   return _resume(run, cut=True)
 
 
-def _resume(run, cut: bool) -> str:
+def _resume(run: 'harmed_runs.HarmedRun', cut: bool) -> str:
   from scripts import harmed_runs, processes
 
   run.await_newer_checkpoint(_SECONDS)
@@ -215,9 +248,8 @@ def _resume(run, cut: bool) -> str:
   run.learner.popen.kill()
   run.learner.await_end()
   began = time.monotonic()
-  assert processes.becomes_true(lambda: not any(map(processes.is_alive, own)), 15.0), (
-    f'orphans: {own}'
-  )
+  are_gone = processes.becomes_true(lambda: not any(map(processes.is_alive, own)), 15.0)
+  assert are_gone, f'orphans: {own}'
   orphaned = time.monotonic() - began
   expected = run.saved()[-2 if cut else -1]
   if cut:
@@ -230,17 +262,16 @@ def _resume(run, cut: bool) -> str:
   assert cut == ('it is damaged' in run.learner.log()), run.learner.log()
   run.learner.await_log(' joins: ', _ACTORS, _SECONDS)
   row = _is_well(run)
-  assert all(process.popen.poll() is None for process in (run.solo, run.fleet)), (
-    'an actor has not waited'
-  )
+  have_waited = all(process.popen.poll() is None for process in (run.solo, run.fleet))
+  assert have_waited, 'an actor has not waited for the learner'
   run.note_shared_memory()
   return (
-    f'own actors gone after {orphaned:.1f} s; went on from ckpt-{number} at {frames} frames; puts_dropped '
-    f'{row["puts_dropped"]:.0f}'
+    f'own actors gone after {orphaned:.1f} s; went on from ckpt-{number} at {frames} frames; '
+    f'puts_dropped {row["puts_dropped"]:.0f}'
   )
 
 
-def _stop(run) -> str:
+def _stop(run: 'harmed_runs.HarmedRun') -> str:
   solo = run.solo.seconds_to_end(signal.SIGINT)
   fleet = run.fleet.seconds_to_end(signal.SIGTERM)
   row = run.await_actors(2, _SECONDS)
@@ -256,7 +287,7 @@ def _stop(run) -> str:
   )
 
 
-_FAULTS: dict[str, Callable[..., str]] = {
+_FAULTS: 'dict[str, Callable[[harmed_runs.HarmedRun], str]]' = {
   'start; clocks jump by hours': _start,
   '1,000 malformed messages': _malformed,
   'kill -9 of an actor': _kill_one,

@@ -1,4 +1,4 @@
-"""Runs of many processes that are done harm, for tests/common/runs/faults_test.py and scripts/faults.py."""
+"""Fault injection into runs of several processes; used by faults_test.py and scripts/faults.py."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from typing import Callable, Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 from common.distributed import rpc
 from common.reporting import metrics
@@ -18,7 +18,7 @@ from scripts import processes
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _MARK = 'DISTRIBUTED_RL_HARMED'
-# Goes to sitecustomize.py: within a process the wall clock jumps by hours, there and back, every half second.
+# The content of sitecustomize.py: every half second, the wall clock jumps by hours, back and forth.
 _JUMPING_CLOCK = """
 import time
 _time, _time_ns, _monotonic = time.time, time.time_ns, time.monotonic
@@ -27,8 +27,8 @@ time.time = lambda: _time() + 3600 * _hours()
 time.time_ns = lambda: _time_ns() + 3600 * 10**9 * _hours()
 """
 
-
-# Goes to slow.py: CartPole that leaves the cores to who starts meanwhile, and shows much: checkpoints are large.
+# The content of slow.py: CartPole that sleeps, which leaves the cores to processes that are
+# starting, and has large observations, which makes checkpoints large.
 SLOW = 'gym:slow:SlowCartPole-v0'
 _SLOW_ENVIRONMENT = """
 import time
@@ -42,66 +42,114 @@ class Padded(gymnasium.ObservationWrapper):
     time.sleep(0.003)
     return np.pad(observation, (0, 996)).astype(np.float32)
 
-gymnasium.register('SlowCartPole-v0', lambda **options: Padded(gymnasium.make('CartPole-v1', **options)))
+def make(**options):
+  return Padded(gymnasium.make('CartPole-v1', **options))
+
+gymnasium.register('SlowCartPole-v0', make)
+"""
+
+# Restores SIGINT, which shells let their background processes ignore.
+_START = """
+import runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)
 """
 
 
 def _becomes_true(condition: Callable[[], bool], seconds: float) -> bool:
-  """As of `processes`, which asks so often that reading files each time would keep a core busy."""
+  """As `processes.becomes_true`, but rarer: conditions here read files, which takes CPU time."""
 
-  def asked_later() -> bool:
+  def holds_later() -> bool:
     time.sleep(0.1)
     return condition()
 
-  return condition() or processes.becomes_true(asked_later, seconds)
+  return condition() or processes.becomes_true(holds_later, seconds)
 
 
 class Process:
-  """One that was started; all it says is in its log."""
+  """A child process, whose output goes to a log."""
 
   def __init__(self, popen: subprocess.Popen, log: pathlib.Path):
-    self.popen, self._log, self.pid = popen, log, popen.pid
+    self.popen = popen
+    self.pid = popen.pid
+    self._log = log
 
   def log(self) -> str:
+    """Everything the process has written."""
     return self._log.read_text()
 
-  def await_log(self, pattern: str, count: int = 1, seconds: float = 60.0) -> list[str]:
-    """Waits until it has said so many things of this form; returns them."""
-    found = lambda: re.findall(pattern, self.log())
-    ended = lambda: self.popen.poll() is not None
-    _becomes_true(lambda: len(found()) >= count or ended(), seconds)
-    assert len(found()) >= count, f'{pattern!r} is not in what it says:\n{self.log()}'
+  def await_log(self, pattern: str, count: int = 1, seconds: float = 60.0) -> list[Any]:
+    """Waits until its log holds `count` matches of a pattern; returns what `re.findall` does."""
+
+    def found() -> list[Any]:
+      return re.findall(pattern, self.log())
+
+    def is_over() -> bool:
+      return len(found()) >= count or self.popen.poll() is not None
+
+    _becomes_true(is_over, seconds)
+    assert len(found()) >= count, f'{pattern!r} is not {count} times in the log:\n{self.log()}'
     return found()
 
   def await_end(self, seconds: float = 15.0) -> int:
-    """Its exit status."""
+    """Waits until the process ends; returns its exit status."""
     try:
       return self.popen.wait(seconds)
     except subprocess.TimeoutExpired:
       raise AssertionError(f'it has not ended after {seconds:.0f} s:\n{self.log()}') from None
 
   def seconds_to_end(self, number: signal.Signals) -> float:
+    """Sends a signal and measures how long the process takes to end."""
     started = time.monotonic()
     self.popen.send_signal(number)
     self.await_end()
     return time.monotonic() - started
 
   def cpu_ticks(self) -> int:
+    """User and system time so far, in clock ticks."""
     columns = pathlib.Path(f'/proc/{self.pid}/stat').read_text().rpartition(')')[2].split()
     return int(columns[11]) + int(columns[12])
 
 
 class HarmedRun:
-  """A learner, and actors wherever they were started; a temporary folder and a mark that all of them have."""
+  """A learner and its actors, in processes that share a temporary folder and a mark.
+
+  Attributes:
+    folder: The run's folder.
+    port: The port the learner listens on.
+    processes: All processes started so far.
+    learner: The present learner. This and the next two are set by the code that starts them.
+    solo: A single actor.
+    fleet: A supervisor of several actors.
+  """
+
+  learner: Process
+  solo: Process
+  fleet: Process
 
   def __init__(
     self, folder: pathlib.Path, system: str = 'impala', *settings: str, jumping_clock: bool = False
   ):
-    """`settings`: flags of the learner. `folder`: for the run's folder, logs, and temporary files."""
-    self.folder, self._system, self._settings = folder / 'run', system, settings
-    self._base, self._mark, self._segments = folder, uuid.uuid4().hex, set()
-    self.port, self.processes = rpc.free_port('127.0.0.1', 0), []
-    self._temporary, self._path = folder / 'tmp', folder / 'path'
+    """Starts nothing.
+
+    Args:
+      folder: Where to put the run's folder, logs and temporary files.
+      system: `impala` or `apex`.
+      *settings: Flags of the learner.
+      jumping_clock: Whether the wall clock of all processes jumps by hours.
+    """
+    self.folder = folder / 'run'
+    self.port = rpc.free_port('127.0.0.1', 0)
+    self.processes: list[Process] = []
+    self._system = system
+    self._settings = settings
+    self._base = folder
+    self._mark = uuid.uuid4().hex  # In the environment of all processes, to find them.
+    self._segments: set[pathlib.Path] = set()
+    self._temporary = folder / 'tmp'
+    self._path = folder / 'path'
+
     for path in (self._temporary, self._path):
       path.mkdir(parents=True)
     (self._path / 'slow.py').write_text(_SLOW_ENVIRONMENT)
@@ -109,40 +157,50 @@ class HarmedRun:
       (self._path / 'sitecustomize.py').write_text(_JUMPING_CLOCK)
 
   def start_learner(self, *flags: str) -> Process:
+    """Starts a learner with the run's settings."""
     return self._start('learner', *self._settings, f'--run_dir={self.folder}', *flags)
 
   def start_listening(self, *flags: str) -> Process:
-    """A learner whose actors are started separately."""
+    """Starts a learner whose actors are started separately."""
     return self.start_learner('--role=learner', f'--listen=127.0.0.1:{self.port}', *flags)
 
   def start_actor(self, *flags: str) -> Process:
+    """Starts an actor, or a supervisor of several."""
     return self._start('actor', '--role=actor', f'--learner=127.0.0.1:{self.port}', *flags)
 
   def rows(self) -> list[dict[str, float]]:
+    """The rows of `metrics.csv`."""
     path = self.folder / 'metrics.csv'
     return metrics.read(path) if path.exists() else []
 
   def await_row(
     self, condition: Callable[[dict[str, float]], bool], seconds: float = 60.0
   ) -> dict[str, float]:
-    """Waits for a newest row of metrics of which the condition holds; returns it."""
-    newest = lambda: (self.rows() or [{}])[-1]
-    holds = lambda: bool(newest()) and condition(newest())
-    assert _becomes_true(holds, seconds), f'{newest()}\n' + '\n'.join(
-      p.log()[-3000:] for p in self.processes
-    )
+    """Waits until a condition holds for the newest row of metrics; returns the newest row."""
+
+    def newest() -> dict[str, float]:
+      return (self.rows() or [{}])[-1]
+
+    def holds() -> bool:
+      row = newest()
+      return bool(row) and condition(row)
+
+    if not _becomes_true(holds, seconds):
+      logs = [process.log()[-3000:] for process in self.processes]
+      raise AssertionError('\n'.join([str(newest()), *logs]))
     return newest()
 
   def await_frames(self, more: int = 500, seconds: float = 60.0) -> dict[str, float]:
-    """Waits until training has gone on for so many frames, from the newest row on; returns the row."""
+    """Waits until training has advanced by `more` environment frames; returns the row."""
     before = (self.rows() or [{'frames': 0}])[-1]['frames']
     return self.await_row(lambda row: row['frames'] >= before + more, seconds)
 
   def await_actors(self, count: int, seconds: float = 60.0) -> dict[str, float]:
+    """Waits until `count` actors have joined; returns the row."""
     return self.await_row(lambda row: row['actors'] == count, seconds)
 
   def saved(self) -> list[int]:
-    """Numbers of the checkpoints that are whole, in the order in which they were saved."""
+    """The numbers of all complete checkpoints, in the order of saving."""
     names = (self.folder / 'checkpoints' / 'latest' / 'checkpoint').read_text()
     return [
       int(number)
@@ -150,40 +208,44 @@ class HarmedRun:
     ]
 
   def await_newer_checkpoint(self, seconds: float = 60.0) -> list[int]:
+    """Waits for a checkpoint newer than the newest; returns the numbers of all."""
     newest = self.saved()[-1]
     assert _becomes_true(lambda: self.saved()[-1] != newest, seconds), self.saved()
     return self.saved()
 
   def living(self) -> set[int]:
-    """All processes of this run, whoever is their parent now."""
-    wanted, found = f'{_MARK}={self._mark}'.encode(), set()
+    """All processes of this run, orphans too."""
+    mark = f'{_MARK}={self._mark}'.encode()
+    found = set()
     for entry in pathlib.Path('/proc').glob('[0-9]*'):
+      pid = int(entry.name)
       with contextlib.suppress(OSError):  # It has ended meanwhile, or is another user's.
-        if wanted in (entry / 'environ').read_bytes().split(b'\0') and processes.is_alive(
-          int(entry.name)
-        ):
-          found.add(int(entry.name))
+        variables = (entry / 'environ').read_bytes().split(b'\0')
+        if mark in variables and processes.is_alive(pid):
+          found.add(pid)
     return found
 
   def note_shared_memory(self) -> int:
-    """Remembers the segments that processes of this run use now, to see later that they are gone; their number."""
+    """Remembers the shared memory in use now, for `leftovers`; returns the number of segments."""
     for pid in self.living():
       with contextlib.suppress(OSError):
         self._segments |= processes.shared_memory(pid)
     return len(self._segments)
 
   def leftovers(self) -> list[str]:
-    """What is still there and should not be, when all has ended."""
+    """What remains of the run; should be empty once all processes have ended."""
     commands = [f'process {pid}' for pid in self.living()]
     listening = [f'port {self.port}'] if rpc.reaches('127.0.0.1', self.port) else []
     files = [str(path) for path in [*self._temporary.iterdir(), *self._segments] if path.exists()]
     return commands + listening + files
 
   def await_nothing_left(self, seconds: float = 15.0) -> None:
+    """Waits until nothing remains of the run."""
     assert _becomes_true(lambda: not self.leftovers(), seconds), self.leftovers()
 
   def kill(self) -> None:
-    """Ends all of it, whatever state it is in."""
+    """Kills all processes of this run."""
+    # Repeatedly, as supervisors may start others meanwhile.
     while living := self.living():
       for pid in living:
         with contextlib.suppress(ProcessLookupError):
@@ -202,7 +264,7 @@ class HarmedRun:
       _MARK: self._mark,
     }
     with open(log, 'wb') as file:
-      # A session of its own, with which SIGINT is not ignored, as it is in the background of a shell.
+      # In a session of its own: the test's Ctrl-C is not for the run.
       popen = subprocess.Popen(
         [sys.executable, '-u', '-c', _START, f'{self._system}.train', *flags],
         cwd=ROOT,
@@ -216,18 +278,12 @@ class HarmedRun:
     return self.processes[-1]
 
 
-_START = """
-import runpy, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
-sys.argv = sys.argv[1:]
-runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)
-"""
-
-
 @contextlib.contextmanager
-def harmed_run(folder: pathlib.Path, *arguments, **named) -> Iterator[HarmedRun]:
-  """A run of which nothing is left afterwards, also if the block fails."""
-  run = HarmedRun(folder, *arguments, **named)
+def harmed_run(
+  folder: pathlib.Path, system: str = 'impala', *settings: str, jumping_clock: bool = False
+) -> Iterator[HarmedRun]:
+  """A run whose processes are killed at the end in any case. Arguments as for `HarmedRun`."""
+  run = HarmedRun(folder, system, *settings, jumping_clock=jumping_clock)
   try:
     yield run
   finally:
@@ -236,7 +292,7 @@ def harmed_run(folder: pathlib.Path, *arguments, **named) -> Iterator[HarmedRun]
 
 @contextlib.contextmanager
 def full_disk(process: Process, largest: int = 200_000) -> Iterator[None]:
-  """As long as it lasts, writing fails in the midst of every file of this process that is larger than that."""
+  """Makes a process fail in writing files beyond `largest` bytes, as on a full disk."""
   _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
   resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (largest, hard))
   yield
@@ -245,7 +301,7 @@ def full_disk(process: Process, largest: int = 200_000) -> Iterator[None]:
 
 
 def actors_of(supervisor: Process) -> set[int]:
-  """The actors that a process has started, without its janitor."""
+  """The actors that a process has started, excluding its janitor."""
   found = set()
   for pid in processes.children(supervisor.pid):
     with contextlib.suppress(OSError):  # It has ended meanwhile.
@@ -255,24 +311,26 @@ def actors_of(supervisor: Process) -> set[int]:
 
 
 def truncate_newest(run: HarmedRun) -> int:
-  """Cuts the data of the newest checkpoint in half; returns its number."""
+  """Cuts the data file of the newest checkpoint in half; returns the checkpoint's number."""
   newest = run.saved()[-1]
   (data,) = (run.folder / 'checkpoints' / 'latest').glob(f'ckpt-{newest}.data-*')
   os.truncate(data, data.stat().st_size // 2)
   return newest
 
 
+_ODD_ROLE = (
+  b'{"kind": "join", "role": "king", "name": "x", "token": "", "version": "", "config": {}}'
+)
+
+
 def malformed(count: int) -> Sequence[tuple[str, tuple[bytes, ...]]]:
-  """So many messages, function and arguments, that a learner must refuse."""
+  """`count` messages that a learner must refuse: function and arguments."""
   forms = [
     ('tell', (b'',)),
     ('tell', (b'\xff\x00' * 50,)),
     ('tell', (b'[' * 100_000,)),
     ('tell', (b'{"kind": "nothing"}',)),
-    (
-      'tell',
-      (b'{"kind": "join", "role": "king", "name": "x", "token": "", "version": "", "config": {}}',),
-    ),
+    ('tell', (_ODD_ROLE,)),
     ('tell', (b'{"kind": "beat"}',)),
     ('put', (b'null', b'')),
     ('put', (b'{"session": 1}', b'x' * 1000)),
@@ -283,9 +341,10 @@ def malformed(count: int) -> Sequence[tuple[str, tuple[bytes, ...]]]:
 
 
 def send_malformed(port: int, count: int) -> int:
-  """Sends them; returns how many were answered by a refusal."""
+  """Sends `count` malformed messages; returns how many were refused."""
   client = rpc.Client('127.0.0.1', port, 30.0)
-  return sum(
-    b'"refused"' in client.call(function, *arguments, seconds=30.0)[0]
-    for function, arguments in malformed(count)
-  )
+  refused = 0
+  for function, arguments in malformed(count):
+    answer, *_ = client.call(function, *arguments, seconds=30.0)
+    refused += b'"refused"' in answer
+  return refused

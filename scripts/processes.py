@@ -1,4 +1,4 @@
-"""What /proc says about processes, for the tests of engines that run in processes of their own."""
+"""Processes as /proc shows them, for tests of engines and actors that are processes."""
 
 import os
 import pathlib
@@ -8,8 +8,8 @@ from typing import Callable
 
 
 def children(pid: int | str = 'self') -> set[int]:
-  """The processes that this one has started and that have not been waited for."""
-  found = set()
+  """The child processes of a process that have not been waited for."""
+  found: set[int] = set()
   for task in pathlib.Path(f'/proc/{pid}/task').iterdir():
     try:
       found.update(int(child) for child in (task / 'children').read_text().split())
@@ -19,7 +19,7 @@ def children(pid: int | str = 'self') -> set[int]:
 
 
 def descendants(pid: int | str = 'self') -> set[int]:
-  """These, and the processes that they have started, and so on."""
+  """The children of a process, their children, and so on."""
   try:
     found = children(pid)
   except OSError:  # It has ended meanwhile.
@@ -28,13 +28,13 @@ def descendants(pid: int | str = 'self') -> set[int]:
 
 
 def engines(pid: int | str = 'self') -> set[int]:
-  """The Doom engines among them."""
+  """The Doom engines among a process's descendants."""
   found = set()
   for process in descendants(pid):
     try:
       if b'/vizdoom/vizdoom' in pathlib.Path(f'/proc/{process}/cmdline').read_bytes():
         found.add(process)
-    except OSError:
+    except OSError:  # It has ended meanwhile.
       continue
   return found
 
@@ -45,7 +45,7 @@ def kill_engine() -> None:
 
 
 def is_alive(pid: int) -> bool:
-  """A zombie is not: who should have waited for it may have been killed."""
+  """Whether a process runs. A zombie does not: its parent may have been killed before waiting."""
   try:
     state = pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0]
   except OSError:
@@ -60,7 +60,7 @@ def shared_memory(pid: int) -> set[pathlib.Path]:
 
 
 def becomes_true(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-  """Whether the condition holds before the deadline."""
+  """Waits until a condition holds; returns whether it did before the deadline."""
   deadline = time.monotonic() + seconds
   while not condition():
     if time.monotonic() > deadline:

@@ -1,9 +1,11 @@
-"""Synthetic actors: `scripts/senders.py HOST:PORT COUNT FILE` joins COUNT times and puts the file's bytes for ever.
+"""Synthetic actors: `scripts/senders.py HOST:PORT COUNT FILE` joins COUNT times and puts FILE.
 
-Each is a thread with a link of its own, as an actor is that needs no time to play. For `scripts/benchmark.py wire` and
-`scripts/soak.py`, which end it.
+Each is a thread with a link of its own that fetches parameters and puts the file's bytes, over and
+over: an actor that needs no time to play. For `scripts/benchmark.py wire` and `scripts/soak.py`,
+which terminate it.
 """
 
+import functools
 import pathlib
 import sys
 import threading
@@ -15,17 +17,26 @@ from common.config import command_line
 from common.distributed import cluster
 from common.machine import janitor
 
-VERSION = 'synthetic'
+VERSION = 'synthetic'  # In place of the code's, which a learner compares.
+_PATIENCE = 60.0
 
 
 def main(argv: Sequence[str]) -> None:
-  """Sends until the learner has finished."""
-  (host, port), count = cluster.parse_address(argv[1], 'the address'), int(argv[2])
+  """Sends until the learner says that training is finished."""
+  name = argv[0]
+  endpoint = cluster.parse_address(argv[1], 'the address')
+  count = int(argv[2])
   payload = pathlib.Path(argv[3]).read_bytes()
   command_line.import_tensorflow()
   from common.distributed import link as links
   from common.distributed import queues
   from common.machine import threads
+
+  def make_link(i: int) -> links.Link:
+    applicant = links.Applicant(
+      name=f'{name}-{i}', role='actor', version=VERSION, token='', config={}
+    )
+    return links.Link(endpoint, applicant, _PATIENCE)
 
   def send(link: links.Link) -> None:
     try:
@@ -36,13 +47,15 @@ def main(argv: Sequence[str]) -> None:
     except queues.QueueClosed:
       link.close()
 
-  joined = [
-    links.Link(host, port, links.Applicant(f'{argv[0]}-{i}', 'actor', VERSION, '', {}), 60.0)
-    for i in range(count)
-  ]
-  crew = threads.Crew(lambda: [link.stop() for link in joined])
+  all_links = [make_link(i) for i in range(count)]
+
+  def stop() -> None:
+    for link in all_links:
+      link.stop()
+
+  crew = threads.Crew(stop)
   working = [
-    crew.start(f'sender-{i}', lambda link=link: send(link)) for i, link in enumerate(joined)
+    crew.start(f'sender-{i}', functools.partial(send, link)) for i, link in enumerate(all_links)
   ]
   for thread in working:
     thread.join()

@@ -1,7 +1,7 @@
-"""Hours of many synthetic actors at one learner: `scripts/soak.py [--actors=200] [--minutes=10] [--env=atari:pong]`.
+"""Load test: `scripts/soak.py [--actors=200] [--minutes=10] [--env=atari:pong]`.
 
-Each sends real trajectories for ever, with no time to play between them. Throughput and the learner's memory must stay
-as they are: the last line compares the end with the beginning.
+Many synthetic actors send real trajectories to one learner, with no time to play between them.
+Throughput and the learner's memory must stay constant: the last line compares end and beginning.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import pathlib
 import statistics
 import sys
 import time
-from typing import Sequence
+from typing import Mapping, Sequence
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
@@ -21,22 +21,27 @@ from common.machine import janitor
 from impala import config as configs
 from scripts import benchmark_wire
 
-_PROCESSES = 4  # In which the actors are threads: a process of its own for each would take 80 GB.
+_INTERVALS = 10
+# The actors are threads of these: a process for each of 200 actors would take 80 GB.
+_PROCESSES = 4
 
 
 def main(argv: Sequence[str]) -> None:
-  """Soaks from a command line."""
+  """Runs the test as the command line says."""
   values = flags.FlagValues()
-  flags.DEFINE_integer('actors', 200, 'How many.', lower_bound=_PROCESSES, flag_values=values)
-  flags.DEFINE_float('minutes', 10.0, 'How long.', lower_bound=0.1, flag_values=values)
-  flags.DEFINE_integer('trajectories', 4, 'Of one message.', lower_bound=1, flag_values=values)
-  flags.DEFINE_string('env', 'atari:pong', 'Whose trajectories.', flag_values=values)
+  flags.DEFINE_integer(
+    'actors', 200, 'Number of actors.', lower_bound=_PROCESSES, flag_values=values
+  )
+  flags.DEFINE_float('minutes', 10.0, 'Duration.', lower_bound=0.1, flag_values=values)
+  flags.DEFINE_integer(
+    'trajectories', 4, 'Trajectories per message.', lower_bound=1, flag_values=values
+  )
+  flags.DEFINE_string('env', 'atari:pong', 'Origin of the trajectories.', flag_values=values)
   command_line.parse_flags(values, argv, __doc__)
+
+  preset = configs.PRESETS.preset(configs.PRESETS.preset_for(values.env))
   config = dataclasses.replace(
-    configs.PRESETS.preset(configs.PRESETS.preset_for(values.env)),
-    env=values.env,
-    num_actors=1,
-    envs_per_actor=values.trajectories,
+    preset, env=values.env, num_actors=1, envs_per_actor=values.trajectories
   )
   with janitor.attend():
     command_line.import_tensorflow()
@@ -44,49 +49,56 @@ def main(argv: Sequence[str]) -> None:
 
 
 def soak(config: configs.Config, actors: int, seconds: float) -> None:
-  """Prints MB/s and the memory of the learner's process every tenth of the time."""
+  """Prints throughput and the learner's memory ten times, then compares end and beginning."""
   suite = environments.load(config.env, config.environment_options())
   codec, unrolls = benchmark_wire.trajectories(config, suite)
+  payload = codec.encode(unrolls)
+  per_process = actors // _PROCESSES
+  interval = seconds / _INTERVALS
+  rates: list[float] = []
+  sizes: list[float] = []
   with (
     benchmark_wire.listening(codec) as (server, crew),
-    benchmark_wire.sending(
-      server.address, codec.encode(unrolls), _PROCESSES, actors // _PROCESSES
-    ) as processes,
+    benchmark_wire.sending(server.endpoint.address, payload, _PROCESSES, per_process) as processes,
   ):
-    benchmark_wire.wait_for(server, processes, _PROCESSES * (actors // _PROCESSES), 2 * actors)
-    rates, sizes, interval = [], [], seconds / 10
-    for i in range(10):
-      before, started = server.gauges(), time.monotonic()
+    benchmark_wire.wait_for(server, processes, _PROCESSES * per_process, 2 * actors)
+    for i in range(_INTERVALS):
+      before = server.gauges()
+      started = time.monotonic()
       time.sleep(interval)
-      after, elapsed = server.gauges(), time.monotonic() - started
+      after = server.gauges()
+      elapsed = time.monotonic() - started
       if crew.error:
         raise crew.error
+
       rates.append((after['received_mb'] - before['received_mb']) / elapsed)
       sizes.append(resident_mb())
-      faults = ', '.join(
-        f'{after[name]} {name}' for name in ('actors_lost', 'puts_repeated', 'messages_refused')
-      )
       puts = (after['puts'] - before['puts']) / elapsed
       print(
-        f'{interval * (i + 1):6.0f} s  {after["actors"]} actors  {rates[-1]:6.0f} MB/s  {puts:6.0f} puts/s  '
-        f'learner {sizes[-1]:,.0f} MB  {faults}',
+        f'{interval * (i + 1):6.0f} s  {after["actors"]} actors  {rates[-1]:6.0f} MB/s  '
+        f'{puts:6.0f} puts/s  learner {sizes[-1]:,.0f} MB  {_faults(after)}',
         flush=True,
       )
-  first, last = statistics.mean(rates[:3]), statistics.mean(rates[-3:])
+
+  ratio = statistics.mean(rates[-3:]) / statistics.mean(rates[:3])
+  # Memory settles only when all actors have begun to send.
   print(
-    f'throughput at the end / at the beginning: {last / first:.3f}; memory grew by {sizes[-1] - sizes[2]:,.0f} MB '
-    'since the first three tenths'
+    f'throughput at the end / at the beginning: {ratio:.3f}; memory grew by '
+    f'{sizes[-1] - sizes[2]:,.0f} MB since the first three tenths'
   )
+
+
+def _faults(gauges: Mapping[str, float]) -> str:
+  names = ('actors_lost', 'puts_repeated', 'messages_refused')
+  return ', '.join(f'{gauges[name]} {name}' for name in names)
 
 
 def resident_mb() -> float:
-  """Memory of this process."""
-  line = next(
-    line
-    for line in pathlib.Path('/proc/self/status').read_text().splitlines()
-    if line.startswith('VmRSS')
-  )
-  return int(line.split()[1]) / 1e3
+  """The resident memory of this process, in MB."""
+  for line in pathlib.Path('/proc/self/status').read_text().splitlines():
+    if line.startswith('VmRSS'):
+      return int(line.split()[1]) / 1e3
+  raise RuntimeError('/proc/self/status has no line VmRSS')
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Actors that are processes of this machine: started, looked after, started again when they end, and ended."""
+"""Actors as child processes on this machine: started, restarted when they fail, and ended."""
 
 import logging
 import os
@@ -11,27 +11,33 @@ from common import errors
 from common.distributed import cluster
 
 _MOST_FAILURES = 5  # In a row, of one actor.
-_HEALTHY_SECONDS = 60.0  # Who has worked for so long has not failed at starting.
-_PATIENCE = 10.0
-_LAST_WORDS = 2000  # Bytes of what an actor has written that are shown when it has failed.
+_HEALTHY_SECONDS = 60.0  # An actor that ran for longer did not fail at starting.
+_PATIENCE = 10.0  # Seconds for all actors to end before they are killed.
+_LAST_WORDS = 2000  # Bytes at the end of a log that are searched for its last line.
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 class ActorProcesses:
-  """N processes of one program. What they write goes to `actor-I.log` in a folder."""
+  """N processes of one program, each with its output in a file `actor-I.log`.
+
+  Attributes:
+    restarts: How many processes were started again.
+  """
 
   def __init__(
     self, program: str, count: int, learner: str, who: cluster.Cluster, folder: pathlib.Path
   ):
-    """Starts them.
+    """Starts the processes.
 
     Args:
-      program: the system's module, `impala.train`.
-      count: N.
-      learner: HOST:PORT.
-      who: this process, whose token and name they share.
-      folder: for their logs.
+      program: The system's module, such as `impala.train`.
+      count: The number of processes, N.
+      learner: HOST:PORT of their learner.
+      who: This process, whose token, name and patience the actors get.
+      folder: Where to write their logs.
     """
-    self._who, self._folder = who, folder
+    self._who = who
+    self._folder = folder
     self._command = [
       sys.executable,
       '-m',
@@ -40,47 +46,38 @@ class ActorProcesses:
       f'--learner={learner}',
       f'--patience_seconds={who.patience_seconds}',
     ]
-    folder.mkdir(parents=True, exist_ok=True)
     self.restarts = 0
-    self._failures, self._started, self._processes = [0] * count, [0.0] * count, []
+    self._failures = [0] * count  # In a row.
+    self._started = [0.0] * count
+    self._processes: list[subprocess.Popen] = []
+
+    folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
       self._processes.append(self._start(i))
 
   def look_after(self) -> None:
-    """Starts those again that have failed; to be called now and then. Who fails again and again is given more time.
+    """Restarts actors that failed; to be called now and then.
+
+    An actor that fails repeatedly is restarted less often.
 
     Raises:
-      UserError: if that is so, and no other works.
+      UserError: If an actor fails repeatedly and no other is running.
     """
     for i, process in enumerate(self._processes):
-      if process.poll() in (None, 0) or time.monotonic() < self._started[i] + self._delay(i):
-        continue
-      if time.monotonic() - self._started[i] > _HEALTHY_SECONDS:
-        self._failures[i] = 0
-      self._failures[i] += 1
-      status, words = process.returncode, self._last_words(i)
-      if self._failures[i] >= _MOST_FAILURES and all(
-        other.poll() is not None for other in self._processes
-      ):
-        raise errors.UserError(
-          f'actor process {i} has ended {self._failures[i]} times in a row, the last time with '
-          f'status {status}: {words}'
-        )
-      logging.warning(
-        'Actor process %d has ended with status %d and is started again. %s', i, status, words
-      )
-      self.restarts += 1
-      self._processes[i] = self._start(i)
+      has_failed = process.poll() not in (None, 0)
+      if has_failed and time.monotonic() >= self._started[i] + self._delay(i):
+        self._restart(i)
 
   def are_done(self) -> bool:
-    """Whether all have ended in order."""
+    """Whether all actors have exited with status 0."""
     return all(process.poll() == 0 for process in self._processes)
 
   def close(self) -> None:
-    """Asks all to end; kills who does not."""
+    """Terminates all actors, and kills those still running 10 s later."""
     for process in self._processes:
       if process.poll() is None:
         process.terminate()
+
     deadline = time.monotonic() + _PATIENCE
     for process in self._processes:
       try:
@@ -88,6 +85,26 @@ class ActorProcesses:
       except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+  def _restart(self, i: int) -> None:
+    """Starts a failed actor again. Raises UserError if that is hopeless."""
+    if time.monotonic() - self._started[i] > _HEALTHY_SECONDS:
+      self._failures[i] = 0
+    self._failures[i] += 1
+
+    status = self._processes[i].returncode
+    words = self._last_words(i)
+    none_runs = all(process.poll() is not None for process in self._processes)
+    if self._failures[i] >= _MOST_FAILURES and none_runs:
+      raise errors.UserError(
+        f'actor process {i} has ended {self._failures[i]} times in a row, the last time with '
+        f'status {status}: {words}'
+      )
+    logging.warning(
+      'Actor process %d has ended with status %d and is started again. %s', i, status, words
+    )
+    self.restarts += 1
+    self._processes[i] = self._start(i)
 
   def _delay(self, i: int) -> float:
     """Seconds between two starts."""
@@ -97,14 +114,18 @@ class ActorProcesses:
     self._started[i] = time.monotonic()
     environment = {
       **os.environ,
+      # By the environment, since other users can read command lines.
       cluster.TOKEN_VARIABLE: self._who.token,
       'CUDA_VISIBLE_DEVICES': '',
     }
-    # One thread each: there are about as many processes as cores, and threads that wait by spinning cost all others.
+    # One thread each: there are about as many processes as cores, and idle threads that spin would
+    # slow down all of them.
     for name in ('TF_NUM_INTRAOP_THREADS', 'TF_NUM_INTEROP_THREADS', 'OMP_NUM_THREADS'):
       environment.setdefault(name, '1')
+
     with open(self._folder / f'actor-{i}.log', 'ab') as log:
-      # A session of its own: Ctrl-C is for the learner, which ends its actors once it has saved.
+      # In a session of its own, an actor does not get the terminal's Ctrl-C. The learner does: it
+      # ends its actors after it has saved.
       return subprocess.Popen(
         [*self._command, f'--name={self._who.name}-{i}'],
         stdin=subprocess.DEVNULL,
@@ -112,12 +133,14 @@ class ActorProcesses:
         stderr=log,
         start_new_session=True,
         env=environment,
-        cwd=pathlib.Path(__file__).resolve().parents[2],
+        cwd=_ROOT,
       )
 
   def _last_words(self, i: int) -> str:
+    """The last line of an actor's log, and the log's path."""
     path = self._folder / f'actor-{i}.log'
     with open(path, 'rb') as log:
       log.seek(max(0, os.path.getsize(path) - _LAST_WORDS))
-      words = log.read().decode(errors='replace').strip().splitlines()
-    return (words[-1] if words else 'It has said nothing.') + f' (all of it: {path})'
+      lines = log.read().decode(errors='replace').strip().splitlines()
+    last = lines[-1] if lines else 'It has written nothing.'
+    return f'{last} (full log: {path})'

@@ -1,11 +1,11 @@
-"""Who is who in a run of many processes: from flags, or from the cluster that started them."""
+"""Roles and addresses of a run's processes: from flags, or from the cluster that started them."""
 
 import dataclasses
 import ipaddress
 import os
 import pathlib
 import socket
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -14,23 +14,45 @@ from common import errors
 ROLES = ('all', 'learner', 'actor', 'evaluator')
 TOKEN_VARIABLE = 'DISTRIBUTED_RL_TOKEN'
 _RESOLVERS = ('tf_config', 'slurm', 'kubernetes')
-_PORT, _PEERS = 8476, 1000
+_PORT = 8476
+_PEER_OFFSET = 1000
+# What each resolver needs, for the message when it fails.
+_EXPECTED = {
+  'tf_config': (
+    'TF_CONFIG={"cluster": {"learner": ["HOST:PORT"], "actor": ["HOST:PORT", ...]}, '
+    '"task": {"type": "actor", "index": 0}}'
+  ),
+  'slurm': 'to be started by srun',
+  'kubernetes': 'the package kubernetes, and a learner whose pod has the label job-name=learner',
+}
+
+
+class Endpoint(NamedTuple):
+  """Where a learner listens."""
+
+  host: str
+  port: int
+
+  @property
+  def address(self) -> str:
+    """HOST:PORT, or [HOST]:PORT for IPv6."""
+    return f'[{self.host}]:{self.port}' if ':' in self.host else f'{self.host}:{self.port}'
 
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-  """This process and those it has to do with.
+  """This process's role and its peers' addresses.
 
   Attributes:
-    role: all (learner and actors in one), learner, actor or evaluator.
-    listen: HOST:PORT of a learner for actors of other processes; empty if there are none.
+    role: `learner`, `actor`, `evaluator`, or `all` for learner and actors in one process.
+    listen: HOST:PORT where a learner accepts other processes; empty if it accepts none.
     learner: HOST:PORT of the learner that an actor or evaluator works for.
-    actor_processes: actors that this process starts as processes of its own.
-    name: by which an actor gets its place back when it returns.
-    token: what all of a run share; may be empty as long as only this machine is concerned.
-    patience_seconds: how long an actor waits for a learner that does not answer.
-    learners: addresses of all learners, if there are several.
-    index: of this learner among them.
+    actor_processes: Number of actors that this process starts as child processes.
+    name: Identifies an actor, so that it gets its place back when it rejoins.
+    token: The run's shared secret; may be empty while only this machine is involved.
+    patience_seconds: How long an actor waits for a learner that does not answer.
+    learners: Addresses of all learners if there are several, else empty.
+    index: This learner's position among them.
   """
 
   role: str = 'all'
@@ -45,53 +67,78 @@ class Cluster:
 
   @property
   def peers(self) -> tuple[str, ...]:
-    """Where learners reach each other: 1000 ports beyond those that are for actors."""
-    parsed = [parse_address(address, '--cluster') for address in self.learners]
-    return tuple(join_address(host, port + _PEERS) for host, port in parsed)
+    """Addresses where learners reach each other: 1000 ports above those for actors."""
+    endpoints = [parse_address(address, '--cluster') for address in self.learners]
+    return tuple(Endpoint(host, port + _PEER_OFFSET).address for host, port in endpoints)
 
   @property
   def has_threads(self) -> bool:
-    """Whether actors are threads of this process."""
+    """Whether this process's actors are threads."""
     return self.role == 'all' and not self.actor_processes
 
 
 def define_flags(values: flags.FlagValues) -> None:
+  """Defines the flags that `resolve` reads."""
+  _define_role_flags(values)
+  _define_identity_flags(values)
+  _define_cluster_flags(values)
+
+
+def _define_role_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_enum(
     'role',
     None,
     ROLES,
-    'What this process is: learner, actor or evaluator of a run of many '
-    'processes; all, the default, is learner and actors in one.',
+    'Role of this process in a run of several: learner, actor or evaluator. '
+    'Default: all, which is learner and actors in one process.',
     flag_values=values,
   )
   flags.DEFINE_string(
     'listen',
     None,
-    'HOST:PORT at which a learner expects actors: 127.0.0.1, for those of this '
-    f'machine, port {_PORT}, unless told otherwise. 0.0.0.0:PORT is for all machines, and needs '
-    'a token.',
+    'HOST:PORT where the learner accepts actors. Default of --role=learner: '
+    f'127.0.0.1:{_PORT}, for actors on this machine. 0.0.0.0:PORT accepts all machines and '
+    'needs a token.',
     flag_values=values,
   )
   flags.DEFINE_string(
     'learner',
     None,
-    'HOST:PORT of the learner that an actor or evaluator works for.',
+    'HOST:PORT of the learner that this actor or evaluator works for.',
     flag_values=values,
   )
   flags.DEFINE_integer(
     'actor_processes',
     0,
-    'Start so many actors, each a process on this machine, and look after them.',
+    'Number of actors to start as processes on this machine, and to restart when they fail.',
     lower_bound=0,
     flag_values=values,
   )
+
+
+def _define_identity_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     'token_file',
     None,
-    'File whose text all processes of a run must know; or set the environment '
-    f'variable {TOKEN_VARIABLE}.',
+    f"File with the run's shared secret. Alternative: the environment variable {TOKEN_VARIABLE}.",
     flag_values=values,
   )
+  flags.DEFINE_string(
+    'name',
+    None,
+    'Name of this actor; a later actor of the same name takes its place. Default: HOST/PROCESS.',
+    flag_values=values,
+  )
+  flags.DEFINE_float(
+    'patience_seconds',
+    600.0,
+    'How long an actor waits for a learner that does not answer.',
+    lower_bound=0.0,
+    flag_values=values,
+  )
+
+
+def _define_cluster_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_enum(
     'cluster',
     None,
@@ -102,120 +149,108 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_integer(
     'learners',
     1,
-    'With --cluster=slurm: so many of its first tasks are learners, the others actors.',
+    'With --cluster=slurm: the number of learners. The first tasks are learners, the others '
+    'actors.',
     lower_bound=1,
-    flag_values=values,
-  )
-  flags.DEFINE_string(
-    'name',
-    None,
-    'Of an actor: another one of this name takes its place. HOST/PROCESS by default.',
-    flag_values=values,
-  )
-  flags.DEFINE_float(
-    'patience_seconds',
-    600.0,
-    'So long an actor waits for a learner that does not answer.',
-    lower_bound=0.0,
     flag_values=values,
   )
 
 
 def resolve(values: flags.FlagValues) -> Cluster:
-  """Who this process is. Imports TensorFlow if --cluster asks for it.
+  """Determines what this process is. Imports TensorFlow if --cluster is given.
 
   Raises:
-    UserError: if the flags contradict each other, or the cluster cannot be read.
+    UserError: If the flags contradict each other, or the cluster cannot be read.
   """
   found = _from_cluster(values) if values.cluster else {}
   role = values.role or found.get('role', 'all')
   learner = values.learner or found.get('learner', '')
   listen = values.listen or found.get('listen', '')
-  if role in ('actor', 'evaluator') and not learner:
+
+  _check_combination(values, role, learner)
+  if role == 'learner':
+    listen = listen or f'127.0.0.1:{_PORT}'
+  elif role == 'all' and values.actor_processes:
+    listen = listen or '127.0.0.1:0'  # Only its own actors need to know the port.
+
+  if learner and not parse_address(learner, '--learner').port:
+    raise errors.UserError(
+      f'--learner is {learner!r}, expected a port other than 0: the one that the learner shows'
+    )
+  is_public = bool(listen) and not is_loopback(parse_address(listen, '--listen').host)
+  token = _token(values.token_file)
+  if is_public and role in ('all', 'learner') and not token:
+    raise errors.UserError(
+      f'listening on {listen}, beyond this machine, needs a token that keeps strangers out. '
+      'Write a secret to a file and give it to all processes: '
+      f'--token_file=PATH (or {TOKEN_VARIABLE}=SECRET)'
+    )
+  return Cluster(
+    role=role,
+    listen=listen,
+    learner=learner,
+    actor_processes=values.actor_processes,
+    name=values.name or found.get('name') or f'{socket.gethostname()}/{os.getpid()}',
+    token=token,
+    patience_seconds=values.patience_seconds,
+    learners=found.get('learners', ()),
+    index=found.get('index', 0),
+  )
+
+
+def _check_combination(values: flags.FlagValues, role: str, learner: str) -> None:
+  """Raises UserError if flags do not fit the role."""
+  is_learner = role in ('all', 'learner')
+  if is_learner and values.learner:
+    raise errors.UserError(f'--learner={learner} is for actors and evaluators: add --role=actor')
+  if not is_learner and not learner:
     raise errors.UserError(
       f'--role={role} needs the address of its learner: --learner=HOST:PORT, which the learner '
       'shows when it starts'
     )
-  if role in ('all', 'learner') and values.learner:
-    raise errors.UserError(f'--learner={learner} is for actors and evaluators: add --role=actor')
-  if role in ('actor', 'evaluator') and values.listen:
-    raise errors.UserError(f'--listen={listen} is for learners, and this is --role={role}')
+  if not is_learner and values.listen:
+    raise errors.UserError(f'--listen={values.listen} is for learners, and this is --role={role}')
   if role == 'evaluator' and values.actor_processes:
     raise errors.UserError(
       '--actor_processes is for learners and actors, and this is --role=evaluator'
     )
-  if role == 'learner':
-    listen = listen or f'127.0.0.1:{_PORT}'
-  elif role == 'all' and (values.actor_processes or listen):
-    listen = listen or '127.0.0.1:0'
-  if listen:
-    parse_address(listen, '--listen')
-  if learner and not parse_address(learner, '--learner')[1]:
-    raise errors.UserError(
-      f'--learner is {learner!r}, expected a port other than 0: the one that the learner shows'
-    )
-  token = _token(values.token_file)
-  if (
-    role in ('all', 'learner')
-    and listen
-    and not is_loopback(parse_address(listen, '--listen')[0])
-    and not token
-  ):
-    raise errors.UserError(
-      f'the learner is to listen on {listen}, beyond this machine: that needs a token, so that nobody else joins. '
-      f'Write a secret to a file and give it to all processes: --token_file=PATH (or {TOKEN_VARIABLE}=SECRET)'
-    )
-  return Cluster(
-    role,
-    listen,
-    learner,
-    values.actor_processes,
-    values.name or found.get('name') or f'{socket.gethostname()}/{os.getpid()}',
-    token,
-    values.patience_seconds,
-    found.get('learners', ()),
-    found.get('index', 0),
-  )
 
 
 def places(who: Cluster, num_actors: int) -> int:
-  """The number of actors of a run: those that it starts as processes, where there are no others."""
+  """The run's number of actors: `actor_processes` if it has no others, else `num_actors`."""
   return who.actor_processes if who.role == 'all' and who.actor_processes else num_actors
 
 
 def assignments(who: Cluster, num_actors: int) -> range:
-  """Those of a run's actors that work for this learner, by number.
+  """The numbers of the run's actors that work for this learner.
 
   Raises:
-    UserError: if not all learners have equally many.
+    UserError: If the learners cannot share the actors equally.
   """
   count = max(1, len(who.learners))
   if num_actors % count:
     raise errors.UserError(
-      f'num_actors is {num_actors}, expected a multiple of {count}: so many learners share them'
+      f'num_actors is {num_actors}, expected a multiple of {count}: the number of learners that '
+      'share them'
     )
   return range(who.index, num_actors, count)
 
 
-def parse_address(address: str, flag: str) -> tuple[str, int]:
-  """HOST:PORT as its parts. Raises UserError, naming the flag."""
+def parse_address(address: str, flag: str) -> Endpoint:
+  """Parses HOST:PORT. Raises UserError, naming the flag."""
   host, _, port = address.rpartition(':')
   if not host or not port.isdecimal() or int(port) > 65535:
     raise errors.UserError(
       f'{flag} is {address!r}, expected HOST:PORT, for example 127.0.0.1:{_PORT}'
     )
-  return host.strip('[]'), int(port)
-
-
-def join_address(host: str, port: int) -> str:
-  """HOST:PORT; [HOST]:PORT of IPv6."""
-  return f'[{host}]:{port}' if ':' in host else f'{host}:{port}'
+  return Endpoint(host.strip('[]'), int(port))
 
 
 def is_loopback(host: str) -> bool:
+  """Whether a host is certainly this machine."""
   try:
     return ipaddress.ip_address(host).is_loopback
-  except ValueError:  # A name: only of this one is it certain.
+  except ValueError:  # A name: any but this one may resolve to another machine.
     return host == 'localhost'
 
 
@@ -228,80 +263,92 @@ def _token(path: str | None) -> str:
     raise errors.UserError(f'--token_file={path} cannot be read: {error}') from error
   if not token:
     raise errors.UserError(
-      f'--token_file={path} is empty: expected a secret, for example of `openssl rand -hex 16`'
+      f'--token_file={path} is empty: expected a secret, for example from `openssl rand -hex 16`'
     )
   return token
 
 
-def _from_cluster(values: flags.FlagValues) -> dict[str, Any]:
-  """What TensorFlow's resolvers say of this task."""
-  from tensorflow import distribute
+class _Task(NamedTuple):
+  """This process, as a cluster resolver describes it; unchecked."""
 
-  kind, resolvers = values.cluster, distribute.cluster_resolver
+  role: Any
+  index: Any
+  learners: tuple[str, ...]
+
+
+def _from_cluster(values: flags.FlagValues) -> dict[str, Any]:
+  """Reads this task's role and addresses, as keyword arguments of `Cluster`."""
+  kind = values.cluster
   try:
-    if kind == 'tf_config':
-      role, index, learners = _of_tf_config(resolvers.TFConfigClusterResolver)
-    elif kind == 'slurm':
-      role, index, learners = _of_slurm(resolvers.SlurmClusterResolver, values.learners)
-    else:
-      resolver = resolvers.KubernetesClusterResolver({'learner': ['job-name=learner']})
-      role, index, learners = values.role, 0, tuple(resolver.cluster_spec().as_dict()['learner'])
-    if role in ROLES and (type(index) is not int or index < 0):
-      raise ValueError(f"the task's index is {index!r}")
-    own = learners[index] if role in ('all', 'learner') else learners[index % len(learners)]
+    task = _task(kind, values)
+    if task.role in ROLES and (type(task.index) is not int or task.index < 0):
+      raise ValueError(f"the task's index is {task.index!r}")
+    is_learner = task.role in ('all', 'learner')
+    # Actors are dealt out to the learners in turn.
+    number = task.index if is_learner else task.index % len(task.learners)
+    address = task.learners[number]
   except (
+    ArithmeticError,
+    AttributeError,
     ImportError,
     LookupError,
     OSError,
     RuntimeError,
     TypeError,
     ValueError,
-    ZeroDivisionError,
-    AttributeError,
   ) as error:
+    # The resolvers check nothing: a malformed description fails somewhere inside them.
     raise errors.UserError(
-      f'--cluster={kind}: the cluster cannot be read: {type(error).__name__}: {error}. Expected '
-      + {
-        'tf_config': 'TF_CONFIG={"cluster": {"learner": ["HOST:PORT"], "actor": ["HOST:PORT", ...]}, "task": '
-        '{"type": "actor", "index": 0}}',
-        'slurm': 'to be started by srun',
-        'kubernetes': 'the package kubernetes, and a learner whose pod has the label job-name=learner',
-      }[kind]
+      f'--cluster={kind}: the cluster cannot be read: {type(error).__name__}: {error}. '
+      f'Expected {_EXPECTED[kind]}'
     ) from error
-  if role not in ROLES:
+
+  if task.role not in ROLES:
+    hint = '; give it with --role' if kind == 'kubernetes' else ''
     raise errors.UserError(
-      f'--cluster={kind}: this task is {role!r}, expected one of {", ".join(ROLES)}'
-      + ('; give it with --role' if kind == 'kubernetes' else '')
+      f'--cluster={kind}: this task is {task.role!r}, expected one of {", ".join(ROLES)}{hint}'
     )
-  if role in ('all', 'learner'):
-    return {
-      'role': role,
-      'listen': own,
-      'index': index,
-      'learners': learners if len(learners) > 1 else (),
-    }
-  return {'role': role, 'learner': own, 'name': f'{role}-{index}'}
+  if not is_learner:
+    return {'role': task.role, 'learner': address, 'name': f'{task.role}-{task.index}'}
+  return {
+    'role': task.role,
+    'listen': address,
+    'index': task.index,
+    'learners': task.learners if len(task.learners) > 1 else (),
+  }
 
 
-def _of_tf_config(resolver_class) -> tuple[str, int, tuple[str, ...]]:
-  """Role and index of this task, and the learners' addresses."""
+def _task(kind: str, values: flags.FlagValues) -> _Task:
+  from tensorflow import distribute  # Only here: it takes seconds, and flags rarely need it.
+
+  resolvers = distribute.cluster_resolver
+  if kind == 'tf_config':
+    return _tf_config_task(resolvers.TFConfigClusterResolver)
+  if kind == 'slurm':
+    return _slurm_task(resolvers.SlurmClusterResolver, values.learners)
+  # Kubernetes knows where learners are, but not what this pod is.
+  resolver = resolvers.KubernetesClusterResolver({'learner': ['job-name=learner']})
+  return _Task(values.role, 0, tuple(resolver.cluster_spec().as_dict()['learner']))
+
+
+def _tf_config_task(resolver_class: Any) -> _Task:
   if 'TF_CONFIG' not in os.environ:
     raise ValueError('the environment variable TF_CONFIG is not set')
   resolver = resolver_class()
-  return resolver.task_type, resolver.task_id, tuple(resolver.cluster_spec().as_dict()['learner'])
+  learners = tuple(resolver.cluster_spec().as_dict()['learner'])
+  return _Task(resolver.task_type, resolver.task_id, learners)
 
 
-def _of_slurm(resolver_class, num_learners: int) -> tuple[str, int, tuple[str, ...]]:
-  """The same."""
+def _slurm_task(resolver_class: Any, num_learners: int) -> _Task:
   tasks = int(os.environ.get('SLURM_STEP_NUM_TASKS') or os.environ['SLURM_NTASKS'])
-  # The resolver gives the first tasks to the job whose name comes first.
-  jobs = {'0/learner': num_learners} | (
-    {'1/actor': tasks - num_learners} if tasks > num_learners else {}
-  )
-  # GPUs are none of its business: as many as tasks keep it from counting them.
+  # The resolver sorts jobs by name and gives the first its first tasks.
+  jobs = {'0/learner': num_learners}
+  if tasks > num_learners:
+    jobs['1/actor'] = tasks - num_learners
+  # Claiming one GPU per task keeps the resolver from counting and distributing GPUs.
   resolver = resolver_class(
     jobs, port_base=_PORT, gpus_per_node=tasks, gpus_per_task=1, auto_set_gpu=False
   )
   learners = tuple(resolver.cluster_spec().as_dict()['0/learner'])
-  job, index = resolver.get_task_info()  # Which is known only now.
-  return job.partition('/')[2], index, learners
+  job, index = resolver.get_task_info()  # Only valid after `cluster_spec`.
+  return _Task(job.partition('/')[2], index, learners)

@@ -1,374 +1,204 @@
-"""An actor's side of the wire: joins a learner anywhere, brings it what was collected, fetches its parameters.
+"""An actor's connection to its learner, wherever that is: brings data, fetches parameters.
 
-A learner that is gone is waited for; it may come back as another process, with the parameters of its last checkpoint.
-What was collected for the one before is dropped then, and counted.
+When the learner is gone, the link waits for it. It may come back as another process with the
+parameters of its last checkpoint; data collected for its predecessor are dropped, and counted.
 """
 
-import contextlib
-import itertools
-import logging
-import threading
-import time
-from typing import Any, Callable, Mapping, NamedTuple
+from typing import Any, Callable
 
 import numpy as np
 import tensorflow as tf
 
 from common import errors
-from common.distributed import parameters, queues, rpc, wire
+from common.distributed import cluster, parameters, queues, rpc
+from common.distributed import delivery as deliveries
+from common.distributed import session as sessions
 
-_BEAT_SECONDS, _CALL_SECONDS, _POLL_SECONDS, _RETRY_SECONDS = 3.0, 30.0, 1.0, 5.0
-_PUT_SECONDS, _MOST_PUT_SECONDS = (
-  5.0,
-  80.0,
-)  # The more, the longer a message takes; who waits for room can ask.
-_MOST_REFUSED = 20  # In a row.
+# Callers need these beside the link itself.
+Applicant = sessions.Applicant
+Welcome = sessions.Welcome
 
 
 class PlaceChanged(Exception):
-  """The learner has given this actor another place than it had: other tasks, or another epsilon."""
-
-
-class Welcome(NamedTuple):
-  """What a learner tells one that joins."""
-
-  session: str
-  place: int
-  assignment: int  # Of the run's actors the one whose tasks or epsilon it has.
-  seed: int
-  config: Mapping[str, Any]
-
-
-class Applicant(NamedTuple):
-  """Who wants to join: see `server.Identity`. `config` holds only the settings that were asked for here."""
-
-  name: str
-  role: str
-  version: str
-  token: str
-  config: Mapping[str, Any]
+  """The learner has assigned this actor another place: its tasks or epsilon are no longer right."""
 
 
 class Link:
-  """The connection of one actor or evaluator. Its methods are for one thread; it has another, that tells it is alive."""
+  """The connection of one actor or evaluator; a `parameters.Source`.
 
-  def __init__(self, host: str, port: int, applicant: Applicant, patience_seconds: float):
+  Not thread-safe but for `stop`; a background thread sends heartbeats.
+
+  Attributes:
+    frames: Environment frames the learner had learned from when it last gave parameters.
+  """
+
+  def __init__(self, endpoint: cluster.Endpoint, applicant: Applicant, patience_seconds: float):
     """Connects to nothing yet.
 
     Args:
-      host: of the learner.
-      port: of the learner.
-      applicant: this one.
-      patience_seconds: a learner that does not answer is waited for so long.
+      endpoint: Where the learner listens.
+      applicant: Who joins.
+      patience_seconds: How long to wait for a learner that does not answer.
     """
-    self._host, self._port, self._applicant, self._patience = (
-      host,
-      port,
-      applicant,
-      patience_seconds,
+    self.frames = 0
+    self._session = sessions.Session(
+      endpoint, applicant, patience_seconds, dropped=lambda: self.dropped
     )
-    self._client: rpc.Client | None = None
-    self.welcome: Welcome | None = None
+    self._delivery = deliveries.Delivery(self._session)
     self._snapshot: parameters.Snapshot | None = None
-    self._sequence, self._refused_in_a_row, self.dropped = 0, 0, 0
-    self.frames = 0  # That the learner had when it last gave parameters.
-    self._outlived = (
-      False  # What is collected now was begun with parameters of a learner that is gone.
-    )
-    self._lost, self._finished, self._closing = (
-      threading.Event(),
-      threading.Event(),
-      threading.Event(),
-    )
-    self._describe, self._crashes, self._crashes_before = (lambda: 'setting up'), (lambda: 0), 0
-    self._told, self._told_before = (
-      (0, 0),
-      (0, 0),
-    )  # Crashes and dropped puts, by now and before this session.
-    self._beats = threading.Thread(target=self._beat, name='beats', daemon=True)
+    # Whether data collected now stem from parameters of a learner that is gone.
+    self._is_outdated = False
+
+  @property
+  def welcome(self) -> Welcome:
+    """The learner's answer to the latest join. Raises RuntimeError before the first."""
+    if self._session.welcome is None:
+      raise RuntimeError('call join() first')
+    return self._session.welcome
+
+  @property
+  def dropped(self) -> int:
+    """How many puts were dropped because the learner was gone, or refused them."""
+    return self._delivery.dropped
 
   def join(self) -> Welcome:
-    """Joins the learner; waits for one if there is none.
+    """Joins the learner, waiting for one if there is none.
 
     Raises:
-      UserError: if none comes, or it turns this one away.
-      QueueClosed: if training is finished.
-      PlaceChanged: if it was a member before, and has not got its place back.
+      UserError: If no learner comes, or it turns this process away.
+      QueueClosed: If training is finished.
+      PlaceChanged: If it was a member before and has not got its place back.
     """
-    started, reasons = time.monotonic(), set()
-    while True:
-      try:
-        welcome = self._try_to_join()
-        break
-      except rpc.Unreachable as reason:
-        left = self._patience - (time.monotonic() - started)
-        if left < 0:
-          raise errors.UserError(
-            f'no learner has answered at {self._host}:{self._port} for {self._patience:.0f} s ({reason}). Is '
-            '--learner its address, and does it listen beyond its own machine (--listen=0.0.0.0:PORT)?'
-          ) from reason
-        new = '' if str(reason) in reasons else f' ({reason})'
-        logging.info(
-          'No learner at %s:%d%s. Trying again every %.0f s, %.0f s more.',
-          self._host,
-          self._port,
-          new,
-          _RETRY_SECONDS,
-          left,
-        )
-        reasons.add(str(reason))
-      if self._closing.wait(_RETRY_SECONDS):
-        raise queues.QueueClosed
-    before, self.welcome = self.welcome, welcome
-    if before is None:
-      self._beats.start()
-    self._sequence, self._snapshot, self._outlived = 0, None, before is not None
-    self._told_before = self._told
-    self._lost.clear()
-    logging.info(
-      'Joined the learner at %s:%d as %s %d.',
-      self._host,
-      self._port,
-      self._applicant.role,
-      welcome.place,
-    )
+    before = self._session.welcome
+    welcome = self._session.join()
+    self._delivery.restart()
+    # The same version of another learner is another snapshot.
+    self._snapshot = None
+    self._is_outdated = before is not None
     if before is not None and before.assignment != welcome.assignment:
       raise PlaceChanged
     return welcome
 
-  def be_described_by(self, describe: Callable[[], str], crashes: Callable[[], int]) -> None:
-    """Sets what the learner is told: what this one is doing, and how many engines have crashed since this call."""
-    self._crashes_before += self._crashes()
-    self._describe, self._crashes = describe, crashes
-
-  def is_finished(self) -> bool:
-    """Whether the learner has said that training is finished."""
-    return self._finished.is_set()
-
-  def is_ended(self) -> bool:
-    """Whether there is nothing more to do."""
-    return self._finished.is_set() or self._closing.is_set()
-
   def latest(self) -> parameters.Snapshot:
-    """The learner's latest parameters, as a `ParameterStore` gives them. Raises as `put`."""
+    """The learner's latest parameters, as from a `ParameterStore`. Raises as `put`."""
     while True:
       self._rejoin_if_lost()
       try:
         snapshot = self._fetch()
       except rpc.Unreachable as reason:
-        self._lose(reason)
+        self._session.lose(reason)
         continue
       if snapshot is not None:
-        self._snapshot, self._outlived = snapshot, False
+        self._snapshot = snapshot
+        self._is_outdated = False
         return snapshot
 
   def put(self, payload: bytes) -> None:
-    """Brings what a `Codec` made of elements to the learner's queue; waits while that has no room.
+    """Brings elements, as a `Codec` encodes them, to the learner's queue; waits while it is full.
 
     Raises:
-      QueueClosed: if training is finished.
-      PlaceChanged: if a learner that came back has given the place to another.
-      UserError: if no learner comes back, or it refuses what is brought again and again.
+      QueueClosed: If training is finished.
+      PlaceChanged: If a learner that came back has given the place to another actor.
+      UserError: If no learner comes back, or it refuses one put after the other.
     """
     self._rejoin_if_lost()
-    if self._outlived:
-      self.dropped += 1
-      return
-    self._sequence += 1
-    try:
-      answer = self._delivered(wire.split(payload))
-    except rpc.Unreachable as reason:
-      self._lose(reason)
-      answer = {'state': 'lost'}
-    self._heed(answer)
-    self._refused_in_a_row = self._refused_in_a_row + 1 if answer['state'] == 'refused' else 0
-    if answer['state'] == 'refused':
-      logging.warning('The learner refuses what was collected: %s', answer['reason'])
-    if self._refused_in_a_row == _MOST_REFUSED:
-      raise errors.UserError(
-        f'the learner has refused the last {_MOST_REFUSED} times what was collected here, the '
-        f'last time as {answer["reason"]}'
-      )
-    if answer['state'] != 'taken':
-      self.dropped += 1
+    if self._is_outdated:
+      self._delivery.drop()
+    else:
+      self._delivery.deliver(payload)
 
   def infer(self, payload: bytes) -> tuple[int, bytes]:
-    """Has the learner decide on what environments show; returns its parameters' version, and what it has decided.
+    """Has the learner act on encoded inputs; returns its parameters' version and the outputs.
 
     Raises as `put`.
     """
     while True:
       self._rejoin_if_lost()
       try:
-        header = wire.to_json(session=self.welcome.session)
-        answer, decided = self._client.call('infer', header, payload, seconds=_CALL_SECONDS)
+        answer, (decided,) = self._session.call('infer', payload)
       except rpc.Unreachable as reason:
-        self._lose(reason)
+        self._session.lose(reason)
         continue
-      answer = wire.from_json(answer, {'state': str})
       if answer['state'] == 'decided':
         return answer['version'], decided
       if answer['state'] == 'refused':
         raise errors.UserError(
           f'the learner refuses to decide on what is seen here: {answer["reason"]}'
         )
-      self._heed(answer)
+      self._session.heed(answer)
 
   def begin(self) -> None:
-    """What is collected from now on is for the learner that there is now."""
+    """Declares that data collected from now on are for the present learner. Raises as `put`.
+
+    For actors that hold no parameters; for others, `latest` does the same.
+    """
     self._rejoin_if_lost()
-    self._outlived = False
+    self._is_outdated = False
 
   def report(self, **values: Any) -> None:
-    """Tells the learner what an evaluator has found. Raises as `put`."""
+    """Sends an evaluator's results. Raises as `put`."""
     while True:
       self._rejoin_if_lost()
       try:
-        self._heed(self._tell(_CALL_SECONDS, kind='report', **values))
+        self._session.heed(self._session.tell('report', **values))
       except rpc.Unreachable as reason:
-        self._lose(reason)
-      if not self._lost.is_set():
+        self._session.lose(reason)
+      if not self._session.is_lost():
         return
 
+  def be_described_by(self, describe: Callable[[], str], crashes: Callable[[], int]) -> None:
+    """Sets what heartbeats report: an activity, and the crashes since this call."""
+    self._session.be_described_by(describe, crashes)
+
+  def is_finished(self) -> bool:
+    """Whether the learner has said that training is finished."""
+    return self._session.is_finished()
+
+  def is_ended(self) -> bool:
+    """Whether there is nothing more to do: training is finished, or `stop` was called."""
+    return self._session.is_ended()
+
   def wait(self, seconds: float) -> bool:
-    """Waits for so long, or until there is nothing more to do; whether that is so."""
-    return self._closing.wait(seconds) or self.is_ended()
+    """Waits, or returns early if there is nothing more to do; returns whether that is so."""
+    return self._session.wait(seconds)
 
   def stop(self) -> None:
-    """Ends all waiting; for any thread."""
-    self._closing.set()
+    """Ends all waiting; may be called from any thread."""
+    self._session.stop()
 
   def close(self) -> None:
     """Leaves the learner."""
-    self.stop()
-    if self._beats.is_alive():
-      self._beats.join()
-    if self.welcome is not None and not self._lost.is_set():
-      with contextlib.suppress(rpc.Unreachable):  # Then it finds out by itself.
-        self._tell(_BEAT_SECONDS, kind='leave')
-
-  def _try_to_join(self) -> Welcome:
-    """Raises Unreachable, UserError, QueueClosed."""
-    if not rpc.reaches(self._host, self._port):
-      raise rpc.Unreachable('nobody listens there')
-    self._client, me = rpc.Client(self._host, self._port, _CALL_SECONDS), self._applicant
-    answer = self._call_tell(
-      _CALL_SECONDS,
-      kind='join',
-      name=me.name,
-      role=me.role,
-      token=me.token,
-      version=me.version,
-      config=dict(me.config),
-      place=self.welcome.place if self.welcome else -1,
-    )
-    if answer['state'] in ('turned away', 'refused'):
-      raise errors.UserError(
-        f'the learner at {self._host}:{self._port} turns this {me.role} away: {answer["reason"]}'
-      )
-    self._heed(answer)
-    if answer['state'] != 'joined':
-      raise rpc.Unreachable(f'it is {answer["state"]}')
-    return Welcome(
-      answer['session'], answer['place'], answer['assignment'], answer['seed'], answer['config']
-    )
-
-  def _beat(self) -> None:
-    """The other thread: tells that this one is alive."""
-    while not self._closing.wait(_BEAT_SECONDS):
-      with contextlib.suppress(
-        rpc.Unreachable, queues.QueueClosed
-      ):  # Whoever needs the learner next finds out.
-        if not self._lost.is_set():
-          totals = self._crashes_before + self._crashes(), self.dropped
-          crashes, dropped = np.subtract(totals, self._told_before).tolist()
-          self._heed(
-            self._tell(
-              _BEAT_SECONDS,
-              kind='beat',
-              activity=self._describe(),
-              crashes=crashes,
-              dropped=dropped,
-            )
-          )
-          self._told = totals
+    self._session.close()
 
   def _rejoin_if_lost(self) -> None:
-    if self._finished.is_set():
+    if self._session.is_finished():
       raise queues.QueueClosed
-    if self._lost.is_set():
+    if self._session.is_lost():
       self.join()
 
-  def _lose(self, reason: Exception) -> None:
-    if not self._lost.is_set():
-      logging.warning('The learner does not answer (%s).', reason)
-    self._lost.set()
-
-  def _heed(self, answer: Mapping[str, Any]) -> None:
-    """Does what an answer asks of whoever gets it: to join again, or to end. Raises QueueClosed."""
-    if answer['state'] in ('unknown', 'stopped'):
-      self._lost.set()
-    if answer['state'] == 'finished':
-      self._finished.set()
-      raise queues.QueueClosed
-
   def _fetch(self) -> parameters.Snapshot | None:
-    """The latest snapshot; None if the session was lost meanwhile."""
-    while not self._lost.is_set():
-      known = {} if self._snapshot is None else {'known': True}
-      answer, message = self._parameters(
-        0 if self._snapshot is None else self._snapshot.version, 0, **known
-      )
-      self.frames = answer.get('frames', self.frames)
+    """Fetches the latest snapshot; None if the session was lost. Raises Unreachable."""
+    # Starts again if the version is outdated before all of its parts are here.
+    while not self._session.is_lost():
+      answer, parts = self._fetch_first()
       if answer['state'] == 'known':
         return self._snapshot
-      parts = [message]
       while answer['state'] == 'given' and len(parts) < answer['parts']:
-        answer, message = self._parameters(answer['version'], len(parts))
-        parts.append(message)
+        answer, more = self._session.call('parameters', version=answer['version'], part=len(parts))
+        parts += more
       if answer['state'] == 'given':
-        return parameters.Snapshot(
-          answer['version'], tf.constant(np.frombuffer(b''.join(parts), np.float32))
-        )
-      self._heed(answer)
+        values = np.frombuffer(b''.join(parts), np.float32)
+        return parameters.Snapshot(answer['version'], tf.constant(values))
+      self._session.heed(answer)
     return None
 
-  def _parameters(self, version: int, part: int, **known: bool) -> tuple[dict[str, Any], bytes]:
-    answer, message = self._client.call(
-      'parameters',
-      wire.to_json(session=self.welcome.session, version=version, part=part, **known),
-      seconds=_CALL_SECONDS,
-    )
-    return wire.from_json(answer, {'state': str}), message
-
-  def _delivered(self, parts: list[bytes]) -> dict[str, Any]:
-    """Sends a put until it is known what has become of it. Raises Unreachable."""
-    for attempt in itertools.count():
-      try:
-        answer = self._send(parts, min(_PUT_SECONDS * 2**attempt, _MOST_PUT_SECONDS))
-      except rpc.Unreachable:  # It may have come, and may wait for room there.
-        answer = self._tell(_CALL_SECONDS, kind='asked', sequence=self._sequence)
-      while answer['state'] == 'waiting' and not self._closing.wait(_POLL_SECONDS):
-        answer = self._tell(_CALL_SECONDS, kind='asked', sequence=self._sequence)
-      if answer['state'] != 'missing':
-        return answer
-
-  def _send(self, parts: list[bytes], seconds: float) -> dict[str, Any]:
-    for i, part in enumerate(parts):
-      header = wire.to_json(
-        session=self.welcome.session, sequence=self._sequence, part=i, parts=len(parts)
+  def _fetch_first(self) -> tuple[dict[str, Any], list[bytes]]:
+    """Fetches the first part of the latest snapshot, unless that is the one already here."""
+    if self._snapshot is None:
+      answer, parts = self._session.call('parameters', version=0, part=0)
+    else:
+      answer, parts = self._session.call(
+        'parameters', version=self._snapshot.version, part=0, known=True
       )
-      answer = wire.from_json(
-        self._client.call('put', header, part, seconds=seconds)[0], {'state': str}
-      )
-      if answer['state'] != 'more':
-        break
-    return answer
-
-  def _tell(self, seconds: float, **values: Any) -> dict[str, Any]:
-    return self._call_tell(seconds, session=self.welcome.session, **values)
-
-  def _call_tell(self, seconds: float, **values: Any) -> dict[str, Any]:
-    return wire.from_json(
-      self._client.call('tell', wire.to_json(**values), seconds=seconds)[0], {'state': str}
-    )
+    self.frames = answer.get('frames', self.frames)
+    return answer, parts

@@ -1,4 +1,4 @@
-"""Publication of parameters: the learner publishes whole, versioned snapshots; actors copy the latest."""
+"""Publication of parameters: the learner publishes versioned snapshots, actors copy the latest."""
 
 import threading
 from typing import NamedTuple, Protocol, Sequence
@@ -14,54 +14,60 @@ class Snapshot(NamedTuple):
 
 
 class Source(Protocol):
-  """Where an actor takes parameters from: the learner's store, or the link to a learner elsewhere."""
+  """Where an actor gets parameters: the learner's store, or the link to a remote learner."""
 
   def latest(self) -> Snapshot:
     """The newest snapshot."""
 
 
 class ParameterStore:
-  """Holds the newest snapshot. Snapshots are immutable, so readers never see two versions mixed."""
+  """Holds the newest snapshot; thread-safe.
+
+  Snapshots are immutable, so readers never see a mixture of two versions.
+  """
 
   def __init__(self, first: Snapshot):
     self._lock = threading.Lock()
     self._latest = first
 
   def publish(self, snapshot: Snapshot) -> None:
+    """Replaces the newest snapshot."""
     with self._lock:
       self._latest = snapshot
 
   def latest(self) -> Snapshot:
+    """The newest snapshot."""
     with self._lock:
       return self._latest
 
 
 def flatten(variables: Sequence[tf.Variable]) -> tf.Tensor:
-  """All variables' values one after the other, float32 `[P]`."""
+  """Concatenates the values of all variables, float32 `[P]`."""
   return tf.concat([tf.reshape(variable, [-1]) for variable in variables], axis=0)
 
 
 def assign(variables: Sequence[tf.Variable], values: tf.Tensor) -> None:
-  """The inverse of `flatten`."""
-  parts = tf.split(values, [variable.shape.num_elements() for variable in variables])
+  """Assigns what `flatten` returned, float32 `[P]`, to variables of the same shapes."""
+  sizes = [variable.shape.num_elements() for variable in variables]
+  parts = tf.split(values, sizes)
   for variable, part in zip(variables, parts, strict=True):
     variable.assign(tf.reshape(part, variable.shape))
 
 
 class ParameterCopy:
-  """An actor's own variables, which follow the published ones whenever it asks."""
+  """An actor's own variables, updated from a source on request."""
 
   def __init__(self, variables: Sequence[tf.Variable], source: Source):
-    """Copies the latest parameters, which also runs the copying graph once, before any game starts."""
+    """Copies the latest parameters, which also traces the graph before any environment starts."""
     self._source = source
     self._snapshot: Snapshot | None = None
     self._assign = tf.function(lambda values: assign(variables, values))
     self.refresh()
 
   def refresh(self) -> int:
-    """Takes the latest parameters; returns their version."""
+    """Copies the latest parameters if they are new; returns their version."""
     snapshot = self._source.latest()
-    # By identity: a learner that came back may have other parameters at the same version.
+    # By identity: a restarted learner may have other parameters at the same version.
     if snapshot is not self._snapshot:
       self._assign(snapshot.values)
       self._snapshot = snapshot

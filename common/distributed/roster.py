@@ -1,4 +1,4 @@
-"""Who works for a learner: places of actors, and who holds them."""
+"""The members of a run: which actors and evaluators have joined a learner, and at which places."""
 
 import dataclasses
 import itertools
@@ -11,23 +11,27 @@ _TOTALS = ('crashes', 'dropped')
 
 
 class Unknown(Exception):
-  """The session is none, or none any more."""
+  """No member has this session: it never joined, has left, or was dropped."""
 
 
 @dataclasses.dataclass
 class Member:
-  """Someone who has joined.
+  """An actor or evaluator that has joined.
 
   Attributes:
-    name: tells it from others, also when it comes again.
-    role: actor or evaluator.
-    place: of an actor, its number; those beyond the run's number of actors share the settings of those below.
-    session: what all of its calls must carry; nobody can guess it.
-    heard: when it last called, by the roster's clock.
-    activity: what it said it was doing.
-    crashes, dropped: of its engines, and puts that it has dropped as its learner was gone; as it said.
-    admitted, delivered: the sequence numbers of its last put that came whole, and that is in the queue.
-    coming, parts: the sequence number of a put of several messages, and those that have come.
+    name: Identifies the member across rejoins.
+    role: `actor` or `evaluator`.
+    place: An actor's number. Places beyond the run's number of actors share the assignments of
+      those below.
+    session: The secret that accompanies all its calls.
+    heard: When it last called, by the roster's clock, in seconds.
+    activity: What it last said it was doing.
+    crashes: Crashes of its environments, as it reported.
+    dropped: Puts it dropped because its learner was gone, as it reported.
+    admitted: Sequence number of its last put that arrived completely.
+    delivered: Sequence number of its last put that is in the queue.
+    coming: Sequence number of the put that `parts` belong to.
+    parts: The messages of that put so far.
   """
 
   name: str
@@ -44,53 +48,71 @@ class Member:
   parts: list[bytes] = dataclasses.field(default_factory=list)
 
   def title(self) -> str:
+    """Role, place and name, for log messages."""
     return f'{self.role} {self.place} ({self.name})'
 
   def describe(self, now: float) -> str:
+    """Title and activity; `now` is the time by the roster's clock."""
     return f'{self.title()}, heard {now - self.heard:.0f} s ago: {self.activity}'
 
 
 class Roster:
-  """Gives out places, gives one that returns its own, and forgets who has not been heard of for long. For any thread."""
+  """Assigns places; a rejoining actor gets its old place, silent members are dropped.
+
+  Thread-safe.
+  """
 
   def __init__(
     self, places: int, lease_seconds: float, clock: Callable[[], float] = time.monotonic
   ):
-    """`places`: the run's number of actors."""
-    self._places, self._lease, self._clock, self._lock = (
-      places,
-      lease_seconds,
-      clock,
-      threading.Lock(),
-    )
-    self._members: dict[str, Member] = {}
-    self._last_place: dict[str, int] = {}  # By name, also of those who have gone.
-    self._gone = dict.fromkeys(_TOTALS, 0)
+    """Makes an empty roster.
+
+    Args:
+      places: The run's number of actors.
+      lease_seconds: Members silent for longer are dropped by `expire`.
+      clock: Time in seconds.
+    """
+    self._places = places
+    self._lease = lease_seconds
+    self._clock = clock
+    self._lock = threading.Lock()
+    self._members: dict[str, Member] = {}  # By session.
+    self._last_place: dict[str, int] = {}  # By name, of former members too.
+    self._gone = dict.fromkeys(_TOTALS, 0)  # Totals of former members.
     self.lost = 0
 
   def join(self, name: str, role: str, before: Any = None) -> Member:
-    """Adds a member; an earlier one of this name and role, which it replaces, is unknown from then on.
+    """Adds a member, replacing an earlier member of the same name and role.
 
     Args:
-      name: of the member.
-      role: of the member.
-      before: the place that it had at another learner, if it was an actor there.
+      name: The member's name.
+      role: The member's role.
+      before: The place the member had at a previous learner; ignored unless valid.
     """
     with self._lock:
       if role == 'actor' and type(before) is int and 0 <= before < self._places:
+        # Only a hint: a place this learner itself has assigned takes precedence.
         self._last_place.setdefault(name, before)
-      replaced = next((m for m in self._members.values() if (m.name, m.role) == (name, role)), None)
-      if replaced:
-        self._forget(replaced)
+
+      for member in list(self._members.values()):
+        if (member.name, member.role) == (name, role):
+          self._forget(member)
+
       place = self._place(name) if role == 'actor' else 0
-      member = Member(name, role, place, secrets.token_hex(16), self._clock())
+      member = Member(
+        name=name,
+        role=role,
+        place=place,
+        session=secrets.token_hex(16),
+        heard=self._clock(),
+      )
       self._members[member.session] = member
       if role == 'actor':
         self._last_place[name] = place
       return member
 
   def find(self, session: str) -> Member:
-    """The member that calls. Raises Unknown."""
+    """The member that calls, which renews its lease. Raises Unknown."""
     with self._lock:
       if session not in self._members:
         raise Unknown
@@ -99,14 +121,14 @@ class Roster:
       return member
 
   def leave(self, session: str) -> None:
-    """A member says that it ends."""
+    """Removes a member, if it is one."""
     with self._lock:
       member = self._members.get(session)
       if member:
         self._forget(member)
 
   def expire(self) -> list[Member]:
-    """Forgets, counts and returns those who were not heard of for longer than the lease."""
+    """Removes the members silent for longer than the lease, counts them as lost, returns them."""
     with self._lock:
       now = self._clock()
       late = [member for member in self._members.values() if now - member.heard > self._lease]
@@ -116,19 +138,22 @@ class Roster:
       return late
 
   def members(self) -> list[Member]:
+    """All members, by role and place."""
     with self._lock:
       return sorted(self._members.values(), key=lambda member: (member.role, member.place))
 
   def describe(self) -> list[str]:
+    """What each member is doing."""
     return [member.describe(self._clock()) for member in self.members()]
 
   def totals(self) -> dict[str, int]:
-    """Crashes and dropped puts of all who are or were here."""
+    """Crashes and dropped puts, summed over present and former members."""
+    totals = {}
     with self._lock:
-      return {
-        name: self._gone[name] + sum(getattr(member, name) for member in self._members.values())
-        for name in _TOTALS
-      }
+      for name in _TOTALS:
+        present = sum(getattr(member, name) for member in self._members.values())
+        totals[name] = self._gone[name] + present
+    return totals
 
   def _forget(self, member: Member) -> None:
     for name in _TOTALS:
@@ -136,11 +161,15 @@ class Roster:
     del self._members[member.session]
 
   def _place(self, name: str) -> int:
-    """The one it had, if that is free; else one that nobody is likely to return to; else any, at last beyond all."""
+    """Chooses a free place.
+
+    In order of preference: the actor's last one; one that no former member is likely to return to;
+    any; the lowest beyond the run's number of actors.
+    """
     taken = {member.place for member in self._members.values() if member.role == 'actor'}
-    before = self._last_place.get(name)
-    if before is not None and before not in taken:
-      return before
+    last = self._last_place.get(name)
+    if last is not None and last not in taken:
+      return last
     free = set(range(self._places)) - taken
     if free:
       return min(free - set(self._last_place.values()) or free)

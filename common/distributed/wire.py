@@ -1,81 +1,99 @@
-"""The form of what goes over the wire: structures of arrays as byte strings, requests and answers as JSON.
+"""Message formats: nested arrays as byte strings, requests and answers as JSON.
 
-uint8 tensors would go element by element (80 MB/s, a fifth of a byte string's speed).
+Arrays travel as byte strings because gRPC serialises uint8 tensors element by element, at 80 MB/s:
+a fifth of the speed.
 """
 
 import json
 import math
-from typing import Any, Mapping, NamedTuple, Sequence
+from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-MESSAGE_BYTES = (
-  4 * 2**20 - 2**16
-)  # gRPC takes 4 MiB; the rest is for the request beside the payload.
+# gRPC accepts 4 MiB; the remainder leaves room for the request beside the payload.
+MESSAGE_BYTES = 4 * 2**20 - 2**16
 
 
 class Malformed(Exception):
-  """A message is not what its receiver expects; the text says in what."""
+  """A message is not what its receiver expects; the text names the difference."""
 
 
 class _Field(NamedTuple):
   path: str
   spec: tf.TensorSpec
   dtype: np.dtype
-  size: int  # Bytes.
+  size: int  # Bytes per element.
 
 
 class Codec:
-  """Elements of one specification to bytes and back: field after field, each `[M, ...]`, without any header."""
+  """Encodes elements of one specification as bytes: field after field, each `[M, ...]`, no header.
+
+  Attributes:
+    spec: The nested `tf.TensorSpec`s of one element.
+    element_bytes: The encoded size of one element.
+  """
 
   def __init__(self, spec: Any, bounds: Mapping[str, tuple[float, float]]):
-    """Args:
-    spec: the nested `tf.TensorSpec`s of one element.
-    bounds: by a field's path, as `block.action`, the lowest and the highest value that it can have.
+    """Computes the layout.
+
+    Args:
+      spec: The nested `tf.TensorSpec`s of one element.
+      bounds: The lowest and highest valid value by field path, such as `block.action`.
+
+    Raises:
+      ValueError: If a bound names a field that does not exist.
     """
-    self.spec, self._bounds = spec, bounds
-    self._fields = [
-      _Field(path, s, np.dtype(s.dtype.as_numpy_dtype), s.shape.num_elements() * s.dtype.size)
-      for path, s in _leaves('', spec)
-    ]
-    unknown = set(bounds) - {field.path for field in self._fields}
-    if unknown:
-      raise ValueError(f'bounds of {unknown}: there are {[field.path for field in self._fields]}')
+    self.spec = spec
+    self._bounds = bounds
+    self._fields = [_field(path, leaf) for path, leaf in _leaves('', spec)]
     self.element_bytes = sum(field.size for field in self._fields)
+
+    paths = [field.path for field in self._fields]
+    unknown = set(bounds) - set(paths)
+    if unknown:
+      raise ValueError(f'bounds name {unknown}, expected some of the fields {paths}')
 
   @property
   def specs(self) -> list[tf.TensorSpec]:
-    """Those of the fields, in the order of `decode`."""
+    """The fields' specifications, in the order of `decode`."""
     return [field.spec for field in self._fields]
 
+  @property
+  def most_parts(self) -> int:
+    """The number of messages that one element takes."""
+    return math.ceil(self.element_bytes / MESSAGE_BYTES)
+
   def nothing(self) -> list[np.ndarray]:
-    """The flat fields of no elements."""
+    """The flat fields of zero elements, `[0, ...]`."""
     return [np.zeros((0, *field.spec.shape), field.dtype) for field in self._fields]
 
   def pack(self, fields: Sequence[Any]) -> Any:
-    """Flat fields as the nested structure of the specification."""
+    """Nests flat fields as the specification is nested."""
     return tf.nest.pack_sequence_as(self.spec, fields)
 
   def encode(self, elements: Any) -> bytes:
-    """The bytes of elements `[M, ...]`."""
+    """Encodes elements `[M, ...]`, which may be NumPy arrays or tensors."""
     return b''.join(
       np.ascontiguousarray(part, field.dtype).tobytes()
       for field, part in zip(self._fields, tf.nest.flatten(elements), strict=True)
     )
 
   def decode(self, payload: bytes) -> list[np.ndarray]:
-    """The flat fields `[M, ...]` of M elements, which share the payload's memory.
+    """Decodes M elements to flat fields `[M, ...]`, which share the payload's memory.
 
     Raises:
-      Malformed: if it is not a whole number of elements, or a value is not finite or out of its bounds.
+      Malformed: If the size is not a positive multiple of one element's, or a value is not finite
+        or out of its bounds.
     """
     count, rest = divmod(len(payload), self.element_bytes)
     if rest or not count:
       raise Malformed(
-        f'{len(payload)} bytes, expected a multiple of {self.element_bytes}, those of one element'
+        f'{len(payload)} bytes, expected a multiple of {self.element_bytes}, the size of an element'
       )
-    fields, start = [], 0
+
+    fields = []
+    start = 0
     for field in self._fields:
       values = np.frombuffer(payload, np.uint8, count * field.size, start)
       start += count * field.size
@@ -83,74 +101,90 @@ class Codec:
     return fields
 
   def group(self, elements: Any) -> list[Any]:
-    """Elements `[N, ...]` as parts `[M, ...]` of one message each; of one element, if that takes several messages."""
-    count = max(1, MESSAGE_BYTES // self.element_bytes)
+    """Splits elements `[N, ...]` into groups `[M, ...]` that fit one message each.
+
+    An element larger than a message is a group of its own; `split` cuts what it encodes to.
+    """
+    size = max(1, MESSAGE_BYTES // self.element_bytes)
     total = len(tf.nest.flatten(elements)[0])
     return [
-      tf.nest.map_structure(lambda x, i=i: x[i : i + count], elements)
-      for i in range(0, total, count)
+      tf.nest.map_structure(lambda x, i=i: x[i : i + size], elements)  # [M, ...]
+      for i in range(0, total, size)
     ]
 
-  @property
-  def most_parts(self) -> int:
-    """Messages that one element takes."""
-    return math.ceil(self.element_bytes / MESSAGE_BYTES)
-
   def _checked(self, field: _Field, values: np.ndarray) -> np.ndarray:
+    """Views uint8 values as the field's dtype. Raises Malformed."""
     if field.dtype == np.bool_:
+      # Operations on booleans are undefined for any other byte.
       if values.size and values.max() > 1:
         raise Malformed(f'{field.path} holds {values.max()}, expected booleans')
       return values.view(np.bool_)
+
     values = values.view(field.dtype)
     if field.dtype.kind == 'f' and not np.isfinite(values).all():
       raise Malformed(f'{field.path} holds numbers that are not finite')
     if field.path in self._bounds and values.size:
       low, high = self._bounds[field.path]
-      least, most = values.min(), values.max()
+      least = values.min()
+      most = values.max()
       if least < low or most > high:
-        raise Malformed(
-          f'{field.path} holds {least if least < low else most}, expected {low:g} to {high:g}'
-        )
+        wrong = least if least < low else most
+        raise Malformed(f'{field.path} holds {wrong}, expected {low:g} to {high:g}')
     return values
 
 
+def _field(path: str, spec: tf.TensorSpec) -> _Field:
+  dtype = np.dtype(spec.dtype.as_numpy_dtype)
+  return _Field(path=path, spec=spec, dtype=dtype, size=spec.shape.num_elements() * dtype.itemsize)
+
+
 def _leaves(path: str, spec: Any) -> list[tuple[str, tf.TensorSpec]]:
-  """In the order of `tf.nest.flatten`."""
+  """The paths and specifications of all leaves, in the order of `tf.nest.flatten`."""
   if isinstance(spec, tf.TensorSpec):
     return [(path, spec)]
+
+  named: Iterable[tuple[Any, Any]]
   if hasattr(spec, '_asdict'):
-    named = list(spec._asdict().items())
+    named = spec._asdict().items()
+  elif isinstance(spec, Mapping):
+    named = sorted(spec.items())  # `tf.nest` sorts dictionaries, but not named tuples.
   else:
-    named = sorted(spec.items()) if isinstance(spec, Mapping) else enumerate(spec)
-  return [
-    leaf for name, part in named for leaf in _leaves(f'{path}.{name}' if path else str(name), part)
-  ]
+    named = enumerate(spec)
+
+  leaves = []
+  for name, part in named:
+    leaves += _leaves(f'{path}.{name}' if path else str(name), part)
+  return leaves
 
 
 def split(payload: bytes) -> list[bytes]:
-  """The messages that a payload takes: at least one."""
+  """Cuts a payload into messages; an empty payload is one empty message."""
   return [payload[i : i + MESSAGE_BYTES] for i in range(0, max(1, len(payload)), MESSAGE_BYTES)]
 
 
 def check_bytes(message: Any) -> None:
-  """Raises Malformed for what is no single byte string: a server takes string tensors of any shape."""
+  """Raises Malformed unless the message is one byte string.
+
+  TensorFlow's RPC server accepts string tensors of any shape, whatever the function's signature.
+  """
   if not isinstance(message, bytes):
     raise Malformed(f'a tensor of shape {np.shape(message)}, expected one byte string')
 
 
 def to_json(**values: Any) -> bytes:
+  """Encodes a request or an answer."""
   return json.dumps(values).encode()
 
 
 def from_json(message: bytes, types: Mapping[str, type] | None = None) -> dict[str, Any]:
-  """The values of a request or an answer.
+  """Decodes a request or an answer.
 
   Args:
-    message: the JSON text of an object.
-    types: what it must hold, by name, as `expect` says. More may be there.
+    message: The JSON text of an object.
+    types: The types of its required values, as in `expect`.
 
   Raises:
-    Malformed: if it does not.
+    Malformed: If the message is something else.
   """
   check_bytes(message)
   try:
@@ -159,19 +193,29 @@ def from_json(message: bytes, types: Mapping[str, type] | None = None) -> dict[s
     raise Malformed(f'not JSON: {error}') from error
   if not isinstance(values, dict):
     raise Malformed(f'expected a JSON object, got {str(values)[:40]}')
-  return expect(values, types or {})
+  expect(values, types or {})
+  return values
 
 
-def expect(values: dict[str, Any], types: Mapping[str, type]) -> dict[str, Any]:
-  """The values, which must hold so: whole numbers not below 0, others finite. Raises Malformed."""
+def expect(values: Mapping[str, Any], types: Mapping[str, type]) -> None:
+  """Checks that values have the given types; integers from 0 to 2^62 - 1, floats finite.
+
+  Further values are ignored, so that newer processes may send more.
+
+  Raises:
+    Malformed: If a value is missing or invalid.
+  """
   for name, kind in types.items():
     value = values.get(name)
-    if (
-      type(value) is not kind
-      or kind is int
-      and not 0 <= value < 2**62
-      or kind is float
-      and not math.isfinite(value)
-    ):
+    if not _is_valid(value, kind):
       raise Malformed(f'{name} is {str(value)[:40]!r}, expected {kind.__name__}')
-  return values
+
+
+def _is_valid(value: Any, kind: type) -> bool:
+  if type(value) is not kind:  # Not `isinstance`: booleans are integers to it.
+    return False
+  if isinstance(value, int):
+    return 0 <= value < 2**62  # Fits int64 with room for arithmetic.
+  if isinstance(value, float):
+    return math.isfinite(value)
+  return True

@@ -1,15 +1,16 @@
-"""The learner's door to other processes: its server, the actors it starts itself, and what evaluators report."""
+"""A learner's remote actors: the server for them, the actor processes it starts, evaluators."""
 
 import csv
 import dataclasses
 import logging
 import pathlib
 import socket
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
-from common import environments
 from common.config import settings
-from common.distributed import actor_processes, cluster, parameters, queues, rpc, wire
+from common.distributed import actor_processes, cluster, membership, rpc, wire
+from common.distributed import inference as inferences
+from common.distributed import intake as intakes
 from common.distributed import server as servers
 from common.machine import version
 from common.runs import acting
@@ -23,97 +24,98 @@ _REPORT = {
   'low': float,
   'high': float,
 }
+_EVERYWHERE = ('0.0.0.0', '::')
+
+
+class RunDescription(NamedTuple):
+  """The run that remote actors work for."""
+
+  program: str  # The system's module, such as `impala.train`.
+  config: settings.Settings  # The settings that actors get, which may be unresolved.
+  num_actors: int  # Of the run, over all learners.
+  tasks: Sequence[str]  # Tasks that evaluators may report on.
+  folder: pathlib.Path
 
 
 def check(who: cluster.Cluster) -> None:
-  """Raises UserError, if this process is to listen where it cannot: before a folder is made for the run."""
+  """Raises UserError if this process cannot listen as asked, before the run's folder is made."""
   if who.listen:
     rpc.free_port(*cluster.parse_address(who.listen, '--listen'))
 
 
 class Host:
-  """Actors and evaluators of other processes, as a learner sees them; nobody, if it does not listen for any."""
+  """The remote actors and evaluators of a learner; none, if it does not listen for any."""
 
   def __init__(
     self,
     who: cluster.Cluster,
-    program: str,
-    config: settings.Settings,
-    num_actors: int,
-    suite: environments.Suite,
-    folder: pathlib.Path,
-    queue: queues.StructureQueue,
-    codec: wire.Codec,
-    store: parameters.ParameterStore,
+    run: RunDescription,
+    intake: intakes.Intake,
     frames: Callable[[], int],
-    inference: servers.Inference | None = None,
+    inference: inferences.Inference | None = None,
   ):
-    """Takes the port, if this process listens; `start` begins.
+    """Reserves the port if this process listens; starts nothing.
 
     Args:
-      who: this process.
-      program: the system's module, `impala.train`.
-      config: of the run, as actors are asked for it and get it.
-      num_actors: of the run.
-      suite: of the run.
-      folder: of the run.
-      queue: what actors put goes there.
-      codec: of its elements.
-      store: of the parameters to give out.
-      frames: tells how many environment frames were learned from so far.
-      inference: if actors hold no parameters.
+      who: This process.
+      run: What actors work for.
+      intake: Takes the actors' data, and holds the parameters they get.
+      frames: The environment frames learned from so far.
+      inference: How the learner acts for actors, if they hold no parameters.
 
     Raises:
-      UserError: if the port cannot be had.
+      UserError: If the port is in use, or the host is not this machine.
     """
-    self._who, self._program, self._folder, self._tasks = who, program, folder, suite.tasks
+    self._who = who
+    self._run = run
+    self._frames = frames
     self._actors: actor_processes.ActorProcesses | None = None
     self._server: servers.Server | None = None
     if not who.listen:
       return
-    host, port = cluster.parse_address(who.listen, '--listen')
-    assignments = cluster.assignments(who, num_actors)
-    identity = servers.Identity(version.of_code(), who.token, dataclasses.asdict(config))
-    # Every one that joins gets a seed of its own, other ones after a restart: none is to play the same games again.
-    seed_of = lambda number: acting.seed_of(config.seed, who.index, frames(), number)
+    identity = membership.Identity(
+      version=version.of_code(), token=who.token, config=dataclasses.asdict(run.config)
+    )
+    callbacks = servers.Callbacks(frames=frames, seed_of=self._seed_of, on_report=self._report)
     self._server = servers.Server(
-      host,
-      port,
-      identity,
-      assignments,
-      queue,
-      codec,
-      store,
-      frames,
-      seed_of,
-      self._report,
-      inference,
+      endpoint=cluster.parse_address(who.listen, '--listen'),
+      identity=identity,
+      assignments=cluster.assignments(who, run.num_actors),
+      intake=intake,
+      callbacks=callbacks,
+      inference=inference,
     )
 
   def start(self) -> None:
-    """Listens, and starts the actors of this machine."""
+    """Listens, and starts the actor processes of this machine."""
     if not self._server:
       return
     self._server.start()
-    here = self._server.host
-    is_everywhere = here in ('0.0.0.0', '::')
+    host, port = self._server.endpoint
+    is_everywhere = host in _EVERYWHERE
+    elsewhere = cluster.Endpoint(socket.gethostname() if is_everywhere else host, port)
     logging.info(
       'Listening on %s: python -m %s --role=actor --learner=%s',
-      self._server.address,
-      self._program,
-      cluster.join_address(socket.gethostname() if is_everywhere else here, self._server.port),
+      self._server.endpoint.address,
+      self._run.program,
+      elsewhere.address,
     )
     if self._who.actor_processes:
+      here = cluster.Endpoint('127.0.0.1' if is_everywhere else host, port)
       self._actors = actor_processes.ActorProcesses(
-        self._program,
-        self._who.actor_processes,
-        cluster.join_address('127.0.0.1' if is_everywhere else here, self._server.port),
-        self._who,
-        self._folder / 'actors',
+        program=self._run.program,
+        count=self._who.actor_processes,
+        learner=here.address,
+        who=self._who,
+        folder=self._run.folder / 'actors',
       )
 
   def look_after(self) -> None:
-    """To be called now and then. Raises UserError, if an actor of this machine fails again and again."""
+    """Drops silent members and restarts failed actors; to be called now and then.
+
+    Raises:
+      UserError: If the actor processes of this machine fail repeatedly.
+    """
     if self._server:
       self._server.expire()
     if self._actors:
@@ -121,52 +123,69 @@ class Host:
 
   @property
   def columns(self) -> tuple[str, ...]:
-    """Names of `gauges`."""
+    """The names of `gauges`."""
     return (*servers.Server.COLUMNS, 'actor_restarts') if self._server else ()
 
   def gauges(self) -> dict[str, float]:
-    """For `metrics.csv`: who is there, and totals since the start of this process."""
+    """Columns of `metrics.csv`: members present, and totals since the start of this process."""
     if not self._server:
       return {}
-    return {**self._server.gauges(), 'actor_restarts': self._actors.restarts if self._actors else 0}
+    restarts = self._actors.restarts if self._actors else 0
+    return {**self._server.gauges(), 'actor_restarts': restarts}
 
   @property
   def crashes(self) -> int:
-    """Of the engines of all actors."""
+    """Environment crashes of all remote actors."""
     return self._server.roster.totals()['crashes'] if self._server else 0
 
   def describe(self) -> list[str]:
-    """What each of the others was doing last."""
+    """What each remote actor and evaluator is doing."""
     if not self._server:
       return []
     return self._server.roster.describe() or [
-      f'no actor is connected; they find this learner with --role=actor --learner=HOST:{self._server.port}'
+      'no actor is connected; actors find this learner with --role=actor '
+      f'--learner=HOST:{self._server.endpoint.port}'
     ]
 
   def close(self, finished: bool) -> None:
-    """Ends serving and the actors of this machine; those of other machines end too, if training is finished."""
+    """Ends the server and the actor processes of this machine.
+
+    Args:
+      finished: Whether training is; if so, actors on other machines end too.
+    """
     if self._actors and not finished:
-      self._actors.close()  # While somebody still answers them.
+      # While the server still answers: actors would otherwise wait for another learner.
+      self._actors.close()
     if self._server:
       self._server.close(finished)
     if self._actors:
       self._actors.close()
 
+  def _seed_of(self, number: int) -> int:
+    """A seed for the actor that joins as `number`.
+
+    It differs between joins and after a restart, so that no actor repeats episodes.
+    """
+    return acting.seed_of(self._run.config.seed, self._who.index, self._frames(), number)
+
   def _report(self, report: Mapping[str, Any]) -> None:
     """Adds a row to `evaluator.csv`. Raises Malformed."""
     wire.expect(report, _REPORT)
     row = {name: report[name] for name in _REPORT}
-    if row['task'] not in self._tasks:
+    tasks = self._run.tasks
+    if row['task'] not in tasks:
       raise wire.Malformed(
-        f'task is {row["task"][:40]!r}, expected one of {", ".join(self._tasks)[:200]}'
+        f'task is {row["task"][:40]!r}, expected one of {", ".join(tasks)[:200]}'
       )
     try:
-      _append(self._folder / 'evaluator.csv', row)
+      _append(self._run.folder / 'evaluator.csv', row)
     except OSError as error:
-      logging.warning('NOT WRITTEN: what an evaluator has found, %s: %s', row, error.strerror)
+      # A full disk must not end the run.
+      logging.warning("NOT WRITTEN: an evaluator's results, %s: %s", row, error.strerror)
 
 
 def _append(path: pathlib.Path, row: Mapping[str, Any]) -> None:
+  """Appends a row to a CSV file, with a header if the file is new."""
   is_new = not path.exists()
   with open(path, 'a', newline='') as file:
     writer = csv.DictWriter(file, list(row))

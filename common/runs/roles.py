@@ -99,11 +99,11 @@ def _make_link(
 ) -> links.Link:
   names = sorted(options.asked.difference(_OF_THE_MACHINE))
   asked = {name: getattr(config, name) for name in names}
-  host, port = cluster.parse_address(who.learner, '--learner')
+  address = cluster.parse_address(who.learner, '--learner')
   applicant = links.Applicant(
     name=who.name, role=who.role, version=version.of_code(), token=who.token, config=asked
   )
-  return links.Link(host, port, applicant, who.patience_seconds)
+  return links.Link(address, applicant, who.patience_seconds)
 
 
 def _work(

@@ -11,8 +11,17 @@ import pytest
 import tensorflow as tf
 
 from common import environments, errors
+from common.distributed import (
+  cluster,
+  inference,
+  intake,
+  membership,
+  parameters,
+  queues,
+  rpc,
+  wire,
+)
 from common.distributed import link as links
-from common.distributed import parameters, queues, rpc, wire
 from common.distributed import server as servers
 from impala import config as configs
 from impala import networks, policy, remote, trajectory
@@ -53,26 +62,23 @@ class Learner:
     decide = lambda fields: tf.nest.flatten(shared.decide_flat(fields))
     snapshot = parameters.Snapshot(VERSION, parameters.flatten(self.agent.trainable_variables))
     self.server = servers.Server(
-      '127.0.0.1',
-      0,
-      servers.Identity('abc', '', dataclasses.asdict(self.config)),
+      cluster.Endpoint('127.0.0.1', 0),
+      membership.Identity('abc', '', dataclasses.asdict(self.config)),
       range(2),
-      self.queue,
-      wire.Codec(spec, trajectory.bounds(self.suite, 2)),
-      parameters.ParameterStore(snapshot),
-      lambda: 0,
-      lambda number: number,
-      print,
-      servers.Inference(inputs, outputs, decide, lambda: self.version),
+      intake.Intake(
+        queue=self.queue,
+        codec=wire.Codec(spec, trajectory.bounds(self.suite, 2)),
+        store=parameters.ParameterStore(snapshot),
+      ),
+      servers.Callbacks(frames=lambda: 0, seed_of=lambda number: number, on_report=print),
+      inference.Inference(inputs, outputs, decide, lambda: self.version),
     )
     self.server.start()
 
   @contextlib.contextmanager
   def joined(self, name='one'):
     """The policy of an actor that has joined."""
-    link = links.Link(
-      '127.0.0.1', self.server.port, links.Applicant(name, 'actor', 'abc', '', {}), 20.0
-    )
+    link = links.Link(self.server.endpoint, links.Applicant(name, 'actor', 'abc', '', {}), 20.0)
     try:
       yield remote.make_policy(self.config, self.suite, link, link.join().seed)
     finally:

@@ -1,4 +1,4 @@
-"""Who a process is: from flags, TF_CONFIG or Slurm; and a clear word for every contradiction."""
+"""Roles and addresses from flags, TF_CONFIG or Slurm, and messages for contradictions."""
 
 import importlib.util
 import json
@@ -24,7 +24,7 @@ def resolve(*arguments):
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
-  """Without any cluster, and without a token."""
+  """Without a cluster and without a token."""
   for name in list(os.environ):
     if name.startswith('SLURM_') or name in ('TF_CONFIG', cluster.TOKEN_VARIABLE):
       monkeypatch.delenv(name)
@@ -40,7 +40,7 @@ def token(tmp_path):
 
 @pytest.fixture
 def tf_config(environment):
-  """Sets TF_CONFIG."""
+  """A function that sets TF_CONFIG."""
 
   def put(task, jobs=None):
     jobs = jobs or {
@@ -57,7 +57,7 @@ def tf_config(environment):
 
 @pytest.fixture
 def slurm(environment):
-  """Sets what srun sets, for tasks on the nodes gpu01 and gpu02."""
+  """A function that sets what srun sets, for tasks on the nodes gpu01 and gpu02."""
 
   def put(rank, tasks_per_node='2(x2)', nodes='gpu[01-02]', tasks=4, gpus=None):
     for name, value in {
@@ -77,20 +77,20 @@ def slurm(environment):
 
 
 def refused(*arguments):
-  """What the user is told."""
+  """The message to the user."""
   with pytest.raises(errors.UserError) as told:
     resolve(*arguments)
   return str(told.value)
 
 
-def test_without_flags_it_is_all_in_one_process():
+def test_without_flags_everything_is_in_one_process():
   who = resolve()
   assert (who.role, who.listen, who.learner, who.learners, who.token) == ('all', '', '', (), '')
   assert who.has_threads and cluster.places(who, 7) == 7
   assert who.name == f'{socket.gethostname()}/{os.getpid()}'
 
 
-def test_a_learner_listens_on_this_machine_unless_told_otherwise():
+def test_a_learner_listens_on_this_machine_by_default():
   who = resolve('--role=learner')
   host, port = cluster.parse_address(who.listen, '--listen')
   assert cluster.is_loopback(host) and port and not who.has_threads
@@ -98,7 +98,7 @@ def test_a_learner_listens_on_this_machine_unless_told_otherwise():
   assert cluster.places(who, 7) == 7
 
 
-def test_actor_processes_need_an_address_and_get_one():
+def test_actor_processes_get_an_address_to_connect_to():
   who = resolve('--actor_processes=3')
   assert (who.role, who.listen, who.actor_processes, who.has_threads) == (
     'all',
@@ -112,7 +112,7 @@ def test_actor_processes_need_an_address_and_get_one():
 
 
 @pytest.mark.parametrize('index, numbers', [(0, [0, 3]), (1, [1, 4]), (2, [2, 5])])
-def test_several_learners_have_equally_many_of_the_actors(index, numbers):
+def test_several_learners_share_the_actors_equally(index, numbers):
   who = cluster.Cluster(role='learner', learners=('a:1', 'b:1', 'c:1'), index=index)
   assert list(cluster.assignments(who, 6)) == numbers
   with pytest.raises(errors.UserError, match='num_actors is 7, expected a multiple of 3'):
@@ -123,13 +123,13 @@ def test_a_single_learner_has_all_actors():
   assert list(cluster.assignments(cluster.Cluster(), 5)) == [0, 1, 2, 3, 4]
 
 
-def test_threads_and_others_together():
+def test_a_process_with_actor_threads_may_listen_for_others():
   who = resolve('--listen=127.0.0.1:0')
   assert who.listen == '127.0.0.1:0' and who.has_threads
 
 
 @pytest.mark.parametrize('role', ['actor', 'evaluator'])
-def test_actors_and_evaluators_know_their_learner(role, token):
+def test_an_actor_or_evaluator_has_its_learners_address(role, token):
   who = resolve(
     f'--role={role}', '--learner=far.away:8476', '--name=seven', '--patience_seconds=12', token
   )
@@ -138,7 +138,7 @@ def test_actors_and_evaluators_know_their_learner(role, token):
   )
 
 
-def test_an_actor_may_be_several():
+def test_one_command_may_start_several_actors():
   who = resolve('--role=actor', '--learner=h:1', '--actor_processes=4')
   assert (who.actor_processes, who.has_threads) == (4, False)
 
@@ -161,14 +161,14 @@ def test_an_actor_may_be_several():
     ),
   ],
 )
-def test_flags_that_contradict_each_other(arguments, words):
+def test_contradictory_flags_are_refused(arguments, words):
   assert re.search(words, refused(*arguments))
 
 
 @pytest.mark.parametrize(
   'address', ['h', 'h:', ':1', '1', 'h:x', 'h:-1', 'h:65536', 'h:1.5', 'h: 1', '']
 )
-def test_an_address_is_host_and_port(address):
+def test_what_is_not_host_and_port_is_refused(address):
   with pytest.raises(
     errors.UserError, match=re.escape(f'--flag is {address!r}, expected HOST:PORT')
   ):
@@ -187,7 +187,7 @@ def test_an_address_is_host_and_port(address):
     ('::1:80', ('::1', 80)),
   ],
 )
-def test_the_parts_of_an_address(address, parts):
+def test_addresses_are_parsed(address, parts):
   assert cluster.parse_address(address, '--flag') == parts
 
 
@@ -195,7 +195,7 @@ def test_the_parts_of_an_address(address, parts):
   'listen', ['0.0.0.0:1', '[::]:1', '10.1.2.3:1', 'a-name:1', '128.0.0.1:1', '127.evil.org:1']
 )
 @pytest.mark.parametrize('role', ['learner', 'all'])
-def test_beyond_this_machine_a_learner_needs_a_token(role, listen, token, environment):
+def test_listening_beyond_this_machine_needs_a_token(role, listen, token, environment):
   arguments = f'--role={role}', f'--listen={listen}'
   assert re.search(
     f'(?s){re.escape(listen)}.*token.*--token_file=PATH.*{cluster.TOKEN_VARIABLE}',
@@ -208,7 +208,7 @@ def test_beyond_this_machine_a_learner_needs_a_token(role, listen, token, enviro
 
 
 @pytest.mark.parametrize('listen', ['127.0.0.1:1', '127.9.9.9:1', 'localhost:1', '[::1]:1'])
-def test_on_this_machine_it_needs_none(listen):
+def test_listening_on_this_machine_needs_no_token(listen):
   assert resolve('--role=learner', f'--listen={listen}').token == ''
 
 
@@ -221,7 +221,7 @@ def test_on_this_machine_it_needs_none(listen):
     (b'\xff\xfe\x00', 'cannot be read'),
   ],
 )
-def test_a_token_file_that_holds_none(content, words, tmp_path):
+def test_a_token_file_without_a_token_is_refused(content, words, tmp_path):
   if content is not None:
     (tmp_path / 'token').write_bytes(content)
   assert re.search(
@@ -230,14 +230,14 @@ def test_a_token_file_that_holds_none(content, words, tmp_path):
 
 
 @pytest.mark.parametrize('index', [0, 1])
-def test_learners_of_tf_config(index, tf_config, token):
+def test_tf_config_of_several_learners(index, tf_config, token):
   tf_config({'type': 'learner', 'index': index})
   who = resolve('--cluster=tf_config', token)
   assert (who.role, who.listen, who.index) == ('learner', ['here:1', 'there:2'][index], index)
   assert who.learners == ('here:1', 'there:2') and who.learner == ''
 
 
-def test_a_single_learner_of_tf_config(tf_config):
+def test_tf_config_of_a_single_learner(tf_config):
   tf_config({'type': 'learner', 'index': 0}, {'learner': ['127.0.0.1:5'], 'actor': ['a:1']})
   who = resolve('--cluster=tf_config')
   assert (who.role, who.listen, who.learners, who.index) == ('learner', '127.0.0.1:5', (), 0)
@@ -252,16 +252,14 @@ def test_a_single_learner_of_tf_config(tf_config):
     ('evaluator', 0, 'here:1'),
   ],
 )
-def test_actors_and_evaluators_of_tf_config_are_shared_among_its_learners(
-  role, index, learner, tf_config
-):
+def test_tf_config_deals_actors_and_evaluators_out_to_its_learners(role, index, learner, tf_config):
   tf_config({'type': role, 'index': index})
   who = resolve('--cluster=tf_config')
   assert (who.role, who.learner, who.name, who.listen) == (role, learner, f'{role}-{index}', '')
   assert resolve('--cluster=tf_config', '--name=mine').name == 'mine'
 
 
-def test_learners_of_tf_config_need_a_token_as_others_do(tf_config):
+def test_tf_config_of_a_public_learner_needs_a_token(tf_config):
   tf_config({'type': 'learner', 'index': 0})
   assert 'here:1' in refused('--cluster=tf_config')
 
@@ -291,13 +289,13 @@ def test_learners_of_tf_config_need_a_token_as_others_do(tf_config):
     '{"cluster": {"worker": ["h:1"]}, "task": {"type": "actor", "index": 0}}',
   ],
 )
-def test_a_tf_config_that_is_none_is_told_with_what_is_expected(text, environment, token):
+def test_a_malformed_tf_config_is_refused(text, environment, token):
   if text is not None:
     environment.setenv('TF_CONFIG', text)
   assert '--cluster=tf_config' in refused('--cluster=tf_config', token)
 
 
-def test_a_tf_config_that_names_no_address(tf_config):
+def test_a_tf_config_without_ports_is_refused(tf_config):
   tf_config({'type': 'actor', 'index': 0}, {'learner': ['nowhere']})
   assert "'nowhere', expected HOST:PORT" in refused('--cluster=tf_config')
 
@@ -305,7 +303,7 @@ def test_a_tf_config_that_names_no_address(tf_config):
 @pytest.mark.parametrize(
   'gpus', ['', '0', '0,1', '0,1,2,3', None], ids=['no GPU', 'one', 'two', 'four', 'unset']
 )
-def test_the_first_task_of_slurm_is_the_learner_and_the_others_are_actors(slurm, token, gpus):
+def test_slurms_first_task_is_the_learner_and_the_others_are_actors(slurm, token, gpus):
   slurm(0, gpus=gpus)
   learner = resolve('--cluster=slurm', token)
   assert (learner.role, learner.index, learner.learners) == ('learner', 0, ())
@@ -320,7 +318,7 @@ def test_the_first_task_of_slurm_is_the_learner_and_the_others_are_actors(slurm,
   assert len(names) == 3
 
 
-def test_several_learners_of_slurm_share_the_actors(slurm, token):
+def test_several_slurm_learners_share_the_actors(slurm, token):
   found = []
   for rank in range(6):
     slurm(rank, tasks_per_node='3(x2)', tasks=6, gpus='0')
@@ -332,26 +330,26 @@ def test_several_learners_of_slurm_share_the_actors(slurm, token):
   assert [addresses.index(who.learner) for who in found[2:]] == [0, 1, 0, 1]
 
 
-def test_learners_of_one_machine_do_not_take_each_others_ports(slurm, token):
+def test_slurm_learners_on_one_machine_use_different_ports(slurm, token):
   slurm(0, tasks_per_node='4(x2)', tasks=8, gpus='0')
   who = resolve('--cluster=slurm', '--learners=3', token)
   assert len({*who.learners, *who.peers}) == 6
 
 
-def test_slurm_without_actors(slurm, token):
+def test_slurm_tasks_may_all_be_learners(slurm, token):
   slurm(1, tasks_per_node='1(x2)', tasks=2, gpus='0')
   who = resolve('--cluster=slurm', '--learners=2', token)
   assert (who.role, who.index, len(who.learners)) == ('learner', 1, 2)
 
 
-def test_more_learners_than_tasks_of_slurm(slurm, token):
+def test_more_learners_than_slurm_tasks_are_refused(slurm, token):
   slurm(0, gpus='0')
   assert '--cluster=slurm' in refused('--cluster=slurm', '--learners=5', token)
 
 
 @pytest.mark.parametrize('name', ['PROCID', 'STEP_NODELIST', 'STEP_TASKS_PER_NODE'])
 @pytest.mark.parametrize('value', [None, 'a]b[['])
-def test_what_slurm_does_not_tell_is_named(name, value, slurm, environment, token):
+def test_missing_slurm_variables_are_named(name, value, slurm, environment, token):
   slurm(0, gpus='0')
   environment.delenv(f'SLURM_{name}')
   if value is not None:
@@ -361,7 +359,7 @@ def test_what_slurm_does_not_tell_is_named(name, value, slurm, environment, toke
   assert name in told if value is None else value in told
 
 
-def test_outside_of_slurm_it_is_told_to_use_srun():
+def test_outside_slurm_the_message_names_srun():
   assert re.search('--cluster=slurm: .*SLURM_.*srun', refused('--cluster=slurm'))
 
 
@@ -369,7 +367,7 @@ def test_outside_of_slurm_it_is_told_to_use_srun():
   importlib.util.find_spec('kubernetes') is not None, reason='the package is there'
 )
 @pytest.mark.parametrize('role', ['learner', 'actor'])
-def test_kubernetes_without_its_package_is_told_by_its_name(role):
+def test_kubernetes_without_its_package_is_refused(role):
   assert re.search(
     '--cluster=kubernetes: .*package kubernetes', refused('--cluster=kubernetes', f'--role={role}')
   )

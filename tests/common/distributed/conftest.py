@@ -1,13 +1,12 @@
-"""Learners that several files of tests talk to."""
+"""Learners that several test files share."""
 
 import pytest
 
 
 @pytest.fixture
 def learner():
-  from tests.common.distributed import (
-    learners,  # Only here: TensorFlow takes seconds, and others do not need it.
-  )
+  # Imported here: TensorFlow takes seconds, and other tests in this folder do not need it.
+  from tests.common.distributed import learners
 
   with learners.closing(learners.Learner()) as made:
     yield made
@@ -15,7 +14,7 @@ def learner():
 
 @pytest.fixture
 def small():
-  """Has room for two elements."""
+  """A learner whose queue holds two elements."""
   from tests.common.distributed import learners
 
   with learners.closing(learners.Learner(capacity=2)) as made:

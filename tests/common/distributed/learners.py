@@ -1,4 +1,4 @@
-"""A learner that does not learn, for the tests of the wire: a queue, parameters, and the server of both."""
+"""A learner that does not learn, for tests of the wire: a queue, parameters, and their server."""
 
 import contextlib
 import json
@@ -7,8 +7,9 @@ import threading
 import numpy as np
 import tensorflow as tf
 
+from common.distributed import cluster, membership, parameters, queues, rpc, wire
+from common.distributed import intake as intakes
 from common.distributed import link as links
-from common.distributed import parameters, queues, rpc, wire
 from common.distributed import server as servers
 
 SPEC = {
@@ -23,24 +24,27 @@ LARGE_SPEC = {
   'pixels': tf.TensorSpec([2 * wire.MESSAGE_BYTES + 9], tf.uint8),
 }
 CONFIG = {'env': 'gym:CartPole-v1', 'batch_size': 32, 'lstm': False}
-IDENTITY = servers.Identity('0123456789ab', 'a secret', CONFIG)
+IDENTITY = membership.Identity(version='0123456789ab', token='a secret', config=CONFIG)
 
 
 def elements(*numbers):
+  """Elements of `SPEC`, each filled with a function of its number."""
+  column = np.array(numbers, np.int64)[:, None]
   return {
     'number': np.array(numbers, np.int64),
     'flag': np.array(numbers) % 2 == 0,
-    'pixels': np.tile(np.array(numbers, np.int64)[:, None] % 200, 3).astype(np.uint8),
-    'reward': np.tile(np.array(numbers, np.float32)[:, None], 2),
+    'pixels': np.tile(column % 200, 3).astype(np.uint8),
+    'reward': np.tile(column.astype(np.float32), 2),
   }
 
 
 def payload(*numbers):
+  """These elements, encoded."""
   return CODEC.encode(elements(*numbers))
 
 
 class Learner:
-  """Serves from the beginning until it is closed; reports of evaluators come into `reports`."""
+  """Serves from construction until `close`; evaluators' reports arrive in `reports`."""
 
   def __init__(
     self,
@@ -56,48 +60,54 @@ class Learner:
   ):
     codec = wire.Codec(spec, {}) if spec else CODEC
     self.queue = queues.StructureQueue(spec or SPEC, capacity)
-    self.store, self.reports = parameters.ParameterStore(self.snapshot(version, size)), []
+    self.store = parameters.ParameterStore(self.snapshot(version, size))
+    self.reports = []
+    self.on_report = self.reports.append  # Tests may replace it.
     self.server = servers.Server(
-      '127.0.0.1',
-      port,
-      identity,
-      assignments or range(places),
-      self.queue,
-      codec,
-      self.store,
-      frames=lambda: 1234,
-      seed_of=lambda number: 1000 + number,
-      on_report=self.reports.append,
+      endpoint=cluster.Endpoint('127.0.0.1', port),
+      identity=identity,
+      assignments=assignments or range(places),
+      intake=intakes.Intake(queue=self.queue, codec=codec, store=self.store),
+      callbacks=servers.Callbacks(
+        frames=lambda: 1234,
+        seed_of=lambda number: 1000 + number,
+        on_report=lambda report: self.on_report(report),
+      ),
       inference=inference,
     )
     self.server.start()
-    self.roster, self.port = self.server.roster, self.server.port
+    self.roster = self.server.roster
+    self.port = self.server.endpoint.port
 
   @staticmethod
   def snapshot(version, size=10):
-    """Parameters that all have the number of their version."""
+    """Parameters that all equal their version."""
     return parameters.Snapshot(version, tf.fill([size], float(version)))
 
   def count(self, gauge):
     return self.server.gauges()[gauge]
 
+  def enter(self, state):
+    """Makes the server answer as it does while it is closing."""
+    self.server._membership.state = state
+
   def take(self, count=None):
-    """The numbers of so many elements, of all that are there unless told; all of each must be what `elements` made."""
+    """Takes elements, by default all present; checks them and returns their numbers."""
     taken = self.queue.take_many(self.queue.size() if count is None else count)
     numbers = [int(n) for n in taken['number']]
-    if numbers:
-      for name, part in elements(*numbers).items() if 'flag' in taken else ():
+    if numbers and 'flag' in taken:  # Else they are of another specification.
+      for name, part in elements(*numbers).items():
         np.testing.assert_array_equal(taken[name], part)
     return numbers
 
   def close(self, finished=False):
-    """As a run does: what waits for room in the queue is let go first."""
+    """Closes as a run does: the queue first, so that puts that wait for room end."""
     self.queue.close()
     self.server.close(finished)
 
 
 class Caller:
-  """Says to a server whatever a test wants to say, byte by byte if need be."""
+  """Sends a server whatever a test wants to send, byte by byte if need be."""
 
   def __init__(self, learner):
     self._client = rpc.Client('127.0.0.1', learner.port, 20.0)
@@ -109,17 +119,15 @@ class Caller:
     return json.loads(self.raw('tell', wire.to_json(**values))[0])
 
   def join(self, name='one', role='actor', **others):
-    return self.tell(
-      **{
-        'kind': 'join',
-        'name': name,
-        'role': role,
-        'token': IDENTITY.token,
-        'version': IDENTITY.version,
-        'config': {},
-        **others,
-      }
-    )
+    request = {
+      'kind': 'join',
+      'name': name,
+      'role': role,
+      'token': IDENTITY.token,
+      'version': IDENTITY.version,
+      'config': {},
+    }
+    return self.tell(**{**request, **others})
 
   def session(self, name='one', role='actor'):
     return self.join(name, role)['session']
@@ -137,17 +145,18 @@ class Caller:
     )
 
   def parameters(self, session, version=0, part=0, **known):
-    answer, message = self.raw(
-      'parameters', wire.to_json(session=session, version=version, part=part, **known)
-    )
+    header = wire.to_json(session=session, version=version, part=part, **known)
+    answer, message = self.raw('parameters', header)
     return json.loads(answer), message
 
 
 class Background:
-  """A call in a thread: what it has returned, or raised."""
+  """A call in a thread: its result, or the error it raised."""
 
   def __init__(self, function, *arguments, **named):
-    self.error, self.result, self._returned = None, None, threading.Event()
+    self.error = None
+    self.result = None
+    self._returned = threading.Event()
     self._thread = threading.Thread(
       target=self._run, args=(function, arguments, named), daemon=True
     )
@@ -165,21 +174,21 @@ class Background:
 
 
 def link(port, name='one', role='actor', patience=20.0, host='127.0.0.1', **others):
-  """The real other side, not joined yet."""
+  """A real link, not joined yet."""
   applicant = {
     'name': name,
     'role': role,
     'version': IDENTITY.version,
     'token': IDENTITY.token,
     'config': {},
-    **others,
   }
-  return links.Link(host, port, links.Applicant(**applicant), patience)
+  applicant = links.Applicant(**{**applicant, **others})
+  return links.Link(cluster.Endpoint(host, port), applicant, patience)
 
 
 @contextlib.contextmanager
 def closing(made):
-  """Closes what was made; a learner that is closed already, too."""
+  """Closes a learner or link at the end; it may be closed already."""
   try:
     yield made
   finally:

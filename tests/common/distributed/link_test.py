@@ -1,4 +1,4 @@
-"""An actor's side of the wire: what it brings arrives once, and learners that go and come again are lived through."""
+"""An actor's side of the wire: puts arrive once, and restarts of the learner are survived."""
 
 import contextlib
 import logging
@@ -14,27 +14,29 @@ import numpy as np
 import pytest
 
 from common import errors
+from common.distributed import delivery as deliveries
 from common.distributed import link as links
 from common.distributed import queues, rpc, wire
 from common.distributed import server as servers
+from common.distributed import session as sessions
 from scripts import processes
 from tests.common.distributed import learners
 from tests.common.distributed.learners import payload
 
 DEADLINE = 20.0
-WATCHED = 0.2  # How long one that must wait is watched: only a broken link lets it go on.
+WATCHED = 0.2  # How long a call that must block is watched: only a broken link lets it return.
 
 
 @pytest.fixture
 def start():
-  """Starts learners, which are closed at the end."""
+  """A function that starts learners, which are closed at the end."""
   with contextlib.ExitStack() as stack:
     yield lambda **how: stack.enter_context(learners.closing(learners.Learner(**how)))
 
 
 @pytest.fixture
 def linked(start):
-  """Makes links that are closed before the learners are; they join unless told otherwise."""
+  """A function that makes links, closed before the learners are. They join by default."""
   with contextlib.ExitStack() as stack:
 
     def make(port, name='one', joins=True, **others):
@@ -48,19 +50,20 @@ def linked(start):
 
 @pytest.fixture
 def hasty(monkeypatch):
-  """Finds out soon what takes minutes else."""
-  for name, seconds in (('BEAT', 0.1), ('POLL', 0.05), ('RETRY', 0.1), ('CALL', 2.0)):
-    monkeypatch.setattr(links, f'_{name}_SECONDS', seconds)
+  """Shortens the timeouts that would make tests take minutes."""
+  for name, seconds in (('BEAT', 0.1), ('RETRY', 0.1), ('CALL', 2.0)):
+    monkeypatch.setattr(sessions, f'{name}_SECONDS', seconds)
+  monkeypatch.setattr(deliveries, '_POLL_SECONDS', 0.05)
 
 
-def test_it_is_welcomed_with_a_place_and_the_settings_of_the_run(learner, linked):
+def test_joining_returns_a_place_and_the_runs_settings(learner, linked):
   first, second = linked(learner.port, 'a'), linked(learner.port, 'b')
   assert (first.welcome.place, first.welcome.assignment, second.welcome.place) == (0, 0, 1)
   assert first.welcome.config == learners.CONFIG and first.welcome.seed != second.welcome.seed
   assert [member.name for member in learner.roster.members()] == ['a', 'b']
 
 
-def test_what_it_puts_arrives_in_order_and_once(learner, linked):
+def test_puts_arrive_in_order_and_once(learner, linked):
   link = linked(learner.port)
   for number in range(10):
     link.put(payload(2 * number, 2 * number + 1))
@@ -68,7 +71,7 @@ def test_what_it_puts_arrives_in_order_and_once(learner, linked):
   assert learner.count('puts') == 10 and link.dropped == 0
 
 
-def test_what_is_larger_than_a_message_arrives_whole(start, linked):
+def test_elements_larger_than_a_message_arrive_whole(start, linked):
   codec, rng = wire.Codec(learners.LARGE_SPEC, {}), np.random.default_rng(0)
   pixels = rng.integers(0, 256, (3, 2 * wire.MESSAGE_BYTES + 9), np.uint8)
   learner = start(spec=learners.LARGE_SPEC)
@@ -80,7 +83,7 @@ def test_what_is_larger_than_a_message_arrives_whole(start, linked):
   np.testing.assert_array_equal(taken['pixels'], pixels)
 
 
-def test_parameters_come_when_there_are_new_ones(learner, linked):
+def test_parameters_are_fetched_only_when_new(learner, linked):
   link = linked(learner.port)
   first = link.latest()
   assert first.version == 0 and link.latest() is first and link.frames == 1234
@@ -91,7 +94,7 @@ def test_parameters_come_when_there_are_new_ones(learner, linked):
   assert link.latest() is second
 
 
-def test_large_parameters_are_of_one_version_while_the_learner_publishes(start, linked):
+def test_large_parameters_belong_to_one_version_while_others_are_published(start, linked):
   size = 2 * wire.MESSAGE_BYTES // 4 + 3
   learner = start(size=size)
   ended = threading.Event()
@@ -115,7 +118,7 @@ def test_large_parameters_are_of_one_version_while_the_learner_publishes(start, 
   assert link.latest().version == learner.store.latest().version
 
 
-def test_put_waits_for_room_and_goes_on(small, linked):
+def test_put_waits_while_the_queue_is_full(small, linked):
   link = linked(small.port)
   link.put(payload(0, 1))
   putting = learners.Background(link.put, payload(2))
@@ -128,16 +131,18 @@ def test_put_waits_for_room_and_goes_on(small, linked):
 def test_a_put_that_waits_longer_than_a_call_may_take_arrives_once(
   small, hasty, linked, monkeypatch
 ):
-  monkeypatch.setattr(links, '_CALL_SECONDS', 0.5)
+  monkeypatch.setattr(sessions, 'CALL_SECONDS', 0.5)
   link = linked(small.port)
   link.put(payload(0, 1))
-  asked, tell = threading.Event(), link._tell
+  asked = threading.Event()
+  tell = link._session.tell
 
-  def noticed(seconds, **values):
-    asked.set() if values['kind'] == 'asked' else None
-    return tell(seconds, **values)
+  def noticed(kind, *arguments, **values):
+    if kind == 'asked':
+      asked.set()
+    return tell(kind, *arguments, **values)
 
-  link._tell = noticed
+  link._session.tell = noticed
   putting = learners.Background(link.put, payload(2))
   assert asked.wait(DEADLINE) and not putting.has_returned(WATCHED)
   assert small.take(3) == [0, 1, 2]
@@ -155,21 +160,21 @@ def test_a_put_that_waits_longer_than_a_call_may_take_arrives_once(
   ],
 )
 @pytest.mark.parametrize('role', ['actor', 'evaluator'])
-def test_who_is_turned_away_is_told_why_at_once(learner, linked, role, changes, words):
+def test_being_turned_away_is_a_user_error_at_once(learner, linked, role, changes, words):
   started = time.monotonic()
   with pytest.raises(
     errors.UserError, match=f'127.0.0.1:{learner.port} turns this {role} away: .*{words}'
   ):
     linked(learner.port, role=role, **changes)
-  assert time.monotonic() - started < links._RETRY_SECONDS
+  assert time.monotonic() - started < sessions.RETRY_SECONDS
 
 
-def test_a_host_that_does_not_exist_is_not_waited_for(linked):
+def test_a_host_that_does_not_exist_is_a_user_error_at_once(linked):
   with pytest.raises(errors.UserError, match='no.such.host.invalid.*--learner'):
     linked(1, host='no.such.host.invalid', patience=600.0)
 
 
-def test_a_learner_that_does_not_come_is_waited_for_with_a_word_on_how_long(hasty, linked, caplog):
+def test_waiting_for_a_learner_is_logged_and_ends(hasty, linked, caplog):
   port = rpc.free_port('127.0.0.1', 0)
   with (
     caplog.at_level(logging.INFO),
@@ -184,21 +189,22 @@ def test_a_learner_that_does_not_come_is_waited_for_with_a_word_on_how_long(hast
   told = [message for message in caplog.messages if f'No learner at 127.0.0.1:{port}' in message]
   left = [int(message.rpartition(', ')[2].split()[0]) for message in told]
   assert left[0] == 2 and left[-1] == 0 and left == sorted(left, reverse=True)
-  assert '(' in told[0] and '(' not in told[1]  # The reason only once.
+  assert '(' in told[0] and '(' not in told[1]  # The reason is logged once.
 
 
-def test_somebody_else_at_the_address_is_no_learner(hasty, linked, monkeypatch):
-  monkeypatch.setattr(links, '_CALL_SECONDS', 0.3)
+def test_a_listener_that_is_no_learner_is_not_joined(hasty, linked, monkeypatch):
+  monkeypatch.setattr(sessions, 'CALL_SECONDS', 0.3)
   with socket.create_server(('127.0.0.1', 0)) as listener:
     with pytest.raises(errors.UserError, match='no learner has answered'):
       linked(listener.getsockname()[1], patience=0.2)
 
 
-def test_a_learner_that_comes_later_is_found(start, hasty, linked):
-  link = linked(rpc.free_port('127.0.0.1', 0), joins=False)
+def test_a_learner_that_starts_later_is_joined(start, hasty, linked):
+  port = rpc.free_port('127.0.0.1', 0)
+  link = linked(port, joins=False)
   joining = learners.Background(link.join)
   assert not joining.has_returned(WATCHED)
-  learner = start(port=link._port)
+  learner = start(port=port)
   assert joining.has_returned(DEADLINE) and joining.error is None
   link.put(payload(5))
   assert learner.take() == [5]
@@ -214,7 +220,7 @@ def test_waiting_for_a_learner_can_be_stopped(hasty, linked):
 
 
 def test_waiting_for_room_can_be_stopped(small, hasty, linked, monkeypatch):
-  monkeypatch.setattr(links, '_CALL_SECONDS', 0.5)
+  monkeypatch.setattr(sessions, 'CALL_SECONDS', 0.5)
   link = linked(small.port)
   link.put(payload(0, 1))
   putting = learners.Background(link.put, payload(2))
@@ -223,7 +229,7 @@ def test_waiting_for_room_can_be_stopped(small, hasty, linked, monkeypatch):
   assert putting.has_returned(5.0)
 
 
-def test_another_learner_at_the_same_address_is_joined_and_what_was_for_the_one_before_is_dropped(
+def test_a_restarted_learner_is_joined_and_data_for_its_predecessor_are_dropped(
   start, hasty, linked, caplog
 ):
   first = start()
@@ -232,7 +238,7 @@ def test_another_learner_at_the_same_address_is_joined_and_what_was_for_the_one_
   link.put(payload(1))
   first.close()
   second = start(port=first.port, version=40)
-  link.put(payload(2))  # Was collected with the parameters of the first.
+  link.put(payload(2))  # Collected with the parameters of the first.
   link.put(payload(3))
   assert second.queue.size() == 0 and link.dropped == 2
   assert link.latest().version == 40
@@ -243,8 +249,8 @@ def test_another_learner_at_the_same_address_is_joined_and_what_was_for_the_one_
   assert first.take() == [1]
 
 
-def test_parameters_of_another_learner_are_not_taken_for_known(start, hasty, linked):
-  """Though it has come to the same version as the one before."""
+def test_parameters_of_a_restarted_learner_are_fetched_anew(start, hasty, linked):
+  """Even if they have the same version."""
   first = start(version=7)
   link = linked(first.port)
   before = link.latest()
@@ -254,7 +260,7 @@ def test_parameters_of_another_learner_are_not_taken_for_known(start, hasty, lin
   assert after is not before and after.version == 7 and after.values.shape == [20]
 
 
-def test_a_learner_that_is_gone_is_waited_for_in_the_middle_of_everything(start, hasty, linked):
+def test_any_call_waits_for_a_learner_that_is_gone(start, hasty, linked):
   first = start()
   link = linked(first.port)
   link.latest()
@@ -266,10 +272,8 @@ def test_a_learner_that_is_gone_is_waited_for_in_the_middle_of_everything(start,
   assert calls[0].result.version == 9
 
 
-def test_a_learner_that_does_not_come_back_is_an_error_of_the_user(
-  start, hasty, linked, monkeypatch
-):
-  monkeypatch.setattr(links, '_CALL_SECONDS', 0.3)
+def test_a_learner_that_does_not_come_back_is_a_user_error(start, hasty, linked, monkeypatch):
+  monkeypatch.setattr(sessions, 'CALL_SECONDS', 0.3)
   learner = start()
   both = [linked(learner.port, str(i), patience=0.5) for i in range(2)]
   learner.close()
@@ -278,7 +282,7 @@ def test_a_learner_that_does_not_come_back_is_an_error_of_the_user(
       call()
 
 
-def test_a_put_that_waits_when_the_learner_goes_is_dropped_and_counted(start, hasty, linked):
+def test_a_put_waiting_when_the_learner_ends_is_dropped_and_counted(start, hasty, linked):
   first = start(capacity=1)
   link = linked(first.port)
   link.put(payload(0))
@@ -292,11 +296,11 @@ def test_a_put_that_waits_when_the_learner_goes_is_dropped_and_counted(start, ha
   assert second.take() == [2]
 
 
-def test_who_was_forgotten_rejoins_by_itself_at_its_old_place(start, linked, monkeypatch):
-  """Its computer slept: it was not heard of for the lease."""
+def test_a_dropped_member_rejoins_at_its_old_place(start, linked, monkeypatch):
+  """For instance, its computer slept for longer than the lease."""
   monkeypatch.setattr(servers, 'LEASE_SECONDS', 0.5)
   learner = start(places=3)
-  link = linked(learner.port, 'sleeper')  # Which tells of itself every three seconds only.
+  link = linked(learner.port, 'sleeper')  # Its heartbeats are three seconds apart.
   link.latest()
 
   def forgotten():
@@ -314,7 +318,7 @@ def test_who_was_forgotten_rejoins_by_itself_at_its_old_place(start, linked, mon
   ) == 1
 
 
-def test_who_works_or_waits_for_long_is_not_forgotten(start, hasty, linked, monkeypatch):
+def test_heartbeats_keep_working_and_waiting_members(start, hasty, linked, monkeypatch):
   monkeypatch.setattr(servers, 'LEASE_SECONDS', 1.0)
   learner = start(capacity=1)
   link, _ = linked(learner.port, 'waits'), linked(learner.port, 'works')
@@ -328,7 +332,7 @@ def test_who_works_or_waits_for_long_is_not_forgotten(start, hasty, linked, monk
   assert putting.has_returned(DEADLINE) and link.dropped == 0
 
 
-def test_totals_of_one_who_rejoins_are_counted_once(start, hasty, linked):
+def test_totals_are_counted_once_across_a_rejoin(start, hasty, linked):
   learner = start()
   link = linked(learner.port)
   link.be_described_by(lambda: 'busy', lambda: 3)
@@ -340,7 +344,7 @@ def test_totals_of_one_who_rejoins_are_counted_once(start, hasty, linked):
   assert learner.roster.totals()['crashes'] == 3
 
 
-def test_crashes_of_an_actor_that_is_made_anew_add_to_those_before(learner, hasty, linked):
+def test_crashes_of_a_recreated_actor_add_to_earlier_ones(learner, hasty, linked):
   link = linked(learner.port)
   link.be_described_by(lambda: 'first', lambda: 3)
   assert processes.becomes_true(lambda: learner.roster.totals()['crashes'] == 3, DEADLINE)
@@ -352,7 +356,7 @@ def test_crashes_of_an_actor_that_is_made_anew_add_to_those_before(learner, hast
   assert learner.roster.totals()['crashes'] == 4 and not learner.count('messages_refused')
 
 
-def test_what_it_does_is_told(learner, hasty, linked):
+def test_heartbeats_report_activity_and_crashes(learner, hasty, linked):
   link = linked(learner.port)
   link.be_described_by(lambda: 'stepping for 2 s', lambda: 5)
   assert processes.becomes_true(
@@ -361,7 +365,7 @@ def test_what_it_does_is_told(learner, hasty, linked):
   assert learner.roster.totals()['crashes'] == 5
 
 
-def test_who_has_not_got_its_place_back_is_told(start, hasty, linked):
+def test_a_changed_place_is_raised(start, hasty, linked):
   first = start(places=2)
   joined = [linked(first.port, name) for name in 'ab']
   first.close()
@@ -371,15 +375,13 @@ def test_who_has_not_got_its_place_back_is_told(start, hasty, linked):
   with pytest.raises(links.PlaceChanged):
     joined[1].latest()
   assert (joined[1].welcome.place, joined[1].welcome.assignment) == (2, 0)
-  assert joined[1].latest().version == 0  # Goes on as what it is now.
+  assert joined[1].latest().version == 0  # It goes on at its new place.
   with pytest.raises(links.PlaceChanged):
     joined[0].latest()
   assert [member.name for member in second.roster.members()] == ['c', 'd', 'b', 'a']
 
 
-def test_those_of_a_learner_that_is_gone_get_their_places_back_from_another_in_any_order(
-  start, hasty, linked
-):
+def test_places_survive_a_restart_of_the_learner_in_any_order(start, hasty, linked):
   first = start(places=3)
   joined = [linked(first.port, name) for name in 'abc']
   first.close()
@@ -389,9 +391,7 @@ def test_those_of_a_learner_that_is_gone_get_their_places_back_from_another_in_a
   assert [member.name for member in second.roster.members()] == ['a', 'b', 'c']
 
 
-def test_what_is_refused_now_and_then_is_dropped_and_again_and_again_is_an_error(
-  learner, linked, caplog
-):
+def test_a_refused_put_is_dropped_and_twenty_in_a_row_are_an_error(learner, linked, caplog):
   link = linked(learner.port)
   for _ in range(19):
     link.put(b'wrong')
@@ -405,7 +405,7 @@ def test_what_is_refused_now_and_then_is_dropped_and_again_and_again_is_an_error
   assert learner.take() == []
 
 
-def test_the_end_of_training_ends_all_that_waits(start, hasty):
+def test_the_end_of_training_ends_all_waiting(start, hasty):
   learner = start(capacity=1)
   joined = [learners.link(learner.port, name) for name in 'abc']
   for link in joined:
@@ -420,7 +420,7 @@ def test_the_end_of_training_ends_all_that_waits(start, hasty):
 
   calls.append(learners.Background(follow))
   ending = learners.Background(learner.close, finished=True)
-  for call, link in zip(calls, joined):
+  for call, link in zip(calls, joined, strict=True):
     assert call.has_returned(DEADLINE) and isinstance(call.error, queues.QueueClosed)
     assert link.is_finished() and link.is_ended()
     link.close()
@@ -433,11 +433,11 @@ def test_the_end_of_training_ends_all_that_waits(start, hasty):
   assert rpc.free_port('127.0.0.1', learner.port) == learner.port
 
 
-def test_a_learner_that_stops_before_the_end_lets_actors_wait(start, hasty, linked):
+def test_actors_wait_for_the_successor_of_a_stopped_learner(start, hasty, linked):
   learner = start()
   link = linked(learner.port)
-  learner.server._state = 'stopped'  # As it is as long as it closes.
-  assert processes.becomes_true(link._lost.is_set, DEADLINE)
+  learner.enter('stopped')
+  assert processes.becomes_true(link._session.is_lost, DEADLINE)
   waiting = learners.Background(link.latest)
   assert not waiting.has_returned(WATCHED) and not link.is_ended()
   learner.close(finished=False)
@@ -445,7 +445,7 @@ def test_a_learner_that_stops_before_the_end_lets_actors_wait(start, hasty, link
   assert waiting.has_returned(DEADLINE) and waiting.result.version == 2
 
 
-def test_who_closes_leaves(learner, linked):
+def test_close_leaves_the_learner(learner, linked):
   joined = [linked(learner.port, name) for name in 'ab']
   joined[0].close()
   assert [member.name for member in learner.roster.members()] == ['b'] and learner.count(
@@ -454,7 +454,7 @@ def test_who_closes_leaves(learner, linked):
   assert linked(learner.port, 'a').welcome.place == 0
 
 
-def test_what_an_evaluator_has_found_is_reported_also_to_the_next_learner(start, hasty, linked):
+def test_reports_reach_a_restarted_learner(start, hasty, linked):
   first = start()
   link = linked(first.port, 'e', role='evaluator')
   link.report(task='t', mean=1.5)
@@ -465,8 +465,8 @@ def test_what_an_evaluator_has_found_is_reported_also_to_the_next_learner(start,
   assert [report['mean'] for report in second.reports] == [2.5]
 
 
-def test_actors_come_go_crash_and_return_and_nothing_is_lost_or_doubled(start, hasty, linked):
-  """Each brings numbers one by one, in several lives; some leave in order, some are just not there any more."""
+def test_actors_that_crash_and_rejoin_lose_and_duplicate_nothing(start, hasty, linked):
+  """Each puts numbers one by one in several sessions; some leave, others just go silent."""
   learner = start(capacity=5, places=2)
 
   def live(actor):
@@ -476,7 +476,7 @@ def test_actors_come_go_crash_and_return_and_nothing_is_lost_or_doubled(start, h
         if link is not None and rng.random() < 0.5:
           link.close()
         elif link is not None:
-          link._closing.set()  # Says nothing any more.
+          link.stop()  # Goes silent, as a process that dies.
         link = learners.link(learner.port, f'actor {actor}')
         link.join()
       link.put(payload(1000 * actor + number))
@@ -507,7 +507,7 @@ while True:
 """
 
 
-def test_a_process_that_is_killed_does_no_harm_and_returns_to_its_place(start, linked):
+def test_a_killed_process_does_no_harm_and_gets_its_place_back(start, linked):
   root = os.path.abspath(os.path.join(__file__, *[os.pardir] * 4))
   learner = start(places=3)
   linked(learner.port, 'first')
@@ -526,7 +526,7 @@ def test_a_process_that_is_killed_does_no_harm_and_returns_to_its_place(start, l
   assert learner.take(50) == list(range(50))
   link = linked(learner.port, 'mortal')
   assert link.welcome.place == 1
-  late = learner.take()  # One that was waiting for room when its sender died.
+  late = learner.take()  # A put that was waiting for room when its sender died.
   assert late in ([], [50])
   link.put(payload(7))
   assert 7 in late + learner.take()

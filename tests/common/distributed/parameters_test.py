@@ -1,4 +1,4 @@
-"""Parameters as one vector, and snapshots that nobody writes into."""
+"""Parameters as one vector, and snapshots that never change."""
 
 import threading
 
@@ -16,7 +16,7 @@ def new_variables(seed):
   return [tf.Variable(rng.normal(size=shape).astype(np.float32)) for shape in SHAPES]
 
 
-def test_flatten_is_all_values_one_after_the_other():
+def test_flatten_concatenates_all_values():
   variables = new_variables(0)
   expected = np.concatenate([variable.numpy().reshape(-1) for variable in variables])
   np.testing.assert_array_equal(parameters.flatten(variables), expected)
@@ -38,13 +38,13 @@ def test_assign_is_the_inverse_of_flatten_in_graphs():
 
 
 @pytest.mark.parametrize('size', [0, 14, 16])
-def test_another_number_of_values_is_refused(size):
+def test_assigning_a_wrong_number_of_values_fails(size):
   with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):
     parameters.assign(new_variables(0), tf.zeros([size]))
 
 
 @pytest.mark.parametrize('count', [1, 4])
-def test_a_snapshot_does_not_change_when_the_learner_goes_on(count):
+def test_a_snapshot_is_unaffected_by_later_updates(count):
   """Optimizers update variables in place: the vector must not share their memory."""
   variables = new_variables(0)[:count]
   store = parameters.ParameterStore(parameters.Snapshot(0, parameters.flatten(variables)))
@@ -58,7 +58,7 @@ def test_a_snapshot_does_not_change_when_the_learner_goes_on(count):
   np.testing.assert_allclose(parameters.flatten(variables), before - 4, rtol=1e-6, atol=1e-6)
 
 
-def test_the_latest_version_is_given():
+def test_the_store_returns_the_latest_version():
   store = parameters.ParameterStore(parameters.Snapshot(0, tf.zeros([2])))
   assert store.latest().version == 0
   for version in (1, 2, 7):
@@ -67,13 +67,11 @@ def test_the_latest_version_is_given():
     np.testing.assert_array_equal(store.latest().values, [version, version])
 
 
-def test_readers_never_see_two_versions_mixed():
-  """Each snapshot's values are all its version; versions only grow."""
-  store, seen, stop = (
-    parameters.ParameterStore(parameters.Snapshot(0, tf.zeros([50]))),
-    [[], []],
-    threading.Event(),
-  )
+def test_readers_never_see_a_mixture_of_versions():
+  """All values of a snapshot equal its version, and versions only grow."""
+  store = parameters.ParameterStore(parameters.Snapshot(0, tf.zeros([50])))
+  seen = [[], []]
+  stop = threading.Event()
 
   def read(list_of_snapshots):
     while not stop.is_set():
@@ -85,7 +83,7 @@ def test_readers_never_see_two_versions_mixed():
   for version in range(1, 200):
     store.publish(parameters.Snapshot(version, tf.fill([50], float(version))))
   stop.set()
-  for reader, snapshots in zip(readers, seen):
+  for reader, snapshots in zip(readers, seen, strict=True):
     reader.join()
     versions = [snapshot.version for snapshot in snapshots]
     assert versions and versions == sorted(versions)
@@ -93,7 +91,7 @@ def test_readers_never_see_two_versions_mixed():
       assert set(snapshot.values.numpy()) == {snapshot.version}
 
 
-def test_the_same_version_of_another_learner_is_copied():
+def test_another_learners_snapshot_of_the_same_version_is_copied():
   variable = tf.Variable([0.0, 0.0])
   store = parameters.ParameterStore(parameters.Snapshot(3, tf.constant([1.0, 2.0])))
   copy = parameters.ParameterCopy([variable], store)

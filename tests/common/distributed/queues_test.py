@@ -1,4 +1,4 @@
-"""The bounded queue: order, back-pressure, and that closing it ends all waiting."""
+"""The bounded queue: order, back-pressure, and the end of all waiting on close."""
 
 import threading
 
@@ -10,8 +10,9 @@ from common.distributed import queues
 from scripts import processes
 
 SPEC = {'number': tf.TensorSpec([], tf.int64), 'part': (tf.TensorSpec([2], tf.float32),)}
-DEADLINE = 10.0  # Seconds, for what happens at once on a quiet machine.
-# How long one that must wait is watched. A slow machine cannot make it go on: only a broken queue can.
+DEADLINE = 10.0  # Seconds for what happens immediately on an idle machine.
+# How long a call that must block is watched. On a slow machine it blocks too: only a broken queue
+# lets it return.
 WATCHED = 0.2
 
 
@@ -36,7 +37,7 @@ def taker(queue):
 
 
 class Background:
-  """A call in a thread: whether it has returned, and what it raised."""
+  """A call in a thread: whether it has returned, and the error it raised."""
 
   def __init__(self, function, *arguments):
     self.error, self._returned = None, threading.Event()
@@ -54,7 +55,7 @@ class Background:
     self._returned.set()
 
 
-def test_elements_come_out_in_the_order_in_which_they_went_in():
+def test_the_queue_is_first_in_first_out():
   queue = queues.StructureQueue(SPEC, 10)
   take = taker(queue)
   queue.put_many(elements(3, 1))
@@ -78,7 +79,7 @@ def test_it_feeds_a_data_pipeline():
   assert queue.size() == 3
 
 
-def test_put_waits_while_the_queue_is_full_and_goes_on_when_one_is_taken():
+def test_put_waits_while_the_queue_is_full():
   queue = queues.StructureQueue(SPEC, 2)
   take = taker(queue)
   queue.put_many(elements(0, 1))
@@ -90,7 +91,7 @@ def test_put_waits_while_the_queue_is_full_and_goes_on_when_one_is_taken():
   assert [take(), take()] == [1, 2]
 
 
-def test_more_elements_than_room_go_in_one_by_one():
+def test_putting_more_elements_than_the_capacity_goes_one_by_one():
   queue = queues.StructureQueue(SPEC, 2)
   take = taker(queue)
   put = Background(queue.put_many, elements(*range(7)))
@@ -112,7 +113,7 @@ def test_dequeue_waits_for_an_element():
   assert taken == [5]
 
 
-def test_close_releases_who_waits_to_put():
+def test_close_ends_waiting_puts():
   queue = queues.StructureQueue(SPEC, 1)
   queue.put_many(elements(0))
   waiting = [Background(queue.put_many, elements(1, 2)) for _ in range(3)]
@@ -123,7 +124,7 @@ def test_close_releases_who_waits_to_put():
     assert isinstance(put.error, queues.QueueClosed)
 
 
-def test_close_releases_who_waits_to_take():
+def test_close_ends_waiting_takes():
   queue = queues.StructureQueue(SPEC, 1)
   waiting = Background(taker(queue))
   assert not waiting.has_returned(WATCHED)
@@ -132,7 +133,7 @@ def test_close_releases_who_waits_to_take():
   assert isinstance(waiting.error, tf.errors.OutOfRangeError)
 
 
-def test_a_closed_queue_takes_nothing_more_and_gives_what_it_has():
+def test_a_closed_queue_refuses_puts_and_returns_its_elements():
   queue = queues.StructureQueue(SPEC, 3)
   take = taker(queue)
   queue.put_many(elements(0, 1))
@@ -145,14 +146,14 @@ def test_a_closed_queue_takes_nothing_more_and_gives_what_it_has():
     take()
 
 
-def test_it_knows_whether_it_is_closed():
+def test_is_closed():
   queue = queues.StructureQueue(SPEC, 1)
   assert not queue.is_closed()
   queue.close()
   assert queue.is_closed()
 
 
-def test_several_writers_lose_and_double_nothing():
+def test_several_writers_lose_and_duplicate_nothing():
   queue, writers, each = queues.StructureQueue(SPEC, 3), 4, 60
   take = taker(queue)
 
@@ -164,20 +165,19 @@ def test_several_writers_lose_and_double_nothing():
   taken = [take() for _ in range(writers * each)]
   assert all(writer.has_returned(DEADLINE) and writer.error is None for writer in running)
   assert queue.size() == 0
-  for writer in range(
-    writers
-  ):  # Sorted by writer, all are there once, and each writer's in their order.
+  # All are there once, and each writer's are in order.
+  for writer in range(writers):
     assert [n for n in taken if n // 1000 == writer] == [1000 * writer + i for i in range(each)]
 
 
-def test_other_shapes_are_refused():
+def test_elements_of_other_shapes_are_refused():
   queue = queues.StructureQueue(SPEC, 3)
   with pytest.raises((TypeError, ValueError)):
     queue.put_many({'number': np.zeros(2, np.int64), 'part': (np.zeros((2, 3), np.float32),)})
   assert queue.size() == 0
 
 
-def test_an_early_size_is_seen_by_other_threads():
+def test_size_is_up_to_date_in_other_threads():
   queue = queues.StructureQueue(SPEC, 3)
   Background(queue.put_many, elements(1, 2))
   assert processes.becomes_true(lambda: queue.size() == 2)

@@ -1,4 +1,4 @@
-"""Who works for a learner: places are given out, kept for who returns, and freed of who has gone."""
+"""The roster of members: places are assigned, kept for rejoining actors, and freed."""
 
 import random
 
@@ -11,7 +11,7 @@ LEASE = 30.0
 
 
 class Clock:
-  """Goes on only when it is told to."""
+  """Advances only when told to."""
 
   def __init__(self):
     self.now = 1000.0
@@ -27,7 +27,7 @@ def clock():
 
 @pytest.fixture
 def roster(clock):
-  """Of three places."""
+  """A roster of three places."""
   return rosters.Roster(3, LEASE, clock)
 
 
@@ -35,12 +35,12 @@ def join(roster, *names):
   return [roster.join(name, 'actor') for name in names]
 
 
-def test_places_are_given_out_from_0(roster):
+def test_places_are_assigned_from_0(roster):
   assert [member.place for member in join(roster, 'a', 'b', 'c')] == [0, 1, 2]
   assert [member.name for member in roster.members()] == ['a', 'b', 'c']
 
 
-def test_more_actors_than_places_get_the_numbers_that_follow(roster):
+def test_actors_beyond_the_last_place_get_the_following_numbers(roster):
   assert [member.place for member in join(roster, *'abcdefg')] == list(range(7))
 
 
@@ -50,14 +50,14 @@ def test_evaluators_take_no_place(roster):
   assert len(roster.members()) == 4
 
 
-def test_who_returns_gets_its_place_back_whatever_order_they_come_in(roster):
+def test_rejoining_actors_get_their_places_back_in_any_order(roster):
   members = join(roster, 'a', 'b', 'c')
   for member in members:
     roster.leave(member.session)
   assert [member.place for member in join(roster, 'c', 'a', 'b')] == [2, 0, 1]
 
 
-def test_who_returns_before_it_was_missed_replaces_itself(roster):
+def test_rejoining_before_the_lease_ends_replaces_the_old_session(roster):
   first, other = join(roster, 'a', 'b')
   (again,) = join(roster, 'a')
   assert again.place == first.place and again.session != first.session
@@ -67,34 +67,34 @@ def test_who_returns_before_it_was_missed_replaces_itself(roster):
   assert roster.find(again.session) is again
 
 
-def test_an_evaluator_of_an_actors_name_is_another(roster):
+def test_an_evaluator_may_have_the_name_of_an_actor(roster):
   (actor,) = join(roster, 'a')
   evaluator = roster.join('a', 'evaluator')
   assert roster.find(actor.session) is actor and roster.find(evaluator.session) is evaluator
 
 
-def test_new_ones_get_places_that_nobody_is_likely_to_return_to(roster):
+def test_new_actors_get_places_that_no_former_member_had(roster):
   a, _ = join(roster, 'a', 'b')
   roster.leave(a.session)
-  assert join(roster, 'new')[0].place == 2  # 0 is kept for a as long as there is another.
+  assert join(roster, 'new')[0].place == 2  # Place 0 is kept for `a` while there is another.
   assert join(roster, 'a')[0].place == 0
 
 
-def test_places_of_who_has_gone_are_given_out_before_any_is_shared(roster):
+def test_places_of_former_members_are_assigned_before_new_numbers(roster):
   a, _, c = join(roster, 'a', 'b', 'c')
   roster.leave(c.session)
   roster.leave(a.session)
   assert [member.place for member in join(roster, 'x', 'y', 'z')] == [0, 2, 3]
-  assert join(roster, 'a')[0].place == 4  # Its own and all others are taken.
+  assert join(roster, 'a')[0].place == 4  # Its own place and all others are taken.
 
 
-def test_who_shared_an_assignment_gets_the_number_beyond_back_too(roster):
+def test_rejoining_actors_get_places_beyond_the_last_back_too(roster):
   members = join(roster, *'abcde')
   roster.leave(members[4].session)
   assert join(roster, 'e')[0].place == 4
 
 
-def test_who_is_not_heard_of_for_longer_than_the_lease_is_forgotten(roster, clock):
+def test_members_silent_for_longer_than_the_lease_are_dropped(roster, clock):
   a, b = join(roster, 'a', 'b')
   clock.now += 20
   roster.find(b.session)
@@ -108,7 +108,7 @@ def test_who_is_not_heard_of_for_longer_than_the_lease_is_forgotten(roster, cloc
   assert join(roster, 'a')[0].place == 0
 
 
-def test_who_leaves_is_not_lost(roster):
+def test_members_that_leave_are_not_counted_as_lost(roster):
   (a,) = join(roster, 'a')
   roster.leave(a.session)
   roster.leave(a.session)
@@ -118,25 +118,25 @@ def test_who_leaves_is_not_lost(roster):
     roster.find(a.session)
 
 
-def test_sessions_cannot_be_guessed_and_are_all_different(roster):
+def test_sessions_are_long_and_unique(roster):
   sessions = {roster.join(f'{i % 10}', 'actor').session for i in range(100)}
   assert len(sessions) == 100 and min(map(len, sessions)) >= 32
 
 
-def test_totals_are_of_all_who_are_or_were_here(roster, clock):
+def test_totals_include_former_members(roster, clock):
   a, b, c = join(roster, 'a', 'b', 'c')
   (a.crashes, a.dropped), (b.crashes, b.dropped), (c.crashes, c.dropped) = (1, 10), (2, 20), (4, 40)
   assert roster.totals() == {'crashes': 7, 'dropped': 70}
   roster.leave(a.session)
   (again,) = join(roster, 'b')
   assert roster.totals() == {'crashes': 7, 'dropped': 70}
-  again.crashes = 8  # A new process, which begins at 0.
+  again.crashes = 8  # Of a new process, which counts from 0.
   clock.now += LEASE + 1
   roster.expire()
   assert roster.members() == [] and roster.totals() == {'crashes': 15, 'dropped': 70}
 
 
-def test_everybody_is_described(roster, clock):
+def test_all_members_are_described(roster, clock):
   a, _ = join(roster, 'machine/7', 'b')
   roster.join('e', 'evaluator')
   a.activity = 'stepping'
@@ -149,8 +149,8 @@ def test_everybody_is_described(roster, clock):
 
 
 @pytest.mark.parametrize('seed', range(20))
-def test_nobody_ever_shares_a_number_and_all_places_are_used(seed, roster, clock):
-  """Any number of actors come, go, crash and return."""
+def test_places_stay_unique_under_random_joins_and_leaves(seed, roster, clock):
+  """Actors join, leave, go silent and rejoin."""
   rng, here, last = random.Random(seed), {}, {}
   for _ in range(300):
     name = str(rng.randint(0, 7))
@@ -162,7 +162,7 @@ def test_nobody_ever_shares_a_number_and_all_places_are_used(seed, roster, clock
       last[name] = here[name].place
     elif name in here and rng.random() < 0.5:
       roster.leave(here.pop(name).session)
-    elif name in here:  # All others are heard of.
+    elif name in here:  # It goes silent, all others do not.
       clock.now += LEASE + 1
       for other in here.keys() - {name}:
         roster.find(here[other].session)
@@ -172,7 +172,7 @@ def test_nobody_ever_shares_a_number_and_all_places_are_used(seed, roster, clock
     assert max(places, default=0) < 3 + 8
 
 
-def test_many_may_join_at_once():
+def test_concurrent_joins_get_different_places():
   roster = rosters.Roster(16, LEASE)
   joining = [
     learners.Background(lambda i=i: [roster.join(f'{i}-{j}', 'actor').place for j in range(4)])

@@ -1,4 +1,4 @@
-"""Calls of functions of another process: what they bring, and a clear word on why they cannot be made."""
+"""Calls between processes: what they return, and how their failures are classified."""
 
 import socket
 import threading
@@ -50,7 +50,7 @@ def serve(port=0, host='127.0.0.1'):
 
 @pytest.fixture(scope='module')
 def served():
-  """A port, and a client of the server there."""
+  """The port of a server, and a client of it."""
   server, port = serve()
   yield port, rpc.Client('127.0.0.1', port, 10.0)
   del server
@@ -58,7 +58,7 @@ def served():
 
 @pytest.fixture
 def stranger():
-  """The port of somebody who listens, and says what is put into a list to all who come."""
+  """The port of a listener that sends the words of a list to all who connect, and the list."""
   words, listener = [], socket.create_server(('127.0.0.1', 0))
 
   def answer():
@@ -78,12 +78,12 @@ def stranger():
   listener.close()
 
 
-def test_a_call_brings_byte_strings_there_and_back(served):
+def test_byte_strings_survive_a_call(served):
   _, client = served
   assert client.call('joined', b'\x00a\xff', b'', seconds=10.0) == [b'\x00a\xff', b'']
 
 
-def test_the_largest_message_and_its_header_go_through_both_ways(served):
+def test_the_largest_message_and_its_header_survive_a_call(served):
   _, client = served
   message, header = bytes(range(256)) * (wire.MESSAGE_BYTES // 256), b'h' * 2**14
   assert client.call('sizes', header, message, seconds=20.0) == [
@@ -93,7 +93,7 @@ def test_the_largest_message_and_its_header_go_through_both_ways(served):
   assert client.call('joined', message, b'', seconds=20.0)[0] == message
 
 
-def test_what_fails_there_is_an_error_here_and_the_server_goes_on(served):
+def test_an_error_at_the_server_is_raised_at_the_client(served):
   _, client = served
   with pytest.raises(RuntimeError, match='the learner cannot do failing: .*no luck here') as failed:
     client.call('failing', b'luck', seconds=10.0)
@@ -101,7 +101,7 @@ def test_what_fails_there_is_an_error_here_and_the_server_goes_on(served):
   assert client.call('joined', b'a', b'b', seconds=10.0) == [b'ab', b'b']
 
 
-def test_an_answer_that_comes_too_late_is_none(served):
+def test_a_late_answer_is_unreachable(served):
   _, client = served
   started = time.monotonic()
   with pytest.raises(rpc.Unreachable):
@@ -110,7 +110,7 @@ def test_an_answer_that_comes_too_late_is_none(served):
   assert client.call('slow', b'in time', seconds=20.0) == [b'in time']
 
 
-def test_a_client_outlives_its_server_and_finds_the_next_at_the_same_address():
+def test_a_client_survives_a_restart_of_its_server():
   server, port = serve()
   client = rpc.Client('127.0.0.1', port, 10.0)
   assert client.call('joined', b'a', b'', seconds=10.0)[0] == b'a'
@@ -123,7 +123,7 @@ def test_a_client_outlives_its_server_and_finds_the_next_at_the_same_address():
   del server
 
 
-def test_a_client_of_nobody_is_told_so_in_time():
+def test_connecting_to_a_free_port_fails_in_time():
   port = rpc.free_port('127.0.0.1', 0)
   started = time.monotonic()
   with pytest.raises(rpc.Unreachable) as nobody:
@@ -136,7 +136,7 @@ def test_a_client_of_nobody_is_told_so_in_time():
   [[], [b'HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n'], [b'\x00\xff' * 500]],
   ids=['mute', 'http', 'noise'],
 )
-def test_who_listens_there_but_is_no_learner_is_unreachable(stranger, words):
+def test_a_listener_of_another_protocol_is_unreachable(stranger, words):
   port, said = stranger
   said.extend(words)
   assert rpc.reaches('127.0.0.1', port)
@@ -144,7 +144,7 @@ def test_who_listens_there_but_is_no_learner_is_unreachable(stranger, words):
     rpc.Client('127.0.0.1', port, 0.5)
 
 
-def test_a_port_is_given_if_it_is_free_and_chosen_if_it_is_0():
+def test_free_port_checks_a_port_and_chooses_one_for_0():
   port = rpc.free_port('127.0.0.1', 0)
   assert 1024 <= port <= 65535
   assert rpc.free_port('127.0.0.1', port) == port
@@ -156,7 +156,7 @@ def test_a_port_is_given_if_it_is_free_and_chosen_if_it_is_0():
   assert rpc.free_port('127.0.0.1', port) == port
 
 
-def test_the_port_of_another_learner_is_in_use_until_it_ends():
+def test_a_servers_port_is_in_use_until_it_ends():
   server, port = serve()
   with pytest.raises(errors.UserError, match='Address already in use'):
     rpc.free_port('127.0.0.1', port)
@@ -169,8 +169,8 @@ def test_the_port_of_another_learner_is_in_use_until_it_ends():
 @pytest.mark.parametrize(
   'host, port, words',
   [
-    ('127.0.0.1', 65536, 'port 65536 is none'),
-    ('127.0.0.1', -1, 'port -1 is none'),
+    ('127.0.0.1', 65536, 'the port is 65536, expected 0 to 65535'),
+    ('127.0.0.1', -1, 'the port is -1, expected 0 to 65535'),
     (
       '192.0.2.1',
       0,
@@ -181,7 +181,7 @@ def test_the_port_of_another_learner_is_in_use_until_it_ends():
   ],
   ids=['high', 'negative', 'elsewhere', 'no host', 'no name'],
 )
-def test_an_address_that_is_not_this_machines_is_the_users_mistake(host, port, words):
+def test_listening_on_a_wrong_address_is_a_user_error(host, port, words):
   with pytest.raises(errors.UserError, match=words):
     rpc.free_port(host, port)
 
@@ -189,12 +189,12 @@ def test_an_address_that_is_not_this_machines_is_the_users_mistake(host, port, w
 @pytest.mark.parametrize(
   'host', ['no.such.host.invalid', '256.1.1.1', 'a b', 'http://here', '..', 'a' * 70]
 )
-def test_a_host_that_does_not_exist_is_the_users_mistake(host):
+def test_a_host_that_does_not_exist_is_a_user_error(host):
   with pytest.raises(errors.UserError, match='--learner'):
     rpc.reaches(host, 80)
 
 
-def test_whether_somebody_listens():
+def test_reaches_says_whether_something_listens():
   with socket.create_server(('127.0.0.1', 0)) as listener:
     port = listener.getsockname()[1]
     assert rpc.reaches('127.0.0.1', port) and rpc.reaches('localhost', port)
@@ -202,7 +202,7 @@ def test_whether_somebody_listens():
 
 
 @pytest.mark.parametrize('host', ['localhost', '127.0.0.1', '0.0.0.0', '::1', '::'])
-def test_a_server_is_found_on_every_kind_of_address(host):
+def test_a_server_is_reachable_at_every_kind_of_address(host):
   try:
     server, port = serve(host=host)
   except errors.UserError:

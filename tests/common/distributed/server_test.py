@@ -1,4 +1,4 @@
-"""The learner's side of the wire: what is good goes into the queue once, what is not is refused, and it goes on."""
+"""The learner's side of the wire: valid puts are queued once, malformed messages are refused."""
 
 import json
 import os
@@ -13,19 +13,20 @@ import tensorflow as tf
 from tensorflow.distribute.experimental.rpc.kernels import gen_rpc_ops
 
 from common import errors
-from common.distributed import rpc, wire
+from common.distributed import inference as inferences
+from common.distributed import rpc, snapshots, wire
 from common.distributed import server as servers
 from scripts import processes
 from tests.common.distributed import learners
 from tests.common.distributed.learners import IDENTITY, elements, payload
 
 DEADLINE = 20.0
-WATCHED = 0.2  # How long one that must wait is watched: only a broken server lets it go on.
+WATCHED = 0.2  # How long a call that must block is watched: only a broken server lets it return.
 
 
 @pytest.fixture
 def large():
-  """Its elements and its parameters take three messages each."""
+  """A learner whose elements and parameters take three messages each."""
   made = learners.Learner(spec=learners.LARGE_SPEC, size=2 * wire.MESSAGE_BYTES // 4 + 3)
   with learners.closing(made):
     yield made
@@ -51,7 +52,10 @@ def one_of_many_spoiled():
 
 
 def low_level(caller, method, *arguments):
-  """A call as other programs could make it: any method, any tensors. Returns the error's number; 0 is none."""
+  """A call of any method with any tensors, as foreign programs could make it.
+
+  Returns its error code; 0 for success.
+  """
   status, _ = gen_rpc_ops.rpc_call(
     caller._client._client._client_handle,
     args=list(arguments),
@@ -62,7 +66,7 @@ def low_level(caller, method, *arguments):
 
 
 def say_raw(port, words):
-  """Bytes that are no call at all."""
+  """Sends bytes that are not even a call."""
   with socket.create_connection(('127.0.0.1', port), 5.0) as stranger:
     stranger.sendall(words)
 
@@ -70,7 +74,7 @@ def say_raw(port, words):
 # Joining.
 
 
-def test_who_joins_is_told_its_place_and_the_runs_settings(caller):
+def test_joining_returns_a_place_and_the_runs_settings(caller):
   first, second = caller.join('a'), caller.join('b')
   assert first.pop('session') != second.pop('session')
   assert first == {
@@ -90,7 +94,7 @@ def test_more_actors_than_places_share_assignments(caller):
   assert len({welcome['seed'] for welcome in welcomes}) == 5
 
 
-def test_a_learner_gives_out_the_actors_that_are_its_own():
+def test_a_learner_assigns_only_its_own_share_of_actors():
   with learners.closing(learners.Learner(assignments=range(1, 6, 2))) as learner:
     caller = learners.Caller(learner)
     welcomes = [caller.join(str(i)) for i in range(4)]
@@ -102,7 +106,7 @@ def test_a_learner_gives_out_the_actors_that_are_its_own():
     ]
 
 
-def test_who_returns_gets_its_place_but_another_seed(caller):
+def test_a_rejoining_actor_gets_its_place_and_another_seed(caller):
   caller.join('a')
   before = caller.join('b')
   caller.tell(kind='leave', session=before['session'])
@@ -114,7 +118,7 @@ def test_who_returns_gets_its_place_but_another_seed(caller):
   ) == (1, False, False)
 
 
-def test_settings_that_are_the_runs_own_may_be_asked_for(caller):
+def test_an_applicant_may_ask_for_the_runs_own_settings(caller):
   assert caller.join(config={'batch_size': 32, 'lstm': False})['state'] == 'joined'
 
 
@@ -127,7 +131,7 @@ def test_settings_that_are_the_runs_own_may_be_asked_for(caller):
     ({'token': IDENTITY.token + '\n'}, ['token'], ['version', 'setting']),
     (
       {'version': 'ba9876543210'},
-      ['version ba9876543210', 'of 0123456789ab', 'same checkout'],
+      ['version ba9876543210', "the learner's is 0123456789ab", 'same checkout'],
       ['token', 'setting'],
     ),
     ({'config': {'batch_size': 64}}, ['batch_size', "'64'", '32'], ['token', 'version']),
@@ -135,7 +139,7 @@ def test_settings_that_are_the_runs_own_may_be_asked_for(caller):
     ({'token': 'x', 'version': 'y', 'config': {'lstm': True}}, ['token'], ['version', 'lstm']),
   ],
 )
-def test_who_is_of_another_run_is_turned_away_with_what_is_different(
+def test_an_applicant_of_another_run_is_turned_away_with_the_difference(
   learner, caller, caplog, changes, words, others
 ):
   answer = caller.join('stranger', **changes)
@@ -147,7 +151,7 @@ def test_who_is_of_another_run_is_turned_away_with_what_is_different(
   assert learner.roster.members() == [] and 'session' not in answer
 
 
-def test_a_token_may_be_of_any_letters():
+def test_a_token_may_hold_any_characters():
   with learners.closing(learners.Learner(identity=IDENTITY._replace(token='Sésame ✓'))) as learner:
     caller = learners.Caller(learner)
     assert caller.join(token='Sésame ✓')['state'] == 'joined'
@@ -168,21 +172,21 @@ def test_a_token_may_be_of_any_letters():
     ({'config': None}, 'config is'),
   ],
 )
-def test_an_application_of_another_form_is_refused(learner, caller, changes, words):
+def test_a_malformed_application_is_refused(learner, caller, changes, words):
   answer = caller.join(**changes)
   assert answer['state'] == 'refused' and words in answer['reason']
   assert learner.roster.members() == [] and learner.count('messages_refused') == 1
 
 
 @pytest.mark.parametrize('field', ['name', 'token', 'version', 'role'])
-def test_text_that_is_no_text_is_answered_as_all_else(learner, caller, field):
-  """JSON may hold half a character, which cannot be written as UTF-8."""
+def test_text_that_is_not_valid_unicode_gets_an_answer(learner, caller, field):
+  """JSON may hold half of a surrogate pair, which cannot be encoded as UTF-8."""
   assert caller.join(**{field: '\ud800'})['state'] in ('refused', 'turned away', 'joined')
   assert caller.join('good')['state'] == 'joined'
 
 
 @pytest.mark.parametrize('depth', [100, 300, 500, 700, 900, 950, 980])
-def test_settings_as_deep_as_a_well_are_not_those_of_the_run(caller, depth):
+def test_deeply_nested_settings_are_turned_away(caller, depth):
   config = b'{"batch_size": ' + b'[' * depth + b']' * depth + b'}'
   message = wire.to_json(
     kind='join', name='a', role='actor', token=IDENTITY.token, version=IDENTITY.version, config={}
@@ -196,7 +200,7 @@ def test_settings_as_deep_as_a_well_are_not_those_of_the_run(caller, depth):
 # Putting.
 
 
-def test_what_is_put_comes_into_the_queue(learner, caller):
+def test_puts_arrive_in_the_queue(learner, caller):
   session = caller.session()
   assert caller.put(session, 1, payload(3, 1, 2)) == {'state': 'taken'}
   assert caller.put(session, 2, payload(7)) == {'state': 'taken'}
@@ -215,7 +219,7 @@ def test_a_repeated_put_is_dropped_and_counted(learner, caller):
   assert learner.count('puts') == 2 and learner.count('puts_repeated') == 3
 
 
-def test_a_put_that_is_repeated_while_it_waits_for_room_waits_once(small):
+def test_a_put_repeated_while_it_waits_for_room_is_delivered_once(small):
   caller, other = learners.Caller(small), learners.Caller(small)
   session = caller.session()
   assert caller.put(session, 1, payload(0, 1))['state'] == 'taken'
@@ -233,8 +237,8 @@ def test_a_put_that_is_repeated_while_it_waits_for_room_waits_once(small):
   assert small.queue.size() == 0 and small.count('puts') == 2 and small.count('puts_repeated') == 5
 
 
-def test_a_put_whose_sender_has_stopped_listening_is_delivered_once(small):
-  """Its call has ended for want of time; it asks, and hears what became of it."""
+def test_a_put_whose_call_timed_out_is_delivered_once(small):
+  """The sender asks after it, and learns its fate."""
   caller = learners.Caller(small)
   session = caller.session()
   caller.put(session, 1, payload(0, 1))
@@ -246,7 +250,7 @@ def test_a_put_whose_sender_has_stopped_listening_is_delivered_once(small):
   assert small.queue.size() == 0
 
 
-def test_what_has_become_of_a_put(caller):
+def test_a_member_may_ask_after_its_puts(caller):
   session = caller.session()
   assert caller.asked(session, 1) == 'missing'
   caller.put(session, 1, payload(1))
@@ -254,16 +258,16 @@ def test_what_has_become_of_a_put(caller):
   assert caller.asked('nobody', 1) == 'unknown'
 
 
-def test_each_actor_counts_its_own_puts(learner, caller):
+def test_each_session_numbers_its_own_puts(learner, caller):
   for i in range(3):
     session = caller.session(str(i))
     assert caller.put(session, 1, payload(i))['state'] == 'taken'
-  session = caller.session('0')  # Comes again, and begins again.
+  session = caller.session('0')  # Rejoins, and numbers its puts from 1 again.
   assert caller.put(session, 1, payload(9))['state'] == 'taken'
   assert learner.take() == [0, 1, 2, 9]
 
 
-def test_a_put_of_several_messages_is_whole(large):
+def test_a_put_of_several_messages_is_assembled(large):
   caller, codec = learners.Caller(large), wire.Codec(learners.LARGE_SPEC, {})
   pixels = np.random.default_rng(0).integers(0, 256, (2, 2 * wire.MESSAGE_BYTES + 9), np.uint8)
   sent = [
@@ -271,8 +275,8 @@ def test_a_put_of_several_messages_is_whole(large):
     for i in range(2)
   ]
   sessions = [caller.session(str(i)) for i in range(2)]
-  for part in range(3):  # Those of two actors come by turns.
-    for session, parts in zip(sessions, sent):
+  for part in range(3):  # Those of two actors alternate.
+    for session, parts in zip(sessions, sent, strict=True):
       assert caller.put(session, 1, parts[part], part, 3)['state'] == (
         'taken' if part == 2 else 'more'
       )
@@ -283,11 +287,14 @@ def test_a_put_of_several_messages_is_whole(large):
   np.testing.assert_array_equal(taken['pixels'], pixels)
 
 
-def test_parts_come_in_order_and_all_of_them(large):
+def test_parts_out_of_order_are_refused(large):
   caller, codec = learners.Caller(large), wire.Codec(learners.LARGE_SPEC, {})
   element = {'number': np.array([5]), 'pixels': np.ones((1, 2 * wire.MESSAGE_BYTES + 9), np.uint8)}
   parts, session = wire.split(codec.encode(element)), caller.session()
-  put = lambda part, count=3, sequence=1: caller.put(session, sequence, parts[part], part, count)
+
+  def put(part, count=3, sequence=1):
+    return caller.put(session, sequence, parts[part], part, count)
+
   for wrong in (1, 2):
     assert f'part {wrong} of 3 of put 1, expected part 0' in put(wrong)['reason']
   assert put(0)['state'] == 'more'
@@ -298,16 +305,17 @@ def test_parts_come_in_order_and_all_of_them(large):
   assert put(2)['state'] == 'taken'
   for part, count in ((0, 0), (3, 3), (0, 4), (1, 2**61)):
     assert f'part {part} of {count}' in caller.put(session, 2, b'', part, count)['reason']
-  assert 'expected a multiple' in caller.put(session, 2, parts[0], 0, 1)['reason']  # Cut off.
+  assert 'expected a multiple' in caller.put(session, 2, parts[0], 0, 1)['reason']  # Incomplete.
   assert large.queue.size() == 1 and large.count('puts') == 1
 
 
-def test_what_is_left_of_a_put_is_not_mixed_with_the_next(large):
+def test_an_unfinished_put_does_not_mix_with_the_next(large):
   caller, codec = learners.Caller(large), wire.Codec(learners.LARGE_SPEC, {})
-  element = lambda n: {
-    'number': np.array([n]),
-    'pixels': np.full((1, 2 * wire.MESSAGE_BYTES + 9), n, np.uint8),
-  }
+
+  def element(n):
+    pixels = np.full((1, 2 * wire.MESSAGE_BYTES + 9), n, np.uint8)
+    return {'number': np.array([n]), 'pixels': pixels}
+
   first, second = (wire.split(codec.encode(element(n))) for n in (1, 2))
   session = caller.session()
   assert [caller.put(session, 1, first[i], i, 3)['state'] for i in (0, 1)] == ['more', 'more']
@@ -337,9 +345,7 @@ def test_what_is_left_of_a_put_is_not_mixed_with_the_next(large):
     (one_of_many_spoiled(), 'pixels holds 255'),
   ],
 )
-def test_what_is_no_element_is_refused_with_reason_and_sender_and_touches_nothing(
-  learner, caller, caplog, message, words
-):
+def test_a_malformed_put_is_refused_with_reason_and_sender(learner, caller, caplog, message, words):
   session = caller.session('machine/7')
   answer = caller.put(session, 1, message)
   assert answer['state'] == 'refused'
@@ -356,7 +362,7 @@ def test_what_is_no_element_is_refused_with_reason_and_sender_and_touches_nothin
 
 
 @pytest.mark.parametrize('sequence', [2, 5, 10**6, 2**62 - 1])
-def test_a_refused_put_does_not_stand_in_the_way_of_others(learner, caller, sequence):
+def test_a_refused_put_does_not_block_others(learner, caller, sequence):
   session = caller.session()
   assert caller.put(session, sequence, b'wrong')['state'] == 'refused'
   assert caller.put(session, 1, payload(4))['state'] == 'taken'
@@ -387,7 +393,7 @@ def test_a_refused_put_does_not_stand_in_the_way_of_others(learner, caller, sequ
     b'{"session": SESSION, "sequence": 9223372036854775808, "part": 0, "parts": 1}',
   ],
 )
-def test_a_header_of_another_form_is_refused_though_what_it_brings_is_good(learner, caller, header):
+def test_a_malformed_header_is_refused_though_its_payload_is_valid(learner, caller, header):
   session = caller.session()
   header = header.replace(b'SESSION', json.dumps(session).encode())
   answer = json.loads(caller.raw('put', header, payload(1))[0])
@@ -397,8 +403,8 @@ def test_a_header_of_another_form_is_refused_though_what_it_brings_is_good(learn
 
 
 @pytest.mark.parametrize('function', ['put', 'beat', 'parameters'])
-def test_who_sends_what_is_refused_is_named(learner, caller, caplog, function):
-  """Also where it is the header that is wrong."""
+def test_the_sender_of_a_refused_message_is_named(learner, caller, caplog, function):
+  """Even if it is the header that is malformed."""
   session = caller.session('machine/7')
   if function == 'beat':
     answer = caller.tell(kind='beat', session=session, activity=None)
@@ -410,7 +416,7 @@ def test_who_sends_what_is_refused_is_named(learner, caller, caplog, function):
   assert any('actor 0 (machine/7)' in text and answer['reason'] in text for text in caplog.messages)
 
 
-def test_nobody_may_do_anything_without_having_joined(learner, caller):
+def test_strangers_may_only_join(learner, caller):
   assert caller.put('0' * 32, 1, payload(1)) == {'state': 'unknown'}
   assert caller.parameters('0' * 32) == ({'state': 'unknown'}, b'')
   beat = {'activity': '', 'crashes': 0, 'dropped': 0}
@@ -437,7 +443,7 @@ def test_nobody_may_do_anything_without_having_joined(learner, caller):
   ],
   ids=lambda message: repr(message[:25]),
 )
-def test_a_message_of_another_kind_is_refused(learner, caller, message):
+def test_a_malformed_message_is_refused(learner, caller, message):
   answer = json.loads(caller.raw('tell', message)[0])
   assert answer['state'] == 'refused' and 0 < len(answer['reason']) < 300
   assert learner.count('messages_refused') == 1
@@ -454,7 +460,7 @@ def test_a_message_of_another_kind_is_refused(learner, caller, message):
     {'crashes': 1.5},
   ],
 )
-def test_a_sign_of_life_of_another_form_changes_nothing(learner, caller, values):
+def test_a_malformed_heartbeat_changes_nothing(learner, caller, values):
   session = caller.session()
   caller.beat(session, 'playing', 2, 3)
   assert (
@@ -467,7 +473,7 @@ def test_a_sign_of_life_of_another_form_changes_nothing(learner, caller, values)
   assert learner.roster.describe() == ['actor 0 (one), heard 0 s ago: playing']
 
 
-def test_what_is_not_a_call_of_its_functions_does_it_no_harm(learner, caller):
+def test_calls_of_other_forms_do_no_harm(learner, caller):
   text, session = tf.constant(b'{}'), caller.session()
   for method, arguments in (
     ('tell', [tf.constant(1.0)]),
@@ -505,8 +511,8 @@ def test_what_is_not_a_call_of_its_functions_does_it_no_harm(learner, caller):
   assert learner.take() == [1]
 
 
-def test_a_payload_of_many_texts_is_none():
-  """Not one byte string, but as many as an element has bytes: none of the learner's memory comes into the queue."""
+def test_a_payload_of_several_strings_is_refused():
+  """As many strings as an element has bytes must not put the learner's memory into the queue."""
   with learners.closing(learners.Learner(spec={'x': tf.TensorSpec([8], tf.uint8)})) as learner:
     caller = learners.Caller(learner)
     header = wire.to_json(session=caller.session(), sequence=1, part=0, parts=1)
@@ -516,16 +522,15 @@ def test_a_payload_of_many_texts_is_none():
 
 
 def malformed(rng, session):
-  """One of many kinds of messages that are to be refused: function and arguments."""
+  """A random message that must be refused: function and arguments."""
   header = {'session': session, 'sequence': rng.randint(1, 10**9), 'part': 0, 'parts': 1}
   good, text = payload(7, 8), lambda values: json.dumps(values).encode()
   field = rng.choice(list(header))
   odd = rng.choice(
     [None, True, -1, 1.5, '1', [], {}, 2**63, 10**40, float('nan'), 'x' * 1000, '\ud800']
   )
-  at = rng.choice(
-    [n for n in range(len(good)) if n % 20]
-  )  # Not at an element's end: that would be a whole one.
+  # Not at the end of an element: what comes before would be valid.
+  at = rng.choice([n for n in range(len(good)) if n % 20])
   kinds = [
     lambda: ('put', text(header), good[:at]),
     lambda: ('put', text(header), good + bytes(rng.randint(1, 19))),
@@ -560,8 +565,8 @@ def malformed(rng, session):
   return rng.choice(kinds)()
 
 
-def test_a_thousand_malformed_messages_and_an_actor_between_them(learner, caplog):
-  """The actor's puts go through unharmed, each once and in order."""
+def test_an_actor_among_a_thousand_malformed_messages_is_unharmed(learner, caplog):
+  """Its puts arrive once and in order."""
   caller, rng = learners.Caller(learner), random.Random(0)
   session, taken = caller.session('malicious'), []
   caller.parameters(session)
@@ -598,7 +603,7 @@ def test_a_thousand_malformed_messages_and_an_actor_between_them(learner, caplog
   )  # Not a log of a thousand lines.
 
 
-def test_many_that_wait_for_room_hold_up_nobody(small):
+def test_many_waiting_puts_block_nothing_else(small):
   caller = learners.Caller(small)
   small.queue.put_many(elements(0, 1))
   waiting = []
@@ -622,7 +627,7 @@ def test_many_that_wait_for_room_hold_up_nobody(small):
 # Parameters.
 
 
-def test_parameters_are_given_once_and_again_when_there_are_others(learner, caller):
+def test_known_parameters_are_not_sent_again(learner, caller):
   session = caller.session()
   answer, message = caller.parameters(session)
   assert answer == {'state': 'given', 'version': 0, 'parts': 1, 'frames': 1234}
@@ -637,7 +642,7 @@ def test_parameters_are_given_once_and_again_when_there_are_others(learner, call
   assert caller.parameters(session, 7)[0]['state'] == 'given'
 
 
-def test_parts_of_parameters_are_of_one_version_also_when_others_are_published(large):
+def test_parts_of_parameters_belong_to_one_version_while_others_are_published(large):
   caller, size = learners.Caller(large), large.store.latest().values.shape[0]
   session = caller.session()
   large.store.publish(large.snapshot(1, size))
@@ -653,8 +658,8 @@ def test_parts_of_parameters_are_of_one_version_also_when_others_are_published(l
   assert caller.parameters(session, 1, 3)[0]['state'] == 'refused'
 
 
-def test_parameters_that_nobody_fetches_are_kept_for_a_while_only(monkeypatch):
-  monkeypatch.setattr(servers, '_KEPT_SECONDS', 0.2)
+def test_parameters_that_nobody_fetches_are_dropped(monkeypatch):
+  monkeypatch.setattr(snapshots, '_KEPT_SECONDS', 0.2)
   size = 2 * wire.MESSAGE_BYTES // 4
   with learners.closing(learners.Learner(size=size)) as learner:
     caller = learners.Caller(learner)
@@ -672,10 +677,10 @@ def test_parameters_that_nobody_fetches_are_kept_for_a_while_only(monkeypatch):
     assert caller.parameters(session, 99, 1) == ({'state': 'outdated'}, b'')
 
 
-# Signs of life, reports, actions.
+# Heartbeats, reports, actions.
 
 
-def test_what_members_say_of_themselves_is_told(learner, caller):
+def test_heartbeats_update_totals_and_descriptions(learner, caller):
   a, b = caller.session('a'), caller.session('b')
   assert caller.beat(a, 'stepping for 3 s', 1, 2) == {'state': 'working'}
   caller.beat(b, 'x' * 1000, 4, 0)
@@ -689,7 +694,7 @@ def test_what_members_say_of_themselves_is_told(learner, caller):
   assert set(learner.server.gauges()) == set(learner.server.COLUMNS)
 
 
-def test_who_is_not_heard_of_for_the_lease_is_forgotten(monkeypatch, caplog):
+def test_silent_members_are_dropped(monkeypatch, caplog):
   monkeypatch.setattr(servers, 'LEASE_SECONDS', 1.0)
   with learners.closing(learners.Learner()) as learner:
     caller = learners.Caller(learner)
@@ -706,13 +711,14 @@ def test_who_is_not_heard_of_for_the_lease_is_forgotten(monkeypatch, caplog):
       'actors'
     ) == 1
     assert any(
-      'actor 0 (silent) has gone' in text and 'last seen alive' in text for text in caplog.messages
+      'actor 0 (silent) is gone: silent for 1 s' in text and 'last seen alive' in text
+      for text in caplog.messages
     )
     assert caller.put(silent, 1, payload(1)) == {'state': 'unknown'} and learner.queue.size() == 0
     assert caller.join('silent')['place'] == 0
 
 
-def test_who_is_forgotten_while_its_put_waits_is_told(small):
+def test_a_member_dropped_while_its_put_waits_gets_an_answer(small):
   caller, other = learners.Caller(small), learners.Caller(small)
   session = caller.session()
   small.queue.put_many(elements(0, 1))
@@ -723,7 +729,7 @@ def test_who_is_forgotten_while_its_put_waits_is_told(small):
   assert waiting.has_returned(DEADLINE) and waiting.result == {'state': 'unknown'}
 
 
-def test_what_evaluators_report_is_handed_on(learner, caller):
+def test_evaluators_reports_are_handed_on(learner, caller):
   session = caller.session('e', 'evaluator')
   assert caller.tell(kind='report', session=session, mean=2.5, task='t') == {'state': 'working'}
   (report,) = learner.reports
@@ -731,11 +737,11 @@ def test_what_evaluators_report_is_handed_on(learner, caller):
   assert learner.count('actors') == 0
 
 
-def test_a_report_that_is_none_is_refused_with_the_reason(learner, caller):
+def test_a_malformed_report_is_refused_with_the_reason(learner, caller):
   def refuse(report):
     raise wire.Malformed('mean is wrong')
 
-  learner.server._on_report = refuse
+  learner.on_report = refuse
   session = caller.session('e', 'evaluator')
   assert caller.tell(kind='report', session=session) == {
     'state': 'refused',
@@ -743,18 +749,20 @@ def test_a_report_that_is_none_is_refused_with_the_reason(learner, caller):
   }
 
 
-def test_actions_are_decided_on_for_those_who_ask():
+def test_the_learner_decides_for_actors_that_ask():
   inputs = wire.Codec({'x': tf.TensorSpec([2], tf.float32)}, {'x': (0, 100)})
   outputs = wire.Codec(tf.TensorSpec([], tf.float32), {})
-  inference = servers.Inference(
+  inference = inferences.Inference(
     inputs, outputs, lambda fields: [tf.reduce_sum(fields[0], 1)], lambda: 77
   )
   with learners.closing(learners.Learner(inference=inference)) as learner:
     caller = learners.Caller(learner)
     session = caller.session('machine/7')
-    infer = lambda session, values: caller.raw(
-      'infer', wire.to_json(session=session), inputs.encode({'x': np.array(values, np.float32)})
-    )
+
+    def infer(session, values):
+      message = inputs.encode({'x': np.array(values, np.float32)})
+      return caller.raw('infer', wire.to_json(session=session), message)
+
     answer, decided = infer(session, [[1, 2], [3, 4], [5, 6]])
     assert json.loads(answer) == {'state': 'decided', 'version': 77}
     np.testing.assert_array_equal(outputs.decode(decided)[0], [3, 7, 11])
@@ -765,16 +773,16 @@ def test_actions_are_decided_on_for_those_who_ask():
     assert json.loads(infer(session, [[8, 1]])[0])['state'] == 'decided'
 
 
-# The end.
+# Closing.
 
 
-def test_another_learners_port_cannot_be_had(learner):
+def test_another_learners_port_is_refused(learner):
   with pytest.raises(errors.UserError, match=f'127.0.0.1:{learner.port}: Address already in use'):
     learners.Learner(port=learner.port)
 
 
 @pytest.mark.parametrize('finished', [False, True])
-def test_the_port_is_free_again_after_the_end(learner, finished):
+def test_the_port_is_free_after_close(learner, finished):
   caller = learners.Caller(learner)
   caller.put(caller.session(), 1, payload(1))
   caller.tell(kind='leave', session=caller.session())
@@ -785,29 +793,29 @@ def test_the_port_is_free_again_after_the_end(learner, finished):
 
 
 @pytest.mark.parametrize('finished, state', [(True, 'finished'), (False, 'stopped')])
-def test_who_is_here_at_the_end_is_told(learner, caller, finished, state, monkeypatch):
+def test_members_present_at_the_end_are_informed(learner, caller, finished, state, monkeypatch):
   monkeypatch.setattr(servers, '_FAREWELL_SECONDS', DEADLINE)
   session, staying = caller.session('a'), caller.session('b')
-  learner.server._state = state  # As it is as long as it closes.
+  learner.enter(state)
   assert caller.beat(session) == {'state': state} and caller.asked(session, 1) == state
   assert caller.join('late') == {'state': state}
   assert caller.tell(kind='report', session=session) == {'state': state}
   ending = learners.Background(learner.close, finished)
   if finished:
-    assert not ending.has_returned(WATCHED)  # It waits for those who have not heard of it.
+    assert not ending.has_returned(WATCHED)  # It waits for members that do not know yet.
     for one in (session, staying):
       assert caller.tell(kind='leave', session=one) == {'state': state}
   assert ending.has_returned(10.0) and ending.error is None
 
 
-def test_the_end_does_not_wait_for_ever_for_who_does_not_leave(learner, caller, monkeypatch):
+def test_close_does_not_wait_long_for_members_that_stay(learner, caller, monkeypatch):
   monkeypatch.setattr(servers, '_FAREWELL_SECONDS', 0.3)
   caller.session()
   assert learners.Background(learner.close, True).has_returned(10.0)
 
 
 @pytest.mark.parametrize('finished', [True, False])
-def test_the_end_comes_though_puts_wait_for_room(small, finished, monkeypatch):
+def test_close_ends_puts_that_wait_for_room(small, finished, monkeypatch):
   monkeypatch.setattr(servers, '_FAREWELL_SECONDS', 0.3)
   caller, other = learners.Caller(small), learners.Caller(small)
   session = caller.session()

@@ -1,4 +1,4 @@
-"""What goes over the wire: elements come back as they were, and what cannot be an element is refused."""
+"""Message formats: elements survive encoding, and malformed payloads are refused."""
 
 import collections
 import json
@@ -11,9 +11,8 @@ import tensorflow as tf
 from common.distributed import wire
 
 DTYPES = (np.uint8, np.bool_, np.int32, np.int64, np.float32)
-Pair = collections.namedtuple(
-  'Pair', 'zebra apple'
-)  # Not in the order of the alphabet, as dicts are.
+# Its fields are not in alphabetical order, in which `tf.nest` puts dictionaries.
+Pair = collections.namedtuple('Pair', 'zebra apple')
 SPEC = Pair(
   {'one': tf.TensorSpec([], tf.uint8), 'flag': tf.TensorSpec([2], tf.bool)},
   tf.TensorSpec([3], tf.float32),
@@ -21,7 +20,7 @@ SPEC = Pair(
 
 
 def values(rng, dtype, shape):
-  """Random numbers of all bit patterns that a field may hold, its extremes among them."""
+  """Random values over the whole range of a dtype."""
   if dtype == np.bool_:
     return rng.integers(0, 2, shape).astype(np.bool_)
   if dtype == np.float32:
@@ -32,7 +31,7 @@ def values(rng, dtype, shape):
 
 
 def random_spec(rng, depth, path=''):
-  """A nested specification, and the dtype of each leaf by its path."""
+  """A random nested specification, and the dtype of each leaf by path."""
   if depth == 0 or rng.random() < 0.2:
     shape = [rng.randint(1, 4) for _ in range(rng.randint(0, 3))]
     dtype = rng.choice(DTYPES)
@@ -61,7 +60,7 @@ def random_elements(rng, spec, count):
 
 
 def same(got, expected):
-  """Bit by bit, with the same structure, shapes and dtypes."""
+  """Asserts equality bit by bit, in the same structure, shapes and dtypes."""
   tf.nest.assert_same_structure(got, expected)
   for a, b in zip(tf.nest.flatten(got), tf.nest.flatten(expected), strict=True):
     assert a.dtype == b.dtype and a.shape == b.shape
@@ -76,7 +75,7 @@ def good_elements(count):
 
 
 @pytest.mark.parametrize('seed', range(60))
-def test_elements_of_any_structure_come_back_as_they_were(seed):
+def test_elements_of_any_structure_survive_encoding(seed):
   spec, leaves = random_spec(random.Random(seed), depth=3)
   rng = np.random.default_rng(seed)
   codec = wire.Codec(spec, {})
@@ -89,7 +88,7 @@ def test_elements_of_any_structure_come_back_as_they_were(seed):
 
 
 @pytest.mark.parametrize('seed', range(20))
-def test_bounds_are_those_of_the_field_that_the_path_names(seed):
+def test_bounds_apply_to_the_field_at_their_path(seed):
   rng = random.Random(seed)
   spec, leaves = random_spec(rng, depth=3)
   bounded = [path for path, dtype in leaves.items() if dtype is not np.bool_]
@@ -107,13 +106,13 @@ def test_bounds_are_those_of_the_field_that_the_path_names(seed):
     assert str(refused.value).startswith(f'{path} holds 1')
 
 
-def test_fields_lie_one_after_the_other_in_the_order_of_the_structure():
+def test_fields_are_encoded_in_the_order_of_the_structure():
   payload = wire.Codec(SPEC, {}).encode(good_elements(2))
-  # By the fields' order in the tuple, by the names' in the dict: zebra.flag, zebra.one, apple.
+  # In the tuple's order, and in the dict's alphabetical order: zebra.flag, zebra.one, apple.
   assert payload == bytes([1] * 4) + bytes([0, 1]) + np.full(6, 0.5, np.float32).tobytes()
 
 
-def test_numbers_that_do_not_lie_as_they_should_can_be_used():
+def test_decoded_fields_may_be_unaligned():
   spec = (
     tf.TensorSpec([3], tf.uint8),
     tf.TensorSpec([], tf.int64),
@@ -122,7 +121,7 @@ def test_numbers_that_do_not_lie_as_they_should_can_be_used():
   )
   elements = random_elements(np.random.default_rng(0), spec, 5)
   payload = wire.Codec(spec, {}).encode(elements)
-  for skipped in range(8):  # Wherever the payload begins.
+  for skipped in range(8):  # Whatever the alignment of the payload.
     moved = memoryview(b'-' * skipped + payload)[skipped:]
     fields = tf.numpy_function(
       lambda moved=moved: wire.Codec(spec, {}).decode(moved), [], [s.dtype for s in spec]
@@ -130,7 +129,7 @@ def test_numbers_that_do_not_lie_as_they_should_can_be_used():
     same(tuple(field.numpy() for field in fields), elements)
 
 
-def test_what_does_not_lie_in_one_piece_is_encoded_too():
+def test_arrays_that_are_not_contiguous_are_encoded():
   spec = tf.TensorSpec([2, 3], tf.int32)
   turned = np.arange(60, dtype=np.int32).reshape(3, 2, 10).T[::2]
   codec = wire.Codec(spec, {})
@@ -138,12 +137,12 @@ def test_what_does_not_lie_in_one_piece_is_encoded_too():
   np.testing.assert_array_equal(codec.decode(codec.encode(tf.constant(turned)))[0], turned)
 
 
-def test_an_element_with_parts_of_another_number_is_not_encoded():
+def test_elements_of_another_structure_are_not_encoded():
   with pytest.raises(ValueError):
     wire.Codec(SPEC, {}).encode((np.zeros(1, np.uint8), np.zeros((1, 3), np.float32)))
 
 
-def test_every_number_of_bytes_but_that_of_whole_elements_is_refused():
+def test_payloads_that_are_not_whole_elements_are_refused():
   codec = wire.Codec(SPEC, {})
   payload = codec.encode(good_elements(3))
   for count in range(len(payload) + 1):
@@ -160,7 +159,7 @@ def test_every_number_of_bytes_but_that_of_whole_elements_is_refused():
 
 @pytest.mark.parametrize('wrong', [2, 3, 127, 128, 255])
 @pytest.mark.parametrize('at', [0, 3])
-def test_booleans_are_0_or_1(wrong, at):
+def test_booleans_other_than_0_and_1_are_refused(wrong, at):
   codec = wire.Codec(SPEC, {})
   payload = bytearray(codec.encode(good_elements(2)))
   payload[at] = wrong
@@ -170,7 +169,7 @@ def test_booleans_are_0_or_1(wrong, at):
 
 @pytest.mark.parametrize('bounds', [{}, {'apple': (-1e30, 1e30)}], ids=['unbounded', 'bounded'])
 @pytest.mark.parametrize('wrong', [np.nan, -np.nan, np.inf, -np.inf])
-def test_numbers_are_finite(wrong, bounds):
+def test_numbers_that_are_not_finite_are_refused(wrong, bounds):
   codec = wire.Codec(SPEC, bounds)
   for at in range(6):
     elements = good_elements(2)
@@ -183,10 +182,13 @@ def test_numbers_are_finite(wrong, bounds):
   'dtype, low, high',
   [(np.uint8, 3, 200), (np.int32, -5, 7), (np.int64, -(2**40), 2**40), (np.float32, -0.5, 0.25)],
 )
-def test_bounds_are_the_lowest_and_the_highest_value_that_pass(dtype, low, high):
+def test_bounds_are_inclusive(dtype, low, high):
   codec = wire.Codec({'x': tf.TensorSpec([3], dtype)}, {'x': (low, high)})
   step = 2**-20 if dtype is np.float32 else 1
-  array = lambda value: {'x': np.array([[low, high, low], [low, value, high]], dtype)}
+
+  def array(value):
+    return {'x': np.array([[low, high, low], [low, value, high]], dtype)}
+
   for value in (low, high):
     np.testing.assert_array_equal(codec.decode(codec.encode(array(value)))[0], array(value)['x'])
   for value in (low - step, high + step):
@@ -195,7 +197,7 @@ def test_bounds_are_the_lowest_and_the_highest_value_that_pass(dtype, low, high)
 
 
 @pytest.mark.parametrize('wrong', [-1, -(2**63)])
-def test_a_bound_at_the_end_of_a_type_has_two_sides(wrong):
+def test_a_bound_at_the_limit_of_a_type_keeps_its_other_side(wrong):
   codec = wire.Codec(tf.TensorSpec([], tf.int64), {'': (0, np.iinfo(np.int64).max)})
   for value in (0, 2**62, 2**63 - 1):
     assert codec.decode(codec.encode(np.array([value])))[0] == value
@@ -203,14 +205,14 @@ def test_a_bound_at_the_end_of_a_type_has_two_sides(wrong):
     codec.decode(codec.encode(np.array([wrong])))
 
 
-def test_a_bound_of_a_field_that_is_not_there_is_a_mistake():
+def test_a_bound_of_an_unknown_field_is_refused():
   with pytest.raises(ValueError, match='zebra.none'):
     wire.Codec(SPEC, {'zebra.none': (0, 1)})
 
 
 @pytest.mark.parametrize('count', [0, 1, 4, 5, 9])
-def test_groups_hold_all_elements_in_order_and_fit_a_message(count):
-  # So large that exactly two go into one message.
+def test_groups_keep_the_order_and_fit_a_message(count):
+  # Exactly two elements fit one message.
   spec = {
     'x': tf.TensorSpec([wire.MESSAGE_BYTES // 2 - 8], tf.uint8),
     'n': tf.TensorSpec([], tf.int64),
@@ -225,7 +227,7 @@ def test_groups_hold_all_elements_in_order_and_fit_a_message(count):
   assert all(len(wire.split(codec.encode(group))) == 1 for group in groups)
 
 
-def test_small_elements_go_together():
+def test_small_elements_share_a_message():
   codec = wire.Codec(SPEC, {})
   assert [len(group.apple) for group in codec.group(good_elements(200))] == [200]
   assert codec.most_parts == 1
@@ -261,7 +263,7 @@ def test_an_element_larger_than_a_message_takes_several(size, parts):
     (2 * wire.MESSAGE_BYTES, 2),
   ],
 )
-def test_split_takes_as_few_messages_as_hold_it_all_and_at_least_one(size, count):
+def test_split_returns_as_few_messages_as_possible_but_at_least_one(size, count):
   payload = np.random.default_rng(size).bytes(size)
   messages = wire.split(payload)
   assert len(messages) == count and max(map(len, messages)) <= wire.MESSAGE_BYTES
@@ -284,7 +286,7 @@ def test_flat_fields_in_any_memory_layout_are_encoded_one_after_the_other():
   assert codec.encode(parts) == np.array([0, 3, 1, 4, 2, 5], np.int32).tobytes() + b'\1\1\1'
 
 
-def test_json_comes_back_as_it_was():
+def test_json_survives_encoding():
   given = {
     'text': 'é"\n\ud800',
     'whole': 2**61,
@@ -320,13 +322,13 @@ def test_json_comes_back_as_it_was():
   ],
   ids=lambda message: repr(message[:12]),
 )
-def test_what_is_not_a_json_object_is_refused(message):
+def test_messages_that_are_not_json_objects_are_refused(message):
   with pytest.raises(wire.Malformed, match='not JSON|expected a JSON object'):
     wire.from_json(message)
 
 
 @pytest.mark.parametrize('value', [None, True, 1.0, '1', [1], {}, -1, 2**62, 10**400])
-def test_whole_numbers_are_whole_numbers_from_0(value):
+def test_values_that_are_not_natural_numbers_are_refused(value):
   with pytest.raises(wire.Malformed, match='^n is .*, expected int'):
     wire.from_json(json.dumps({'n': value}).encode(), {'n': int})
 
@@ -334,7 +336,7 @@ def test_whole_numbers_are_whole_numbers_from_0(value):
 @pytest.mark.parametrize(
   'kind, wrong', [(str, 1), (str, None), (dict, []), (dict, 'x'), (bool, 1), (str, ['a' * 99])]
 )
-def test_a_value_of_another_type_is_refused_by_its_name(kind, wrong):
+def test_a_value_of_another_type_is_named(kind, wrong):
   with pytest.raises(wire.Malformed) as refused:
     wire.from_json(
       json.dumps({'first': 'x', 'second': wrong}).encode(), {'first': str, 'second': kind}
@@ -342,7 +344,7 @@ def test_a_value_of_another_type_is_refused_by_its_name(kind, wrong):
   assert str(refused.value).startswith('second is ') and len(str(refused.value)) < 100
 
 
-def test_a_value_that_is_missing_is_refused_by_its_name_and_more_may_be_there():
+def test_a_missing_value_is_named_and_further_values_are_allowed():
   with pytest.raises(wire.Malformed, match="^session is 'None', expected str"):
     wire.from_json(b'{"other": 1}', {'session': str})
   assert wire.from_json(b'{"other": 1}', {'other': int}) == {'other': 1}

@@ -1,6 +1,6 @@
-"""What a run of many processes lives through, and what it leaves: nothing is lost but what was in flight.
+"""A run of several processes survives faults, and loses nothing but what is in flight.
 
-One fault after the other is done to one run while it trains; scripts/faults.py does more of them, for longer.
+One run gets one fault after the other while it trains; scripts/faults.py injects more, for longer.
 """
 
 import os
@@ -18,9 +18,9 @@ STOPPED = 130
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-  """A learner with an actor process of its own, and one that was started separately, `solo`.
+  """A learner with an actor process of its own, and a separately started actor, `solo`.
 
-  The wall clock of all of them jumps by hours, there and back, every half second: nothing here is to depend on it.
+  Their wall clocks jump by hours, back and forth, every half second: nothing may depend on them.
   """
   settings = (
     f'--env={harmed_runs.SLOW}',
@@ -33,24 +33,22 @@ def run(tmp_path_factory):
   with harmed_run(
     tmp_path_factory.mktemp('harmed'), 'impala', *settings, jumping_clock=True
   ) as made:
-    made.learner, made.solo = (
-      made.start_listening('--actor_processes=1'),
-      made.start_actor('--name=solo'),
-    )
+    made.learner = made.start_listening('--actor_processes=1')
+    made.solo = made.start_actor('--name=solo')
     made.await_actors(2, 90.0)
     made.await_frames()
     yield made
 
 
 def places(run):
-  """By the name of an actor, all that its learner has given it."""
+  """All places that the learner has assigned, by the actor's name."""
   found = {}
   for place, name in re.findall(r'actor (\d+) joins: (\S+)', run.learner.log()):
     found.setdefault(name, []).append(int(place))
   return found
 
 
-def test_clocks_that_jump_by_hours_change_nothing(run):
+def test_clocks_that_jump_by_hours_do_no_harm(run):
   rows = run.rows()
   assert all(row['actors_lost'] == 0 and row['frames_per_second'] >= 0 for row in rows)
   seconds = [row['seconds'] for row in rows]
@@ -59,16 +57,16 @@ def test_clocks_that_jump_by_hours_change_nothing(run):
   assert 10 < hours < 100_000  # 10^9 frames at 3 to 30,000 frames/s.
 
 
-def test_a_learner_goes_on_while_a_thousand_malformed_messages_come(run):
+def test_training_continues_under_a_thousand_malformed_messages(run):
   before = run.rows()[-1]
   assert harmed_runs.send_malformed(run.port, 1000) == 1000
   after = run.await_row(lambda row: row['messages_refused'] >= before['messages_refused'] + 1000)
   assert after['messages_refused'] == before['messages_refused'] + 1000
   assert after['frames'] > before['frames'] and after['actors'] == 2
-  assert run.learner.log().count(' is refused: ') < 20  # Not a line for each.
+  assert run.learner.log().count(' is refused: ') < 20  # Not one line each.
 
 
-def test_the_other_goes_on_while_an_actor_is_frozen_and_it_goes_on_afterwards(run):
+def test_training_continues_while_an_actor_is_frozen_and_the_actor_does_afterwards(run):
   run.solo.popen.send_signal(signal.SIGSTOP)
   run.await_frames()
   ticks = run.solo.cpu_ticks()
@@ -78,25 +76,27 @@ def test_the_other_goes_on_while_an_actor_is_frozen_and_it_goes_on_afterwards(ru
   assert row['actors'] == 2 and row['actors_lost'] == 0 and row['puts_dropped'] == 0
 
 
-def test_killed_actors_do_not_hold_up_the_others_and_get_their_places_back(run):
-  before, restarts = places(run), run.rows()[-1]['actor_restarts']
+def test_training_continues_while_actors_are_killed_and_they_get_their_places_back(run):
+  before = places(run)
+  restarts = run.rows()[-1]['actor_restarts']
   (own,) = actors_of(run.learner)
   os.kill(own, signal.SIGKILL)
   run.learner.await_log(r'Actor process 0 has ended with status -9 and is started again')
-  run.await_frames()  # By the other, before it is killed too.
+  run.await_frames()  # Of the other actor, before it is killed too.
   run.solo.popen.kill()
   run.solo.await_end()
   run.solo = run.start_actor('--name=solo')
-  joined = lambda: sum(map(len, places(run).values()))
-  assert processes.becomes_true(lambda: joined() == 4, 60.0), run.learner.log()
+
+  def joins():
+    return sum(map(len, places(run).values()))
+
+  assert processes.becomes_true(lambda: joins() == 4, 60.0), run.learner.log()
   assert places(run) == {name: given * 2 for name, given in before.items()}
   row = run.await_frames()
   assert row['actors'] == 2 and row['actor_restarts'] == restarts + 1
 
 
-def test_a_full_disk_is_a_warning_that_names_the_checkpoint_before_and_the_next_save_tries_again(
-  run,
-):
+def test_a_full_disk_is_a_warning_and_the_next_save_tries_again(run):
   with full_disk(run.learner):
     said = r'NOT SAVED: .* cannot be written: File too large.* is kept: \S+ckpt-(\d+)\.'
     (before,) = set(run.learner.await_log(said))
@@ -106,14 +106,13 @@ def test_a_full_disk_is_a_warning_that_names_the_checkpoint_before_and_the_next_
   assert len(run.await_newer_checkpoint()) == 3
 
 
-def test_a_killed_learner_goes_on_from_the_checkpoint_before_one_that_is_cut_short_and_actors_come_back(
-  run,
-):
+def test_a_killed_learner_resumes_from_the_last_good_checkpoint_and_actors_rejoin(run):
   run.await_newer_checkpoint()
   own = actors_of(run.learner)
   run.learner.popen.kill()
   run.learner.await_end()
-  expected, cut = run.saved()[-2], harmed_runs.truncate_newest(run)
+  expected = run.saved()[-2]
+  cut = harmed_runs.truncate_newest(run)
   run.learner = run.start_listening('--actor_processes=1', '--resume')
   assert len(own) == 1 and processes.becomes_true(lambda: not any(map(processes.is_alive, own)))
   (found,) = run.learner.await_log(r'Resuming \S+ckpt-(\d+) at ([\d,]+) frames')
@@ -122,21 +121,20 @@ def test_a_killed_learner_goes_on_from_the_checkpoint_before_one_that_is_cut_sho
   run.learner.await_log(r'actor \d joins: ', 2, 90.0)
   row = run.await_actors(2)
   assert sorted(place for given in places(run).values() for place in given) == [0, 1]
-  assert (
-    run.solo.log().count('Joined the learner') == 2 and row['puts_dropped'] <= 2
-  )  # Those in flight.
+  assert run.solo.log().count('Joined the learner') == 2
+  assert row['puts_dropped'] <= 2  # Those in flight.
   run.await_frames()
   rows = run.rows()
   assert all(row['frames'] == FRAMES_PER_UPDATE * row['updates'] for row in rows)
   assert [row['updates'] for row in rows] == sorted(row['updates'] for row in rows)
 
 
-def test_whoever_is_stopped_ends_soon_and_in_order_and_a_last_save_that_fails_is_an_error(run):
-  """The last of this run."""
+def test_signals_end_all_processes_in_order_and_a_failed_last_save_is_an_error(run):
+  """Ends the module's run: no test may follow that uses it."""
   run.await_newer_checkpoint()
   assert run.solo.seconds_to_end(signal.SIGINT) < 15 and run.solo.popen.returncode == STOPPED
   assert run.solo.log().endswith('Stopped.\n')
-  assert run.await_actors(1)['actors_lost'] == 0  # It has said that it ends.
+  assert run.await_actors(1)['actors_lost'] == 0  # It has left properly.
   with full_disk(run.learner):
     assert run.learner.seconds_to_end(signal.SIGTERM) < 15 and run.learner.popen.returncode == 2
   assert re.search(
@@ -146,13 +144,17 @@ def test_whoever_is_stopped_ends_soon_and_in_order_and_a_last_save_that_fails_is
   run.await_nothing_left()
 
 
-def test_a_supervisor_of_actors_that_is_stopped_ends_them_soon(tmp_path):
+def test_a_stopped_supervisor_ends_its_actors(tmp_path):
   with harmed_run(tmp_path) as run:
     fleet = run.start_actor('--actor_processes=2', f'--run_dir={run.folder}')
-    logs = lambda: [path.read_text() for path in run.folder.glob('actors/*.log')]
-    assert processes.becomes_true(
-      lambda: sum('No learner at' in log for log in logs()) == 2, 60.0
-    ), fleet.log()
+
+    def logs():
+      return [path.read_text() for path in run.folder.glob('actors/*.log')]
+
+    def both_wait():
+      return sum('No learner at' in log for log in logs()) == 2
+
+    assert processes.becomes_true(both_wait, 60.0), fleet.log()
     assert len(actors_of(fleet)) == 2
     assert fleet.seconds_to_end(signal.SIGTERM) < 15 and fleet.popen.returncode == STOPPED
     assert all(log.endswith('Stopped.\n') for log in logs())

@@ -1,0 +1,269 @@
+"""An actor's membership at its learner: joins, sends heartbeats, notices when that is gone."""
+
+import contextlib
+import logging
+import threading
+import time
+from typing import Any, Callable, Mapping, NamedTuple
+
+import numpy as np
+
+from common import errors
+from common.distributed import cluster, queues, rpc, wire
+
+BEAT_SECONDS = 3.0
+CALL_SECONDS = 30.0
+RETRY_SECONDS = 5.0
+
+
+class Welcome(NamedTuple):
+  """A learner's answer to a successful join."""
+
+  session: str
+  place: int
+  assignment: int  # The number of the run's actor whose tasks or epsilon this one has.
+  seed: int
+  config: Mapping[str, Any]
+
+
+class Applicant(NamedTuple):
+  """Who wants to join; the counterpart of `membership.Identity`."""
+
+  name: str
+  role: str
+  version: str  # Of the code.
+  token: str
+  config: Mapping[str, Any]  # Only the settings that were asked for explicitly.
+
+
+class Session:
+  """A membership at a learner, and after that one is gone, at its successor.
+
+  Not thread-safe but for `stop`; a background thread sends heartbeats.
+
+  Attributes:
+    welcome: The learner's answer to the latest join; None before the first.
+  """
+
+  def __init__(
+    self,
+    endpoint: cluster.Endpoint,
+    applicant: Applicant,
+    patience_seconds: float,
+    dropped: Callable[[], int],
+  ):
+    """Connects to nothing yet.
+
+    Args:
+      endpoint: Where the learner listens.
+      applicant: Who joins.
+      patience_seconds: How long to wait for a learner that does not answer.
+      dropped: The number of dropped puts so far, which heartbeats report.
+    """
+    self.welcome: Welcome | None = None
+    self._endpoint = endpoint
+    self._applicant = applicant
+    self._patience = patience_seconds
+    self._client: rpc.Client | None = None
+
+    self._lost = threading.Event()
+    self._finished = threading.Event()
+    self._closing = threading.Event()
+
+    self._describe: Callable[[], str] = lambda: 'setting up'
+    self._crashes: Callable[[], int] = lambda: 0
+    self._crashes_before = 0  # Of earlier actors that this session belonged to.
+    self._dropped = dropped
+    # Totals of crashes and dropped puts that a learner knows: latest, and before this learner.
+    self._reported = (0, 0)
+    self._reported_before = (0, 0)
+    self._beats = threading.Thread(target=self._beat, name='beats', daemon=True)
+
+  def join(self) -> Welcome:
+    """Joins the learner, waiting for one if there is none.
+
+    Raises:
+      UserError: If no learner comes, or it turns this process away.
+      QueueClosed: If training is finished.
+    """
+    is_first = self.welcome is None
+    self.welcome = self._await_welcome()
+    if is_first:
+      self._beats.start()
+    # The new session starts from zero: only what happens from now on is reported to it.
+    self._reported_before = self._reported
+    self._lost.clear()
+    logging.info(
+      'Joined the learner at %s as %s %d.',
+      self._endpoint.address,
+      self._applicant.role,
+      self.welcome.place,
+    )
+    return self.welcome
+
+  def be_described_by(self, describe: Callable[[], str], crashes: Callable[[], int]) -> None:
+    """Sets what heartbeats report: an activity, and the crashes since this call."""
+    self._crashes_before += self._crashes()
+    self._describe = describe
+    self._crashes = crashes
+
+  def is_finished(self) -> bool:
+    """Whether the learner has said that training is finished."""
+    return self._finished.is_set()
+
+  def is_ended(self) -> bool:
+    """Whether there is nothing more to do: training is finished, or `stop` was called."""
+    return self._finished.is_set() or self._closing.is_set()
+
+  def is_lost(self) -> bool:
+    """Whether the learner is gone, or no longer knows this session: it takes another `join`."""
+    return self._lost.is_set()
+
+  def lose(self, reason: Exception) -> None:
+    """Notes that the learner does not answer."""
+    if not self._lost.is_set():
+      logging.warning('The learner does not answer (%s).', reason)
+    self._lost.set()
+
+  def heed(self, answer: Mapping[str, Any]) -> None:
+    """Notes what an answer says about the session.
+
+    Raises:
+      QueueClosed: If training is finished.
+    """
+    if answer['state'] in ('unknown', 'stopped'):
+      self._lost.set()
+    if answer['state'] == 'finished':
+      self._finished.set()
+      raise queues.QueueClosed
+
+  def call(
+    self, function: str, *payload: bytes, seconds: float | None = None, **header: Any
+  ) -> tuple[dict[str, Any], list[bytes]]:
+    """Calls a function of the learner in this session.
+
+    Args:
+      function: Its name.
+      *payload: Byte strings that follow the header.
+      seconds: How long to wait, `CALL_SECONDS` by default.
+      **header: The request's values.
+
+    Returns:
+      The answer, and the byte strings that follow it.
+
+    Raises:
+      Unreachable: If the learner does not answer.
+    """
+    if self._client is None or self.welcome is None:
+      raise RuntimeError('call join() first')
+    request = wire.to_json(session=self.welcome.session, **header)
+    answer, *rest = self._client.call(
+      function, request, *payload, seconds=CALL_SECONDS if seconds is None else seconds
+    )
+    return wire.from_json(answer, {'state': str}), rest
+
+  def tell(self, kind: str, seconds: float | None = None, **values: Any) -> dict[str, Any]:
+    """Sends a short request of some kind; returns its answer. Raises Unreachable."""
+    return self.call('tell', seconds=seconds, kind=kind, **values)[0]
+
+  def wait(self, seconds: float) -> bool:
+    """Waits, or returns early if there is nothing more to do; returns whether that is so."""
+    return self._closing.wait(seconds) or self.is_ended()
+
+  def is_stopped_within(self, seconds: float) -> bool:
+    """Waits, or returns early if `stop` was called; returns whether it was."""
+    return self._closing.wait(seconds)
+
+  def stop(self) -> None:
+    """Ends all waiting; may be called from any thread."""
+    self._closing.set()
+
+  def close(self) -> None:
+    """Leaves the learner."""
+    self.stop()
+    if self._beats.is_alive():
+      self._beats.join()
+    if self.welcome is not None and not self._lost.is_set():
+      # A learner that misses it drops this member when the lease ends.
+      with contextlib.suppress(rpc.Unreachable):
+        self.tell('leave', BEAT_SECONDS)
+
+  def _await_welcome(self) -> Welcome:
+    """Tries to join until it succeeds. Raises as `join`."""
+    started = time.monotonic()
+    shown: set[str] = set()
+    while True:
+      try:
+        return self._try_to_join()
+      except rpc.Unreachable as error:
+        left = self._patience - (time.monotonic() - started)
+        if left < 0:
+          raise errors.UserError(
+            f'no learner has answered at {self._endpoint.address} for {self._patience:.0f} s '
+            f'({error}). Is --learner its address, and does it listen beyond its own machine '
+            '(--listen=0.0.0.0:PORT)?'
+          ) from error
+        reason = str(error)
+        logging.info(
+          'No learner at %s%s. Trying again every %.0f s, %.0f s more.',
+          self._endpoint.address,
+          '' if reason in shown else f' ({reason})',
+          RETRY_SECONDS,
+          left,
+        )
+        shown.add(reason)
+      if self._closing.wait(RETRY_SECONDS):
+        raise queues.QueueClosed
+
+  def _try_to_join(self) -> Welcome:
+    """Raises Unreachable, UserError or QueueClosed."""
+    if not rpc.reaches(*self._endpoint):
+      raise rpc.Unreachable('nobody listens there')
+    self._client = rpc.Client(*self._endpoint, CALL_SECONDS)
+
+    me = self._applicant
+    request = wire.to_json(
+      kind='join',
+      name=me.name,
+      role=me.role,
+      token=me.token,
+      version=me.version,
+      config=dict(me.config),
+      place=self.welcome.place if self.welcome else -1,
+    )
+    (message,) = self._client.call('tell', request, seconds=CALL_SECONDS)
+    answer = wire.from_json(message, {'state': str})
+
+    if answer['state'] in ('turned away', 'refused'):
+      raise errors.UserError(
+        f'the learner at {self._endpoint.address} turns this {me.role} away: {answer["reason"]}'
+      )
+    self.heed(answer)
+    if answer['state'] != 'joined':
+      raise rpc.Unreachable(f'it is {answer["state"]}')
+    return Welcome(
+      session=answer['session'],
+      place=answer['place'],
+      assignment=answer['assignment'],
+      seed=answer['seed'],
+      config=answer['config'],
+    )
+
+  def _beat(self) -> None:
+    """The background thread."""
+    while not self._closing.wait(BEAT_SECONDS):
+      if self._lost.is_set():
+        continue
+      # The actor's thread notices by itself, at its next call.
+      with contextlib.suppress(rpc.Unreachable, queues.QueueClosed):
+        totals = self._crashes_before + self._crashes(), self._dropped()
+        crashes, dropped = np.subtract(totals, self._reported_before).tolist()
+        answer = self.tell(
+          'beat',
+          BEAT_SECONDS,
+          activity=self._describe(),
+          crashes=crashes,
+          dropped=dropped,
+        )
+        self.heed(answer)
+        self._reported = totals
