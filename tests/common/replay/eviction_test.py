@@ -514,7 +514,7 @@ def chunks(monkeypatch):
 
 
 def lived(capacity, count, **settings):
-  """A replay to which `count` items were added, and all priorities by number, some of them updated."""
+  """A replay to which `count` items were added, and their priorities, of which some were updated."""
   replay = make(capacity, **settings)
   priorities = spread(np.random.default_rng(count), count)
   for first in range(0, count, 3):
