@@ -30,7 +30,7 @@ def stacked_by_hand(single, starts, size=STACK):
 
 
 def start_patterns(length):
-  """By column: no start, one at every position, two at every pair of positions, all, random ones."""
+  """By column: no start, one at every position, two at every pair of them, all, random ones."""
   singles = np.eye(length, dtype=bool)
   pairs = [singles[first] | singles[second] for first in range(length) for second in range(first)]
   randoms = np.random.default_rng(1).random((20, length)) < 0.4

@@ -1,7 +1,7 @@
 """TensorFlow 1's RMSProp and Adam against NumPy, and the two helpers around them.
 
-The IMPALA paper's RMSProp epsilons (arXiv 1802.01561, table D.1) are meant for TensorFlow 1's: inside
-the square root, of a mean square that starts at one.
+The IMPALA paper's RMSProp epsilons (arXiv 1802.01561, table D.1) are meant for TensorFlow 1's:
+inside the square root, of a mean square that starts at one.
 """
 
 import numpy as np
@@ -83,7 +83,7 @@ def assert_all_close(actual, expected):
 
 class TestRMSProp:
   def test_three_steps_of_a_gradient_of_one(self):
-    # The mean square stays one, so each step is 0.1 / sqrt(1.1). From zero, the first would be 0.302.
+    # The mean square stays one: each step is 0.1 / sqrt(1.1). From zero, the first would be 0.302.
     optimizer = optimizers.RMSProp(decay=0.99, epsilon=0.1)
     variable = tf.Variable(0.0)
     positions = []

@@ -514,7 +514,7 @@ def chunks(monkeypatch):
 
 
 def lived(capacity, count, **settings):
-  """A replay to which `count` items were added, and their priorities, of which some were updated."""
+  """A replay to which `count` items were added, and their priorities. Some have been updated."""
   replay = make(capacity, **settings)
   priorities = spread(np.random.default_rng(count), count)
   for first in range(0, count, 3):

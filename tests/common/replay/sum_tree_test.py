@@ -223,7 +223,7 @@ def test_a_tiny_value_counts_beside_a_large_sum():
 
 
 def test_errors_do_not_accumulate_in_a_million_changes():
-  """Values of 300 orders of magnitude come and go; sums updated by differences would be all wrong."""
+  """Over 300 orders of magnitude; if sums were updated by differences, none would be right."""
   size, batches, batch = 300, 5000, 200
   rng = np.random.default_rng(0)
   leaves = rng.permuted(np.tile(np.arange(size), (batches, 1)), axis=1)[:, :batch]
