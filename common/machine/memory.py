@@ -24,8 +24,8 @@ def check(size_in_bytes: Callable[[int], int], capacity: int, elements: str) -> 
   free = available()
   if needed <= free:
     return
-  # A search, since a sum tree's size is not proportional to the capacity. It leaves a tenth free for
-  # everything else.
+  # A search, since a sum tree's size is not proportional to the capacity. It leaves a tenth free
+  # for everything else.
   fitting = capacity
   while fitting and size_in_bytes(fitting) > 0.9 * free:
     fitting = fitting * 19 // 20

@@ -143,8 +143,8 @@ def _restore(replay: prioritized.PrioritizedReplay, folder: pathlib.Path) -> int
 
   # Blocks that left before `priorities.npz` was written, or came after their chunk, are skipped.
   places = [place for place in _places(folder) if place.stamp in slot_of]
-  # By age, blocks are evicted in the order in which they are added, so this must be the old order. By
-  # priority, the order does not matter, and files are read in one go.
+  # By age, blocks are evicted in the order in which they are added, so this must be the old order.
+  # By priority, the order does not matter, and files are read in one go.
   if replay.keeps_order:
     places.sort(key=lambda place: place.stamp)
   if len(places) < len(slot_of):
