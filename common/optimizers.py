@@ -38,6 +38,7 @@ class RMSProp(snt.Module):
     Raises:
       ValueError: If they were made for variables of other shapes.
     """
+    # A restored or new set of other variables must not inherit these accumulators.
     if self._mean_squares:
       if [slot.shape for slot in self._mean_squares] != [variable.shape for variable in variables]:
         raise ValueError('the variables are not those that the optimizer was first used with')
@@ -122,6 +123,7 @@ class Adam(snt.Module):
         var=variable.handle,
         m=first.handle,
         v=second.handle,
+        # The kernel corrects the bias of the zero-initialised moments by beta^t.
         beta1_power=self._beta_1**self._steps,
         beta2_power=self._beta_2**self._steps,
         lr=self._learning_rate,
@@ -144,6 +146,7 @@ def clip_by_global_norm(
   Returns:
     The gradients, and their global norm before clipping.
   """
+  # Computed once, for clipping and for the statistics.
   norm = tf.linalg.global_norm(gradients)
   if not max_norm:
     return list(gradients), norm
@@ -163,6 +166,7 @@ def linear_decay(
   Returns:
     float32 `[]`.
   """
+  # In float32: budgets of billions of frames overflow int32.
   done = tf.cast(frames, tf.float32) / tf.cast(total_frames, tf.float32)
   return initial * tf.maximum(0.0, 1.0 - done)
 

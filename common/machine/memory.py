@@ -24,7 +24,8 @@ def check(size_in_bytes: Callable[[int], int], capacity: int, elements: str) -> 
   free = available()
   if needed <= free:
     return
-  # Searched, as a sum tree's size does not grow in proportion to the capacity.
+  # A search, since a sum tree's size is not proportional to the capacity. It leaves a tenth free
+  # for everything else.
   fitting = capacity
   while fitting and size_in_bytes(fitting) > 0.9 * free:
     fitting = fitting * 19 // 20
@@ -42,6 +43,7 @@ def available() -> int:
   meminfo = pathlib.Path('/proc/meminfo').read_text()
   free = _number(r'^MemAvailable: +(\d+) kB', meminfo) * 1024
 
+  # Version 2 control groups; `max` stands for no limit.
   limit = _CGROUP / 'memory.max'
   if limit.exists() and limit.read_text().strip() != 'max':
     cached = _number(r'^inactive_file (\d+)$', (_CGROUP / 'memory.stat').read_text())

@@ -49,7 +49,7 @@ class Eviction(Protocol):
     """Records the priorities of transitions.
 
     Args:
-      slots: int64 `[K]`, the slot of each transition's block.
+      slots: int64 `[K]`, the slot of each transition's block; may repeat.
       priorities: float64 `[K]`, positive.
     """
 

@@ -81,6 +81,7 @@ class ReplayRatio:
       self._condition.notify_all()
 
   def _may_insert(self) -> bool:
+    # Below the minimum nothing is sampled, so an insertion that waited would wait forever.
     if not self._target or self._held < self._minimum:
       return True
     return self.inserted * self._target <= self.sampled + self._slack

@@ -104,6 +104,7 @@ class PrioritizedReplay(tf.Module):
     count = len(blocks.priority)
     if count > self.slots:
       raise ValueError(f'{count} blocks at once, expected at most {self.slots}')
+    # Before the lock is taken: other threads need not wait for this.
     bad = structures.refused(blocks)
     if bad.any():
       raise structures.RefusedBlock(
@@ -173,6 +174,7 @@ class PrioritizedReplay(tf.Module):
 
   def sample_spec(self, count: int) -> structures.Sample:
     """The `tf.TensorSpec`s of a sample of `count` transitions."""
+    # Drawing no transitions works on an empty replay, and its tensors have the right shapes.
     return tf.nest.map_structure(
       lambda x: tf.TensorSpec([count, *x.shape[1:]], x.dtype), self.sample(0)
     )
@@ -186,6 +188,7 @@ class PrioritizedReplay(tf.Module):
 
   def _call(self, method: Callable[..., Any], *arguments: Any) -> Any:
     """Runs a method as a graph that is traced once, for any number of elements."""
+    # Without a signature, TensorFlow would retrace for every new number of elements.
     name = method.__name__
     if name not in self._graphs:
       tensors = tf.nest.map_structure(tf.convert_to_tensor, arguments)
@@ -198,6 +201,7 @@ class PrioritizedReplay(tf.Module):
     tf.debugging.assert_type(blocks.priority, tf.float32)
     tf.debugging.assert_rank(blocks.priority, 2)
     count = tf.shape(blocks.priority, out_type=tf.int64)[0]
+    # The leaves of evicted blocks need no clearing: new blocks get their slots at once.
     leaving, slots = self._eviction.make_room(count)
     self._size.assign_sub(tf.reduce_sum(tf.gather(self._storage.counts, leaving)))
 

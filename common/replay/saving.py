@@ -20,6 +20,7 @@ from common import errors
 from common.machine import files
 from common.replay import prioritized, structures
 
+# Per chunk file. The replay is locked while a chunk is read.
 _CHUNK_BYTES = 50_000_000
 _PRIORITIES = 'priorities.npz'
 
@@ -64,6 +65,7 @@ class Saver:
       if given_up():
         return
       chunk = slice(first, min(first + self._chunk_slots, self._replay.slots))
+      # Chunks of empty slots only are never written.
       changed = (stamps[chunk] >= 0) & (stamps[chunk] != self._written[chunk])
       if np.any(changed):
         written_bytes += self._write_chunk(chunk)
@@ -119,6 +121,7 @@ def restore(replay: prioritized.PrioritizedReplay, folder: pathlib.Path) -> int 
       specification.
   """
   saves = [folder / f'{number:06}' for number in _numbers(folder)]
+  # A save without this file was interrupted; the one before it is still there.
   complete = [path for path in saves if (path / _PRIORITIES).exists()]
   if not complete:
     return None
@@ -138,7 +141,10 @@ def _restore(replay: prioritized.PrioritizedReplay, folder: pathlib.Path) -> int
     priorities = saved['priority']
     updates = int(saved['updates'])
 
+  # Blocks that left before `priorities.npz` was written, or came after their chunk, are skipped.
   places = [place for place in _places(folder) if place.stamp in slot_of]
+  # By age, blocks are evicted in the order in which they are added, so this must be the old order.
+  # By priority, the order does not matter, and files are read in one go.
   if replay.keeps_order:
     places.sort(key=lambda place: place.stamp)
   if len(places) < len(slot_of):

@@ -1,4 +1,4 @@
-"""Stacks that are put together from single frames are those that the environment showed, to the last byte."""
+"""Stacks rebuilt from single frames are those that the environment showed, to the last byte."""
 
 import contextlib
 
@@ -16,7 +16,7 @@ def random_frames(*shape):
 
 
 def stacked_by_hand(single, starts, size=STACK):
-  """For each step: the newest frame, then older ones until one is the first of its game; zeros before that."""
+  """For each step: the newest frame, and older ones back to the first of its game; then zeros."""
   steps = len(single) - size + 1
   result = np.zeros((steps, *single.shape[1:], size), np.uint8)
   for t in range(steps):
@@ -30,13 +30,12 @@ def stacked_by_hand(single, starts, size=STACK):
 
 
 def start_patterns(length):
-  """A column for each: no start, one at each single position, two at each distance, all, and random ones."""
+  """By column: no start, one at every position, two at every pair of them, all, random ones."""
   singles = np.eye(length, dtype=bool)
   pairs = [singles[first] | singles[second] for first in range(length) for second in range(first)]
   randoms = np.random.default_rng(1).random((20, length)) < 0.4
-  return np.concatenate(
-    [np.zeros((1, length), bool), singles, pairs, np.ones((1, length), bool), randoms]
-  ).T
+  none, everywhere = np.zeros((1, length), bool), np.ones((1, length), bool)
+  return np.concatenate([none, singles, pairs, everywhere, randoms]).T
 
 
 @pytest.mark.parametrize('shape', [(3, 5), (2, 3, 5), (4, 2, 3, 5)])
@@ -51,9 +50,13 @@ def test_interleave_keeps_every_byte_in_its_channel():
   every_byte, zeros = np.arange(256, dtype=np.uint8).reshape(16, 16), np.zeros((16, 16), np.uint8)
   for channel in range(4):
     images = [every_byte if i == channel else zeros for i in range(4)]
-    np.testing.assert_array_equal(
-      frames.interleave([tf.constant(i) for i in images]), np.stack(images, axis=-1)
-    )
+    interleaved = frames.interleave([tf.constant(image) for image in images])
+    np.testing.assert_array_equal(interleaved, np.stack(images, axis=-1))
+
+
+def test_interleave_refuses_other_integers():
+  with pytest.raises(TypeError, match='uint8'):
+    frames.interleave([tf.zeros([2, 2], tf.int32)] * 4)
 
 
 @pytest.mark.parametrize('count', [3, 5])
@@ -74,9 +77,8 @@ def test_stack_with_starts_at_all_positions(steps):
 def test_stacks_drawn_one_by_one():
   starts = start_patterns(STACK).T  # A row for each.
   single = random_frames(len(starts), STACK, 3, 5)
-  expected = [
-    stacked_by_hand(frame[:, None], start[:, None])[0, 0] for frame, start in zip(single, starts)
-  ]
+  pairs = zip(single, starts, strict=True)
+  expected = [stacked_by_hand(frame[:, None], start[:, None])[0, 0] for frame, start in pairs]
   np.testing.assert_array_equal(frames.stacks(tf.constant(single), tf.constant(starts)), expected)
 
 
@@ -101,14 +103,19 @@ def test_stack_in_a_graph_of_unknown_shapes():
 
 
 def unroll_of(environment, rng, first_stacks, first_starts, num_actions):
-  """T steps: the single frames with the older ones of the first stack, game starts, the stacks, and lost lives."""
+  """Plays UNROLL steps with random actions.
+
+  Returns:
+    The single frames and game starts, both from the oldest of the first stack on; the stacks; and
+    the number of lives lost without ending a game.
+  """
   single = [first_stacks[:, age] for age in range(STACK)]
   starts = [np.zeros(GAMES, bool)] * (STACK - 1) + [first_starts]
-  stacks, lost = [first_stacks], 0
+  stacks = [first_stacks]
+  lost = 0
   for _ in range(UNROLL):
-    observations, _, terminated, truncated, info = environment.step(
-      rng.integers(num_actions, size=GAMES)
-    )
+    actions = rng.integers(num_actions, size=GAMES)
+    observations, _, terminated, truncated, info = environment.step(actions)
     stacks.append(observations['observation'].copy())
     single.append(stacks[-1][:, -1])
     starts.append(info['game_over'].copy())
@@ -118,18 +125,19 @@ def unroll_of(environment, rng, first_stacks, first_starts, num_actions):
 
 @pytest.mark.parametrize('game, steps, has_lives', [('pong', 1200, False), ('breakout', 620, True)])
 def test_the_stacks_of_real_games_come_back(game, steps, has_lives):
-  suite, rng, ends, lost = environments.load(f'atari:{game}'), np.random.default_rng(0), 0, 0
+  suite = environments.load(f'atari:{game}')
+  rng = np.random.default_rng(0)
+  ends = lost = 0
   with contextlib.closing(suite.make([game] * GAMES, True)) as environment:
-    stacks, starts = (
-      environment.reset(seed=1)[0]['observation'].copy()[None],
-      np.ones((1, GAMES), bool),
-    )
+    stacks = environment.reset(seed=1)[0]['observation'].copy()[None]
+    starts = np.ones((1, GAMES), bool)
     for _ in range(steps // UNROLL):
       single, starts, stacks, lost_now = unroll_of(
         environment, rng, stacks[-1], starts[-1], suite.num_actions
       )
       restacked = frames.stack(tf.constant(single), tf.constant(starts))
       np.testing.assert_array_equal(restacked, np.moveaxis(stacks, 2, -1))
-      ends, lost = ends + np.sum(starts[STACK:]), lost + lost_now
+      ends += np.sum(starts[STACK:])
+      lost += lost_now
   assert ends >= GAMES
   assert (lost >= GAMES) == has_lives

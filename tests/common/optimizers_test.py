@@ -1,7 +1,7 @@
 """TensorFlow 1's RMSProp and Adam against NumPy, and the two helpers around them.
 
-The IMPALA paper's RMSProp epsilons (arXiv 1802.01561, table D.1) mean what they mean there: inside the square root of a
-mean square that starts at one.
+The IMPALA paper's RMSProp epsilons (arXiv 1802.01561, table D.1) are meant for TensorFlow 1's:
+inside the square root, of a mean square that starts at one.
 """
 
 import numpy as np
@@ -25,17 +25,21 @@ class NumpyRMSProp:
   """One parameter's update, in float64."""
 
   def __init__(self, decay=0.99, epsilon=0.1, momentum=0.0, centered=False):
-    self._decay, self._epsilon, self._momentum, self._centered = decay, epsilon, momentum, centered
-    self._mean_square, self._mean_gradient, self._step = 1.0, 0.0, 0.0
+    self._decay = decay
+    self._epsilon = epsilon
+    self._momentum = momentum
+    self._centered = centered
+    self._mean_square = 1.0
+    self._mean_gradient = 0.0
+    self._step = 0.0
 
   def apply(self, parameter, gradient, learning_rate):
     self._mean_square = self._decay * self._mean_square + (1 - self._decay) * gradient**2
     self._mean_gradient = self._decay * self._mean_gradient + (1 - self._decay) * gradient
     variance = self._mean_square - self._mean_gradient**2 if self._centered else self._mean_square
-    # The learning rate is inside the momentum: a later change does not touch what has gathered already.
-    self._step = self._momentum * self._step + learning_rate * gradient / np.sqrt(
-      variance + self._epsilon
-    )
+    # The learning rate is inside the momentum, so a later change does not affect past gradients.
+    step = learning_rate * gradient / np.sqrt(variance + self._epsilon)
+    self._step = self._momentum * self._step + step
     return parameter - self._step
 
 
@@ -79,12 +83,10 @@ def assert_all_close(actual, expected):
 
 class TestRMSProp:
   def test_three_steps_of_a_gradient_of_one(self):
-    # The mean square stays one, so each step is 0.1 / sqrt(1.1). From zero it would start with 0.302.
-    optimizer, variable, positions = (
-      optimizers.RMSProp(decay=0.99, epsilon=0.1),
-      tf.Variable(0.0),
-      [],
-    )
+    # The mean square stays one: each step is 0.1 / sqrt(1.1). From zero, the first would be 0.302.
+    optimizer = optimizers.RMSProp(decay=0.99, epsilon=0.1)
+    variable = tf.Variable(0.0)
+    positions = []
     for _ in range(3):
       optimizer.apply([tf.constant(1.0)], [variable], 0.1)
       positions.append(variable.numpy())
@@ -120,7 +122,7 @@ class TestRMSProp:
     assert len(created[0]) >= 3 * len(variables)
     assert all(slots == created[0] for slots in created)
 
-  # Into an optimizer in use, as a population member copies another, and into a new one, as a restarted learner does.
+  # A population member restores into an optimizer in use, a restarted learner into a new one.
   @pytest.mark.parametrize('used_before_restoring', [True, False])
   def test_checkpoint_holds_the_whole_state(self, used_before_restoring, tmp_path):
     first, *others = random_gradients()
@@ -139,7 +141,7 @@ class TestRMSProp:
 
 
 class TestClipByGlobalNorm:
-  # Of global norm 13: a clipping per tensor would use 5 and 12.
+  # The global norm is 13. Clipping each tensor alone would use 5 and 12.
   GRADIENTS = [[3.0, 4.0], [[12.0], [0.0]]]
 
   def clip(self, max_norm):
@@ -172,7 +174,7 @@ class TestLinearDecay:
     ],
   )
   @pytest.mark.parametrize('as_count', [int, lambda frames: tf.constant(frames, tf.int64)])
-  def test_falls_in_a_line_and_stays_at_zero(self, frames, expected, as_count):
+  def test_falls_linearly_and_stays_at_zero(self, frames, expected, as_count):
     # Ten billion frames, the budget of DMLab-30, are more than an int32 holds.
     rate = optimizers.linear_decay(4e-4, as_count(frames), 10_000_000_000)
     np.testing.assert_allclose(rate, expected, rtol=1e-6)
@@ -184,15 +186,15 @@ class TestLinearDecay:
 
 class TestAdam:
   @pytest.mark.parametrize(
-    'learning_rate, rates', [(0.1, {}), (0.003, dict(beta_1=0.7, beta_2=0.9, epsilon=0.1))]
+    'learning_rate, rates', [(0.1, {}), (0.003, {'beta_1': 0.7, 'beta_2': 0.9, 'epsilon': 0.1})]
   )
   def test_equals_section_2_of_its_paper(self, learning_rate, rates):
     variables = new_variables()
     optimizer = optimizers.Adam(variables, learning_rate, **rates)
-    beta_1, beta_2, epsilon = (
-      rates.get(name, value)
-      for name, value in (('beta_1', 0.9), ('beta_2', 0.999), ('epsilon', 1e-8))
-    )
+    beta_1 = rates.get('beta_1', 0.9)
+    beta_2 = rates.get('beta_2', 0.999)
+    epsilon = rates.get('epsilon', 1e-8)
+
     expected = [variable.numpy().astype(np.float64) for variable in variables]
     first, second = ([np.zeros_like(array) for array in expected] for _ in range(2))
     for step, gradients in enumerate(random_gradients(), 1):
@@ -202,10 +204,10 @@ class TestAdam:
         second[i] = beta_2 * second[i] + (1 - beta_2) * gradient**2
         rate = learning_rate * np.sqrt(1 - beta_2**step) / (1 - beta_1**step)
         expected[i] -= rate * first[i] / (np.sqrt(second[i]) + epsilon)
-    for variable, values in zip(variables, expected):
+    for variable, values in zip(variables, expected, strict=True):
       np.testing.assert_allclose(variable, values, rtol=1e-4, atol=1e-5)
 
-  def test_goes_on_from_a_checkpoint_as_if_nothing_had_happened(self, tmp_path):
+  def test_continues_from_a_checkpoint_as_if_not_interrupted(self, tmp_path):
     def make():
       module = tf.Module()
       module.variables_of_mine = new_variables()
@@ -221,7 +223,8 @@ class TestAdam:
     for module in (once, again):
       for gradients in steps[3:]:
         module.optimizer.apply(as_tensors(gradients), module.variables_of_mine)
-    for variable, other in zip(once.variables_of_mine, again.variables_of_mine):
+    pairs = zip(once.variables_of_mine, again.variables_of_mine, strict=True)
+    for variable, other in pairs:
       np.testing.assert_array_equal(variable, other)
 
   def test_gradients_of_other_variables_are_refused(self):

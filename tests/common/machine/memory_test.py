@@ -1,4 +1,4 @@
-"""Whether a replay fits into memory, and what is advised where it does not."""
+"""Whether a replay fits into memory, and the capacity advised if it does not."""
 
 import functools
 import math
@@ -7,11 +7,11 @@ import re
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from common import errors
 from common.machine import memory
-from common.replay import prioritized, structures
+from common.replay import prioritized
+from tests.common.replay import replays
 
 MIB = 2**20
 
@@ -22,7 +22,7 @@ def meminfo(name):
 
 
 def linear(needed, capacity):
-  """From a capacity to its size, where all elements have the same."""
+  """Maps capacities to sizes in proportion: `capacity` elements take `needed` bytes."""
   return lambda other: math.ceil(needed * other / capacity)
 
 
@@ -30,35 +30,21 @@ def advice(size_in_bytes, capacity):
   """The capacity that a refusal names."""
   with pytest.raises(errors.UserError) as caught:
     memory.check(size_in_bytes, capacity, 'transitions')
-  return int(
-    re.search(r'replay_capacity to ([\d,]+) or less$', str(caught.value)).group(1).replace(',', '')
-  )
-
-
-def specification(stack, shape, dtype, length=50, n=3):
-  entries, per_transition = stack - 1 + length + n, lambda dtype: tf.TensorSpec([length], dtype)
-  return structures.TransitionBlock(
-    tf.TensorSpec([entries, *shape], dtype),
-    tf.TensorSpec([entries], tf.bool),
-    per_transition(tf.int32),
-    per_transition(tf.float32),
-    per_transition(tf.float32),
-    per_transition(tf.int32),
-    per_transition(tf.bool),
-    per_transition(tf.float32),
-  )
+  match = re.search(r'replay_capacity to ([\d,]+) or less$', str(caught.value))
+  return int(match.group(1).replace(',', ''))
 
 
 @pytest.fixture
 def container(tmp_path, monkeypatch):
-  """Sets the limit and what is used of it as the kernel tells them to what runs in a container."""
+  """Sets a container's limit and use of memory, as its processes see them."""
   monkeypatch.setattr(memory, '_CGROUP', tmp_path)
 
   def limit(maximum, current=0, inactive_file=0, active_file=0):
     (tmp_path / 'memory.max').write_text(f'{maximum}\n')
     (tmp_path / 'memory.current').write_text(f'{current}\n')
     (tmp_path / 'memory.stat').write_text(
-      f'anon {current}\nfile 9\ninactive_anon 7\ninactive_file {inactive_file}\nactive_file {active_file}\n'
+      f'anon {current}\nfile 9\ninactive_anon 7\n'
+      f'inactive_file {inactive_file}\nactive_file {active_file}\n'
     )
 
   return limit
@@ -78,9 +64,12 @@ def test_what_does_not_fit_is_refused_with_a_capacity_that_does(share):
   memory.check(size_in_bytes, advised, 'transitions')
 
 
-def test_the_refusal_tells_what_is_needed_and_what_is_free(container):
+def test_the_refusal_names_what_is_needed_and_what_is_free(container):
   container(512 * MIB, 128 * MIB)
-  message = 'a replay of 1,000 trajectories takes 1.5 GiB and 0.4 GiB are free: lower --config.replay_capacity to '
+  message = (
+    'a replay of 1,000 trajectories takes 1.5 GiB and 0.4 GiB are free: '
+    'lower --config.replay_capacity to '
+  )
   with pytest.raises(errors.UserError, match=f'^{re.escape(message)}[0-9]+ or less$'):
     memory.check(linear(1536 * MIB, 1000), 1000, 'trajectories')
   assert 0 < advice(linear(1536 * MIB, 1000), 1000) <= 1000 * 384 // 1536
@@ -97,15 +86,15 @@ def test_it_is_refused_from_the_first_byte_that_is_too_much(container, free):
 @pytest.mark.parametrize(
   'spec',
   [
-    specification(4, (84, 84), np.uint8),
-    specification(1, (72, 96, 3), np.uint8),
-    specification(1, (4,), np.float32),
-    specification(1, (1,), np.float32),
+    replays.specification(4, (84, 84), np.uint8, length=50),
+    replays.specification(1, (72, 96, 3), np.uint8, length=50),
+    replays.specification(1, (4,), np.float32, length=50),
+    replays.specification(1, (1,), np.float32, length=50),
   ],
   ids=['atari', 'doom', 'cartpole', 'a single number'],
 )
 def test_the_advised_capacity_of_a_prioritized_replay_fits(container, spec):
-  """Its sum tree has a power of two of leaves, so that half the transitions may take more than half the memory."""
+  """Its size is not proportional to the capacity: its sum tree is rounded up to rows."""
   for free in np.geomspace(20 * MIB, 400 * MIB, 100).astype(int).tolist():
     container(free)
     for capacity in (2**20, 2**21, 2_000_000, 10**8):
@@ -116,9 +105,9 @@ def test_the_advised_capacity_of_a_prioritized_replay_fits(container, spec):
 
 
 def test_memory_that_only_caches_files_counts_as_free():
-  """On a machine that has been up for a while most memory caches files, and is given up when it is asked for.
+  """After a while, most of a machine's memory caches files, which the kernel reclaims on demand.
 
-  What TensorFlow was loaded from alone are some hundred megabytes of it.
+  The files of TensorFlow alone are some hundred megabytes of it.
   """
   before = meminfo('MemAvailable')
   available = memory.available()

@@ -1,4 +1,4 @@
-"""Eviction by priority: who leaves a full replay and how often, and that both distributions stay in step with it."""
+"""Eviction by priority: what leaves, how often, and that both distributions match contents."""
 
 import functools
 import itertools
@@ -8,25 +8,13 @@ import pytest
 import tensorflow as tf
 
 from common.replay import prioritized, saving, structures
-from tests.common.replay import prioritized_test
+from tests.common.replay import replays
 
 ALPHA, ALPHA_EVICT = 0.6, -0.4
-E = 2  # Entries of a transition: its state, and the one that it bootstraps from.
-SPEC = structures.TransitionBlock(
-  observation=tf.TensorSpec([E, 3], tf.float32),
-  frame_start=tf.TensorSpec([E], tf.bool),
-  action=tf.TensorSpec([1, 2], tf.float32),
-  n_step_return=tf.TensorSpec([1], tf.float32),
-  discount=tf.TensorSpec([1], tf.float32),
-  end=tf.TensorSpec([1], tf.int32),
-  valid=tf.TensorSpec([1], tf.bool),
-  priority=tf.TensorSpec([1], tf.float32),
-)
-# Each is so likely to leave beside the others that it is seen to: 0 counts as 1e-6, and 1e30 as 1e9.
+KIND = replays.KINDS['vectors, by priority']
+# Each is likely enough to leave beside the others to be seen: 0 counts as 1e-6, and 1e30 as 1e9.
 LOW = np.array([0.0, 1e-30, 1e-6, 1e-5, 1e-3, 0.003, 1e-4], np.float32)
 HIGH = np.array([1e5, 1e30, 1e6, 3e38, 1e7, 1e8, 1e9], np.float32)
-
-seed, restless = prioritized_test.seed, prioritized_test.restless
 
 
 def clipped(priorities):
@@ -35,30 +23,23 @@ def clipped(priorities):
 
 @functools.cache
 def content():
-  """All items that there are: random but for their returns, which are their numbers, and their priority of 1."""
-  rng, count = np.random.default_rng(0), 12_000
-  return structures.TransitionBlock(
-    observation=rng.random((count, E, 3), np.float32),
-    frame_start=rng.random((count, E)) < 0.4,
-    action=rng.random((count, 1, 2), np.float32),
-    n_step_return=np.arange(count, dtype=np.float32)[:, np.newaxis],
-    discount=rng.random((count, 1), np.float32),
-    end=rng.integers(E, size=(count, 1), dtype=np.int32),
-    valid=np.ones((count, 1), bool),
-    priority=np.ones((count, 1), np.float32),
-  )
+  """All items of these tests, by number: blocks of one transition."""
+  return replays.blocks(KIND, range(12_000))
 
 
 def items(numbers, priorities=1.0, valid=True):
+  """The items of these numbers, with priorities and validity by item or for all."""
   numbers = np.asarray(numbers, int)
-  column = lambda x, dtype: np.broadcast_to(np.asarray(x, dtype), numbers.shape)[:, np.newaxis]
-  return structures.TransitionBlock(*(part[numbers] for part in content()))._replace(
-    priority=column(priorities, np.float32), valid=column(valid, bool)
-  )
+
+  def column(values, dtype):
+    return np.broadcast_to(np.asarray(values, dtype), numbers.shape)[:, np.newaxis]
+
+  chosen = structures.TransitionBlock(*(part[numbers] for part in content()))
+  return chosen._replace(priority=column(priorities, np.float32), valid=column(valid, bool))
 
 
 def make(capacity, alpha_evict=ALPHA_EVICT, alpha=ALPHA):
-  return prioritized.PrioritizedReplay(SPEC, capacity, 1, alpha, 0.4, False, alpha_evict)
+  return KIND._replace(alpha_evict=alpha_evict).make(capacity, alpha, stratified=False)
 
 
 def full(priorities, alpha_evict=ALPHA_EVICT):
@@ -69,30 +50,30 @@ def full(priorities, alpha_evict=ALPHA_EVICT):
 
 
 def spread(rng, count):
-  """Priorities over ten orders of magnitude, and beyond those that count."""
+  """Priorities over ten orders of magnitude, and beyond the range that counts."""
   return (10.0 ** rng.uniform(-8.0, 11.0, count)).astype(np.float32)
 
 
-def held(replay):
-  """The numbers of the items in every slot, -1 where there is none; their contents belong together, and are valid."""
+def by_slot(replay):
+  """The item numbers by slot, -1 for empty slots. Checks that contents match numbers."""
   stamps, parts = replay.read(np.arange(replay.slots))
-  numbers = np.where(stamps >= 0, parts['n_step_return'][:, 0], -1.0).astype(int)
+  there = stamps >= 0
+  numbers = np.where(there, parts['n_step_return'][:, 0], -1.0).astype(int)
   for name, values in parts.items():
     if name != 'valid':
-      np.testing.assert_array_equal(
-        values[stamps >= 0], getattr(content(), name)[numbers[stamps >= 0]], err_msg=name
-      )
-  kept = stamps[stamps >= 0]
-  assert len(set(kept)) == len(kept) and len(set(numbers[stamps >= 0])) == len(kept)
+      expected = getattr(content(), name)[numbers[there]]
+      np.testing.assert_array_equal(values[there], expected, err_msg=name)
+  assert len(set(stamps[there])) == len(set(numbers[there])) == there.sum()
   return numbers
 
 
-def numbers_of(replay):
-  return sorted(number for number in held(replay).tolist() if number >= 0)
+def held(replay):
+  """The numbers of all items, in ascending order."""
+  return sorted(number for number in by_slot(replay).tolist() if number >= 0)
 
 
 def trees(replay):
-  """Of the one that samples are drawn by, and the one that decides who leaves: levels `[rows, width]`, leaves first."""
+  """The tree of sampling and that of eviction: levels `[rows, width]`, leaves first."""
   return [
     [level.numpy() for level in tree.levels] for tree in (replay._tree, replay._eviction._tree)
   ]
@@ -105,8 +86,11 @@ def assert_same_trees(one, other):
 
 
 def assert_in_step(replay, priorities):
-  """Both distributions are, in every slot, of the priority of the item there, by number; and all sums are right."""
-  numbers = held(replay)
+  """Every leaf of both trees matches the priority, by number, of the item in its slot.
+
+  Also checks all sums.
+  """
+  numbers = by_slot(replay)
   there = numbers >= 0
   valid = replay.read(np.arange(replay.slots))[1]['valid'][:, 0] & there
   values = clipped([priorities[number] if number >= 0 else 1.0 for number in numbers])
@@ -117,14 +101,20 @@ def assert_in_step(replay, priorities):
       np.testing.assert_allclose(level.ravel()[: len(expected)], expected, rtol=1e-13)
       assert not level.ravel()[len(expected) :].any()
       expected = level.sum(axis=1)
-    assert len(expected) == 1, 'there is no top'
+    assert len(expected) == 1, 'the last level has more than one row'
   assert replay.size() == valid.sum()
 
 
 def departures(replay, priorities, rounds, count=1):
-  """In which slots those lie that leave for `count` others at once, bool `[rounds, slots]`.
+  """Adds `count` items at once, `rounds` times, and notes which slots they get.
 
-  Again and again from the same distribution: whoever comes is given the priority, of those by slot, of its place.
+  Every new item gets the priority of its slot, so that the distribution is always the same.
+
+  Args:
+    priorities: By slot.
+
+  Returns:
+    bool `[rounds, slots]`.
   """
   stamps = replay.stamps()
   left = np.zeros((rounds, len(stamps)), bool)
@@ -132,14 +122,14 @@ def departures(replay, priorities, rounds, count=1):
     replay.add(items(range(100 + i * count, 100 + (i + 1) * count)))
     before, stamps = stamps, replay.stamps()
     (slots,) = np.nonzero(stamps != before)
-    assert len(slots) == count, 'not every newcomer has a place of its own'
+    assert len(slots) == count, 'not every new item has a slot of its own'
     replay.update_priorities(slots, stamps[slots], priorities[slots])
     out[slots] = True
   return left
 
 
 def leaving(priorities, alpha):
-  """Who leaves alone: p_k^alpha / sum p^alpha."""
+  """The probabilities of leaving alone: p_k^alpha / sum_j p_j^alpha."""
   return clipped(priorities) ** alpha / np.sum(clipped(priorities) ** alpha)
 
 
@@ -147,111 +137,115 @@ def leaving(priorities, alpha):
 
 
 def test_items_leave_in_proportion_to_a_power_of_their_priorities():
-  """Of those that they were added with, and of new ones."""
+  """Of those that they were added with, and of updated ones."""
   replay = full(HIGH)
-  by_slot = HIGH[held(replay)]
-  prioritized_test.assert_in_proportion(
-    departures(replay, by_slot, 500).sum(axis=0), leaving(by_slot, ALPHA_EVICT)
-  )
+  priorities = HIGH[by_slot(replay)]
+  left = departures(replay, priorities, 500).sum(axis=0)
+  replays.assert_in_proportion(left, leaving(priorities, ALPHA_EVICT))
+
   assert replay.update_priorities(np.arange(replay.slots), replay.stamps(), LOW) == 0
-  assert_in_step(replay, dict(zip(held(replay), LOW)))
-  prioritized_test.assert_in_proportion(
-    departures(replay, LOW, 500).sum(axis=0), leaving(LOW, ALPHA_EVICT)
-  )
+  assert_in_step(replay, dict(zip(by_slot(replay), LOW, strict=True)))
+  left = departures(replay, LOW, 500).sum(axis=0)
+  replays.assert_in_proportion(left, leaving(LOW, ALPHA_EVICT))
 
 
-def test_an_exponent_of_zero_lets_all_leave_alike():
-  replay = full(prioritized_test.EXTREME, 0.0)
-  left = departures(replay, prioritized_test.EXTREME[held(replay)], 300)
-  prioritized_test.assert_in_proportion(left.sum(axis=0), np.full(15, 1 / 15))
+def test_an_exponent_of_zero_evicts_uniformly():
+  replay = full(replays.EXTREME, 0.0)
+  left = departures(replay, replays.EXTREME[by_slot(replay)], 300)
+  replays.assert_in_proportion(left.sum(axis=0), np.full(15, 1 / 15))
 
 
-def test_through_a_long_life_each_leaves_by_the_formula():
-  """While contents and priorities change. A departure is told by where it lies in the distribution of that moment.
+def test_through_a_long_life_items_leave_by_the_formula():
+  """While contents and priorities change.
 
-  That is its part of the line on which all have a stretch as long as their probability, at random within: uniform.
+  The distribution differs at every departure. So each item is given a stretch of [0, 1) as long as
+  its probability of leaving: random points in the stretches of those that left are uniform.
   """
-  capacity, rounds, rng = 13, 500, np.random.default_rng(0)
+  capacity, rounds = 13, 500
+  rng = np.random.default_rng(0)
   priorities = spread(rng, capacity + rounds)
-  replay, places = full(priorities[:capacity]), []
-  slots = held(replay)  # The items in them.
+  replay = full(priorities[:capacity])
+  places = []
+  numbers = by_slot(replay)
   for number in range(capacity, capacity + rounds):
     before = replay.stamps()
     if number % 3 == 0:
       changed = rng.integers(capacity, size=2)
-      priorities[slots[changed]] = spread(rng, 1)
-      replay.update_priorities(changed, before[changed], priorities[slots[changed]])
+      priorities[numbers[changed]] = spread(rng, 1)
+      replay.update_priorities(changed, before[changed], priorities[numbers[changed]])
     replay.add(items([number], priorities[number]))
     ((slot,),) = np.nonzero(replay.stamps() != before)
-    order = np.argsort(priorities[slots])
-    probability = leaving(priorities[slots[order]], ALPHA_EVICT)
+    order = np.argsort(priorities[numbers])
+    probability = leaving(priorities[numbers[order]], ALPHA_EVICT)
     (rank,) = np.flatnonzero(order == slot)
     places.append(probability[:rank].sum() + rng.random() * probability[rank])
-    slots[slot] = number
-  np.testing.assert_array_equal(held(replay), slots)
+    numbers[slot] = number
+  np.testing.assert_array_equal(by_slot(replay), numbers)
   assert_in_step(replay, priorities)
   counts, _ = np.histogram(places, 20, (0.0, 1.0))
-  prioritized_test.assert_in_proportion(counts, np.full(20, 1 / 20))
+  replays.assert_in_proportion(counts, np.full(20, 1 / 20))
 
 
 # Many at a time.
 
 
 def test_several_leave_as_if_one_after_the_other():
-  """Each by the formula among those that are left; the order is not seen. All subsets of five are told apart."""
+  """Each by the formula among those left. Sets of two and of three of the five are counted."""
   priorities = np.array([6.0, 0.1, 1.0, 0.5, 3.0], np.float32)
   replay = full(priorities)
-  by_slot = priorities[held(replay)]
-  values = clipped(by_slot) ** ALPHA_EVICT
+  priorities = priorities[by_slot(replay)]
+  values = clipped(priorities) ** ALPHA_EVICT
 
   def chance(sequence):
     remaining = values.sum() - np.cumsum([0.0, *values[list(sequence)]])[:-1]
     return np.prod(values[list(sequence)] / remaining)
 
   for count in (2, 3):
-    left = departures(replay, by_slot, 450, count)
+    left = departures(replay, priorities, 450, count)
     sets = list(itertools.combinations(range(5), count))
     probability = np.array([sum(map(chance, itertools.permutations(each))) for each in sets])
     assert probability.sum() == pytest.approx(1.0)
     counts = np.array([np.all(left[:, each], axis=1).sum() for each in sets])
-    prioritized_test.assert_in_proportion(counts, probability)
+    replays.assert_in_proportion(counts, probability)
 
 
 @pytest.mark.parametrize('capacity', [1, 50])
 def test_as_many_as_there_is_room_for_replace_all(capacity):
-  """However unlikely it is that some leave."""
+  """However unlikely some are to leave."""
   rng = np.random.default_rng(0)
   priorities = spread(rng, 5 * capacity)
   replay = make(capacity)
   for first in range(0, 5 * capacity, capacity):
     numbers = np.arange(first, first + capacity)
     assert replay.add(items(numbers, priorities[numbers])) == capacity
-    assert numbers_of(replay) == numbers.tolist()
+    assert held(replay) == numbers.tolist()
   assert_in_step(replay, priorities)
 
 
-def test_those_that_come_together_do_not_drive_out_each_other():
-  """Nor do they when there still are some free places, and although those that are there are worth far more."""
-  replay, priorities = make(10), np.full(200, 1e-6, np.float32)
+def test_items_added_together_do_not_evict_each_other():
+  """Also while some slots are free, and although the items there are far less likely to leave."""
+  replay = make(10)
+  priorities = np.full(200, 1e-6, np.float32)
   priorities[:8] = 1e9
   replay.add(items(range(8), priorities[:8]))
   replay.add(items(range(8, 15), priorities[8:15]))
-  numbers = numbers_of(replay)
+  numbers = held(replay)
   assert numbers[-7:] == list(range(8, 15)) and len(numbers) == 10
   for first in range(15, 191, 8):
     batch = np.arange(first, first + 8)
-    priorities[numbers_of(replay)] = 1e9
+    priorities[held(replay)] = 1e9
     replay.update_priorities(np.arange(10), replay.stamps(), np.full(10, 1e9, np.float32))
     replay.add(items(batch, priorities[batch]))
-    assert numbers_of(replay)[-8:] == batch.tolist()
+    assert held(replay)[-8:] == batch.tolist()
     assert_in_step(replay, priorities)
 
 
-# What is held.
+# What is kept.
 
 
-def test_nothing_leaves_before_it_is_full_and_never_are_there_more_than_the_capacity():
-  capacity, rng, added = 27, np.random.default_rng(0), 0
+def test_nothing_leaves_before_it_is_full_and_the_capacity_is_never_exceeded():
+  capacity, added = 27, 0
+  rng = np.random.default_rng(0)
   replay = make(capacity)
   priorities = spread(rng, 10 * capacity + 100)
   assert replay.slots == capacity
@@ -261,100 +255,64 @@ def test_nothing_leaves_before_it_is_full_and_never_are_there_more_than_the_capa
     batch = np.arange(added, added + count)
     assert replay.add(items(batch, priorities[batch])) == count
     added += count
-    now = set(numbers_of(replay))
+    now = set(held(replay))
     assert len(now) == replay.size() == min(added, capacity)
     assert set(batch.tolist()) <= now <= before | set(batch.tolist())
-    assert replay.remove_to_fit() == 0 and set(numbers_of(replay)) == now
+    assert replay.remove_to_fit() == 0 and set(held(replay)) == now
     assert_in_step(replay, priorities)
     before = now
 
 
 def test_places_without_a_transition_are_not_counted_and_never_drawn():
-  """But are held, until they leave as others do."""
-  replay, rng, added = make(12), np.random.default_rng(0), 0
+  """They occupy slots until they leave as others do."""
+  replay, added = make(12), 0
+  rng = np.random.default_rng(0)
   priorities, valid = spread(rng, 200), rng.random(200) < 0.6
   while added < 150:
     batch = np.arange(added, added + 5)
     assert replay.add(items(batch, priorities[batch], valid[batch])) == valid[batch].sum()
     added += 5
-    numbers = numbers_of(replay)
+    numbers = held(replay)
     assert len(numbers) == min(added, 12) and replay.size() == valid[numbers].sum()
-    assert valid[prioritized_test.identities(replay.sample(50))].all()
+    assert valid[replays.identities(replay.sample(50))].all()
     assert_in_step(replay, priorities)
 
 
-def test_what_is_refused_changes_nothing():
-  """Priorities that are none, and more at once than there is room for."""
-  replay = full(LOW)
-  before = prioritized_test.state(replay)
-  for bad in (np.nan, np.inf, -1.0):
-    with pytest.raises(structures.RefusedBlock):
-      replay.add(items([7, 8], [1.0, bad]))
-  with pytest.raises(ValueError, match='8 blocks at once, expected at most 7'):
-    replay.add(items(range(8)))
-  prioritized_test.assert_state(replay, before)
-
-
 def test_blocks_of_more_than_one_transition_are_refused():
+  spec = replays.KINDS['vectors, oldest first'].spec
   with pytest.raises(ValueError, match='blocks of 5 transitions, expected 1'):
-    prioritized.PrioritizedReplay(prioritized_test.SPEC, 30, 1, 0.6, 0.4, False, alpha_evict=-0.4)
+    prioritized.PrioritizedReplay(spec, 30, 1, 0.6, 0.4, False, alpha_evict=-0.4)
 
 
 def test_warming_up_changes_nothing():
+  """Of an empty, a partly filled and a full replay."""
   replay = make(9)
-  for new in (
-    range(0),
-    range(5),
-    range(5, 14),
-  ):  # None are held, some, and as many as there is room for.
+  for new in (range(0), range(5), range(5, 14)):
     replay.add(items(new))
-    before = prioritized_test.state(replay)
+    before = replays.state(replay)
     replay.warm_up()
-    prioritized_test.assert_state(replay, before)
+    replays.assert_state(replay, before)
 
 
-@pytest.mark.parametrize('capacity', [1, 5, 64, 1000])
-def test_size_in_bytes_is_that_of_the_arrays(capacity):
-  arrays = [variable for variable in make(capacity).variables if variable.shape.rank]
-  assert prioritized.PrioritizedReplay.size_in_bytes(SPEC, capacity, ALPHA_EVICT) == sum(
-    variable.shape.num_elements() * variable.dtype.size for variable in arrays
-  )
-
-
-# Samples, and new priorities of what was sampled.
-
-
-def assert_whole(sample):
-  number = prioritized_test.identities(sample)
-  kept, at = content(), lambda entry: (number[:, np.newaxis], entry[:, np.newaxis])
-  for part, expected in {
-    'observation': kept.observation[at(np.zeros_like(number))],
-    'next_observation': kept.observation[at(kept.end[number, 0])],
-    'frame_start': kept.frame_start[at(np.zeros_like(number))],
-    'next_frame_start': kept.frame_start[at(kept.end[number, 0])],
-    'action': kept.action[number, 0],
-    'discount': kept.discount[number, 0],
-  }.items():
-    np.testing.assert_array_equal(getattr(sample, part), expected, err_msg=part)
+# Samples and their new priorities.
 
 
 def test_samples_are_of_what_is_held_in_proportion_to_their_priorities():
-  """By the other exponent; and their ages count those that came since, wherever they lie."""
+  """By the exponent of sampling. Their ages count the items added since, wherever these lie."""
   rng = np.random.default_rng(0)
   priorities = rng.uniform(0.3, 7.0, 60).astype(np.float32)
   replay = full(priorities[:15])
   for first in range(15, 60, 3):
     batch = np.arange(first, first + 3)
     replay.add(items(batch, priorities[batch]))
-  sample, numbers = replay.sample(20_000), np.array(numbers_of(replay))
-  drawn = prioritized_test.identities(sample)
-  assert_whole(sample)
-  probability = prioritized_test.probabilities(priorities[numbers], ALPHA)
-  prioritized_test.assert_in_proportion(np.bincount(drawn, minlength=60)[numbers], probability)
+  sample = replay.sample(20_000)
+  numbers = np.array(held(replay))
+  drawn = replays.identities(sample)
+  replays.assert_whole(sample, content(), stack=1)
+  probability = replays.probabilities(priorities[numbers], ALPHA)
+  replays.assert_in_proportion(np.bincount(drawn, minlength=60)[numbers], probability)
   assert set(drawn) == set(numbers)
-  np.testing.assert_array_equal(
-    sample.stamp, drawn
-  )  # They were added in the order of their numbers.
+  np.testing.assert_array_equal(sample.stamp, drawn)  # Items were added in order.
   np.testing.assert_array_equal(sample.age, 59 - drawn)
   np.testing.assert_allclose(sample.priority, priorities[drawn], rtol=1e-6)
   weights = (15 * probability[np.searchsorted(numbers, drawn)]) ** -0.4
@@ -362,40 +320,40 @@ def test_samples_are_of_what_is_held_in_proportion_to_their_priorities():
 
 
 def test_a_late_priority_changes_neither_distribution():
-  """Its item has left, and another is in its place."""
-  priorities = np.concatenate([prioritized_test.PRIORITIES, np.full(22, 3.0, np.float32)])
+  """Its item has left, and another is in its slot."""
+  priorities = np.concatenate([replays.PRIORITIES, np.full(22, 3.0, np.float32)])
   replay = full(priorities[:15])
   sample = replay.sample(300)
-  drawn = prioritized_test.identities(sample)
+  drawn = replays.identities(sample)
   assert set(drawn) == set(range(15))
   replay.add(items(range(15, 22), priorities[15:22]))
-  gone = ~np.isin(drawn, numbers_of(replay))
-  assert (
-    replay.update_priorities(sample.leaf, sample.stamp, tf.constant(1000.0 + drawn, tf.float32))
-    == gone.sum()
-    > 0
-  )
-  assert_in_step(
-    replay, np.append(1000.0 + np.arange(15), priorities[15:])
-  )  # Those of the others do.
+  gone = ~np.isin(drawn, held(replay))
+  new = tf.constant(1000.0 + drawn, tf.float32)
+  assert replay.update_priorities(sample.leaf, sample.stamp, new) == gone.sum() > 0
+  # The priorities of the others have changed.
+  assert_in_step(replay, np.append(1000.0 + np.arange(15), priorities[15:]))
   replay.add(items(range(22, 37), priorities[22:]))
-  before = prioritized_test.state(replay)
+  before = replays.state(replay)
   assert replay.update_priorities(sample.leaf, sample.stamp, tf.fill([300], 1e6)) == 300
-  prioritized_test.assert_state(replay, before)
+  replays.assert_state(replay, before)
 
 
-def test_of_several_priorities_for_one_item_both_distributions_take_the_same():
-  """As when it is in a batch twice."""
-  replay, rng = full(prioritized_test.PRIORITIES), np.random.default_rng(0)
+def test_of_several_priorities_for_one_item_both_distributions_take_the_same_one():
+  """Batches contain items twice."""
+  replay = full(replays.PRIORITIES)
+  rng = np.random.default_rng(0)
   for _ in range(20):
     sample = replay.sample(200)
     replay.update_priorities(sample.leaf, sample.stamp, spread(rng, 200))
     _, priorities = replay.priorities()
-    assert_in_step(replay, dict(zip(held(replay), priorities[:, 0])))
+    assert_in_step(replay, dict(zip(by_slot(replay), priorities[:, 0], strict=True)))
 
 
-def test_extreme_priorities_count_as_the_least_or_the_largest():
-  """To the last bit, as added ones and as new ones: nobody has no chance to leave, or leaves no other a chance."""
+def test_extreme_priorities_are_clipped():
+  """Bit for bit, both when they are added and when they are updated.
+
+  So no item is certain to stay, or certain to leave.
+  """
   extreme = np.array([0.0, 1e-45, 1e-30, 1.0, 1e10, 1e30, 3e38], np.float32)
   as_much = np.array([1e-6, 1e-6, 1e-6, 1.0, 1e9, 1e9, 1e9], np.float32)
   one, other = full(extreme), full(as_much)
@@ -404,128 +362,146 @@ def test_extreme_priorities_count_as_the_least_or_the_largest():
     assert np.isfinite(levels[0]).all() and (levels[0].ravel()[:7] > 0).all()
   for replay, priorities in ((one, extreme), (other, as_much)):
     replay.update_priorities(np.arange(7), replay.stamps(), priorities[::-1])
-    assert_in_step(replay, dict(zip(held(replay), as_much[::-1])))
+    assert_in_step(replay, dict(zip(by_slot(replay), as_much[::-1], strict=True)))
   assert_same_trees(one, other)
 
 
 # Threads.
 
 
-@pytest.mark.usefixtures('restless')
-def test_threads_leave_contents_and_both_distributions_in_step():
-  """Three add, two sample, two give new priorities, often late ones, and one reads all as saving does.
+class Load:
+  """Threads that use one full replay: three add, two sample, two update priorities, and one reads.
 
-  Many items at once, so that calls take their time and would meet each other half done. All stop again and again, so
-  that what went wrong is seen before it is written over.
+  Adds and samples are large, so that calls take long enough to interleave if they are not locked.
   """
-  capacity, bursts, writers, each, drawn = 600, 5, 3, 600, 3000
-  total = capacity + bursts * writers * each
-  rng = np.random.default_rng(0)
-  priorities, valid = spread(rng, total), rng.random(total) < 0.9
-  batch = lambda numbers: items(numbers, priorities[numbers], valid[numbers])
-  replay = make(capacity)
-  replay.add(batch(np.arange(capacity)))
-  replay.warm_up()
-  samples, late, reads, latest = [replay.sample(drawn)], [], [], [{}, {}]
 
-  def write(first):
-    last, sizes = first + each, itertools.cycle([1, 200, 5, 100])
-    while first < last:
-      numbers = np.arange(first, min(first + next(sizes), last))
-      assert replay.add(batch(numbers)) == valid[numbers].sum()
-      first = numbers[-1] + 1
+  CAPACITY, BURSTS, WRITERS, EACH, DRAWN = 600, 5, 3, 600, 3000
+  TOTAL = CAPACITY + BURSTS * WRITERS * EACH
 
-  def draw():
-    samples.append(replay.sample(drawn))
+  def __init__(self):
+    rng = np.random.default_rng(0)
+    self.priorities = spread(rng, self.TOTAL)  # As items are added.
+    self.valid = rng.random(self.TOTAL) < 0.9
+    self.replay = make(self.CAPACITY)
+    self.replay.add(self._batch(np.arange(self.CAPACITY)))
+    self.replay.warm_up()
+    self.samples = [self.replay.sample(self.DRAWN)]
+    self.late = []
+    self.reads = []
+    self._latest = [{}, {}]  # By the thread that updates: stamps to their last priorities.
 
-  def update(mine):
-    """Of every second stamp: so no two disagree on one item."""
-    sample = samples[-min(len(samples), 1 + len(late) % 10)]
-    stamps = sample.stamp.numpy()
-    own = stamps % 2 == mine
-    unique, place = np.unique(stamps[own], return_inverse=True)  # Some are drawn twice.
-    new = spread(np.random.default_rng(len(late)), len(unique))
-    late.append(replay.update_priorities(sample.leaf.numpy()[own], stamps[own], new[place]))
-    latest[mine].update(zip(unique.tolist(), new.tolist()))
+  @property
+  def latest(self):
+    """The last updated priority by stamp."""
+    return self._latest[0] | self._latest[1]
 
-  def read():
-    reads.append(replay.read(np.arange(capacity)))
-    assert (replay.priorities()[0] >= 0).all()
-
-  def assert_all_in_step():
-    stamps = replay.stamps()
-    assert (stamps >= 0).all()  # It is full.
-    numbers, new = held(replay), latest[0] | latest[1]
-    assert_in_step(
-      replay,
-      {
-        number: new.get(stamp, priorities[number])
-        for number, stamp in zip(numbers, stamps.tolist())
-      },
-    )
-
-  for burst in range(bursts):
-    first = capacity + burst * writers * each
-    writing = [prioritized_test.Worker(write, first + i * each) for i in range(writers)]
+  def run(self, burst):
+    """Adds the items of one burst, and meanwhile calls the others; waits for all threads."""
+    first = self.CAPACITY + burst * self.WRITERS * self.EACH
+    starts = [first + i * self.EACH for i in range(self.WRITERS)]
+    writing = [replays.Worker(self._write, start) for start in starts]
 
     def go_on(function, *arguments):
       while any(worker.is_alive() for worker in writing):
         function(*arguments)
 
-    calls = (draw,), (draw,), (update, 0), (update, 1), (read,)
-    workers = [*writing, *(prioritized_test.Worker(go_on, *call) for call in calls)]
-    for worker in workers:
-      worker.join(prioritized_test.DEADLINE)
-    assert not any(worker.is_alive() for worker in workers)
-    assert [worker.error for worker in workers] == [None] * len(workers)
-    assert_all_in_step()
+    calls = (self._draw,), (self._draw,), (self._update, 0), (self._update, 1), (self._read,)
+    replays.join([*writing, *(replays.Worker(go_on, *call) for call in calls)])
 
-  assert len(samples) > 20 and len(reads) > 10 and max(late) > 0
-  assert set(replay.stamps().tolist()) & (latest[0] | latest[1]).keys(), (
-    'all new priorities were in vain'
-  )
-  assert replay.stamps().max() == total - 1  # Every item was counted once.
-  # What was seen meanwhile was whole, too, and every stamp was of one item.
+  def _batch(self, numbers):
+    return items(numbers, self.priorities[numbers], self.valid[numbers])
+
+  def _write(self, first):
+    last = first + self.EACH
+    sizes = itertools.cycle([1, 200, 5, 100])
+    while first < last:
+      numbers = np.arange(first, min(first + next(sizes), last))
+      assert self.replay.add(self._batch(numbers)) == self.valid[numbers].sum()
+      first = numbers[-1] + 1
+
+  def _draw(self):
+    self.samples.append(self.replay.sample(self.DRAWN))
+
+  def _update(self, mine):
+    """Updates sampled items, often late. Only every second stamp: no two threads share an item."""
+    sample = self.samples[-min(len(self.samples), 1 + len(self.late) % 10)]
+    stamps = sample.stamp.numpy()
+    own = stamps % 2 == mine
+    unique, place = np.unique(stamps[own], return_inverse=True)  # Some are drawn twice.
+    new = spread(np.random.default_rng(len(self.late)), len(unique))
+    leaf = sample.leaf.numpy()[own]
+    self.late.append(self.replay.update_priorities(leaf, stamps[own], new[place]))
+    self._latest[mine].update(zip(unique.tolist(), new.tolist(), strict=True))
+
+  def _read(self):
+    """Reads all, as saving does."""
+    self.reads.append(self.replay.read(np.arange(self.CAPACITY)))
+    assert (self.replay.priorities()[0] >= 0).all()
+
+
+@pytest.mark.usefixtures('restless')
+def test_threads_leave_contents_and_both_distributions_in_step():
+  """Checked between bursts, so that errors are seen before they are overwritten."""
+  load = Load()
+  replay = load.replay
+  for burst in range(load.BURSTS):
+    load.run(burst)
+    stamps = replay.stamps()
+    assert (stamps >= 0).all()  # It is full.
+    by_stamp = zip(by_slot(replay), stamps.tolist(), strict=True)
+    latest = load.latest
+    assert_in_step(
+      replay, {number: latest.get(stamp, load.priorities[number]) for number, stamp in by_stamp}
+    )
+
+  assert len(load.samples) > 20 and len(load.reads) > 10 and max(load.late) > 0
+  updated = set(replay.stamps().tolist()) & load.latest.keys()
+  assert updated, 'no updated item is left'
+  assert replay.stamps().max() == load.TOTAL - 1  # Every item was counted once.
+  assert_reads_are_whole(load)
+
+
+def assert_reads_are_whole(load):
+  """What was sampled and read meanwhile is whole, and every stamp is of one item."""
   pairs = []
-  for sample in samples:
-    assert_whole(sample)
-    pairs.append((sample.stamp.numpy(), prioritized_test.identities(sample)))
-    assert valid[pairs[-1][1]].all()
-  for stamps, parts in reads:
-    pairs.append((stamps, parts['n_step_return'][:, 0].astype(int)))
+  for sample in load.samples:
+    replays.assert_whole(sample, content(), stack=1)
+    numbers = replays.identities(sample)
+    assert load.valid[numbers].all()
+    pairs.append((sample.stamp.numpy(), numbers))
+  for stamps, parts in load.reads:
+    numbers = parts['n_step_return'][:, 0].astype(int)
     for part in ('observation', 'frame_start', 'action', 'discount', 'end'):
-      np.testing.assert_array_equal(parts[part], getattr(content(), part)[pairs[-1][1]])
-    np.testing.assert_array_equal(parts['valid'][:, 0], valid[pairs[-1][1]])
+      np.testing.assert_array_equal(parts[part], getattr(content(), part)[numbers])
+    np.testing.assert_array_equal(parts['valid'][:, 0], load.valid[numbers])
+    pairs.append((stamps, numbers))
   unique = np.unique(np.concatenate(pairs, axis=1), axis=1)
   for stamps_or_numbers in unique:
     assert len(set(stamps_or_numbers)) == unique.shape[1]
 
 
-def test_every_call_waits_for_its_turn():
-  """Whoever misses it is rarely caught half done by the test above."""
+def test_every_call_takes_the_lock():
+  """The test above rarely catches a call that does not."""
   replay = full(LOW)
   sample = replay.sample(5)
-  update = lambda: replay.update_priorities(sample.leaf, sample.stamp, tf.fill([5], 3.0))
   calls = (
     lambda: replay.add(items([7])),
     lambda: replay.sample(5),
-    update,
+    lambda: replay.update_priorities(sample.leaf, sample.stamp, tf.fill([5], 3.0)),
     replay.remove_to_fit,
     replay.stamps,
     lambda: replay.read(np.arange(7)),
     replay.priorities,
   )
-  for call in calls:  # Traces it.
-    call()
-  before = prioritized_test.state(replay)
+  for call in calls:
+    call()  # Traces its graph.
+  before = replays.state(replay)
   with replay._lock:
-    workers = [prioritized_test.Worker(call) for call in calls]
+    workers = [replays.Worker(call) for call in calls]
     workers[0].join(0.3)
     assert all(worker.is_alive() for worker in workers)
-    prioritized_test.assert_state(replay, before)
-  for worker in workers:
-    worker.join(prioritized_test.DEADLINE)
-  assert [(worker.is_alive(), worker.error) for worker in workers] == [(False, None)] * len(workers)
+    replays.assert_state(replay, before)
+  replays.join(workers)
 
 
 # Saving.
@@ -533,23 +509,21 @@ def test_every_call_waits_for_its_turn():
 
 @pytest.fixture
 def chunks(monkeypatch):
-  """Saves seven items to a file."""
-  monkeypatch.setattr(saving, '_CHUNK_BYTES', 7 * structures.block_bytes(SPEC) + 1)
+  """Seven items per chunk file."""
+  monkeypatch.setattr(saving, '_CHUNK_BYTES', 7 * structures.block_bytes(KIND.spec) + 1)
 
 
 def lived(capacity, count, **settings):
-  """A replay to which so many were added, and by number their priorities: some were given new ones."""
-  replay, rng = make(capacity, **settings), np.random.default_rng(count)
-  priorities = spread(rng, count)
+  """A replay to which `count` items were added, and their priorities. Some have been updated."""
+  replay = make(capacity, **settings)
+  priorities = spread(np.random.default_rng(count), count)
   for first in range(0, count, 3):
     batch = np.arange(first, min(first + 3, count))
     replay.add(items(batch, priorities[batch]))
   sample = replay.sample(10)
-  new = np.linspace(3.0, 4.0, count).astype(np.float32)
-  priorities[prioritized_test.identities(sample)] = new[prioritized_test.identities(sample)]
-  replay.update_priorities(
-    sample.leaf, sample.stamp, priorities[prioritized_test.identities(sample)]
-  )
+  drawn = replays.identities(sample)
+  priorities[drawn] = np.linspace(3.0, 4.0, count).astype(np.float32)[drawn]
+  replay.update_priorities(sample.leaf, sample.stamp, priorities[drawn])
   return replay, priorities
 
 
@@ -564,29 +538,31 @@ def restored(folder, capacity, **settings):
   'count, capacity, files', [(20, 33, 3), (100, 50, 5)], ids=['not full', 'into a larger one']
 )
 def test_all_comes_back(tmp_path, count, capacity, files):
-  """And nothing leaves for others before all places are taken."""
+  """And nothing leaves before all slots are taken."""
   replay, priorities = lived(33, count)
   saving.Saver(replay, tmp_path).save(7)
   assert len(list(tmp_path.glob('*/chunk-*'))) == files
-  again, new = restored(tmp_path, capacity), np.arange(1000, 1012)
-  numbers = numbers_of(again)
-  assert numbers == numbers_of(replay)
+  again = restored(tmp_path, capacity)
+  numbers = held(again)
+  assert numbers == held(replay)
   assert_in_step(again, priorities)
+
+  new = np.arange(1000, 1012)
   again.add(items(new))
-  assert numbers_of(again)[-12:] == new.tolist() and set(numbers_of(again)[:-12]) <= set(numbers)
+  assert held(again)[-12:] == new.tolist() and set(held(again)[:-12]) <= set(numbers)
   assert again.size() == min(capacity, len(numbers) + 12)
   assert_in_step(again, dict(enumerate(priorities)) | dict.fromkeys(new, 1.0))
 
 
 @pytest.mark.usefixtures('chunks')
 def test_a_smaller_replay_takes_as_many_as_it_holds(tmp_path):
-  """Those of several files, or of less than one."""
+  """More than one file has, or less."""
   replay, priorities = lived(33, 100)
   saving.Saver(replay, tmp_path).save(7)
   for capacity in (20, 4):
     again = restored(tmp_path, capacity)
-    assert again.size() == len(numbers_of(again)) == capacity
-    assert set(numbers_of(again)) < set(numbers_of(replay))
+    assert again.size() == len(held(again)) == capacity
+    assert set(held(again)) < set(held(replay))
     assert_in_step(again, priorities)
 
 
@@ -599,47 +575,37 @@ def test_a_later_save_has_what_came_and_not_what_left(tmp_path):
   replay.update_priorities(np.arange(33), replay.stamps(), np.arange(1, 34, dtype=np.float32))
   saver.save(7)
   again = restored(tmp_path, 33)
-  assert numbers_of(again) == numbers_of(replay)
-  assert_in_step(again, dict(zip(held(replay), range(1, 34))))
+  assert held(again) == held(replay)
+  assert_in_step(again, dict(zip(by_slot(replay), range(1, 34), strict=True)))
 
 
 @pytest.mark.usefixtures('chunks')
 def test_saving_while_others_add_loses_only_what_left_meanwhile(tmp_path):
-  """And never takes one item's contents for another's, whose place it took."""
+  """And never mistakes the contents of a new item for those of the one whose slot it got."""
   replay, priorities = lived(33, 100)
-  before, priorities = (
-    set(numbers_of(replay)),
-    dict(enumerate(priorities)) | dict.fromkeys(range(200, 300), 1.0),
-  )
+  before = set(held(replay))
+  priorities = dict(enumerate(priorities)) | dict.fromkeys(range(200, 300), 1.0)
+  new = iter(range(200, 300))
+  in_use = replays.ReplayInUse(replay, lambda: replay.add(items([next(new)])))
 
-  class Adding:
-    """A replay to which somebody adds between any two reads."""
-
-    spec, slots, new = replay.spec, replay.slots, iter(range(200, 300))
-    stamps, priorities = replay.stamps, replay.priorities
-
-    def read(self, slots):
-      replay.add(items([next(self.new)]))
-      return replay.read(slots)
-
-  saving.Saver(Adding(), tmp_path).save(7)
+  saving.Saver(in_use, tmp_path).save(7)
   again = restored(tmp_path, 33)
-  now = set(numbers_of(replay))
-  assert before & now <= set(numbers_of(again)) <= now
+  now = set(held(replay))
+  assert before & now <= set(held(again)) <= now
   assert_in_step(again, priorities)
 
 
 @pytest.mark.usefixtures('chunks')
-def test_from_one_way_of_leaving_to_the_other(tmp_path):
-  """One that loses its oldest takes the newest, although they lie scattered; and what it saved is taken, too."""
+def test_from_one_eviction_to_the_other(tmp_path):
+  """By age, the newest are kept, although they lie scattered; a save of these fits by priority."""
   replay, priorities = lived(33, 100)
   saving.Saver(replay, tmp_path / 'by priority').save(7)
   ring = restored(tmp_path / 'by priority', 20, alpha_evict=None)
   ring.remove_to_fit()
-  assert numbers_of(ring) == numbers_of(replay)[-20:]
+  assert held(ring) == held(replay)[-20:]
   saving.Saver(ring, tmp_path / 'oldest first').save(7)
   again = restored(tmp_path / 'oldest first', 33)
-  assert numbers_of(again) == numbers_of(ring)
+  assert held(again) == held(ring)
   assert_in_step(again, priorities)
 
 

@@ -1,4 +1,4 @@
-"""The replay ratio: it is held, nobody waits without need, and nobody waits for ever."""
+"""The replay ratio: it is held, and no side waits needlessly or forever."""
 
 import itertools
 import math
@@ -10,10 +10,13 @@ from common.distributed import queues
 from common.replay import pacing
 from scripts import processes
 
-DEADLINE = 20.0  # Seconds, for what happens at once on a quiet machine.
-# How long one that must wait is watched. A slow machine cannot make it go on: only a broken ratio can.
+DEADLINE = 20.0  # Seconds, for what takes none on a quiet machine.
+# How long a call that must wait is watched, in seconds. A slow machine cannot end its waiting: only
+# a broken ratio can.
 WATCHED = 0.2
-BLOCK, BATCH, MINIMUM = 50, 512, 1000
+BLOCK = 50  # Transitions.
+BATCH = 512  # Samples.
+MINIMUM = 1000  # Transitions.
 TARGETS = [0.01, 0.78, 1.0, 8.0, 100.0]
 
 
@@ -21,7 +24,8 @@ class Background:
   """A call in a thread: whether it has returned, and what it raised."""
 
   def __init__(self, function, *arguments):
-    self.error, self._returned = None, threading.Event()
+    self.error = None
+    self._returned = threading.Event()
     threading.Thread(target=self._run, args=(function, *arguments), daemon=True).start()
 
   def has_returned(self, within=DEADLINE):
@@ -36,17 +40,24 @@ class Background:
 
 
 class Side:
-  """Inserts blocks or draws batches in a thread, `times` or for as long as it may; notes both counts after each."""
+  """Inserts blocks or draws batches in a thread, `times` or as often as it may.
+
+  Attributes:
+    seen: Both counts after each.
+  """
 
   def __init__(self, ratio, step, times=math.inf):
-    self.seen, self._ratio, self._step, self._times = [], ratio, step, times
+    self.seen = []
+    self._ratio = ratio
+    self._step = step
+    self._times = times
     self.background = Background(self._run)
 
   def stops_after(self, count):
-    """Whether it comes so far, and then waits."""
-    return processes.becomes_true(lambda: len(self.seen) >= count, DEADLINE) and (
-      not self.background.has_returned(WATCHED) and len(self.seen) == count
-    )
+    """Whether it gets to `count` steps, and then waits."""
+    if not processes.becomes_true(lambda: len(self.seen) >= count, DEADLINE):
+      return False
+    return not self.background.has_returned(WATCHED) and len(self.seen) == count
 
   def _run(self):
     while len(self.seen) < self._times:
@@ -64,7 +75,10 @@ def draw(ratio):
 
 
 def counts(ratio):
-  """What was inserted and sampled, both at the same moment: as they only grow, they have not changed in between."""
+  """What was inserted and sampled at one moment.
+
+  The counts only grow: if both are the same again, they had not changed in between.
+  """
   while True:
     inserted, sampled = ratio.inserted, ratio.sampled
     if (inserted, sampled) == (ratio.inserted, ratio.sampled):
@@ -72,7 +86,7 @@ def counts(ratio):
 
 
 def filled(target):
-  """Its minimum has just been reached."""
+  """A ratio whose minimum has just been reached."""
   ratio = pacing.ReplayRatio(target, MINIMUM, BATCH)
   ratio.add_inserted(MINIMUM, MINIMUM)
   return ratio
@@ -80,7 +94,7 @@ def filled(target):
 
 @pytest.mark.parametrize('target', TARGETS)
 def test_the_ratio_is_held_at_every_moment(target):
-  """Both run as fast as they may, for as long as five batches and a hundred blocks take; neither waits for ever."""
+  """Both sides run freely for at least five batches and a hundred blocks; neither waits forever."""
   blocks = max(100, math.ceil(5 * BATCH / target / BLOCK))
   batches = int(blocks * BLOCK * target / BATCH)
   ratio = filled(target)
@@ -116,32 +130,32 @@ def test_sampling_alone_stops_when_it_is_a_batch_ahead(target, blocks):
   ratio.close()
 
 
-def test_inserting_goes_on_when_enough_has_been_sampled():
-  ratio = filled(100.0)
-  insert(ratio)  # 5,000 are to be drawn now; at 4,488, the next may be inserted.
-  waiting = Background(insert, ratio)
-  for _ in range(8):
-    draw(ratio)
+@pytest.mark.parametrize(
+  'target, ahead, behind, steps, expected',
+  [
+    # 50 inserted demand 5,000 samples. The next may be inserted at 4,488: after nine batches.
+    (100.0, insert, draw, 9, (2 * BLOCK, 9 * BATCH)),
+    # After a batch of 512, the next may be drawn when 512 are inserted: after eleven blocks.
+    (1.0, draw, insert, 11, (11 * BLOCK, 2 * BATCH)),
+  ],
+  ids=['inserting', 'sampling'],
+)
+def test_the_side_ahead_continues_when_the_other_has_caught_up(
+  target, ahead, behind, steps, expected
+):
+  ratio = filled(target)
+  ahead(ratio)
+  waiting = Background(ahead, ratio)
+  for _ in range(steps - 1):
+    behind(ratio)
   assert not waiting.has_returned(WATCHED)
-  draw(ratio)
+  behind(ratio)
   assert waiting.has_returned() and waiting.error is None
-  assert counts(ratio) == (2 * BLOCK, 9 * BATCH)
-
-
-def test_sampling_goes_on_when_enough_has_been_inserted():
-  ratio = filled(1.0)
-  draw(ratio)  # At 512, the next may be drawn.
-  waiting = Background(draw, ratio)
-  for _ in range(10):
-    insert(ratio)
-  assert not waiting.has_returned(WATCHED)
-  insert(ratio)
-  assert waiting.has_returned() and waiting.error is None
-  assert counts(ratio) == (11 * BLOCK, 2 * BATCH)
+  assert counts(ratio) == expected
 
 
 @pytest.mark.parametrize('step', [insert, draw])
-def test_without_a_target_nobody_waits(step):
+def test_without_a_target_no_side_waits(step):
   ratio = filled(0.0)
   alone = Side(ratio, step, 1000)
   assert alone.background.has_returned() and alone.background.error is None
@@ -151,7 +165,8 @@ def test_without_a_target_nobody_waits(step):
 @pytest.mark.parametrize('target', [0.0, *TARGETS])
 def test_nothing_is_sampled_before_the_minimum_is_held_and_inserting_does_not_wait(target):
   ratio = pacing.ReplayRatio(target, MINIMUM, BATCH)
-  waiting, held = Background(draw, ratio), itertools.count(BLOCK, BLOCK)
+  waiting = Background(draw, ratio)
+  held = itertools.count(BLOCK, BLOCK)
   filling = Side(ratio, lambda ratio: insert(ratio, next(held)), MINIMUM // BLOCK - 1)
   assert filling.background.has_returned() and filling.background.error is None
   assert not waiting.has_returned(WATCHED)
@@ -161,7 +176,7 @@ def test_nothing_is_sampled_before_the_minimum_is_held_and_inserting_does_not_wa
   assert ratio.is_filled() and counts(ratio) == (0, BATCH)
 
 
-def test_all_go_on_that_wait_for_the_minimum():
+def test_all_that_wait_for_the_minimum_continue():
   ratio = pacing.ReplayRatio(0.0, MINIMUM, BATCH)
   waiting = [Background(draw, ratio) for _ in range(3)]
   assert not any(one.has_returned(WATCHED / 3) for one in waiting)
@@ -169,10 +184,9 @@ def test_all_go_on_that_wait_for_the_minimum():
   assert all(one.has_returned() and one.error is None for one in waiting)
 
 
-def test_all_go_on_that_wait_to_insert():
-  ratio = filled(
-    BATCH / BLOCK
-  )  # A batch for each block: after two blocks, the others wait for a batch.
+def test_all_that_wait_to_insert_continue():
+  # A batch for each block: after two blocks, others wait for a batch.
+  ratio = filled(BATCH / BLOCK)
   insert(ratio)
   insert(ratio)
   waiting = [Background(insert, ratio) for _ in range(3)]
@@ -198,11 +212,11 @@ def test_after_a_loss_sampling_waits_until_the_minimum_is_held_again(target):
 
 @pytest.mark.parametrize('target', [1.0, 100.0])
 def test_after_a_loss_inserting_does_not_wait_until_the_minimum_is_held_again(target):
-  """However far ahead it was: as nothing is sampled meanwhile, it would wait for ever."""
+  """However far it is ahead: nothing is sampled meanwhile, so it would wait forever."""
   ratio = filled(target)
-  assert Side(
-    ratio, insert, 1 + int(BATCH / (target * BLOCK))
-  ).background.has_returned()  # No more would be let.
+  # As many as may be inserted without samples.
+  most = 1 + int(BATCH / (target * BLOCK))
+  assert Side(ratio, insert, most).background.has_returned()
   ratio.add_inserted(BLOCK, BLOCK)
   held = itertools.count(2 * BLOCK, BLOCK)
   refilling = Side(ratio, lambda ratio: insert(ratio, next(held)), MINIMUM // BLOCK - 1)
@@ -212,8 +226,8 @@ def test_after_a_loss_inserting_does_not_wait_until_the_minimum_is_held_again(ta
   assert has_refilled and filled_again and error is None
 
 
-def test_what_fills_it_again_after_a_loss_is_not_counted():
-  """Like what filled it first: else, all that made up for the loss would call for samples at once."""
+def test_what_refills_it_after_a_loss_is_not_counted():
+  """As when it was first filled. Otherwise the refill would demand a burst of samples."""
   ratio = filled(1.0)
   ratio.add_inserted(BLOCK, BLOCK)
   before = counts(ratio)
@@ -227,10 +241,8 @@ def test_what_fills_it_again_after_a_loss_is_not_counted():
 def test_close_ends_waiting_on_both_sides():
   behind, ahead = pacing.ReplayRatio(1.0, MINIMUM, BATCH), filled(100.0)
   insert(ahead)
-  drawing, inserting = (
-    [Background(draw, behind) for _ in range(3)],
-    [Background(insert, ahead) for _ in range(3)],
-  )
+  drawing = [Background(draw, behind) for _ in range(3)]
+  inserting = [Background(insert, ahead) for _ in range(3)]
   assert not any(waiting.has_returned(WATCHED / 6) for waiting in drawing + inserting)
   behind.close()
   ahead.close()
@@ -240,7 +252,7 @@ def test_close_ends_waiting_on_both_sides():
   assert counts(behind) == (0, 0) and counts(ahead) == (BLOCK, 0)
 
 
-def test_closed_it_lets_nobody_go_on():
+def test_a_closed_ratio_refuses_both_sides():
   ratio = filled(0.0)
   ratio.close()
   ratio.close()

@@ -1,46 +1,27 @@
-"""A replay comes back from disk as it was: the same transitions, in the same order, with the same priorities."""
+"""A replay comes back from disk as it was: the same transitions, order and priorities."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from common import errors
-from common.replay import prioritized, saving, structures
+from common.replay import saving, structures
+from tests.common.replay import replays
 
 B, E, STACK = 5, 9, 2
-SPEC = structures.TransitionBlock(
-  observation=tf.TensorSpec([E, 3], tf.uint8),
-  frame_start=tf.TensorSpec([E], tf.bool),
-  action=tf.TensorSpec([B], tf.int32),
-  n_step_return=tf.TensorSpec([B], tf.float32),
-  discount=tf.TensorSpec([B], tf.float32),
-  end=tf.TensorSpec([B], tf.int32),
-  valid=tf.TensorSpec([B], tf.bool),
-  priority=tf.TensorSpec([B], tf.float32),
-)
+KIND = replays.Kind(STACK, replays.specification(STACK, (3,), np.uint8, length=B))
 
 
-def make(capacity=300, spec=SPEC, alpha=0.6):
-  return prioritized.PrioritizedReplay(spec, capacity, STACK, alpha, 0.4, stratified=False)
+def make(capacity=300, kind=KIND, alpha=0.6):
+  return kind.make(capacity, alpha, stratified=False)
 
 
-def block(number: int) -> structures.TransitionBlock:
-  """One block whose every part is random but for the returns, which tell its number."""
+def block(number):
+  """A batch of one block, of which some places are not valid."""
   rng = np.random.default_rng(number)
-  valid = rng.random(B) < 0.8
-  return tf.nest.map_structure(
-    lambda x: x[np.newaxis],
-    structures.TransitionBlock(
-      rng.integers(256, size=(E, 3), dtype=np.uint8),
-      rng.random(E) < 0.2,
-      rng.integers(9, size=B, dtype=np.int32),
-      np.arange(number * B, number * B + B, dtype=np.float32),
-      rng.random(B).astype(np.float32),
-      np.arange(1, B + 1, dtype=np.int32),
-      valid,
-      np.where(valid, 1 + 10 * rng.random(B), 0).astype(np.float32),
-    ),
-  )
+  valid = rng.random((1, B)) < 0.8
+  priority = np.where(valid, 1 + 10 * rng.random(B), 0).astype(np.float32)
+  return replays.blocks(KIND, [number], valid=valid, priority=priority)
 
 
 def fill(replay, numbers):
@@ -48,20 +29,18 @@ def fill(replay, numbers):
     replay.add(block(number))
 
 
-def held(replay) -> list[dict[str, np.ndarray]]:
-  """The blocks, oldest first, with their priorities."""
+def held(replay):
+  """The blocks with their priorities by field name, oldest first."""
   stamps, priorities = replay.priorities()
   _, parts = replay.read(np.arange(replay.slots))
-  return [
-    {name: values[slot] for name, values in (parts | {'priority': priorities}).items()}
-    for slot in np.argsort(stamps)
-    if stamps[slot] >= 0
-  ]
+  parts['priority'] = priorities
+  slots = [slot for slot in np.argsort(stamps) if stamps[slot] >= 0]
+  return [{name: values[slot] for name, values in parts.items()} for slot in slots]
 
 
 def assert_same(first, second, rtol=1e-6):
   assert len(first) == len(second) > 0
-  for one, other in zip(first, second):
+  for one, other in zip(first, second, strict=True):
     for name in one:
       np.testing.assert_allclose(
         one[name], other[name], rtol=rtol if name == 'priority' else 0, err_msg=name
@@ -96,7 +75,7 @@ def test_changed_priorities_come_back_too(tmp_path):
   assert max(entry['priority'].max() for entry in held(replay)) > 99
 
 
-def test_what_was_removed_stays_away(tmp_path):
+def test_removed_blocks_do_not_come_back(tmp_path):
   replay = make(capacity=100)
   fill(replay, range(21))
   saver = saving.Saver(replay, tmp_path)
@@ -108,20 +87,22 @@ def test_what_was_removed_stays_away(tmp_path):
   assert_same(held(replay), held(restored(tmp_path, capacity=100)))
 
 
-def test_only_what_is_new_is_written_again(tmp_path, monkeypatch):
-  monkeypatch.setattr(saving, '_CHUNK_BYTES', 128 * structures.block_bytes(SPEC))
+def test_only_changed_chunks_are_written_again(tmp_path, monkeypatch):
+  monkeypatch.setattr(saving, '_CHUNK_BYTES', 128 * structures.block_bytes(KIND.spec))
   replay = make(capacity=2000)
   fill(replay, range(300))
   saver = saving.Saver(replay, tmp_path)
   saver.save(7)
-  written = lambda: {path.name: path.stat().st_mtime_ns for path in tmp_path.glob('*/chunk-*')}
+
+  def written():
+    return {path.name: path.stat().st_mtime_ns for path in tmp_path.glob('*/chunk-*')}
+
   before = written()
   fill(replay, range(300, 310))
   saver.save(7)
   after = written()
-  assert len(before) == 3 and [name for name in after if after[name] != before.get(name)] == [
-    'chunk-000002.npz'
-  ]
+  changed = [name for name in after if after[name] != before.get(name)]
+  assert len(before) == 3 and changed == ['chunk-000002.npz']
   assert_same(held(replay), held(restored(tmp_path, capacity=2000)))
 
 
@@ -135,7 +116,7 @@ def test_a_smaller_replay_takes_the_newest(tmp_path):
   assert_same(held(replay)[-count:], held(smaller))
 
 
-def test_another_process_goes_on_and_clears_up(tmp_path):
+def test_another_process_continues_and_removes_the_earlier_save(tmp_path):
   replay = make()
   fill(replay, range(30))
   saving.Saver(replay, tmp_path).save(7)
@@ -147,7 +128,7 @@ def test_another_process_goes_on_and_clears_up(tmp_path):
   assert_same(held(replay), held(restored(tmp_path)))
 
 
-def test_a_save_that_was_cut_short_leaves_the_one_before(tmp_path):
+def test_an_interrupted_save_leaves_the_one_before(tmp_path):
   replay = make()
   fill(replay, range(30))
   saving.Saver(replay, tmp_path).save(7)
@@ -156,7 +137,10 @@ def test_a_save_that_was_cut_short_leaves_the_one_before(tmp_path):
   class Dying:
     """A replay whose process ends when all but the last file is written."""
 
-    spec, slots, stamps, read = replay.spec, replay.slots, replay.stamps, replay.read
+    spec = replay.spec
+    slots = replay.slots
+    stamps = replay.stamps
+    read = replay.read
 
     def priorities(self):
       raise KeyboardInterrupt
@@ -190,46 +174,35 @@ def test_nothing_saved_is_no_error(tmp_path):
   assert saving.restore(make(), tmp_path) is None
 
 
-def test_a_damaged_file_is_told(tmp_path):
+def test_a_damaged_file_is_reported(tmp_path):
   replay = make()
   fill(replay, range(10))
   saving.Saver(replay, tmp_path).save(7)
   chunk = next(tmp_path.glob('*/chunk-*'))
   chunk.write_bytes(chunk.read_bytes()[:1000])
-  with pytest.raises(
-    errors.UserError, match='does not fit or is damaged.*--config.checkpoint_replay=false'
-  ):
+  message = 'does not fit or is damaged.*--config.checkpoint_replay=false'
+  with pytest.raises(errors.UserError, match=message):
     saving.restore(make(), tmp_path)
 
 
-def test_transitions_of_another_form_are_refused(tmp_path):
+def test_transitions_of_another_shape_are_refused(tmp_path):
   replay = make()
   fill(replay, range(10))
   saving.Saver(replay, tmp_path).save(7)
-  other = SPEC._replace(observation=tf.TensorSpec([E, 4], tf.uint8))
-  with pytest.raises(
-    errors.UserError, match=r'observation is uint8 \[9, 3\] in a block, expected uint8 \[9, 4\]'
-  ):
-    saving.restore(make(spec=other), tmp_path)
+  spec = KIND.spec._replace(observation=tf.TensorSpec([E, 4], tf.uint8))
+  message = r'observation is uint8 \[9, 3\] in a block, expected uint8 \[9, 4\]'
+  with pytest.raises(errors.UserError, match=message):
+    saving.restore(make(kind=KIND._replace(spec=spec)), tmp_path)
 
 
 def test_saving_while_others_add_loses_only_what_was_replaced_meanwhile(tmp_path):
   replay = make()
   fill(replay, range(60))
+  numbers = iter(range(60, 1000))
+  in_use = replays.ReplayInUse(replay, lambda: fill(replay, [next(numbers)]))
 
-  class Adding:
-    """A replay to which somebody adds between any two reads."""
-
-    spec, slots, numbers = replay.spec, replay.slots, iter(range(60, 1000))
-
-    def read(self, slots):
-      fill(replay, [next(self.numbers)])
-      return replay.read(slots)
-
-    stamps, priorities = replay.stamps, replay.priorities
-
-  saving.Saver(Adding(), tmp_path).save(7)
+  saving.Saver(in_use, tmp_path).save(7)
   now, again = held(replay), held(restored(tmp_path))
   assert len(again) >= len(now) - 1
-  keyed = {float(entry['n_step_return'][0]): entry for entry in now}
-  assert_same([keyed[float(entry['n_step_return'][0])] for entry in again], again)
+  by_return = {float(entry['n_step_return'][0]): entry for entry in now}
+  assert_same([by_return[float(entry['n_step_return'][0])] for entry in again], again)

@@ -1,5 +1,6 @@
-"""The sum tree: which leaves it finds, and that its sums stay those of its leaves, however often they change."""
+"""The sum tree: which leaves it finds, and that its sums stay exact however often leaves change."""
 
+import itertools
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ from common.replay import sum_tree
 
 SIZES = [1, 2, 3, 7, 8, 9, 100, 128, 1000]
 TINIEST = np.nextafter(0.0, 1.0)
-# What rounding may do its worst with: sums that swallow an addend, that lie between two numbers, or that underflow.
+# The worst for rounding: sums that swallow an addend, that lie between two numbers, that underflow.
 ADVERSARIES = {
   'a huge one among tiny ones': [1e-30, 1e-30, 1e30, 1e-30, 1e-30],
   'huge ones among tiny ones and zeros': [0.0, 1e30, 0.0, 1e-30, 1e30, 0.0, 0.0, 1e-30, 0.0],
@@ -30,10 +31,10 @@ class Tree:
 
   def __init__(self, size):
     self.tree = sum_tree.SumTree(size)
-    self._set, self._get, self._find, self._total = (
-      tf.function(f, reduce_retracing=True)
-      for f in (self.tree.set, self.tree.get, self.tree.find, self.tree.total)
-    )
+    self._set = tf.function(self.tree.set, reduce_retracing=True)
+    self._get = tf.function(self.tree.get, reduce_retracing=True)
+    self._find = tf.function(self.tree.find, reduce_retracing=True)
+    self._total = tf.function(self.tree.total)
 
   def set(self, leaves, values):
     self._set(tf.constant(leaves, tf.int64), tf.constant(values, tf.float64))
@@ -59,7 +60,7 @@ def filled(values):
 
 
 def searched(values, points):
-  """The leaf at each point by the definition: the first whose stretch of the line ends beyond it."""
+  """The leaf at each point by definition: the first whose stretch ends beyond it."""
   ends = np.cumsum(values)
   return [next(leaf for leaf, end in enumerate(ends) if point < end) for point in points]
 
@@ -78,8 +79,8 @@ def orders_of_magnitude(rng, *shape):
 
 
 def assert_each_number_is_the_sum_of_its_row(levels):
-  for level, above in zip(levels, levels[1:]):
-    # Of at most sixteen positive numbers, in whatever order.
+  for level, above in itertools.pairwise(levels):
+    # The bound for at most sixteen positive numbers, added in any order.
     np.testing.assert_allclose(above.ravel()[: len(level)], level.sum(axis=1), rtol=16 * 2.0**-53)
     assert not above.ravel()[len(level) :].any()
 
@@ -129,12 +130,14 @@ def test_it_finds_the_same_after_changes(size):
     np.testing.assert_array_equal(tree.find(points), searched(values, points))
 
 
-def test_the_ends_of_each_stretch():
+def test_both_ends_of_each_stretch():
   tree = filled([4.0, 3.0, 1.0, 2.0])
-  before = lambda x: np.nextafter(x, 0.0)
-  assert tree.find(
-    [0.0, before(4.0), 4.0, before(7.0), 7.0, before(8.0), 8.0, before(10.0)]
-  ).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+  def before(x):
+    return np.nextafter(x, 0.0)
+
+  points = [0.0, before(4.0), 4.0, before(7.0), 7.0, before(8.0), 8.0, before(10.0)]
+  assert tree.find(points).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 def test_nothing_to_set_and_nothing_to_find():
@@ -145,7 +148,7 @@ def test_nothing_to_set_and_nothing_to_find():
 
 
 @pytest.mark.parametrize('size', [1, 2, 5, 64])
-def test_of_a_leaf_that_is_named_more_than_once_one_value_stays(size):
+def test_a_repeated_leaf_gets_one_of_its_values(size):
   rng = np.random.default_rng(0)
   tree, before = Tree(size), rng.uniform(1.0, 2.0, size)
   tree.set(np.arange(size), before)
@@ -160,7 +163,7 @@ def test_of_a_leaf_that_is_named_more_than_once_one_value_stays(size):
     before = after
 
 
-def test_the_same_value_for_a_leaf_named_twice():
+def test_the_same_value_for_a_repeated_leaf():
   tree = Tree(3)
   tree.set([1, 1, 0, 1], [5.0, 5.0, 2.0, 5.0])
   assert tree.get([0, 1, 2]).tolist() == [2.0, 5.0, 0.0]
@@ -169,10 +172,10 @@ def test_the_same_value_for_a_leaf_named_twice():
 
 @pytest.mark.parametrize('values', ADVERSARIES.values(), ids=ADVERSARIES.keys())
 def test_a_leaf_of_zero_is_never_found(values):
-  """Also at the total itself, to which a product of it with a number below 1 can be rounded."""
+  """Not even at the total, which its product with a number below 1 can be rounded up to."""
   tree, values = filled(values), np.array(values)
   total, nodes = tree.total(), np.concatenate([level.ravel() for level in tree.levels()])
-  # Around every sum that a point is compared with on its way, and around what may be left of the point after that.
+  # Around every sum that a point is compared with, and around what may be left of the point then.
   edges = np.concatenate(
     [nodes, np.cumsum(values), np.cumsum(values[::-1]), total - np.cumsum(values), [total]]
   )
@@ -193,11 +196,10 @@ def test_a_leaf_of_zero_is_never_found_among_random_ones():
   for size in [3, 10, 64, 100]:
     tree = Tree(size)
     for _ in range(20):
-      values = (
-        orders_of_magnitude(rng, size)
-        if rng.random() < 0.5
-        else rng.random(size) * rng.integers(2, size=size)
-      )
+      if rng.random() < 0.5:
+        values = orders_of_magnitude(rng, size)
+      else:
+        values = rng.random(size) * rng.integers(2, size=size)
       values[rng.integers(size)] = 0.1
       tree.set(np.arange(size), values)
       total = tree.total()
@@ -213,7 +215,7 @@ def test_a_leaf_of_zero_is_never_found_among_random_ones():
 
 
 def test_a_tiny_value_counts_beside_a_large_sum():
-  """A million of 1e9, the most that one can be, and 1e-6, the least: a float32 would not hold the least one."""
+  """A million times the highest priority, and once the lowest, which a float32 sum would lose."""
   values = np.full(1_000_001, 1e9)
   values[0] = 1e-6
   tree = filled(values)
@@ -221,10 +223,7 @@ def test_a_tiny_value_counts_beside_a_large_sum():
 
 
 def test_errors_do_not_accumulate_in_a_million_changes():
-  """Each number is, to the last bit, what the row below it sums to; and so it is for any number of changes.
-
-  Values of 300 orders of magnitude come and go: of a sum that were corrected by differences, nothing would be right.
-  """
+  """Over 300 orders of magnitude; if sums were updated by differences, none would be right."""
   size, batches, batch = 300, 5000, 200
   rng = np.random.default_rng(0)
   leaves = rng.permuted(np.tile(np.arange(size), (batches, 1)), axis=1)[:, :batch]
@@ -245,7 +244,17 @@ def test_errors_do_not_accumulate_in_a_million_changes():
   exact, bound = math.fsum(expected), 16 * len(tree.levels()) * 2.0**-53
   assert abs(tree.total() - exact) <= bound * exact
 
-  small = rng.random(size)  # After the largest have gone, nothing of them stays.
+  # Nothing is left of the largest values once they are replaced.
+  small = rng.random(size)
   tree.set(np.arange(size), small)
   assert_same(tree, filled(small))
   assert abs(tree.total() - math.fsum(small)) <= bound * math.fsum(small)
+
+
+@pytest.mark.parametrize('wrong', [[[1, 2]], 1])
+def test_other_ranks_are_refused(wrong):
+  tree = filled([4.0, 3.0, 1.0])
+  with pytest.raises(ValueError, match='rank 1'):
+    tree.get(wrong)
+  with pytest.raises(ValueError, match='rank 1'):
+    tree.find(wrong)
