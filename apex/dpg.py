@@ -95,16 +95,15 @@ def critic_losses(
     sample: K transitions, with observations float32 `[K, 1, D]` (vectors are not stacked) and
       actions float32 `[K, A]`.
   """
-  tf.debugging.assert_shapes(
-    [
-      (sample.observation, ('K', 1, 'D')),
-      (sample.action, 'KA'),
-      (sample.n_step_return, 'K'),
-      (sample.discount, 'K'),
-      (sample.next_observation, ('K', 1, 'D')),
-    ]
-  )
-  for x in (sample.observation, sample.action, sample.n_step_return, sample.discount):
+  shapes = [
+    (sample.observation, ('K', 1, 'D')),
+    (sample.action, 'KA'),
+    (sample.n_step_return, 'K'),
+    (sample.discount, 'K'),
+    (sample.next_observation, ('K', 1, 'D')),
+  ]
+  tf.debugging.assert_shapes(shapes)
+  for x, _ in shapes:
     tf.debugging.assert_type(x, tf.float32)
 
   observation_t = sample.observation[:, 0]  # [K, D]

@@ -201,7 +201,9 @@ class TestCriticLosses:
     expected = sample.n_step_return.numpy()[ended] - q[ended]
     np.testing.assert_allclose(td_errors[ended], expected, **FORWARD)
 
-  @pytest.mark.parametrize('part', ['action', 'n_step_return', 'discount', 'observation'])
+  @pytest.mark.parametrize(
+    'part', ['observation', 'action', 'n_step_return', 'discount', 'next_observation']
+  )
   def test_a_part_of_another_rank_or_dtype_is_refused(self, part):
     # A column of returns beside a row of values would otherwise become a matrix of losses.
     networks, sample = oracle.make_networks(0), oracle.make_sample()

@@ -120,7 +120,8 @@ def test_updates_are_counted_and_return_their_parameters():
 
 
 def test_an_update_has_the_statistics_that_the_algorithm_names():
-  statistics = make_learner().update(random_sample(0)).statistics
+  learner = make_learner()
+  statistics = learner.update(random_sample(0)).statistics
   assert list(statistics) == [*dqn.STATISTICS, 'td_error', 'weight', 'finite']
 
 
