@@ -15,7 +15,7 @@ from common.config import command_line
 from common.distributed import cluster, parameters, queues
 from common.machine import memory, threads
 from common.replay import pacing, prioritized, saving
-from common.runs import acting, hosting, supervisor
+from common.runs import games, hosting, supervisor
 
 _BLOCKS_AT_ONCE = 16  # At most so many are added to the replay together.
 _MAX_REFUSED = 200  # In a row.
@@ -285,7 +285,7 @@ class Run:
       self._suite,
       [self._suite.tasks[0]] * self._config.envs_per_actor,
     )
-    seeds = [acting.seed_of(config.seed, i, self.frames()) for i in range(config.num_actors)]
+    seeds = [games.seed_of(config.seed, i, self.frames()) for i in range(config.num_actors)]
     make_policy = algorithms.module(config).make_policy
     return [
       actors.Actor(i, suite, tasks, make_policy(config, suite, self._store, i, seed), config, seed)

@@ -13,7 +13,7 @@ from common.config import command_line
 from common.distributed import cluster, parameters, queues, server, wire
 from common.machine import memory, threads
 from common.replay import uniform
-from common.runs import acting, hosting, supervisor
+from common.runs import games, hosting, supervisor
 from impala import actor as actors
 from impala import config as configs
 from impala import learner as learners
@@ -161,7 +161,7 @@ class Run:
         environments.assign(suite.tasks, i, config.num_actors, config.envs_per_actor),
         policies[i],
         config.unroll_length,
-        acting.seed_of(config.seed, i, self.frames()),
+        games.seed_of(config.seed, i, self.frames()),
       )
       for i in range(config.num_actors)
     ]

@@ -12,7 +12,7 @@ from common.config import settings
 from common.distributed import actor_processes, cluster, parameters, queues, rpc, wire
 from common.distributed import server as servers
 from common.machine import version
-from common.runs import acting
+from common.runs import games
 
 _REPORT = {
   'task': str,
@@ -75,7 +75,7 @@ class Host:
     assignments = cluster.assignments(who, num_actors)
     identity = servers.Identity(version.of_code(), who.token, dataclasses.asdict(config))
     # Every one that joins gets a seed of its own, other ones after a restart: none is to play the same games again.
-    seed_of = lambda number: acting.seed_of(config.seed, who.index, frames(), number)
+    seed_of = lambda number: games.seed_of(config.seed, who.index, frames(), number)
     self._server = servers.Server(
       host,
       port,
