@@ -1,6 +1,9 @@
-"""An actor: environments and an exploring policy, whose steps become blocks of transitions (Ape-X, algorithm 1)."""
+"""An actor: environments and an exploring policy, whose steps become blocks of transitions.
 
-from typing import Callable, Sequence
+Algorithm 1 of the Ape-X paper.
+"""
+
+from typing import Callable, NamedTuple, Sequence
 
 import numpy as np
 
@@ -9,11 +12,24 @@ from apex import config as configs
 from apex import transitions
 from common.distributed import queues
 from common.environments import suite as suites
-from common.runs import acting
+from common.runs import games
+
+
+class State(NamedTuple):
+  """Where an actor stands between two steps of its N environments."""
+
+  observation: np.ndarray  # [N, ...]; what the policy chooses the next actions from.
+  start: np.ndarray  # bool [N]: the observation is the first of a game.
+  steps: int  # Agent steps since the games started.
+  parameter_version: int  # Learner updates that the policy's parameters have seen.
 
 
 class Actor:
-  """Steps N environments together, and sends a block for each B transitions of one."""
+  """Steps N environments together; ships a block for every B transitions of one environment.
+
+  Attributes:
+    games: The environments, with the actor's pulse and its count of crashes.
+  """
 
   def __init__(
     self,
@@ -24,82 +40,144 @@ class Actor:
     config: configs.Config,
     seed: int,
   ):
-    """`tasks`: one environment is made for each."""
-    count, first = len(tasks), index * config.envs_per_actor
-    self.games = acting.Games(index, suite, tasks, seed)
-    self._suite, self._policy, self._config = suite, policy, config
+    """Makes an actor; `run` makes its environments.
+
+    Args:
+      index: The actor's number in the run.
+      suite: The suite that the tasks belong to.
+      tasks: The task of each of the N environments.
+      policy: The exploring policy.
+      config: The run's settings.
+      seed: The seed of the environments.
+    """
+    self.games = games.Games(index, suite, tasks, seed)
+    self._policy = policy
+    self._config = config
+    self._has_stacks = suite.frame_stack > 1
+    # The setting is in environment frames, as in appendix C.
+    self._refresh_steps = max(1, config.parameter_pull_frames // suite.action_repeat)
+    self._environments = np.arange(len(tasks))
+    first = index * config.envs_per_actor
     self._accumulator = transitions.Accumulator(
-      suite, first, count, config.block_length, config.n_step
+      suite, first, len(tasks), config.block_length, config.n_step
     )
-    self._everyone = np.arange(count)
 
   def run(self, put: Callable[[transitions.Shipment], None], stopped: Callable[[], bool]) -> None:
-    """Collects shipments and puts them, `[K, ...]`, until `stopped()` or until the queue that it puts to is closed.
+    """Acts until `stopped()` or until the learner closes the queue.
+
+    Args:
+      put: Hands over the blocks of the K environments that have filled one, `[K, ...]`; may wait
+        for room.
+      stopped: Whether to end; asked before every step.
 
     Raises:
-      UserError: if environments crash again and again.
+      UserError: If the environments crash five times in a row with no block in between.
     """
+    with self.games:
+      while not stopped():
+        try:
+          state = self._start_games()
+          while not stopped():
+            state, shipments = self._step(state)
+            for shipment in shipments:
+              self.games.record_collected()
+              put(shipment)
+        except suites.EnvironmentCrashed as crash:
+          self.games.record_crash(crash)
+        except queues.QueueClosed:
+          return
 
-    def put_all(shipments: list[transitions.Shipment]) -> None:
-      for shipment in shipments:
-        put(shipment)
-
-    self.games.run(self._begin, lambda: self.collect(stopped), put_all, stopped)
-
-  def collect(self, stopped: Callable[[], bool]) -> list[transitions.Shipment]:
-    """Steps until at least one environment has gathered a block.
-
-    Raises:
-      QueueClosed: if `stopped()` between two steps: nobody would take the blocks.
-    """
-    shipments = []
-    while not shipments:
-      if stopped():
-        raise queues.QueueClosed
-      shipments = [shipment for shipment in self._step() if shipment is not None]
-    return shipments
-
-  def _begin(self) -> None:
+  def _start_games(self) -> State:
+    """Resets the environments, and drops transitions that are not in a full block yet."""
     observation = self.games.reset()['observation']
     self._accumulator.restart()
-    self._observation, self._start = observation, np.ones(len(self._everyone), bool)
-    self._steps, self._version = 0, 0
+    return State(
+      observation=observation,
+      start=np.ones(len(self._environments), bool),
+      steps=0,
+      parameter_version=0,
+    )
 
-  def _step(self) -> list[transitions.Shipment | None]:
-    if self._steps % max(1, self._config.parameter_pull_frames // self._suite.action_repeat) == 0:
+  def _step(self, state: State) -> tuple[State, list[transitions.Shipment]]:
+    """Takes one step in all environments.
+
+    Returns:
+      The state after it, and shipments of the blocks that are full now; most steps fill none.
+
+    Raises:
+      EnvironmentCrashed: If the environments crashed together.
+    """
+    version = state.parameter_version
+    if state.steps % self._refresh_steps == 0:
       self.games.pulse.enter('taking parameters')
-      self._version = self._policy.refresh()
-    self._steps += 1
+      version = self._policy.refresh()
+
     self.games.pulse.enter('choosing actions')
-    decision = self._policy(self._observation)
-    newest, start = self._newest(self._observation).copy(), self._start
+    decision = self._policy(state.observation)
+    # Copied, since the step overwrites the observation.
+    frame = self._newest_frame(state.observation).copy()
     step = self.games.step(decision.actions)
-    self._observation, self._start = step.observation['observation'], step.start
-    # An engine that died gave no answer: what was seen before is the last that transitions can bootstrap from.
-    records = transitions.Records(
-      newest,
-      start,
-      *decision,
-      np.clip(step.reward, -1.0, 1.0) if self._config.clip_rewards else step.reward,
-      np.where(step.terminated | step.crashed, 0.0, self._config.discount),
-      step.crashed,
-      step.episode_return,
-      step.episode_length,
-    )
-    shipments = [self._accumulator.add(self._everyone, records, self._version)]
-    at_limit = np.flatnonzero(step.truncated & ~step.terminated)
+
+    records = self._records(frame, state.start, decision, step)
+    shipments = [self._accumulator.add(self._environments, records, version)]
+    at_limit = np.flatnonzero(step.truncated & ~step.terminated)  # [M]
     if len(at_limit):
-      shipments.append(self._add_final(at_limit, suites.final_observations(step.info, at_limit)))
-    return shipments
+      records = self._time_limit_records(suites.final_observations(step.info, at_limit))
+      shipments.append(self._accumulator.add(at_limit, records, version))
 
-  def _add_final(self, which: np.ndarray, observation: np.ndarray) -> transitions.Shipment | None:
-    """A time limit is no end: what was seen last is what transitions before it bootstrap from."""
-    value = self._policy.bootstrap_value(observation)
-    return self._accumulator.add(
-      which,
-      transitions.Records(self._newest(observation), False, 0, 0.0, value, 0.0, 0.0, True, 0.0, 0),
-      self._version,
+    state = State(
+      observation=step.observation['observation'],
+      start=step.start,
+      steps=state.steps + 1,
+      parameter_version=version,
+    )
+    return state, [shipment for shipment in shipments if shipment is not None]
+
+  def _records(
+    self, frame: np.ndarray, start: np.ndarray, decision: agents.Decision, step: games.Step
+  ) -> transitions.Records:
+    """The records `[N]` of a step from observations with the newest frames `frame`."""
+    reward = np.clip(step.reward, -1.0, 1.0) if self._config.clip_rewards else step.reward
+    return transitions.Records(
+      observation=frame,
+      start=start,
+      action=decision.actions,
+      q_taken=decision.q_taken,
+      bootstrap_value=decision.bootstrap_value,
+      reward=reward,
+      discount=np.where(step.terminated | step.crashed, 0.0, self._config.discount),
+      # An engine that died returned no outcome of this action, so the action is not recorded as
+      # one. Earlier transitions bootstrap from this observation instead, as at a time limit.
+      final=step.crashed,
+      episode_return=step.episode_return,
+      episode_length=step.episode_length,
     )
 
-  def _newest(self, observation: np.ndarray) -> np.ndarray:
-    return observation[:, -1] if self._suite.frame_stack > 1 else observation
+  def _time_limit_records(self, observation: np.ndarray) -> transitions.Records:
+    """Additional records `[M]` for the last observations of episodes cut by a time limit.
+
+    A time limit is not part of the task, so the value beyond it is not 0: the transitions before
+    must bootstrap from the episode's last observation. No action follows that observation, and the
+    environment has replaced it by the first one of the next episode, so that it appears in no
+    ordinary record. It gets one of its own, marked `final`: n-step sums stop here and bootstrap
+    from `bootstrap_value`, and no transition begins here. The other fields are placeholders.
+
+    Args:
+      observation: The last observations, `[M, ...]`.
+    """
+    return transitions.Records(
+      observation=self._newest_frame(observation),
+      start=False,
+      action=0,
+      q_taken=0.0,
+      bootstrap_value=self._policy.bootstrap_value(observation),
+      reward=0.0,
+      discount=0.0,
+      final=True,
+      episode_return=0.0,
+      episode_length=0,
+    )
+
+  def _newest_frame(self, observation: np.ndarray) -> np.ndarray:
+    """Of stacks `[N, stack, H, W]` the frames `[N, H, W]`; other observations unchanged."""
+    return observation[:, -1] if self._has_stacks else observation

@@ -22,8 +22,7 @@ from common.config import command_line
 from common.distributed import cluster, intake, parameters, queues
 from common.machine import threads
 from common.replay import pacing, saving, structures
-from common.runs import acting as games
-from common.runs import hosting
+from common.runs import games, hosting
 from common.runs import run as runs
 from common.runs import system as systems
 

@@ -1,15 +1,22 @@
-"""The one exception whose text is meant for the user's eyes and is shown without a stack trace."""
+"""The one exception whose text is meant for the user and is shown without a stack trace."""
 
 import difflib
 from typing import Iterable
 
 
 class UserError(Exception):
-  """A mistake that the user can mend: the text names the value, what was expected and how to mend it."""
+  """A mistake that the user can fix: the text names the value, what was expected, and the fix."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = '') -> UserError:
-  """Builds the error for a name that does not exist, with the nearest known names suggested."""
+  """Builds the error for a name that does not exist, which suggests the most similar known names.
+
+  Args:
+    kind: What the name should have named, such as `preset`.
+    name: The name that does not exist.
+    known: All names that exist.
+    hint: A sentence to append.
+  """
   known = sorted(known)
   near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
   suggestion = f'Did you mean {" or ".join(near)}?' if near else f'Known: {", ".join(known)}.'

@@ -1,19 +1,33 @@
 """An actor: environments and a policy, whose unrolls become trajectories (IMPALA, section 3)."""
 
-from typing import Callable, Sequence
+from typing import Any, Callable, NamedTuple, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from common.distributed import queues
 from common.environments import suite as suites
-from common.runs import acting
+from common.runs import games
 from impala import networks, trajectory
 from impala import policy as policies
 
 
+class State(NamedTuple):
+  """Where an actor stands between two steps of its N environments; arrays `[N, ...]`."""
+
+  inputs: networks.AgentInput  # What the policy chooses the next actions from.
+  core_state: Any  # The policy's, before it sees `inputs`.
+  start: np.ndarray  # bool: the observation in `inputs` is the first of a game.
+  episode_return: np.ndarray  # float32, of the game that the last step ended; 0 elsewhere.
+  episode_length: np.ndarray  # int32, in agent steps, of that game; 0 elsewhere.
+
+
 class Actor:
-  """Steps N environments with one policy; every unroll is N trajectories."""
+  """Steps N environments with one policy; every unroll yields N trajectories.
+
+  Attributes:
+    games: The environments, with the actor's pulse and its count of crashes.
+  """
 
   def __init__(
     self,
@@ -24,98 +38,149 @@ class Actor:
     unroll_length: int,
     seed: int,
   ):
-    """`tasks`: one environment is made for each. `unroll_length` in agent steps."""
-    self.games = acting.Games(index, suite, tasks, seed)
-    self._index, self._suite, self._policy = index, suite, policy
+    """Makes an actor; `run` makes its environments.
+
+    Args:
+      index: The actor's number in the run.
+      suite: The suite that the tasks belong to.
+      tasks: The task of each of the N environments.
+      policy: The behaviour policy.
+      unroll_length: T, in agent steps.
+      seed: The seed of the environments.
+    """
+    self.games = games.Games(index, suite, tasks, seed)
+    self._index = index
+    self._suite = suite
+    self._policy = policy
+    self._unroll_length = unroll_length
     self._task_ids = np.array([suite.tasks.index(task) for task in tasks], np.int32)
     self._spec = trajectory.specification(suite, unroll_length, policy.initial_state(1))
 
   def run(self, put: Callable[[trajectory.Trajectory], None], stopped: Callable[[], bool]) -> None:
-    """Makes unrolls and puts them, `[N, ...]`, until `stopped()` or until the queue that `put` puts to is closed.
+    """Acts until `stopped()` or until the learner closes the queue.
+
+    Args:
+      put: Hands over the trajectories of one unroll, `[M, ...]`; may wait for room.
+      stopped: Whether to end; asked before every step.
 
     Raises:
-      UserError: if environments crash again and again.
+      UserError: If the environments crash five times in a row with no unroll in between.
     """
-    self.games.run(self._begin, lambda: self.unroll(stopped), put, stopped)
+    with self.games:
+      while not stopped():
+        try:
+          state = self._start_games()
+          while not stopped():
+            state, trajectories = self._unroll(state, stopped)
+            self.games.record_collected()
+            put(trajectories)
+        except suites.EnvironmentCrashed as crash:
+          self.games.record_crash(crash)
+        except queues.QueueClosed:
+          return
 
-  def unroll(self, stopped: Callable[[], bool]) -> trajectory.Trajectory:
-    """Takes the latest parameters and makes T steps with them, in all environments.
+  def _start_games(self) -> State:
+    """Resets the environments and the core state."""
+    count = len(self._task_ids)
+    inputs = networks.AgentInput(
+      observation=self.games.reset(),
+      last_action=np.zeros(count, np.int32),
+      reward=np.zeros(count, np.float32),
+      done=np.ones(count, bool),
+    )
+    return State(
+      inputs=inputs,
+      core_state=self._policy.initial_state(count),
+      start=np.ones(count, bool),
+      episode_return=np.zeros(count, np.float32),
+      episode_length=np.zeros(count, np.int32),
+    )
+
+  def _unroll(
+    self, state: State, stopped: Callable[[], bool]
+  ) -> tuple[State, trajectory.Trajectory]:
+    """Takes T steps in all environments, with the policy's latest parameters.
 
     Returns:
-      Arrays `[M, ...]`, of all environments but those whose engine died meanwhile.
+      The state after T steps, and the trajectories `[M, ...]` of the environments whose engine
+      survived all T steps.
 
     Raises:
-      QueueClosed: if `stopped()` between two steps: nobody would take the trajectories.
+      QueueClosed: If `stopped()` between two steps, as nobody would take the trajectories.
+      EnvironmentCrashed: If the environments crashed together.
     """
     self.games.pulse.enter('taking parameters')
     version = self._policy.refresh()
-    result = trajectory.empty(self._spec, len(self._task_ids))
-    result.actor[:], result.parameter_version[:], result.task[:] = (
-      self._index,
-      version,
-      self._task_ids,
-    )
-    tf.nest.map_structure(
-      np.copyto, result.core_state, tf.nest.map_structure(np.asarray, self._core_state)
-    )
-    steps, whole = result.behaviour_logits.shape[1], np.ones(len(self._task_ids), bool)
-    self._record_first(result)
-    for t in range(steps):
+    unroll = self._begin_unroll(state, version)
+    survived = np.ones(len(self._task_ids), bool)
+
+    for t in range(self._unroll_length):
       if stopped():
         raise queues.QueueClosed
       self.games.pulse.enter('choosing actions')
-      decision = self._policy(self._inputs, self._core_state)
-      self._core_state, actions = decision.core_state, decision.actions.numpy()
-      result.behaviour_logits[:, t] = decision.logits.numpy()
-      whole &= ~self._step(actions)
-      self._record(result, t + 1)
-    return result if whole.all() else tf.nest.map_structure(lambda x: x[whole], result)
+      decision = self._policy(state.inputs, state.core_state)
+      actions = decision.actions.numpy()
+      unroll.behaviour_logits[:, t] = decision.logits.numpy()
 
-  def _begin(self) -> None:
-    count = len(self._task_ids)
-    observation = self.games.reset()
-    self._core_state = self._policy.initial_state(count)
-    self._inputs = networks.AgentInput(
-      observation, np.zeros(count, np.int32), np.zeros(count, np.float32), np.ones(count, bool)
-    )
-    self._start = np.ones(count, bool)
-    self._episode_return, self._episode_length = (
-      np.zeros(count, np.float32),
-      np.zeros(count, np.int32),
-    )
+      step = self.games.step(actions)
+      survived &= ~step.crashed
+      state = _next_state(step, actions, decision.core_state)
+      self._record(unroll, t + 1, state)
 
-  def _step(self, actions: np.ndarray) -> np.ndarray:
-    """Steps all environments; returns whose engine died, bool `[N]`."""
-    step = self.games.step(actions)
-    self._inputs = networks.AgentInput(
-      step.observation, actions, step.reward, step.terminated | step.truncated | step.crashed
-    )
-    self._start, self._episode_return, self._episode_length = (
-      step.start,
-      step.episode_return,
-      step.episode_length,
-    )
-    return step.crashed
+    if survived.all():
+      return state, unroll
+    return state, tf.nest.map_structure(lambda x: x[survived], unroll)
 
-  def _record_first(self, result: trajectory.Trajectory) -> None:
-    """Entry 0, with the older frames of its stacks where frames are stacked."""
+  def _begin_unroll(self, state: State, version: int) -> trajectory.Trajectory:
+    """Allocates the trajectories of an unroll; fills in what has no time axis, and entry 0."""
+    unroll = trajectory.empty(self._spec, len(self._task_ids))
+    unroll.actor[:] = self._index
+    unroll.parameter_version[:] = version
+    unroll.task[:] = self._task_ids
+    core_state = tf.nest.map_structure(np.asarray, state.core_state)
+    tf.nest.map_structure(np.copyto, unroll.core_state, core_state)
+
     older = self._suite.frame_stack - 1
     if older:
-      result.observation['observation'][:, :older] = self._inputs.observation['observation'][:, :-1]
-      # The frames of a stack are zeroed already where they precede a start: only one at entry 0 itself matters.
-      result.frame_start[:, :older] = False
-    self._record(result, 0)
+      # The learner restacks single frames, so entry 0 also needs the older frames of its stack.
+      stacks = state.inputs.observation['observation']  # [N, stack, H, W]
+      unroll.observation['observation'][:, :older] = stacks[:, :-1]
+      # Frames that precede a game's start are zero in its stacks already, so a start among the
+      # older frames need not be marked.
+      unroll.frame_start[:, :older] = False
+    self._record(unroll, 0, state)
+    return unroll
 
-  def _record(self, result: trajectory.Trajectory, t: int) -> None:
+  def _record(self, unroll: trajectory.Trajectory, t: int, state: State) -> None:
+    """Writes entry t. The arrays are copied, since the next step overwrites observations."""
     older = self._suite.frame_stack - 1
-    for name, values in self._inputs.observation.items():
+    for name, values in state.inputs.observation.items():
       if older and name == 'observation':
-        result.observation[name][:, t + older] = values[:, -1]
+        # Only the newest frame: the rest of the stack stands in the entries before.
+        unroll.observation[name][:, t + older] = values[:, -1]
       else:
-        result.observation[name][:, t] = values
-    result.frame_start[:, t + older] = self._start
-    result.last_action[:, t], result.reward[:, t], result.done[:, t] = self._inputs[1:]
-    result.episode_return[:, t], result.episode_length[:, t] = (
-      self._episode_return,
-      self._episode_length,
-    )
+        unroll.observation[name][:, t] = values
+    unroll.frame_start[:, t + older] = state.start
+    unroll.last_action[:, t] = state.inputs.last_action
+    unroll.reward[:, t] = state.inputs.reward
+    unroll.done[:, t] = state.inputs.done
+    unroll.episode_return[:, t] = state.episode_return
+    unroll.episode_length[:, t] = state.episode_length
+
+
+def _next_state(step: games.Step, actions: np.ndarray, core_state: Any) -> State:
+  """The state after a step, in which the policy chose `actions` and left `core_state`."""
+  inputs = networks.AgentInput(
+    observation=step.observation,
+    last_action=actions,
+    reward=step.reward,
+    # A restarted engine shows the first observation of an episode, as after any other end.
+    done=step.terminated | step.truncated | step.crashed,
+  )
+  return State(
+    inputs=inputs,
+    core_state=core_state,
+    start=step.start,
+    episode_return=step.episode_return,
+    episode_length=step.episode_length,
+  )

@@ -17,8 +17,7 @@ from common.config import command_line
 from common.distributed import cluster, inference, intake, parameters, queues, wire
 from common.machine import memory, threads
 from common.replay import uniform
-from common.runs import acting as games
-from common.runs import hosting
+from common.runs import games, hosting
 from common.runs import run as runs
 from common.runs import system as systems
 from impala import actor as actors

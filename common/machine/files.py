@@ -1,18 +1,27 @@
-"""Files that are written whole or not at all."""
+"""Files that are written completely or not at all."""
 
 import contextlib
 import os
 import pathlib
-from typing import IO, Iterator
+from typing import IO, Any, Iterator
 
 
 @contextlib.contextmanager
-def replacing(path: pathlib.Path, mode: str = 'w') -> Iterator[IO]:
-  """Opens a temporary file beside `path`, and renames it to `path` when the block ends without an exception."""
+def replacing(path: pathlib.Path, mode: str = 'w') -> Iterator[IO[Any]]:
+  """Opens a temporary file, and renames it to `path` if the block ends without an exception.
+
+  Readers see the old file or the complete new one, even if this process or the machine dies.
+
+  Args:
+    path: The file to write. The temporary one is in the same folder, as renaming is atomic only
+      within a file system.
+    mode: `w` or `wb`. Line ends are written as given.
+  """
   temporary = path.with_name(f'.{path.name}.{os.getpid()}')
   try:
     with open(temporary, mode, newline='' if 'b' not in mode else None) as file:
       yield file
+      # On disk before the rename is: otherwise a power failure could leave an empty file.
       file.flush()
       os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -1,27 +1,34 @@
-"""Ctrl-C and SIGTERM as an event, so that a run ends in order."""
+"""Ctrl-C and SIGTERM as an event, so that a run can save and end in order."""
 
 import contextlib
 import logging
 import signal
 import threading
 import time
+import types
 from typing import Iterator
+
+# One Ctrl-C may arrive twice, from the terminal and from a wrapper that passes it on. Signals this
+# close together count as one.
+_SAME_SIGNAL_SECONDS = 1.0
 
 
 @contextlib.contextmanager
 def setting(event: threading.Event) -> Iterator[None]:
-  """While it lasts, a first SIGINT or SIGTERM sets the event, and another one, a second or more later, interrupts.
+  """Within the block, the first SIGINT or SIGTERM sets the event; another one interrupts.
 
-  One Ctrl-C may arrive twice, from the terminal and from a wrapper that passes it on: that counts once.
+  Raises:
+    KeyboardInterrupt: In the main thread, at a signal a second or more after the first.
   """
   first = 0.0
 
-  def handle(number, frame):
+  def handle(number: int, frame: types.FrameType | None) -> None:
     nonlocal first
     del frame
     if event.is_set():
-      if time.monotonic() - first < 1.0:
+      if time.monotonic() - first < _SAME_SIGNAL_SECONDS:
         return
+      # If the block hangs while it unwinds, one more signal kills the process.
       signal.signal(number, signal.SIG_DFL)
       raise KeyboardInterrupt
     first = time.monotonic()

@@ -1,4 +1,4 @@
-"""Threads with an owner: who are started together end together, and the first error among them is the one shown."""
+"""Threads that start and end together; the first error among them is reported to their owner."""
 
 import dataclasses
 import threading
@@ -10,16 +10,23 @@ from common.distributed import queues
 
 @dataclasses.dataclass
 class Pulse:
-  """What a worker is doing and since when, for the word on who is silent."""
+  """What a worker is doing and since when, for reports about stalled runs.
+
+  Attributes:
+    name: The worker's name.
+    activity: What it is doing.
+    since: When it began that, by `time.monotonic()`.
+  """
 
   name: str
   activity: str = 'starting'
   since: float = dataclasses.field(default_factory=time.monotonic)
 
   def enter(self, activity: str) -> None:
-    self.since = (
-      time.monotonic()
-    )  # First: else who reads now takes the new activity for an old one.
+    """Begins an activity."""
+    # Set first: a reader between the two lines would otherwise report the new activity with the
+    # old one's duration, and so as stalled.
+    self.since = time.monotonic()
     self.activity = activity
 
   def describe(self) -> str:
@@ -27,14 +34,28 @@ class Pulse:
 
 
 class Crew:
-  """Runs functions in threads until one fails or all return."""
+  """Runs functions in threads until one of them fails or all have returned.
+
+  Attributes:
+    stop: Set when a thread fails or the crew is ended; the threads should return soon after.
+    error: The first exception that a thread raised, if any.
+  """
 
   def __init__(self, close: Callable[[], None]):
-    """`close` is called when a thread fails or when the crew is stopped: it must end all waiting of the threads."""
-    self._close, self._threads, self._lock = close, [], threading.Lock()
-    self.stop, self.error = threading.Event(), None
+    """Makes a crew without threads.
+
+    Args:
+      close: Called when a thread fails or the crew is ended, maybe several times. Must unblock all
+        threads, for example by closing the queues that they wait for.
+    """
+    self.stop = threading.Event()
+    self.error: BaseException | None = None
+    self._close = close
+    self._threads: list[threading.Thread] = []
+    self._lock = threading.Lock()  # Guards `error`.
 
   def start(self, name: str, function: Callable[[], None]) -> threading.Thread:
+    """Runs a function in a thread of the crew."""
     thread = threading.Thread(target=self._run, args=(function,), name=name, daemon=True)
     self._threads.append(thread)
     thread.start()
@@ -43,9 +64,12 @@ class Crew:
   def end(self, seconds: float = 10.0) -> list[str]:
     """Stops and joins all threads. Idempotent.
 
+    Args:
+      seconds: How long to wait for the threads, all together.
+
     Returns:
-      The names of threads that have not ended after so many seconds, as they hang in somebody else's code. They are
-      daemons: they end with the process.
+      The names of threads that have not ended by then, because they hang in foreign code. They are
+      daemons and end with the process.
     """
     self.stop.set()
     self._close()
@@ -55,12 +79,15 @@ class Crew:
     return [thread.name for thread in self._threads if thread.is_alive()]
 
   def _run(self, function: Callable[[], None]) -> None:
+    """The body of every thread."""
     try:
       function()
-    except BaseException as error:  # Whatever it is, the owner of the crew gets it.
+    except BaseException as error:  # Of any kind: the crew's owner decides what to do with it.
+      # An ending crew closes the queues that its threads wait for.
       if isinstance(error, queues.QueueClosed) and self.stop.is_set():
-        return  # The crew is ending.
+        return
       with self._lock:
+        # Later errors are mostly consequences of the first.
         self.error = self.error or error
       self.stop.set()
       self._close()

@@ -1,4 +1,4 @@
-"""Which code this is: processes of one run must have the same."""
+"""A fingerprint of the code: all processes of a run must have the same."""
 
 import functools
 import hashlib
@@ -9,8 +9,15 @@ _PACKAGES = ('impala', 'apex', 'common')
 
 @functools.cache
 def of_code() -> str:
-  """Twelve hexadecimal digits of the text of all modules, the same on every machine with the same checkout."""
-  root, digest = pathlib.Path(__file__).resolve().parents[2], hashlib.sha256()
-  for path in sorted(path for package in _PACKAGES for path in (root / package).rglob('*.py')):
-    digest.update(f'{path.relative_to(root)}\0'.encode() + path.read_bytes())
+  """Twelve hexadecimal digits that identify the source of all modules.
+
+  The same checkout has the same digits on every machine; any change to a module changes them.
+  """
+  root = pathlib.Path(__file__).resolve().parents[2]
+  paths = [path for package in _PACKAGES for path in (root / package).rglob('*.py')]
+  digest = hashlib.sha256()
+  for path in sorted(paths):
+    # With the names, as text may move from one module to another.
+    digest.update(f'{path.relative_to(root)}\0'.encode())
+    digest.update(path.read_bytes())
   return digest.hexdigest()[:12]

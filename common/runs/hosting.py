@@ -13,7 +13,7 @@ from common.distributed import inference as inferences
 from common.distributed import intake as intakes
 from common.distributed import server as servers
 from common.machine import version
-from common.runs import acting
+from common.runs import games
 
 _REPORT = {
   'task': str,
@@ -166,7 +166,7 @@ class Host:
 
     It differs between joins and after a restart, so that no actor repeats episodes.
     """
-    return acting.seed_of(self._run.config.seed, self._who.index, self._frames(), number)
+    return games.seed_of(self._run.config.seed, self._who.index, self._frames(), number)
 
   def _report(self, report: Mapping[str, Any]) -> None:
     """Adds a row to `evaluator.csv`. Raises Malformed."""

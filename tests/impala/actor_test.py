@@ -1,5 +1,6 @@
-"""What actors send: layout, overlap, one policy per unroll, statistics; on real environments."""
+"""What actors put: layout, overlap, one policy per unroll, statistics; on real environments."""
 
+import itertools
 import threading
 
 import numpy as np
@@ -13,27 +14,23 @@ from impala import batching, networks, policy, trajectory
 from impala import config as configs
 from scripts import processes
 
-T, N = 20, 3
+T = 20
+N = 3
 
 
-def make_actor(env: str, preset: str, **settings):
+def make_store(agent: networks.Agent) -> parameters.ParameterStore:
+  values = parameters.flatten(agent.trainable_variables)
+  return parameters.ParameterStore(parameters.Snapshot(0, values))
+
+
+def make_actor(env: str, preset: str):
   config = configs.PRESETS.preset(preset)
-  for name, value in settings.items():
-    setattr(config, name, value)
   suite = environments.load(env)
   tf.random.set_seed(3)
   agent = networks.make_agent(config, suite)
-  store = parameters.ParameterStore(
-    parameters.Snapshot(0, parameters.flatten(agent.trainable_variables))
-  )
-  actor = actors.Actor(
-    0,
-    suite,
-    environments.assign(suite.tasks, 0, 1, N),
-    policy.LocalPolicy(agent, suite, store, 5),
-    T,
-    seed=1,
-  )
+  store = make_store(agent)
+  tasks = environments.assign(suite.tasks, 0, 1, N)
+  actor = actors.Actor(0, suite, tasks, policy.LocalPolicy(agent, suite, store, 5), T, seed=1)
   return suite, agent, store, actor
 
 
@@ -43,9 +40,10 @@ def collect(actor: actors.Actor, unrolls: int) -> list[trajectory.Trajectory]:
   return collected
 
 
-def batched(unrolls: trajectory.Trajectory) -> trajectory.Trajectory:
+def batched(unroll: trajectory.Trajectory) -> trajectory.Trajectory:
+  """The batch `[T+1, N]` of an unroll's trajectories `[N, ...]`."""
   return batching.stack(
-    [tf.nest.map_structure(lambda x, i=i: tf.constant(x[i]), unrolls) for i in range(N)]
+    [tf.nest.map_structure(lambda x, i=i: tf.constant(x[i]), unroll) for i in range(N)]
   )
 
 
@@ -72,7 +70,7 @@ def test_shapes_and_dtypes_are_the_specifications(run):
 
 def test_the_first_entry_repeats_the_last_of_the_unroll_before(run):
   suite, _, unrolls = run
-  for before, after in zip(unrolls, unrolls[1:]):
+  for before, after in itertools.pairwise(unrolls):
     for name in ('last_action', 'reward', 'done', 'episode_length'):
       np.testing.assert_array_equal(getattr(before, name)[:, -1], getattr(after, name)[:, 0])
     np.testing.assert_array_equal(
@@ -83,14 +81,14 @@ def test_the_first_entry_repeats_the_last_of_the_unroll_before(run):
 
 def test_a_run_starts_with_done_and_no_reward(run):
   first = run[2][0]
-  assert (
-    first.done[:, 0].all() and not first.reward[:, 0].any() and not first.episode_length[:, 0].any()
-  )
+  assert first.done[:, 0].all()
+  assert not first.reward[:, 0].any() and not first.episode_length[:, 0].any()
 
 
 def test_the_learner_reproduces_the_behaviour_logits(run):
-  # With the same parameters the network, unrolled over the rebuilt stacks from the sent core state, says what it said
-  # when it acted: so the alignment of inputs, resets and stacks is right at every step, episode ends included.
+  # With the same parameters, the network unrolled over the rebuilt stacks from the recorded core
+  # state computes the same logits as when it acted only if inputs, resets and stacks are aligned at
+  # every step, episode ends included.
   suite, agent, unrolls = run
   ends = 0
   for unroll in unrolls:
@@ -105,9 +103,10 @@ def test_the_learner_reproduces_the_behaviour_logits(run):
 
 
 def test_episode_statistics_add_up(run):
-  # CartPole pays 1 a step; the others' rewards are summed here, over the whole run, as the environment gave them.
+  # Sums the rewards of the whole run, without the suite's scaling.
   suite, _, unrolls = run
   scale = suite.reward_scales.get(suite.tasks[0], 1.0)
+  # [N, steps of the run]; entry 0 of an unroll repeats the last entry of the one before.
   over = np.concatenate([u.episode_length[:, 1:] for u in unrolls], axis=1)
   returns = np.concatenate([u.episode_return[:, 1:] for u in unrolls], axis=1)
   rewards = np.concatenate([u.reward[:, 1:] for u in unrolls], axis=1) / scale
@@ -117,14 +116,16 @@ def test_episode_statistics_add_up(run):
     for end in np.flatnonzero(over[env]):
       assert over[env, end] == end + 1 - start
       np.testing.assert_allclose(returns[env, end], rewards[env, start : end + 1].sum(), rtol=1e-5)
-      start, counted = end + 1, counted + 1
+      start = end + 1
+      counted += 1
   assert counted > 0
 
 
 def test_an_unroll_keeps_the_parameters_it_started_with():
   _, agent, store, actor = make_actor('gym:CartPole-v1', 'gym')
   other = parameters.Snapshot(7, store.latest().values + 1.0)
-  collected, used = [], []
+  collected = []
+  used = []
 
   def put(unroll):
     collected.append(unroll)
@@ -141,23 +142,22 @@ def test_an_unroll_keeps_the_parameters_it_started_with():
 def test_actors_explore_differently():
   suite = environments.load('gym:CartPole-v1')
   agent = networks.make_agent(configs.PRESETS.preset('gym'), suite)
-  store = parameters.ParameterStore(
-    parameters.Snapshot(0, parameters.flatten(agent.trainable_variables))
-  )
+  store = make_store(agent)
   inputs = networks.AgentInput(
-    {'observation': np.zeros((64, 4), np.float32)},
-    np.zeros(64, np.int32),
-    np.zeros(64, np.float32),
-    np.zeros(64, bool),
+    observation={'observation': np.zeros((64, 4), np.float32)},
+    last_action=np.zeros(64, np.int32),
+    reward=np.zeros(64, np.float32),
+    done=np.zeros(64, bool),
   )
-  drawn = [
-    policy.LocalPolicy(agent, suite, store, seed)(inputs, agent.initial_state(64)).actions.numpy()
-    for seed in (1, 2)
-  ]
-  assert (drawn[0] != drawn[1]).any()
+
+  def draw(seed):
+    acting = policy.LocalPolicy(agent, suite, store, seed)
+    return acting(inputs, agent.initial_state(64)).actions.numpy()
+
+  assert (draw(1) != draw(2)).any()
 
 
-def test_a_crashed_game_is_started_again_and_its_unroll_dropped():
+def test_a_crashed_game_is_restarted_and_its_unroll_dropped():
   suite, _, _, actor = make_actor('doom:basic', 'doom')
   collected = []
 
@@ -168,37 +168,35 @@ def test_a_crashed_game_is_started_again_and_its_unroll_dropped():
 
   actor.run(put, lambda: len(collected) >= 4)
   assert actor.games.crashes == 1 and len(collected) == 4
-  assert collected[2].done[:, 0].all()  # All environments of the actor start anew.
+  # All environments of the actor start new games.
+  assert collected[2].done[:, 0].all()
 
 
-def test_a_game_that_crashes_for_ever_ends_the_run_with_its_name():
+def test_a_game_that_always_crashes_ends_the_run_with_its_name():
   _, _, _, actor = make_actor('doom:basic', 'doom')
 
-  def crash(stopped):
+  def crash(actions):
     raise environments.EnvironmentCrashed('the game of doom:basic ended by itself')
 
-  actor.unroll = crash
+  actor.games.step = crash
   with pytest.raises(errors.UserError, match='5 times in a row: the game of doom:basic'):
     actor.run(lambda unroll: None, lambda: False)
 
 
-def test_dynamic_batching_decides_as_the_network_does():
+def test_dynamic_batching_computes_the_networks_logits():
   suite = environments.load('gym:CartPole-v1')
   agent = networks.make_agent(configs.PRESETS.preset('gym'), suite)
   shared = policy.DynamicBatchingPolicy(
     agent, suite, lambda: 3, max_batch_size=2 * N, timeout_ms=5, seed=1
   )
   collected = {i: [] for i in range(4)}
-  made = [
-    actors.Actor(i, suite, environments.assign(suite.tasks, 0, 1, N), shared, T, seed=i)
-    for i in collected
-  ]
-  workers = [
-    threading.Thread(
-      target=actor.run, args=(collected[i].append, lambda i=i: len(collected[i]) >= 3)
-    )
-    for i, actor in enumerate(made)
-  ]
+  tasks = environments.assign(suite.tasks, 0, 1, N)
+
+  def act(i):
+    actor = actors.Actor(i, suite, tasks, shared, T, seed=i)
+    actor.run(collected[i].append, lambda: len(collected[i]) >= 3)
+
+  workers = [threading.Thread(target=act, args=(i,)) for i in collected]
   for worker in workers:
     worker.start()
   for worker in workers:

@@ -125,7 +125,7 @@ def test_what_is_warned_of_there_is_told_here_once(thing, caplog):
 
 
 def test_of_much_that_is_written_only_the_last_is_kept(mortal):
-  held = mortal._written.fileno()
+  held = mortal._output.fileno()
   for _ in range(3):
     mortal.call('write', text='x' * 900_000)
     assert os.fstat(held).st_size <= 1_800_000
