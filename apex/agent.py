@@ -22,7 +22,7 @@ class TDLosses(NamedTuple):
   Attributes:
     losses: 0.5 (G_t - q(S_t, A_t))^2. The paper squares the error, where others use Huber's loss.
     td_errors: G_t - q(S_t, A_t). New priorities are their absolute values.
-    q_values: q(S_t, A_t) by the network being trained.
+    q_values: Q(S_t, A_t) by the network being trained.
   """
 
   losses: tf.Tensor

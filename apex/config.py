@@ -154,7 +154,7 @@ class Config(settings.Settings):
     """Refuses suites of several tasks, and settings that do not fit the suite.
 
     Raises:
-      UserError: naming the setting, and what does not fit it.
+      UserError: Naming the setting, and what does not fit it.
     """
     if len(suite.tasks) > 1:
       raise errors.UserError(

@@ -96,10 +96,10 @@ class Recorder:
     """Adds an update.
 
     Args:
-      sample: of the replay, `[K, ...]`.
-      update: its result.
-      waited: seconds that the learner waited for the sample.
-      late: the number of new priorities whose transitions had left the replay.
+      sample: Of the replay, `[K, ...]`.
+      update: Its result.
+      waited: Seconds that the learner waited for the sample.
+      late: The number of new priorities whose transitions had left the replay.
     """
     statistics = {k: float(v) for k, v in update.statistics.items() if k != 'finite'}
     self.base.record(

@@ -11,7 +11,7 @@ def make(config: configs.Config, suite: environments.Suite) -> prioritized.Prior
   """An empty replay.
 
   Raises:
-    UserError: if the machine's memory cannot hold it when it is full.
+    UserError: If the machine's memory cannot hold it when it is full.
   """
   if config.evicts_by_priority:
     spec = transitions.single_specification(suite)

@@ -34,9 +34,9 @@ class Run(runs.Run):
   """One training run in its folder.
 
   Attributes:
-    learner: has the counters.
-    replay: the transitions.
-    ratio: holds the replay ratio.
+    learner: Has the counters.
+    replay: The transitions.
+    ratio: Holds the replay ratio.
   """
 
   def __init__(
@@ -50,13 +50,13 @@ class Run(runs.Run):
 
     Args:
       system: Ape-X.
-      config: the run's settings.
-      options: the run's folder, and whether to go on with the run in it.
-      who: this process, the learner; if its role is `all` and it starts no actor processes, its
+      config: The run's settings.
+      options: The run's folder, and whether to go on with the run in it.
+      who: This process, the learner; if its role is `all` and it starts no actor processes, its
         actors are threads.
 
     Raises:
-      UserError: if the settings do not fit the environment, the machine or the folder.
+      UserError: If the settings do not fit the environment, the machine or the folder.
     """
     hosting.check(who)
     self._config = config
@@ -79,18 +79,7 @@ class Run(runs.Run):
     self._samples = queues.StructureQueue(
       self.replay.sample_spec(config.batch_size), config.prefetch
     )
-    self.host = hosting.Host(
-      who,
-      hosting.RunDescription(
-        program=f'{system.name}.train',
-        config=config,
-        num_actors=config.num_actors,
-        tasks=self._suite.tasks,
-        folder=self.supervisor.folder,
-      ),
-      intake.Intake(queue=self.queue, codec=remote.codec(config, self._suite), store=self._store),
-      self.frames,
-    )
+    self.host = self._make_host(system, who)
     if who.has_threads:
       self.actors = self._make_actors()
     self._recorder = recorder.Recorder(
@@ -141,7 +130,7 @@ class Run(runs.Run):
     """Saves a checkpoint, then the replay if `checkpoint_replay`.
 
     Raises:
-      UserError: at the end of a run, if either cannot be written.
+      UserError: At the end of a run, if either cannot be written.
     """
     updates = self.supervisor.save(self.recorder)
     if not self._saver:
@@ -178,7 +167,7 @@ class Run(runs.Run):
     """Leaves out blocks with numbers that are not finite, and names their environments.
 
     Raises:
-      UserError: if nothing else has come for long.
+      UserError: If nothing else has come for long.
     """
     bad = structures.refused(arrived.block)
     if bad.all():
@@ -252,6 +241,19 @@ class Run(runs.Run):
           'next checkpoint.',
           error,
         )
+
+  def _make_host(self, system: systems.System, who: cluster.Cluster) -> hosting.Host:
+    config = self._config
+    description = hosting.RunDescription(
+      program=f'{system.name}.train',
+      config=config,
+      num_actors=config.num_actors,
+      tasks=self._suite.tasks,
+      folder=self.supervisor.folder,
+    )
+    codec = remote.codec(config, self._suite)
+    arrivals = intake.Intake(queue=self.queue, codec=codec, store=self._store)
+    return hosting.Host(who, description, arrivals, self.frames)
 
   def _make_saver(self) -> saving.Saver | None:
     if not self._config.checkpoint_replay:

@@ -106,7 +106,7 @@ class Config(settings.Settings):
     """Resolves the settings that depend on the number of tasks, then checks all against the suite.
 
     Raises:
-      UserError: as `check_environment`.
+      UserError: As `check_environment`.
     """
     self.num_actors = self.num_actors or len(suite.tasks)
     self.envs_per_actor = self.envs_per_actor or len(suite.tasks)
@@ -116,7 +116,7 @@ class Config(settings.Settings):
     """Refuses continuous actions, and settings that do not fit the suite.
 
     Raises:
-      UserError: naming the setting, and what does not fit it.
+      UserError: Naming the setting, and what does not fit it.
     """
     if not suite.is_discrete:
       raise errors.UserError(

@@ -40,13 +40,13 @@ class Run(runs.Run):
 
     Args:
       system: IMPALA.
-      config: the run's settings.
-      options: the run's folder, and whether to go on with the run in it.
-      who: this process, a learner; if its role is `all` and it starts no actor processes, its
+      config: The run's settings.
+      options: The run's folder, and whether to go on with the run in it.
+      who: This process, a learner; if its role is `all` and it starts no actor processes, its
         actors are threads.
 
     Raises:
-      UserError: if the settings do not fit the environment, the machine or the folder.
+      UserError: If the settings do not fit the environment, the machine or the folder.
     """
     hosting.check(who)
     self._config = config
@@ -69,20 +69,7 @@ class Run(runs.Run):
     )
     self.queue = queues.StructureQueue(self._spec, config.queue_capacity)
     self._shared_policy = self._make_shared_policy() if config.dynamic_batching else None
-    codec = wire.Codec(self._spec, trajectory.bounds(self._suite, config.num_actors))
-    self.host = hosting.Host(
-      who,
-      hosting.RunDescription(
-        program=f'{system.name}.train',
-        config=asked,
-        num_actors=config.num_actors,
-        tasks=self._suite.tasks,
-        folder=self.supervisor.folder,
-      ),
-      intake.Intake(queue=self.queue, codec=codec, store=self._store),
-      self.frames,
-      self._inference(),
-    )
+    self.host = self._make_host(system, asked, who)
     if who.has_threads:
       self.actors = self._make_actors()
     self._recorder = recorder.Recorder(
@@ -117,6 +104,21 @@ class Run(runs.Run):
 
   def close_queues(self) -> None:
     self.queue.close()
+
+  def _make_host(
+    self, system: systems.System, asked: configs.Config, who: cluster.Cluster
+  ) -> hosting.Host:
+    num_actors = self._config.num_actors
+    description = hosting.RunDescription(
+      program=f'{system.name}.train',
+      config=asked,
+      num_actors=num_actors,
+      tasks=self._suite.tasks,
+      folder=self.supervisor.folder,
+    )
+    codec = wire.Codec(self._spec, trajectory.bounds(self._suite, num_actors))
+    arrivals = intake.Intake(queue=self.queue, codec=codec, store=self._store)
+    return hosting.Host(who, description, arrivals, self.frames, self._inference())
 
   def _make_actors(self) -> list[actors.Actor]:
     config = self._config

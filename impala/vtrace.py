@@ -15,8 +15,8 @@ class VTraceReturns(NamedTuple):
   """Value targets and policy gradient advantages, float32 `[T, B]`, gradients stopped.
 
   Attributes:
-    vs: v_s, the target for V(x_s).
-    pg_advantages: rho_s (q_s - V(x_s)), the weight of grad log pi(a_s|x_s) (section 4.2).
+    vs: V_s, the target for V(x_s).
+    pg_advantages: Rho_s (q_s - V(x_s)), the weight of grad log pi(a_s|x_s) (section 4.2).
   """
 
   vs: tf.Tensor
@@ -92,9 +92,9 @@ def from_importance_weights(
     rewards: float32 `[T, B]`, r_s, the reward for the action at x_s.
     values: float32 `[T, B]`, V(x_s).
     bootstrap_value: float32 `[B]`, V(x_T).
-    clip_rho_threshold: rho-bar, which decides whose value function is learned; None: no clipping.
-    clip_c_threshold: c-bar, which decides how far corrections travel back; None: no clipping.
-    clip_pg_rho_threshold: rho-bar of the policy gradient (section 4.2); None: no clipping.
+    clip_rho_threshold: Rho-bar, which decides whose value function is learned; None: no clipping.
+    clip_c_threshold: C-bar, which decides how far corrections travel back; None: no clipping.
+    clip_pg_rho_threshold: Rho-bar of the policy gradient (section 4.2); None: no clipping.
     lambda_: Decay of the traces; 1 in the paper's experiments.
     pg_bootstrap: 'vs' for q_s = r_s + gamma v_{s+1} (section 4.2), 'values' for
       q_s = r_s + gamma V(x_{s+1}) (appendix E.3).
@@ -167,7 +167,7 @@ def one_step_importance_sampling(
     rewards: float32 `[T, B]`.
     values: float32 `[T, B]`.
     bootstrap_value: float32 `[B]`.
-    clip_pg_rho_threshold: rho-bar of that weight; None: no clipping.
+    clip_pg_rho_threshold: Rho-bar of that weight; None: no clipping.
   """
   _check(log_rhos, discounts, rewards, values, bootstrap_value)
   returns = no_correction(discounts, rewards, values, bootstrap_value)

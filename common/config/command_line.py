@@ -32,11 +32,11 @@ class Options:
   """Everything on the command line that is not part of the config.
 
   Attributes:
-    run_dir: the run's folder.
-    resume: whether to go on with the run that is there.
-    asked: the settings named on the command line; all of them, if it names a preset or an
+    run_dir: The run's folder.
+    resume: Whether to go on with the run that is there.
+    asked: The settings named on the command line; all of them, if it names a preset or an
       environment.
-    values: all flags, among them those that the caller defined.
+    values: All flags, among them those that the caller defined.
   """
 
   run_dir: pathlib.Path
@@ -59,16 +59,16 @@ def parse(
 
   Args:
     argv: `sys.argv`.
-    description: shown by --help, before the flags.
-    presets: the system's configs.
-    switches: the config's boolean fields that have a flag of their own, `--NAME`, with its help.
-    define_flags: defines further flags.
+    description: Shown by --help, before the flags.
+    presets: The system's configs.
+    switches: The config's boolean fields that have a flag of their own, `--NAME`, with its help.
+    define_flags: Defines further flags.
 
   Returns:
     The config and the options.
 
   Raises:
-    UserError: for anything that cannot be understood.
+    UserError: For anything that cannot be understood.
   """
 
   def new_flags() -> flags.FlagValues:
@@ -143,7 +143,7 @@ def import_tensorflow(intra_op_threads: int = 0) -> None:
   a file meanwhile, whose text is shown if the import fails.
 
   Args:
-    intra_op_threads: the most threads that share one operation; 0 for TensorFlow's choice.
+    intra_op_threads: The most threads that share one operation; 0 for TensorFlow's choice.
   """
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   if intra_op_threads:
@@ -168,7 +168,7 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], description: str)
   """Parses a command line into flags that the caller defined; returns the other arguments.
 
   Raises:
-    UserError: for anything that cannot be understood.
+    UserError: For anything that cannot be understood.
   """
   return _parse(values, argv, description)
 

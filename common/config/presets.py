@@ -15,13 +15,13 @@ class Presets(Generic[_Config]):
   """A system's configs by name.
 
   Attributes:
-    config: the system's dataclass.
-    rows: by name, the values that differ from the dataclass's defaults.
-    families: the preset for each environment family, where --env is given without --preset; or a
+    config: The system's dataclass.
+    rows: By name, the values that differ from the dataclass's defaults.
+    families: The preset for each environment family, where --env is given without --preset; or a
       function to it from the environment's name.
-    default: the preset where neither is given.
-    draws: the number of combinations of hyperparameters to start from, as in `PRESET:7`.
-    draw: from the number of a combination to its values.
+    default: The preset where neither is given.
+    draws: The number of combinations of hyperparameters to start from, as in `PRESET:7`.
+    draw: From the number of a combination to its values.
   """
 
   config: type[_Config]
@@ -35,7 +35,7 @@ class Presets(Generic[_Config]):
     """The config of the preset `NAME`, or `NAME:N` with combination N of hyperparameters.
 
     Raises:
-      UserError: if there is none of this name or number.
+      UserError: If there is none of this name or number.
     """
     row, colon, number = name.partition(':')
     if row not in self.rows:
@@ -51,7 +51,7 @@ class Presets(Generic[_Config]):
     """The name of the preset for an environment.
 
     Raises:
-      UserError: if it depends on what the environment is, and there is no such environment.
+      UserError: If it depends on what the environment is, and there is no such environment.
     """
     suited = self.families.get(env.partition(':')[0], self.default)
     return suited(env) if callable(suited) else suited
@@ -62,7 +62,7 @@ class Presets(Generic[_Config]):
     Settings that an older version did not have get their defaults.
 
     Raises:
-      UserError: if a value's type is not the setting's.
+      UserError: If a value's type is not the setting's.
     """
     config = self.config()
     for field in dataclasses.fields(self.config):

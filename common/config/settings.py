@@ -59,7 +59,7 @@ class Settings:
     """Refuses values that cannot work.
 
     Raises:
-      UserError: naming the field, its value and what is expected.
+      UserError: Naming the field, its value and what is expected.
     """
     self.expect_positive(
       'total_frames',
@@ -95,7 +95,7 @@ class Settings:
     """Refuses numbers of environments that tasks cannot share equally or that memory cannot hold.
 
     Raises:
-      UserError: naming the setting, its value and one that works.
+      UserError: Naming the setting, its value and one that works.
     """
     count = self.num_actors * self.envs_per_actor
     tasks = len(suite.tasks)
@@ -119,7 +119,7 @@ class Settings:
     """Refuses a `torso` that cannot read the environment's observations.
 
     Raises:
-      UserError: naming both.
+      UserError: Naming both.
     """
     shape = suite.observation_space['observation'].shape or ()
     smallest = TORSOS[self.torso]

@@ -47,14 +47,14 @@ def main(argv: Sequence[str], description: str, system: systems.System) -> int:
 
   Args:
     argv: `sys.argv`.
-    description: shown by --help; its first line names the program.
-    system: what was trained.
+    description: Shown by --help; its first line names the program.
+    system: What was trained.
 
   Returns:
     The exit status.
 
   Raises:
-    UserError: as `evaluate`, and for mistakes on the command line.
+    UserError: As `evaluate`, and for mistakes on the command line.
   """
   values = flags.FlagValues()
   _define_flags(values)
@@ -109,16 +109,16 @@ def evaluate(
   number of episodes and seed are not played again.
 
   Args:
-    run: the run's folder.
-    system: what was trained.
-    episodes: to play of each task.
+    run: The run's folder.
+    system: What was trained.
+    episodes: To play of each task.
     checkpoint: `latest`, `best` or a path.
-    seed: seeds environments and actions.
-    film: whether to write `videos/TASK.gif`.
-    processes: the most tasks to play at once; by default as many as there are cores.
+    seed: Seeds environments and actions.
+    film: Whether to write `videos/TASK.gif`.
+    processes: The most tasks to play at once; by default as many as there are cores.
 
   Raises:
-    UserError: if the run or the checkpoint cannot be read, or if there is nothing to film.
+    UserError: If the run or the checkpoint cannot be read, or if there is nothing to film.
   """
   config = system.presets.from_json(run_folder.load_config(run))
   request = jobs.Request(run, system, config, checkpoint, seed, film)

@@ -31,12 +31,12 @@ class Request:
   """What is to be evaluated.
 
   Attributes:
-    run: the run's folder.
-    system: what was trained.
-    config: the run's settings.
+    run: The run's folder.
+    system: What was trained.
+    config: The run's settings.
     checkpoint: `latest`, `best` or a path.
-    seed: seeds environments and actions.
-    film: whether to film the first episode of each task, as `videos/TASK.gif` in the run's folder.
+    seed: Seeds environments and actions.
+    film: Whether to film the first episode of each task, as `videos/TASK.gif` in the run's folder.
   """
 
   run: pathlib.Path
@@ -51,15 +51,15 @@ class TaskPlayer:
   """The agent of a checkpoint, and a random policy; in this process or as a `workers.Worker`.
 
   Attributes:
-    suite: has the tasks.
-    checkpoint: the path of the checkpoint that was restored.
+    suite: Has the tasks.
+    checkpoint: The path of the checkpoint that was restored.
   """
 
   def __init__(self, request: Request):
     """Restores the agent.
 
     Raises:
-      UserError: if the environment is not there, or the checkpoint cannot be read or does not fit.
+      UserError: If the environment is not there, or the checkpoint cannot be read or does not fit.
     """
     command_line.import_tensorflow()
     import tensorflow as tf
@@ -116,18 +116,18 @@ def play_all(
   """Plays the jobs whose results are not in the folder yet, and keeps each result at once.
 
   Args:
-    jobs: what to play.
-    episodes: to play for each job.
-    folder: of the results, all of the same checkpoint, number of episodes and seed.
-    player: plays in this process, if one process is enough.
-    make_player: makes a player in another process; is pickled.
-    processes: the most processes at once.
+    jobs: What to play.
+    episodes: To play for each job.
+    folder: Of the results, all of the same checkpoint, number of episodes and seed.
+    player: Plays in this process, if one process is enough.
+    make_player: Makes a player in another process; is pickled.
+    processes: The most processes at once.
 
   Returns:
     The summaries of `play.Episodes`, by job.
 
   Raises:
-    UserError: if environments crash again and again, or if a process dies.
+    UserError: If environments crash again and again, or if a process dies.
   """
   folder.mkdir(parents=True, exist_ok=True)
   paths = {job: folder / f'{job.who}-{file_name(job.task)}.json' for job in jobs}

@@ -23,9 +23,9 @@ class Episodes:
   """Episodes of one task.
 
   Attributes:
-    returns: undiscounted and unclipped.
-    lengths: in agent steps.
-    pictures: the observations of the first episode, if asked for.
+    returns: Undiscounted and unclipped.
+    lengths: In agent steps.
+    pictures: The observations of the first episode, if asked for.
   """
 
   returns: list[float] = dataclasses.field(default_factory=list)
@@ -83,15 +83,15 @@ def play_episodes(
   """Plays a number of episodes of a task.
 
   Args:
-    suite: has the task.
-    task: its name.
-    make_player: makes the policy for a task and its number of environments.
-    episodes: how many to play.
-    seed: seeds the environments.
-    pictures: whether to keep the observations of the first episode.
+    suite: Has the task.
+    task: Its name.
+    make_player: Makes the policy for a task and its number of environments.
+    episodes: How many to play.
+    seed: Seeds the environments.
+    pictures: Whether to keep the observations of the first episode.
 
   Raises:
-    UserError: if the environments crash three times.
+    UserError: If the environments crash three times.
   """
   for attempt in range(_MAX_CRASHES):
     try:

@@ -47,7 +47,7 @@ class Step(NamedTuple):
   # bool: the engine died in this step and was restarted, so the transition into this observation is
   # not real.
   crashed: np.ndarray
-  info: dict[str, Any]
+  info: suites.StepInfo
 
 
 class Games:
@@ -171,7 +171,7 @@ class Games:
       ) from crash
     self._warn_of_restart(str(crash))
 
-  def _count_single_crashes(self, info: dict[str, Any]) -> np.ndarray:
+  def _count_single_crashes(self, info: suites.StepInfo) -> np.ndarray:
     """Counts and logs environments that died alone; returns which ones, bool `[N]`."""
     crashed = np.zeros(len(self._tasks), bool)
     for i, reason in info.get('crashes', {}).items():

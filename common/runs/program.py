@@ -22,14 +22,14 @@ def main(argv: Sequence[str], description: str, system: systems.System) -> int:
 
   Args:
     argv: `sys.argv`.
-    description: shown by --help, before the environments and the flags.
-    system: what is trained.
+    description: Shown by --help, before the environments and the flags.
+    system: What is trained.
 
   Returns:
     The exit status: 0 when training is finished, 130 when it was stopped before.
 
   Raises:
-    UserError: for mistakes of the user, and for what failed that the user can mend.
+    UserError: For mistakes of the user, and for what failed that the user can mend.
   """
   config, options = command_line.parse(
     argv,

@@ -41,14 +41,14 @@ class Recorder:
     """Opens the files.
 
     Args:
-      config: the run's settings.
-      suite: its tasks' episodes are reported apart; if it has reference scores, scores over all
+      config: The run's settings.
+      suite: Its tasks' episodes are reported apart; if it has reference scores, scores over all
         tasks are reported too.
-      folder: the run's folder.
-      learner: has the counters.
-      columns: of `metrics.csv`, beside the counters' and the episodes'.
-      gauges: from a row to further columns, which are read at the time of the report.
-      note: from a row to the system's part of the progress line.
+      folder: The run's folder.
+      learner: Has the counters.
+      columns: Of `metrics.csv`, beside the counters' and the episodes'.
+      gauges: From a row to further columns, which are read at the time of the report.
+      note: From a row to the system's part of the progress line.
     """
     self._config = config
     self._learner = learner
@@ -79,9 +79,9 @@ class Recorder:
     """Adds statistics of what has just been done.
 
     Args:
-      means: a row has their means over its interval.
-      distributions: a row has `NAME_mean` and `NAME_max`, TensorBoard a histogram too.
-      totals: a row has their sums per second.
+      means: A row has their means over its interval.
+      distributions: A row has `NAME_mean` and `NAME_max`, TensorBoard a histogram too.
+      totals: A row has their sums per second.
     """
     with self._lock:
       for name, value in means.items():

@@ -41,17 +41,17 @@ def work(
   """Acts or evaluates until training is finished.
 
   Args:
-    system: what is trained.
-    config: its settings of the machine are used; those named on the command line must equal the
+    system: What is trained.
+    config: Its settings of the machine are used; those named on the command line must equal the
       learner's.
-    options: the command line's.
-    who: this process.
+    options: The command line's.
+    who: This process.
 
   Returns:
     The exit status: 0 when training is finished, 130 when this process was stopped before.
 
   Raises:
-    UserError: if the learner turns this process away or does not come back, or if environments
+    UserError: If the learner turns this process away or does not come back, or if environments
       crash again and again.
   """
   interrupted = threading.Event()

@@ -21,12 +21,12 @@ class Run(abc.ABC):
   A system's run builds its parts in its constructor, and says what its threads do.
 
   Attributes:
-    queue: where actors put what they collect.
-    host: the door for actors of other processes.
-    actors: those that are threads of this process.
-    recorder: reports while the run goes on.
-    taker: the pulse of the thread that takes from the queue.
-    pulses: those of the threads that the run names when nothing arrives.
+    queue: Where actors put what they collect.
+    host: The door for actors of other processes.
+    actors: Those that are threads of this process.
+    recorder: Reports while the run goes on.
+    taker: The pulse of the thread that takes from the queue.
+    pulses: Those of the threads that the run names when nothing arrives.
   """
 
   queue: queues.StructureQueue
@@ -47,14 +47,14 @@ class Run(abc.ABC):
     """Opens the run's folder, and restores the learner if the run is resumed.
 
     Args:
-      system: what is trained.
-      config: the run's settings.
-      options: the run's folder, and whether to go on with the run in it.
-      learner: everything that a checkpoint holds.
-      index: this learner's among several.
+      system: What is trained.
+      config: The run's settings.
+      options: The run's folder, and whether to go on with the run in it.
+      learner: Everything that a checkpoint holds.
+      index: This learner's among several.
 
     Raises:
-      UserError: if the folder cannot be used, or its checkpoint does not fit.
+      UserError: If the folder cannot be used, or its checkpoint does not fit.
     """
     self.command = system.command
     self._total_frames = config.total_frames
@@ -68,7 +68,7 @@ class Run(abc.ABC):
       Whether training is finished.
 
     Raises:
-      UserError: for what failed that the user can mend. Other errors of threads as they are.
+      UserError: For what failed that the user can mend. Other errors of threads as they are.
     """
     logging.info('%s Folder: %s', self.summary(), self.supervisor.folder)
     finished = False
@@ -112,7 +112,7 @@ class Run(abc.ABC):
     """Restarts actor processes that died, and drops actors that went silent.
 
     Raises:
-      UserError: if an actor's process dies again and again.
+      UserError: If an actor's process dies again and again.
     """
     self.host.look_after()
 

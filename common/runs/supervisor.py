@@ -50,7 +50,7 @@ class Supervisor:
   """Opens or resumes a run's folder, saves into it, and keeps watch while the run's threads work.
 
   Attributes:
-    folder: the run's; of several learners, every one but the first has a folder in it.
+    folder: The run's; of several learners, every one but the first has a folder in it.
   """
 
   def __init__(
@@ -63,13 +63,13 @@ class Supervisor:
     """Makes the folder, or restores the learner from it.
 
     Args:
-      config: the run's settings.
-      options: the run's folder, and whether to go on with the run in it.
-      learner: everything that a checkpoint holds.
-      index: this learner's among several. Only the first one saves and restores.
+      config: The run's settings.
+      options: The run's folder, and whether to go on with the run in it.
+      learner: Everything that a checkpoint holds.
+      index: This learner's among several. Only the first one saves and restores.
 
     Raises:
-      UserError: if the folder cannot be used or the checkpoint does not fit.
+      UserError: If the folder cannot be used or the checkpoint does not fit.
     """
     self._run_dir = options.run_dir
     self._config = config
@@ -98,7 +98,7 @@ class Supervisor:
     of days.
 
     Raises:
-      NotSaved: at the end of a run, if the checkpoint cannot be written.
+      NotSaved: At the end of a run, if the checkpoint cannot be written.
     """
     with self._saving:
       recorder.update_clock()
@@ -131,7 +131,7 @@ class Supervisor:
       Whether they stopped by themselves.
 
     Raises:
-      UserError: for what failed that the user can mend. Other errors of threads as they are.
+      UserError: For what failed that the user can mend. Other errors of threads as they are.
     """
     interrupted = threading.Event()
     with signals.setting(interrupted):
@@ -164,7 +164,7 @@ class Supervisor:
     """Saves a batch that made the loss or a gradient not finite; returns the error to raise.
 
     Args:
-      batch: a named tuple of tensors, or of structures of them.
+      batch: A named tuple of tensors, or of structures of them.
     """
     path = self.folder / 'non_finite_batch.npz'
     named = {}

@@ -35,9 +35,9 @@ class PlayingAgent(NamedTuple):
   """The part of a learner that plays, with fresh parameters.
 
   Attributes:
-    checkpointed: has the networks where a learner has them, so that its checkpoints restore them.
-    variables: in the order in which the learner publishes them.
-    make_player: makes a player for a task and a number of environments.
+    checkpointed: Has the networks where a learner has them, so that its checkpoints restore them.
+    variables: In the order in which the learner publishes them.
+    make_player: Makes a player for a task and a number of environments.
   """
 
   checkpointed: tf.Module
@@ -49,12 +49,12 @@ class System(Protocol):
   """One of the systems. Its methods import what needs TensorFlow when they are called.
 
   Attributes:
-    title: how it is called in messages.
-    name: its package: `python -m NAME.train` and `python -m NAME.evaluate` are its programs.
-    command: what a user types to train, for messages that say how to go on.
-    presets: its configs by name.
-    switches: the config's boolean fields that have a flag of their own, `--FIELD`, with its help.
-    has_several_learners: whether several synchronous learners can train together.
+    title: How it is called in messages.
+    name: Its package: `python -m NAME.train` and `python -m NAME.evaluate` are its programs.
+    command: What a user types to train, for messages that say how to go on.
+    presets: Its configs by name.
+    switches: The config's boolean fields that have a flag of their own, `--FIELD`, with its help.
+    has_several_learners: Whether several synchronous learners can train together.
   """
 
   title: str
