@@ -1,7 +1,7 @@
 """An actor's environments: made, stepped, restarted after crashes, their episodes counted."""
 
 import logging
-from typing import Any, NamedTuple, Self, Sequence
+from typing import Any, NamedTuple, Self, Sequence, cast
 
 import gymnasium
 import numpy as np
@@ -110,7 +110,7 @@ class Games:
     # 31 bits however often an actor crashes.
     seed = self._seed + 1_000_003 * (self.crashes % 900)
     observation, info = self._environment.reset(seed=seed)
-    self._count_single_crashes(info)
+    self._count_single_crashes(cast(suites.StepInfo, info))
     self._running_return[:] = 0.0
     self._running_length[:] = 0
     return observation
@@ -125,7 +125,8 @@ class Games:
       EnvironmentCrashed: If the environments crashed together.
     """
     self.pulse.enter('stepping environments')
-    observation, rewards, terminated, truncated, info = self._environment.step(actions)
+    observation, rewards, terminated, truncated, answer = self._environment.step(actions)
+    info = cast(suites.StepInfo, answer)
     done = terminated | truncated
 
     # An engine that dies in the reset after an episode's end has completed that episode.

@@ -1,0 +1,71 @@
+"""What a system gets for the few things that it says of itself: see `third_system.py`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from apex import system as apex
+from common.reporting import metrics
+from impala import system as impala
+from tests.common import programs
+
+# Not by `-m`: worker processes import the system from its module, as they do IMPALA's.
+_PROGRAM = (
+  'from common.config import command_line\n'
+  'from tests.common.runs import third_system\n'
+  'command_line.run(third_system.main)'
+)
+
+
+def start(folder, *flags):
+  command = [sys.executable, '-c', _PROGRAM, f'--run_dir={folder}']
+  return subprocess.Popen(
+    [*command, '--config.evaluation_episodes=3', '--config.log_every_seconds=0.2', *flags],
+    cwd=programs.ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    env={**os.environ, 'PYTHONPATH': str(programs.ROOT)},
+  )
+
+
+def test_a_third_system_trains_reports_saves_resumes_and_is_evaluated(tmp_path):
+  folder = tmp_path / 'run'
+  endless = start(folder, '--total_frames=100000000')
+  programs.wait_for_rows(folder, 2, endless)
+  endless.send_signal(signal.SIGINT)
+  output = programs.finish(endless, 130)
+  resume = f'python -m tests.common.runs.third_system --run_dir={folder} --resume'
+  assert f'Go on with: {resume}' in output
+
+  counted = metrics.read(folder / 'metrics.csv')[-1]
+  total = int(counted['frames']) + 2000
+  output = programs.finish(start(folder, '--resume', f'--total_frames={total}'))
+  rows = metrics.read(folder / 'metrics.csv')
+  assert rows[-1]['frames'] == total and rows[-1]['updates'] == total
+  assert rows[-1]['steps_per_second'] > 0
+  evaluation = json.loads((folder / 'evaluation.json').read_text())
+  assert [len(evaluation[who]['CartPole-v1']['returns']) for who in ('random', 'agent')] == [3, 3]
+  assert (folder / 'curves.png').exists()
+  assert json.loads((folder / 'config.json').read_text())['total_frames'] == total
+
+
+@pytest.mark.parametrize('system', [impala.IMPALA, apex.APEX], ids=lambda system: system.name)
+def test_a_system_s_name_is_that_of_its_programs(system):
+  for program in ('train', 'evaluate'):
+    assert (programs.ROOT / system.name / f'{program}.py').exists()
+  fields = system.presets.config.__dataclass_fields__
+  for switch in system.switches:
+    assert fields[switch].type is bool
+
+
+def test_several_learners_are_refused_by_a_system_that_has_one(monkeypatch):
+  cluster = {'cluster': {'learner': ['127.0.0.1:1', '127.0.0.1:2']}}
+  task = {'task': {'type': 'learner', 'index': 0}}
+  monkeypatch.setenv('TF_CONFIG', json.dumps({**cluster, **task}))
+  message = programs.refusal('apex', '--cluster=tf_config')
+  assert message == 'Ape-X has one learner, and the cluster names 2'
