@@ -1,18 +1,23 @@
-"""Small environments for tests of whole runs: `gym:environments:NAME`, with tests/ on the path."""
+"""Small environments for tests of whole runs.
+
+Selected as `gym:environments:NAME`, with tests/ in PYTHONPATH.
+"""
 
 import time
 
 import gymnasium
 import numpy as np
 
-_ROWS, _COLUMNS, _SCALE = 10, 5, 4
+_ROWS = 10
+_COLUMNS = 5
+_SCALE = 4  # Pixels per row.
 
 
 class Catch(gymnasium.Env):
-  """A ball falls through ten rows, and the paddle below has to be where it lands; seen as pixels.
+  """A paddle catches a falling ball; observed as pixels.
 
-  Nine steps an episode; 1 at its end if the ball is caught, else -1. A paddle that never moves catches one in
-  five.
+  An episode lasts nine steps and pays 1 at its end if the ball is caught, otherwise -1. A paddle
+  that never moves catches one ball in five.
   """
 
   observation_space = gymnasium.spaces.Box(
@@ -22,7 +27,9 @@ class Catch(gymnasium.Env):
 
   def reset(self, *, seed=None, options=None):
     super().reset(seed=seed)
-    self._row, self._ball, self._paddle = 0, int(self.np_random.integers(_COLUMNS)), _COLUMNS // 2
+    self._row = 0
+    self._ball = int(self.np_random.integers(_COLUMNS))
+    self._paddle = _COLUMNS // 2
     return self._pixels(), {}
 
   def step(self, action):
@@ -34,12 +41,14 @@ class Catch(gymnasium.Env):
 
   def _pixels(self) -> np.ndarray:
     board = np.zeros((_ROWS, _COLUMNS), np.uint8)
-    board[self._row, self._ball] = board[-1, self._paddle] = 255
+    board[self._row, self._ball] = 255
+    board[-1, self._paddle] = 255
+    # Twice as wide as high, to tell the axes apart.
     return board.repeat(_SCALE, 0).repeat(2 * _SCALE, 1)[:, :, np.newaxis]
 
 
 class Stuck(gymnasium.Env):
-  """An environment that stops answering: for the word on who is silent."""
+  """Hangs in every step, for the report about stalled runs."""
 
   observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
   action_space = gymnasium.spaces.Discrete(2)
@@ -53,14 +62,14 @@ class Stuck(gymnasium.Env):
 
 
 class Faulty(Stuck):
-  """An environment with a mistake in it."""
+  """Divides by zero in every step."""
 
   def step(self, action):
     return np.zeros(2, np.float32), 1.0 / int(action * 0), False, False, {}
 
 
 class Undefined(Stuck):
-  """An environment whose rewards are no numbers."""
+  """Pays NaN in every step."""
 
   def step(self, action):
     return np.zeros(2, np.float32), float('nan'), False, False, {}

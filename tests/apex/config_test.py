@@ -1,4 +1,4 @@
-"""Presets are the paper's settings; settings that cannot work are refused."""
+"""Presets hold the paper's numbers; settings that cannot work are refused."""
 
 import dataclasses
 
@@ -8,37 +8,43 @@ from apex import config as configs
 from common import environments, errors
 
 
+def assert_settings(preset, **expected):
+  """Asserts that a preset has these settings."""
+  config = configs.PRESETS.preset(preset)
+  assert {name: getattr(config, name) for name in expected} == expected
+
+
 @pytest.mark.parametrize('name', configs.PRESETS.rows)
 def test_every_preset_is_a_valid_config(name):
   configs.PRESETS.preset(name).check()
 
 
 def test_the_paper_preset_holds_the_papers_numbers():
-  paper = configs.PRESETS.preset('paper')  # Section 4.1 and appendix C.
-  assert paper.num_environments == 360
-  assert (paper.n_step, paper.batch_size, paper.prefetch, paper.target_period) == (3, 512, 16, 2500)
-  assert (paper.alpha, paper.beta, paper.replay_capacity, paper.min_replay) == (
-    0.6,
-    0.4,
-    2_000_000,
-    50_000,
-  )
-  assert (paper.learning_rate, paper.rmsprop_decay, paper.rmsprop_epsilon) == (
-    6.25e-5,
-    0.95,
-    1.5e-7,
-  )
-  assert (paper.max_gradient_norm, paper.remove_period, paper.max_episode_frames) == (
-    40.0,
-    100,
-    50_000,
-  )
-  assert (paper.block_length, paper.local_buffer, paper.parameter_pull_frames) == (50, 100, 400)
-  assert (paper.discount, paper.torso, paper.hidden_size, paper.replay_ratio) == (
-    0.99,
-    'nature',
-    512,
-    0.0,
+  """Section 4.1 and appendix C."""
+  assert_settings(
+    'paper',
+    num_environments=360,
+    n_step=3,
+    batch_size=512,
+    prefetch=16,
+    target_period=2500,
+    alpha=0.6,
+    beta=0.4,
+    replay_capacity=2_000_000,
+    min_replay=50_000,
+    learning_rate=6.25e-5,
+    rmsprop_decay=0.95,
+    rmsprop_epsilon=1.5e-7,
+    max_gradient_norm=40.0,
+    remove_period=100,
+    max_episode_frames=50_000,
+    block_length=50,
+    local_buffer=100,
+    parameter_pull_frames=400,
+    discount=0.99,
+    torso='nature',
+    hidden_size=512,
+    replay_ratio=0.0,
   )
 
 
@@ -46,28 +52,28 @@ def test_the_paper_preset_holds_the_papers_numbers():
   'task', ['humanoid-stand', 'humanoid-walk', 'humanoid-run', 'manipulator-bring_ball']
 )
 def test_the_presets_of_ape_x_dpg_hold_the_papers_numbers(task):
-  dpg = configs.PRESETS.preset(
-    f'figure_3_{task.replace("-", "_")}'
-  )  # Appendix D; the rest is as for DQN.
-  assert (dpg.env, dpg.algorithm, dpg.num_environments) == (f'control:{task}', 'dpg', 64)
-  assert (dpg.noise_sigma, dpg.batch_size, dpg.target_period, dpg.learning_rate) == (
-    0.3,
-    256,
-    100,
-    0.0001,
-  )
-  assert (dpg.replay_capacity, dpg.eviction, dpg.alpha, dpg.alpha_evict) == (
-    1_000_000,
-    'by_priority',
-    0.6,
-    -0.4,
-  )
-  assert (dpg.n_step, dpg.discount, dpg.beta, dpg.min_replay) == (3, 0.99, 0.4, 50_000)
-  assert (dpg.block_length, dpg.local_buffer, dpg.parameter_pull_frames, dpg.replay_ratio) == (
-    50,
-    100,
-    400,
-    0.0,
+  """Appendix D; what it does not mention is as for Ape-X DQN."""
+  assert_settings(
+    f'figure_3_{task.replace("-", "_")}',
+    env=f'control:{task}',
+    algorithm='dpg',
+    num_environments=64,
+    noise_sigma=0.3,
+    batch_size=256,
+    target_period=100,
+    learning_rate=0.0001,
+    replay_capacity=1_000_000,
+    eviction='by_priority',
+    alpha=0.6,
+    alpha_evict=-0.4,
+    n_step=3,
+    discount=0.99,
+    beta=0.4,
+    min_replay=50_000,
+    block_length=50,
+    local_buffer=100,
+    parameter_pull_frames=400,
+    replay_ratio=0.0,
   )
 
 
@@ -86,12 +92,12 @@ def test_the_presets_of_ape_x_dpg_hold_the_papers_numbers(task):
   ],
 )
 def test_the_presets_of_the_studies(name, differences):
-  config = configs.PRESETS.preset(name)
-  assert {field: getattr(config, field) for field in differences} == differences
+  assert_settings(name, **differences)
 
 
 def test_an_environment_holds_no_more_than_its_local_buffer():
-  # One block of 50 that is filled, one on its way, for each of 360 environments.
+  # Of the 100 transitions for each of 360 environments, one block of 50 is being filled and one is
+  # in the queue.
   assert configs.PRESETS.preset('paper').queue_capacity == 360
 
 
@@ -128,7 +134,7 @@ def test_a_torso_that_cannot_read_the_environment_is_refused(env, torso):
     dataclasses.replace(configs.Config(), torso=torso).check_environment(environments.load(env))
 
 
-def test_an_environment_of_several_tasks_is_refused():
+def test_a_suite_of_several_tasks_is_refused():
   with pytest.raises(errors.UserError, match='doom has 10 tasks.*--env=doom --tasks=basic'):
     configs.Config().check_environment(environments.load('doom'))
 
@@ -143,5 +149,5 @@ def test_an_environment_of_several_tasks_is_refused():
     ('', 'atari'),
   ],
 )
-def test_an_environment_has_a_preset_of_its_family(env, preset):
+def test_an_environment_gets_the_preset_of_its_family(env, preset):
   assert configs.PRESETS.preset_for(env) == preset

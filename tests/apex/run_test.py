@@ -1,4 +1,4 @@
-"""Whole runs in processes of their own: files, interruption, killing, resuming with and without the replay, failing."""
+"""Whole runs in child processes: files, interruption, killing, resuming with and without replay."""
 
 import json
 import signal
@@ -17,9 +17,8 @@ def train(*flags: str):
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
   folder = tmp_path_factory.mktemp('runs') / 'finished'
-  return folder, finish(
-    train(f'--run_dir={folder}', '--total_frames=4000', '--seed=4', '--checkpoint_replay')
-  )
+  process = train(f'--run_dir={folder}', '--total_frames=4000', '--seed=4', '--checkpoint_replay')
+  return folder, finish(process)
 
 
 def test_a_run_leaves_config_metrics_curves_checkpoints_and_an_evaluation(finished):
@@ -30,59 +29,53 @@ def test_a_run_leaves_config_metrics_curves_checkpoints_and_an_evaluation(finish
   assert 4000 <= last['frames'] < 4200 and saved_updates(folder) >= last['updates'] > 0
   assert (folder / 'curves.png').stat().st_size > 1000 and list(folder.glob('tensorboard/events*'))
   evaluation = json.loads((folder / 'evaluation.json').read_text())
-  assert (
-    len(evaluation['agent']['CartPole-v1']['returns'])
-    == len(evaluation['random']['CartPole-v1']['returns'])
-    == 2
-  )
+  for policy in ('agent', 'random'):
+    assert len(evaluation[policy]['CartPole-v1']['returns']) == 2
   assert 'updates/s' in output and 'ratio' in output and 'random' in output
 
 
-def test_the_metrics_tell_the_replays_state(finished):
+def test_the_metrics_describe_the_replay(finished):
   last = rows(finished[0])[-1]
-  assert (
-    last['replay_size'] == last['frames']
-  )  # CartPole has one frame to a step, and nothing has left yet.
+  # CartPole has one frame per step, and nothing has been evicted yet.
+  assert last['replay_size'] == last['frames']
   assert 0 < last['sample_age_mean'] < last['sample_age_max'] < last['frames']
   assert 0 < last['sampled_priority_mean'] <= last['sampled_priority_max']
   assert last['parameter_age_mean'] >= 0
+  statistics = ('loss', 'q_value', 'td_error', 'weight')
   learning = [row for row in rows(finished[0]) if row['updates'] > 20]
-  assert np.isfinite(
-    [[row[name] for name in ('loss', 'q_value', 'td_error', 'weight')] for row in learning]
-  ).all()
+  assert np.isfinite([[row[name] for name in statistics] for row in learning]).all()
 
 
 def test_the_replay_ratio_is_held(finished):
   last = rows(finished[0])[-1]
-  samples, inserted = 64 * last['updates'], last['frames'] - 500
+  samples = 64 * last['updates']
+  inserted = last['frames'] - 500  # The ratio counts from the minimum that training starts with.
   assert samples == pytest.approx(8.0 * inserted, rel=0.05)
 
 
-def test_resuming_with_the_replay_goes_on_at_once(finished):
+def test_resuming_with_the_replay_trains_at_once(finished):
   folder, _ = finished
   before = rows(folder)
   output = finish(train(f'--run_dir={folder}', '--resume', '--total_frames=6000'))
   after = rows(folder)
-  assert (
-    f'Restored a replay of {int(before[-1]["frames"]):,} transitions' in output
-    and 'filling' not in output
-  )
+  assert f'Restored a replay of {int(before[-1]["frames"]):,} transitions' in output
+  assert 'filling' not in output
   assert after[: len(before)] == before
   assert after[-1]['frames'] >= 6000 and after[-1]['updates'] > before[-1]['updates']
   assert after[-1]['seconds'] > before[-1]['seconds']
 
 
-def test_resuming_without_the_replay_fills_it_anew(tmp_path):
+def test_resuming_without_the_replay_fills_it_again(tmp_path):
   folder = tmp_path / 'run'
   finish(train(f'--run_dir={folder}', '--total_frames=2000'))
   updates = saved_updates(folder)
-  output = finish(
-    train(f'--run_dir={folder}', '--resume', '--total_frames=2300', '--config.min_replay=1000')
+  process = train(
+    f'--run_dir={folder}', '--resume', '--total_frames=2300', '--config.min_replay=1000'
   )
+  output = finish(process)
   assert 'filling the replay' in output and 'Restored a replay' not in output
-  assert (
-    saved_updates(folder) == updates > 0
-  )  # 300 transitions are less than the minimum: nothing was learned.
+  # 300 new transitions are fewer than the minimum, so nothing was learned.
+  assert saved_updates(folder) == updates > 0
 
 
 def test_resuming_with_another_network_is_refused(finished):
@@ -90,13 +83,13 @@ def test_resuming_with_another_network_is_refused(finished):
   assert 'does not fit' in output and 'another network' in output
 
 
-def test_a_replay_of_other_blocks_is_refused(finished):
+def test_a_replay_with_another_block_length_is_refused(finished):
   output = finish(train(f'--run_dir={finished[0]}', '--resume', '--config.block_length=9'), 2)
   assert 'the replay saved in' in output and '--config.checkpoint_replay=false' in output
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_saves_and_says_how_to_go_on(tmp_path, number):
+def test_an_interrupted_run_saves_and_says_how_to_resume(tmp_path, number):
   folder = tmp_path / 'run'
   process = train(f'--run_dir={folder}', '--total_frames=100000000')
   programs.wait_for_rows(folder, 4, process)
@@ -136,7 +129,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_sample(tmp_path):
   assert sample['n_step_return'].shape == (64,) and np.isfinite(sample['n_step_return']).all()
 
 
-def test_priorities_that_are_no_numbers_are_refused_with_their_actor(tmp_path):
+def test_priorities_that_are_nan_are_refused_and_their_actor_named(tmp_path):
   process = train(
     '--env=gym:environments:Undefined-v0', f'--run_dir={tmp_path}/run', '--config.num_actors=1'
   )
@@ -157,11 +150,12 @@ def test_an_error_in_an_actor_ends_the_run_with_its_cause(tmp_path):
 
 
 @pytest.mark.long
-def test_a_silent_run_says_who_is_silent(tmp_path):
+def test_a_stalled_run_names_the_actor_that_hangs(tmp_path):
   process = train(
     '--env=gym:environments:Stuck-v0', f'--run_dir={tmp_path}/run', '--config.stall_seconds=1'
   )
   line = ''
+  # Reports while the actor is choosing actions do not count: tracing the networks takes a while.
   while 'Nothing to learn from for' not in line or 'choosing' in line:
     line = process.stdout.readline()
     assert line, 'the run ended'
@@ -172,17 +166,16 @@ def test_a_silent_run_says_who_is_silent(tmp_path):
 
 def test_copies_uniform_sampling_and_six_epsilons_train(tmp_path):
   folder = tmp_path / 'run'
-  finish(
-    train(
-      f'--run_dir={folder}',
-      '--total_frames=2000',
-      '--config.replicas=3',
-      '--config.alpha=0',
-      '--config.distinct_epsilons=6',
-      '--config.stratified=false',
-      '--config.replay_ratio=0',
-    )
+  process = train(
+    f'--run_dir={folder}',
+    '--total_frames=2000',
+    '--config.replicas=3',
+    '--config.alpha=0',
+    '--config.distinct_epsilons=6',
+    '--config.stratified=false',
+    '--config.replay_ratio=0',
   )
+  finish(process)
   last = rows(folder)[-1]
   assert last['replay_size'] == 3 * last['frames'] and last['updates'] > 0 and last['weight'] == 1.0
 
@@ -198,15 +191,14 @@ def test_ape_x_dpg_trains_evicts_by_priority_and_resumes_with_its_replay(tmp_pat
   finish(train(*dpg, '--total_frames=2500', '--checkpoint_replay'))
   before = rows(folder)
   assert before[-1]['replay_size'] == 1500 and before[-1]['updates'] > 0
-  assert np.isfinite(
-    [before[-1][name] for name in ('loss', 'q_value', 'policy_gradient_norm', 'td_error')]
-  ).all()
+  statistics = ('loss', 'q_value', 'policy_gradient_norm', 'td_error')
+  assert np.isfinite([before[-1][name] for name in statistics]).all()
   assert json.loads((folder / 'config.json').read_text())['algorithm'] == 'dpg'
   returns = json.loads((folder / 'evaluation.json').read_text())['agent']['Pendulum-v1']['returns']
   assert len(returns) == 2 and max(returns) < 0
-  output = finish(
-    train(f'--run_dir={folder}', '--env=gym:Pendulum-v1', '--resume', '--total_frames=3500')
-  )
+
+  process = train(f'--run_dir={folder}', '--env=gym:Pendulum-v1', '--resume', '--total_frames=3500')
+  output = finish(process)
   assert 'Restored a replay of 1,500 transitions' in output and 'filling' not in output
   assert rows(folder)[-1]['updates'] > before[-1]['updates']
 
@@ -237,5 +229,5 @@ def test_ape_x_dpg_trains_evicts_by_priority_and_resumes_with_its_replay(tmp_pat
     (['--preset=figure_4'], "unknown preset 'figure_4'. Did you mean"),
   ],
 )
-def test_mistakes_of_the_user_are_one_sentence(flags, message):
+def test_user_errors_are_one_sentence(flags, message):
   assert message in programs.refusal('apex', *flags)

@@ -1,4 +1,4 @@
-"""Whole training runs in processes of their own, for the tests of both systems."""
+"""Whole training runs in child processes, for the tests of both systems."""
 
 import importlib
 import os
@@ -13,22 +13,25 @@ from common import errors
 from common.reporting import metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-_DEADLINE = 120.0
+_DEADLINE = 120.0  # Seconds.
 
 
 def start(system: str, *flags: str) -> subprocess.Popen:
-  """Starts a short training of `impala` or `apex`, which can use the environments in tests/environments.py."""
+  """Starts a training run that can use the environments in tests/environments.py.
+
+  Args:
+    system: `impala` or `apex`.
+    *flags: Command-line flags. Later ones override the defaults made for short runs.
+  """
+  command = [
+    *(sys.executable, '-u', '-m', f'{system}.train'),
+    '--env=gym:CartPole-v1',
+    '--config.evaluation_episodes=2',
+    '--config.log_every_seconds=0.5',
+    *flags,
+  ]
   return subprocess.Popen(
-    [
-      sys.executable,
-      '-u',
-      '-m',
-      f'{system}.train',
-      '--env=gym:CartPole-v1',
-      '--config.evaluation_episodes=2',
-      '--config.log_every_seconds=0.5',
-      *flags,
-    ],
+    command,
     cwd=ROOT,
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
@@ -38,15 +41,16 @@ def start(system: str, *flags: str) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen, status: int = 0) -> str:
-  """Waits for the end of a run; returns what it printed."""
+  """Waits for a run to end with the given exit status; returns what it printed."""
   output, _ = process.communicate(timeout=_DEADLINE)
   assert process.returncode == status, output
+  # Only errors in the code, which exit with 1, show a stack trace.
   assert status == 1 or 'Traceback' not in output
   return output
 
 
 def refusal(system: str, *flags: str) -> str:
-  """What the program says, in this process, of a mistake of the user."""
+  """Runs the program in this process; returns the text of the `UserError` it must raise."""
   program = importlib.import_module(f'{system}.train')
   with pytest.raises(errors.UserError) as refused:
     program.main(['train', '--env=gym:CartPole-v1', *flags])
@@ -54,7 +58,7 @@ def refusal(system: str, *flags: str) -> str:
 
 
 def wait_for(folder: pathlib.Path, pattern: str, process: subprocess.Popen) -> None:
-  """Waits until the folder holds such a file."""
+  """Waits until the folder holds a file that matches the pattern."""
   end = time.monotonic() + _DEADLINE
   while not list(folder.glob(pattern)):
     assert process.poll() is None, process.stdout.read()
@@ -63,7 +67,7 @@ def wait_for(folder: pathlib.Path, pattern: str, process: subprocess.Popen) -> N
 
 
 def wait_for_rows(folder: pathlib.Path, count: int, process: subprocess.Popen) -> None:
-  """Waits until the run has written so many rows of metrics."""
+  """Waits until the run has written `count` rows of metrics."""
   wait_for(folder, 'metrics.csv', process)
   while len(rows(folder)) < count:
     assert process.poll() is None, process.stdout.read()
@@ -71,11 +75,11 @@ def wait_for_rows(folder: pathlib.Path, count: int, process: subprocess.Popen) -
 
 
 def rows(folder: pathlib.Path) -> list[dict[str, float]]:
+  """The rows of a run's metrics so far, by column."""
   return metrics.read(folder / 'metrics.csv')
 
 
 def saved_updates(folder: pathlib.Path) -> int:
-  """Those of the newest checkpoint."""
-  return max(
-    int(path.stem.removeprefix('ckpt-')) for path in folder.glob('checkpoints/latest/ckpt-*.index')
-  )
+  """The number of learner updates in the newest checkpoint."""
+  paths = folder.glob('checkpoints/latest/ckpt-*.index')
+  return max(int(path.stem.removeprefix('ckpt-')) for path in paths)

@@ -1,4 +1,4 @@
-"""Actors that are not in the learner's process: who decides for them, and runs of many processes as a whole."""
+"""Actors outside the learner's process: central inference, and runs of several processes."""
 
 import contextlib
 import csv
@@ -28,12 +28,14 @@ from impala import networks, policy, remote, trajectory
 from scripts import processes
 from tests.common import programs
 
-T, N, VERSION = 5, 3, 7
-CLOSE = dict(rtol=1e-4, atol=1e-5)
+T = 5
+N = 3
+VERSION = 7
+CLOSE = {'rtol': 1e-4, 'atol': 1e-5}
 
 
 class Learner:
-  """The server of a run that does not learn, whose learner decides for the actors."""
+  """The server of a run that does not train, whose learner chooses the actors' actions."""
 
   def __init__(self, env, **settings):
     self.config = dataclasses.replace(
@@ -47,7 +49,8 @@ class Learner:
     )
     self.suite = environments.load(env)
     self.agent = networks.make_agent(self.config, self.suite)
-    state, self.version = self.agent.initial_state, VERSION
+    state = self.agent.initial_state
+    self.version = VERSION
     spec = trajectory.specification(self.suite, T, state(1))
     self.queue = queues.StructureQueue(spec, 2 * N)
     shared = policy.DynamicBatchingPolicy(
@@ -59,7 +62,10 @@ class Learner:
       3,
     )
     inputs, outputs = policy.central_codecs(self.suite, state(1))
-    decide = lambda fields: tf.nest.flatten(shared.decide_flat(fields))
+
+    def decide(fields):
+      return tf.nest.flatten(shared.decide_flat(fields))
+
     snapshot = parameters.Snapshot(VERSION, parameters.flatten(self.agent.trainable_variables))
     self.server = servers.Server(
       cluster.Endpoint('127.0.0.1', 0),
@@ -77,7 +83,7 @@ class Learner:
 
   @contextlib.contextmanager
   def joined(self, name='one'):
-    """The policy of an actor that has joined."""
+    """The policy of an actor that joins for the block."""
     link = links.Link(self.server.endpoint, links.Applicant(name, 'actor', 'abc', '', {}), 20.0)
     try:
       yield remote.make_policy(self.config, self.suite, link, link.join().seed)
@@ -85,26 +91,27 @@ class Learner:
       link.close()
 
   def some_inputs(self, seed, count=N):
-    """Of a step, and a core state; both drawn."""
+    """Random inputs of one step, and a random core state."""
     rng = np.random.default_rng(seed)
-    observation = {
-      name: rng.normal(size=(count, *space.shape)).astype(np.float32)
-      if space.dtype == np.float32
-      else rng.integers(space.low.max(), space.high.min(), (count, *space.shape)).astype(
-        space.dtype
-      )
-      for name, space in self.suite.observation_space.spaces.items()
-    }
+
+    def draw_observation(space):
+      shape = (count, *space.shape)
+      if space.dtype == np.float32:
+        return rng.normal(size=shape).astype(np.float32)
+      return rng.integers(space.low.max(), space.high.min(), shape).astype(space.dtype)
+
+    def draw_state(x):
+      return tf.constant(rng.normal(size=x.shape), tf.float32)
+
+    spaces = self.suite.observation_space.spaces
     inputs = networks.AgentInput(
-      observation,
-      rng.integers(self.suite.num_actions, size=count).astype(np.int32),
-      rng.normal(size=count).astype(np.float32),
-      rng.random(count) < 0.3,
+      observation={name: draw_observation(space) for name, space in spaces.items()},
+      last_action=rng.integers(self.suite.num_actions, size=count).astype(np.int32),
+      reward=rng.normal(size=count).astype(np.float32),
+      done=rng.random(count) < 0.3,
     )
-    draw = lambda x: tf.constant(rng.normal(size=x.shape), tf.float32)
-    return tf.nest.map_structure(tf.constant, inputs), tf.nest.map_structure(
-      draw, self.agent.initial_state(count)
-    )
+    state = tf.nest.map_structure(draw_state, self.agent.initial_state(count))
+    return tf.nest.map_structure(tf.constant, inputs), state
 
   def close(self):
     self.queue.close()
@@ -123,27 +130,27 @@ def learner(request):
   made.close()
 
 
-def test_the_learner_s_agent_decides(learner):
+def test_the_learners_agent_chooses_the_actions(learner):
   inputs, state = learner.some_inputs(0)
   with learner.joined() as central:
     decision = central(inputs, state)
   expected = policy.decide(learner.agent, learner.suite, inputs, state, seed=1)
   np.testing.assert_allclose(decision.logits, expected.logits, **CLOSE)
-  for found, wanted in zip(
-    tf.nest.flatten(decision.core_state), tf.nest.flatten(expected.core_state), strict=True
-  ):
-    np.testing.assert_allclose(found, wanted, **CLOSE)
+  found = tf.nest.flatten(decision.core_state)
+  wanted = tf.nest.flatten(expected.core_state)
+  for state, expected_state in zip(found, wanted, strict=True):
+    np.testing.assert_allclose(state, expected_state, **CLOSE)
   assert decision.actions.dtype == tf.int32 and decision.actions.shape == [N]
 
 
-def test_the_version_is_the_one_that_has_decided(learner):
+def test_the_version_is_that_of_the_last_decision(learner):
   with learner.joined() as central:
     for learner.version in (VERSION + 2, VERSION):
       central(*learner.some_inputs(1))
       assert central.refresh() == learner.version
 
 
-def test_actors_that_ask_at_once_get_their_own_answers(learner):
+def test_concurrent_actors_get_their_own_answers(learner):
   found = {}
 
   def ask(i):
@@ -159,32 +166,30 @@ def test_actors_that_ask_at_once_get_their_own_answers(learner):
   assert len(found) == 15
   for (i, k), logits in found.items():
     inputs = learner.some_inputs(10 * i + k, count=i + 1)
-    np.testing.assert_allclose(
-      logits, policy.decide(learner.agent, learner.suite, *inputs, seed=1).logits, **CLOSE
-    )
+    expected = policy.decide(learner.agent, learner.suite, *inputs, seed=1)
+    np.testing.assert_allclose(logits, expected.logits, **CLOSE)
 
 
-def test_the_core_state_to_start_with_is_the_agent_s(learner):
+def test_the_initial_core_state_is_the_agents(learner):
   with learner.joined() as central:
-    tf.nest.map_structure(
-      np.testing.assert_array_equal, central.initial_state(4), learner.agent.initial_state(4)
-    )
+    initial = central.initial_state(4)
+  expected = learner.agent.initial_state(4)
+  tf.nest.map_structure(np.testing.assert_array_equal, initial, expected)
 
 
-def test_inputs_that_cannot_be_are_refused_and_the_next_are_decided_upon(learner):
+def test_invalid_inputs_are_refused_and_the_next_are_answered(learner):
   inputs, state = learner.some_inputs(2)
+  unknown_action = inputs._replace(last_action=inputs.last_action + learner.suite.num_actions)
+  nan_reward = inputs._replace(reward=inputs.reward + np.nan)
   with learner.joined() as central:
-    for bad, reason in (
-      (inputs._replace(last_action=inputs.last_action + learner.suite.num_actions), 'last_action'),
-      (inputs._replace(reward=inputs.reward + np.nan), 'finite'),
-    ):
+    for bad, reason in ((unknown_action, 'last_action'), (nan_reward, 'finite')):
       with pytest.raises(errors.UserError, match=reason):
         central(bad, state)
     assert central(inputs, state).actions.shape == [N]
 
 
 def test_a_run_whose_actors_hold_no_parameters(tmp_path):
-  """Two processes, an evaluator that joins, and nothing left of them afterwards."""
+  """Two actor processes, of which nothing is left afterwards."""
   folder = tmp_path / 'run'
   training = programs.start(
     'impala',
@@ -201,19 +206,15 @@ def test_a_run_whose_actors_hold_no_parameters(tmp_path):
   output = programs.finish(training)
   assert 'actor 0 joins' in output and 'actor 1 joins' in output
   last = programs.rows(folder)[-1]
-  assert (
-    last['frames'] >= 2000
-    and last['actors'] == 2
-    and last['actors_lost'] == last['messages_refused'] == 0
-  )
+  assert last['frames'] >= 2000 and last['actors'] == 2
+  assert last['actors_lost'] == last['messages_refused'] == 0
   assert processes.becomes_true(lambda: not any(map(processes.is_alive, below)))
   for i in range(2):
-    assert (folder / 'actors' / f'actor-{i}.log').read_text().splitlines()[
-      -1
-    ] == 'Training is finished.'
+    log = (folder / 'actors' / f'actor-{i}.log').read_text()
+    assert log.splitlines()[-1] == 'Training is finished.'
 
 
-def test_an_evaluator_plays_with_newer_and_newer_parameters(tmp_path):
+def test_an_evaluator_plays_with_ever_newer_parameters(tmp_path):
   folder, address = tmp_path / 'run', f'127.0.0.1:{rpc.free_port("127.0.0.1", 0)}'
   frames = '--total_frames=100000000'
   training = programs.start('impala', f'--run_dir={folder}', f'--listen={address}', frames)

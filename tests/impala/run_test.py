@@ -1,4 +1,4 @@
-"""Whole runs in processes of their own: files, refusals, interruption, killing, resuming, failing."""
+"""Whole runs in child processes: files, refusals, interruption, killing, resuming, failing."""
 
 import json
 import signal
@@ -29,11 +29,8 @@ def test_a_run_leaves_config_metrics_curves_checkpoints_and_an_evaluation(finish
   assert saved_updates(folder) == 75 and list(folder.glob('checkpoints/best/*.index'))
   assert (folder / 'curves.png').stat().st_size > 1000 and list(folder.glob('tensorboard/events*'))
   evaluation = json.loads((folder / 'evaluation.json').read_text())
-  assert (
-    len(evaluation['agent']['CartPole-v1']['returns'])
-    == len(evaluation['random']['CartPole-v1']['returns'])
-    == 2
-  )
+  for policy in ('agent', 'random'):
+    assert len(evaluation[policy]['CartPole-v1']['returns']) == 2
   assert 'frames/s' in output and 'ETA' in output and 'random' in output
 
 
@@ -44,7 +41,7 @@ def test_a_second_run_in_the_same_folder_is_refused(finished):
   assert (folder / 'metrics.csv').read_bytes() == before
 
 
-def test_resuming_goes_on_where_the_counters_stood(finished):
+def test_resuming_continues_the_counters(finished):
   folder, _ = finished
   before = rows(folder)
   finish(train(f'--run_dir={folder}', '--resume', '--total_frames=16000'))
@@ -52,7 +49,7 @@ def test_resuming_goes_on_where_the_counters_stood(finished):
   assert after[: len(before)] == before
   assert (after[-1]['frames'], after[-1]['updates']) == (16000, 100)
   assert after[-1]['seconds'] > before[-1]['seconds']
-  # The annealing goes on over all frames: 12,160 of 16,000 in the first update, none left at the end.
+  # The learning rate anneals over all 16,000 frames, of which the first new row has seen 12,160.
   assert after[len(before)]['learning_rate'] <= 0.002 * (1 - 12000 / 16000)
 
 
@@ -63,7 +60,7 @@ def test_resuming_with_another_network_is_refused(finished):
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_saves_and_says_how_to_go_on(tmp_path, number):
+def test_an_interrupted_run_saves_and_says_how_to_resume(tmp_path, number):
   folder = tmp_path / 'run'
   process = train(f'--run_dir={folder}', '--total_frames=100000000')
   programs.wait_for_rows(folder, 1, process)
@@ -80,13 +77,11 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(tmp_path):
   process = train(
     f'--run_dir={folder}', '--total_frames=100000000', '--config.checkpoint_every_seconds=1'
   )
-  wait_for(
-    folder, 'checkpoints/latest/ckpt-[1-9]*.index', process
-  )  # One is saved before the first update, too.
+  # Not the one that is saved before the first update.
+  wait_for(folder, 'checkpoints/latest/ckpt-[1-9]*.index', process)
   programs.wait_for_rows(folder, 1, process)
-  programs.wait_for_rows(
-    folder, len(rows(folder)) + 2, process
-  )  # Rows that the checkpoint knows nothing of.
+  # Rows that the checkpoint does not cover.
+  programs.wait_for_rows(folder, len(rows(folder)) + 2, process)
   process.kill()
   process.communicate()
   saved = saved_updates(folder)
@@ -114,38 +109,34 @@ def test_an_error_in_an_actor_ends_the_run_with_its_cause(tmp_path):
   assert 'ZeroDivisionError' in output
 
 
-def test_a_silent_run_says_who_is_silent(tmp_path):
+def test_a_stalled_run_names_the_actor_that_hangs(tmp_path):
   process = train(
     '--env=gym:environments:Stuck-v0', f'--run_dir={tmp_path}/run', '--config.stall_seconds=1'
   )
   line = ''
-  while (
-    'Nothing to learn from for' not in line or 'choosing' in line
-  ):  # Tracing the networks takes a while too.
+  # Reports while the actor is choosing actions do not count: tracing the networks takes a while.
+  while 'Nothing to learn from for' not in line or 'choosing' in line:
     line = process.stdout.readline()
     assert line, 'the run ended'
   process.send_signal(signal.SIGINT)
-  assert 'actor-0 has not ended' in finish(
-    process, 130
-  )  # It sleeps: the run does not wait for it for ever.
+  # The environment sleeps; the run stops waiting for it.
+  assert 'actor-0 has not ended' in finish(process, 130)
   assert 'actor 0 (environments:Stuck-v0): stepping environments for' in line
 
 
 def test_dynamic_batching_and_replay_train(tmp_path):
-  finish(
-    train(
-      f'--run_dir={tmp_path}/run',
-      '--total_frames=8000',
-      '--config.dynamic_batching',
-      '--config.dynamic_batch_size=8',
-      '--config.replay_fraction=0.5',
-      '--config.replay_capacity=50',
-    )
+  process = train(
+    f'--run_dir={tmp_path}/run',
+    '--total_frames=8000',
+    '--config.dynamic_batching',
+    '--config.dynamic_batch_size=8',
+    '--config.replay_fraction=0.5',
+    '--config.replay_capacity=50',
   )
+  finish(process)
   last = rows(tmp_path / 'run')[-1]
-  assert (
-    last['frames'] == 8000 and last['updates'] == 100
-  )  # Half of a batch is replayed: 80 new frames an update.
+  # Half of a batch is replayed, which leaves 80 new frames per update.
+  assert last['frames'] == 8000 and last['updates'] == 100
 
 
 @pytest.mark.parametrize(
@@ -167,5 +158,5 @@ def test_dynamic_batching_and_replay_train(tmp_path):
     ),
   ],
 )
-def test_mistakes_of_the_user_are_one_sentence(flags, message):
+def test_user_errors_are_one_sentence(flags, message):
   assert message in programs.refusal('impala', *flags)

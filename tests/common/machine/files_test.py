@@ -1,4 +1,4 @@
-"""A file is written whole or not at all."""
+"""A file is written completely or not at all."""
 
 import pathlib
 
@@ -30,7 +30,7 @@ def test_the_old_file_is_there_until_the_block_ends(tmp_path):
 
 
 @pytest.mark.parametrize('error', [ValueError, KeyboardInterrupt, SystemExit])
-def test_an_exception_leaves_the_old_file_whole_and_nothing_else(tmp_path, error):
+def test_an_exception_leaves_only_the_old_file_unchanged(tmp_path, error):
   path = tmp_path / 'a.txt'
   path.write_text('old')
   with pytest.raises(error):
@@ -55,14 +55,14 @@ def test_bytes(tmp_path):
   assert (tmp_path / 'a.bin').read_bytes() == b'\r\n\x00\xff'
 
 
-def test_line_ends_are_not_touched(tmp_path):
+def test_line_ends_are_written_as_given(tmp_path):
   """The csv module writes its own."""
   with files.replacing(tmp_path / 'a.csv') as file:
     file.write('a\r\nb\n')
   assert (tmp_path / 'a.csv').read_bytes() == b'a\r\nb\n'
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_a_missing_folder(tmp_path):
   with pytest.raises(FileNotFoundError):
     with files.replacing(tmp_path / 'none' / 'a.txt') as file:
       file.write('x')

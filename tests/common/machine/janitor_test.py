@@ -1,4 +1,4 @@
-"""Whatever way a run ends, nothing of it is left: no engine, no shared memory, no temporary file."""
+"""However a run ends, it leaves nothing: no engine, no shared memory, no temporary file."""
 
 import os
 import pathlib
@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from typing import NamedTuple
 
@@ -22,7 +21,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 _RUN = """
 import os, signal, sys, tempfile
-signal.signal(signal.SIGINT, signal.default_int_handler)  # Where the tests run in the background, it is ignored.
+# Ignored where the tests run in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from common import environments
 from common.machine import janitor
 with janitor.attend() as folder:
@@ -36,6 +36,8 @@ print('went on', flush=True)
 
 
 class Run(NamedTuple):
+  """A run in a process of its own, and what it may leave."""
+
   process: subprocess.Popen
   folder: pathlib.Path
   children: set[int]  # The engines, the process that steps them, and the janitor.
@@ -51,7 +53,11 @@ class Run(NamedTuple):
 
 
 def start(end='sys.stdin.read()'):
-  """A run in a session of its own, with two games and a temporary file, that ends with the statement `end`."""
+  """Starts a run in its own session, with two games and a temporary file.
+
+  Args:
+    end: The statement that the run ends with.
+  """
   process = subprocess.Popen(
     [sys.executable, '-c', _RUN.format(end=end)],
     stdin=subprocess.PIPE,
@@ -59,7 +65,7 @@ def start(end='sys.stdin.read()'):
     stderr=subprocess.PIPE,
     text=True,
     start_new_session=True,
-    cwd=pathlib.Path(__file__).parents[3],
+    cwd=ROOT,
   )
   folder = process.stdout.readline().strip()
   assert folder, process.stderr.read()
@@ -74,15 +80,14 @@ def run():
   yield started
   with started.process as process:
     process.kill()
-  if not processes.becomes_true(
-    started.is_gone, SECONDS
-  ):  # The test has failed: its leavings must not stay.
+  if not processes.becomes_true(started.is_gone, SECONDS):
+    # The test has failed; what it left must not stay.
     for segment in started.segments:
       segment.unlink(missing_ok=True)
 
 
 def test_a_run_has_engines_shared_memory_and_a_temporary_folder(run):
-  """Else there would be nothing to clean up."""
+  """Otherwise there would be nothing to clean up."""
   assert len(run.engines) == 2 and len(run.children) == 4
   assert all(map(processes.is_alive, run.children))
   names = [path.name for path in run.segments]
@@ -103,7 +108,7 @@ def test_a_killed_run_leaves_nothing(run, name):
   'name', [signal.SIGKILL, signal.SIGHUP, signal.SIGINT], ids=lambda s: s.name
 )
 def test_a_run_killed_with_its_whole_process_group_leaves_nothing(run, name):
-  """As a terminal does when it is closed (SIGHUP), and at Ctrl-C: the engines get the signal too."""
+  """As a closing terminal (SIGHUP) and Ctrl-C do: the engines get the signal too."""
   os.killpg(run.process.pid, name)
   run.process.wait(SECONDS)
   assert processes.becomes_true(run.is_gone, SECONDS)
@@ -123,19 +128,14 @@ def test_everything_is_gone_when_the_block_ends():
   assert ended.is_gone()
 
 
-def test_what_an_engine_leaves_that_dies_while_it_starts_is_removed(tmp_path):
+def test_shared_memory_of_an_engine_that_died_while_starting_is_removed(tmp_path):
   launcher = pathlib.Path(environments.__file__).parent / 'doom_engine.sh'
   name = tmp_path.name + 'AbCdEfGhIjKl'
-  own, other = (
-    pathlib.Path('/dev/shm', f'ViZDoomMQCtr{name}'),
-    pathlib.Path('/dev/shm', f'ViZDoomMQCtr{name}Z'),
-  )
+  own = pathlib.Path('/dev/shm', f'ViZDoomMQCtr{name}')
+  other = pathlib.Path('/dev/shm', f'ViZDoomMQCtr{name}Z')
   with janitor.attend():
-    subprocess.run(
-      [launcher, '+viz_instance_id', name],
-      check=True,
-      env={**os.environ, 'VIZDOOM_ENGINE': '/bin/true'},
-    )
+    variables = {**os.environ, 'VIZDOOM_ENGINE': '/bin/true'}
+    subprocess.run([launcher, '+viz_instance_id', name], check=True, env=variables)
     own.touch()
     other.touch()
   assert not own.exists() and other.exists()
@@ -151,26 +151,24 @@ def test_another_run_is_left_alone(run):
   assert run.folder.exists() and all(segment.exists() for segment in run.segments)
 
 
+def mark_of(pid):
+  variables = pathlib.Path(f'/proc/{pid}/environ').read_bytes()
+  return re.search(rb'DISTRIBUTED_RL_RUN=(\w+)', variables).group(1)
+
+
 def test_the_engines_of_these_tests_are_attended():
-  """The mark is in the environment of what we start: `conftest.py` attends the whole session."""
-  environment, before = (
-    environments.load('doom:basic').make(['basic', 'basic'], True),
-    processes.engines(),
-  )
+  """They carry the mark, since `conftest.py` attends the whole session."""
+  environment = environments.load('doom:basic').make(['basic', 'basic'], True)
+  before = processes.engines()
   environment.reset(seed=1)
   started = processes.engines() - before
-  marks = {
-    re.search(
-      rb'DISTRIBUTED_RL_RUN=(\w+)', pathlib.Path(f'/proc/{pid}/environ').read_bytes()
-    ).group(1)
-    for pid in started
-  }
+  marks = {mark_of(pid) for pid in started}
   environment.close()
   assert len(started) == 2
   assert marks == {os.environ['DISTRIBUTED_RL_RUN'].encode()}
 
 
-def test_temporary_files_are_in_the_folder_and_all_is_as_before_afterwards():
+def test_temporary_files_are_in_the_folder_and_afterwards_all_is_as_before():
   before = dict(os.environ), tempfile.gettempdir()
   with janitor.attend() as folder:
     assert tempfile.gettempdir() == os.environ['TMPDIR'] == str(folder)
@@ -190,7 +188,7 @@ def test_an_error_inside_is_passed_on():
   assert not folder.exists()
 
 
-def test_processes_that_were_started_inside_end_with_the_block():
+def test_processes_started_in_the_block_end_with_it():
   with janitor.attend():
     sleeper = subprocess.Popen(['sleep', '1000'])
     detached = subprocess.Popen(['sleep', '1000'], start_new_session=True)
@@ -198,7 +196,8 @@ def test_processes_that_were_started_inside_end_with_the_block():
 
 
 def test_shared_memory_that_an_engine_was_about_to_map_is_removed():
-  # An engine killed while it starts has mapped nothing yet; its segments carry a name that is among its arguments.
+  # An engine killed while it starts has mapped nothing yet. Its segments are named after one of its
+  # arguments.
   name = uuid.uuid4().hex
   segment = pathlib.Path(f'/dev/shm/Engine{name}')
   code = f"""
@@ -210,15 +209,9 @@ with janitor.attend():
   print('started', flush=True)
   time.sleep(100)
 """
-  run = subprocess.Popen(
-    [sys.executable, '-c', code],
-    stdout=subprocess.PIPE,
-    env={**os.environ, 'PYTHONPATH': str(ROOT)},
-  )
+  variables = {**os.environ, 'PYTHONPATH': str(ROOT)}
+  run = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, env=variables)
   assert run.stdout.readline() == b'started\n' and segment.exists()
   run.kill()
   run.communicate()
-  end = time.monotonic() + SECONDS
-  while segment.exists():
-    assert time.monotonic() < end
-    time.sleep(0.02)
+  assert processes.becomes_true(lambda: not segment.exists(), SECONDS)

@@ -1,4 +1,4 @@
-"""Ctrl-C ends a run in order the first time, and at once if it is meant."""
+"""The first Ctrl-C ends a run in order, a later one at once."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from common.machine import signals
 
 def send(number):
   os.kill(os.getpid(), number)
-  time.sleep(0.01)  # Python handles it between two instructions of the main thread.
+  time.sleep(0.01)  # Python runs handlers between two instructions of the main thread.
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
@@ -23,7 +23,7 @@ def test_the_first_signal_sets_the_event(number):
     assert event.is_set()
 
 
-def test_the_same_ctrl_c_may_arrive_twice():
+def test_one_ctrl_c_that_arrives_twice_does_not_interrupt():
   event = threading.Event()
   with signals.setting(event):
     send(signal.SIGINT)
@@ -31,7 +31,7 @@ def test_the_same_ctrl_c_may_arrive_twice():
   assert event.is_set()
 
 
-def test_a_second_one_interrupts():
+def test_a_second_ctrl_c_interrupts():
   event = threading.Event()
   with pytest.raises(KeyboardInterrupt):
     with signals.setting(event):
@@ -40,7 +40,7 @@ def test_a_second_one_interrupts():
       send(signal.SIGINT)
 
 
-def test_afterwards_all_is_as_before():
+def test_handlers_are_restored():
   before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
   with signals.setting(threading.Event()):
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] != before

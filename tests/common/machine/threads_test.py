@@ -1,4 +1,4 @@
-"""Threads that start and end together."""
+"""Threads start and end together, and their first error reaches their owner."""
 
 import threading
 import time
@@ -13,10 +13,11 @@ DEADLINE = 10.0
 
 
 class Closing:
-  """What the threads wait for: released by `close`, which counts its calls."""
+  """Stands in for a queue: threads wait until `close`, which counts its calls."""
 
   def __init__(self):
-    self.calls, self._event = 0, threading.Event()
+    self.calls = 0
+    self._event = threading.Event()
 
   def close(self):
     self.calls += 1
@@ -46,7 +47,8 @@ def test_an_error_stops_all_and_is_kept(crew, closing):
   waiting = [crew.start(f'waits {i}', closing.wait) for i in range(3)]
   crew.start('fails', lambda: fail(error))
   assert crew.stop.wait(DEADLINE)
-  for thread in waiting:  # They end without `end`: who failed has closed what they wait for.
+  for thread in waiting:
+    # Without `end`: the failing thread has called `close`.
     thread.join(DEADLINE / 2)
   assert not any(thread.is_alive() for thread in waiting)
   assert closing.calls == 1
@@ -54,7 +56,7 @@ def test_an_error_stops_all_and_is_kept(crew, closing):
   assert crew.error is error
 
 
-def test_the_first_error_is_the_one_kept(crew, closing):
+def test_the_first_error_is_kept(crew, closing):
   first = ValueError('first')
 
   def fail_after_the_first():
@@ -77,7 +79,7 @@ def test_errors_of_every_kind_reach_the_owner(crew, error):
   assert crew.stop.is_set()
 
 
-def test_a_closed_queue_is_no_error_where_the_crew_ends(crew):
+def test_a_closed_queue_is_no_error_while_the_crew_ends(crew):
   def work():
     crew.stop.wait(DEADLINE)
     raise queues.QueueClosed
@@ -87,13 +89,13 @@ def test_a_closed_queue_is_no_error_where_the_crew_ends(crew):
   assert not thread.is_alive() and crew.error is None
 
 
-def test_a_queue_that_nobody_of_the_crew_has_closed_is_an_error(crew):
+def test_a_queue_closed_by_others_is_an_error(crew):
   error = queues.QueueClosed()
   crew.start('fails', lambda: fail(error)).join(DEADLINE)
   assert crew.error is error and crew.stop.is_set()
 
 
-def test_who_returns_does_not_stop_the_others(crew, closing):
+def test_a_thread_that_returns_does_not_stop_the_others(crew, closing):
   crew.start('returns', lambda: None).join(DEADLINE)
   waiting = crew.start('waits', closing.wait)
   assert waiting.is_alive()
@@ -125,7 +127,7 @@ def test_end_may_be_called_again(crew, closing):
   assert crew.error is None
 
 
-def test_end_names_who_hangs_in_somebody_elses_code(crew, closing):
+def test_end_names_threads_that_hang_in_foreign_code(crew, closing):
   release = threading.Event()
   hanging = crew.start('hangs', release.wait)
   crew.start('waits', closing.wait)
@@ -146,7 +148,7 @@ def test_threads_have_their_names(crew, closing):
   crew.end()
 
 
-def test_a_pulse_tells_what_and_since_when():
+def test_a_pulse_describes_the_activity_and_its_duration():
   pulse = threads.Pulse('actor 3')
   assert pulse.describe() == 'actor 3: starting for 0 s'
   pulse.since -= 61.0

@@ -1,4 +1,4 @@
-"""The version of the code: the same for the same checkout anywhere, another one for any other."""
+"""The version of the code: equal for equal checkouts, different after any change."""
 
 import importlib.util
 import pathlib
@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parents[3]
 
 
 def version_of(root):
-  """What the version is in a copy of the tree."""
+  """The version of a copy of the tree."""
   spec = importlib.util.spec_from_file_location(
     'version_of_copy', root / 'common/machine/version.py'
   )
@@ -24,14 +24,15 @@ def version_of(root):
 
 @pytest.fixture
 def tree(tmp_path):
-  for path, text in {
+  texts = {
     'impala/a.py': 'a',
     'apex/b.py': 'b',
     'common/deep/er/c.py': 'c',
     'tests/a_test.py': 't',
     'README.md': 'r',
     'common/note.txt': 'n',
-  }.items():
+  }
+  for path, text in texts.items():
     (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / path).write_text(text)
   (tmp_path / 'common/machine').mkdir()
@@ -39,12 +40,12 @@ def tree(tmp_path):
   return tmp_path
 
 
-def test_twelve_digits_that_stay():
+def test_a_version_is_twelve_digits_and_stays_the_same():
   assert re.fullmatch('[0-9a-f]{12}', version.of_code())
   assert version.of_code() == version.of_code() == version_of(ROOT)
 
 
-def test_the_same_checkout_at_another_place_is_the_same(tree, tmp_path_factory):
+def test_a_copy_of_a_checkout_has_the_same_version(tree, tmp_path_factory):
   other = tmp_path_factory.mktemp('elsewhere') / 'checkout'
   shutil.copytree(tree, other)
   assert version_of(other) == version_of(tree)
@@ -62,13 +63,13 @@ def test_the_same_checkout_at_another_place_is_the_same(tree, tmp_path_factory):
   ],
   ids=['text', 'gone', 'line end', 'new', 'name', 'folder'],
 )
-def test_any_change_of_a_module_makes_another(tree, change):
+def test_any_change_to_a_module_changes_the_version(tree, change):
   before = version_of(tree)
   change(tree)
   assert version_of(tree) != before
 
 
-def test_text_that_moves_from_one_module_to_the_next_makes_another(tree):
+def test_text_moved_to_the_next_module_changes_the_version(tree):
   (tree / 'apex/b.py').write_text('one')
   (tree / 'apex/c.py').write_text('two')
   before = version_of(tree)
@@ -77,7 +78,7 @@ def test_text_that_moves_from_one_module_to_the_next_makes_another(tree):
   assert version_of(tree) != before
 
 
-def test_what_does_not_run_does_not_count(tree):
+def test_files_that_are_not_modules_do_not_count(tree):
   before = version_of(tree)
   (tree / 'tests/a_test.py').write_text('T')
   (tree / 'README.md').write_text('R')

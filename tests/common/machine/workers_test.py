@@ -1,4 +1,4 @@
-"""Objects in other processes: they are called as if they were here, and their ends are told and leave nothing."""
+"""Objects in child processes are called as if they were here; their deaths are reported."""
 
 import functools
 import gc
@@ -21,11 +21,11 @@ ROOT = pathlib.Path(__file__).parents[3]
 
 
 class Surprise(workers.Expected):
-  """Something that its caller knows of."""
+  """An error that the caller expects."""
 
 
 class Thing:
-  """Does what it is told."""
+  """An object to host."""
 
   def __init__(self, number: int = 0):
     self._number = number
@@ -45,10 +45,10 @@ class Thing:
     raise error
 
   def say_and_end(self, out: str, err: str, status: int, cut: int = 0) -> None:
-    """`cut`: so many bytes of the last words are missing."""
+    """Writes to stdout and stderr, the latter without its last `cut` bytes, and exits."""
     os.write(1, out.encode())
     os.write(2, err.encode()[: len(err.encode()) - cut])
-    os._exit(status)  # As engines end: without Python's clearing up.
+    os._exit(status)  # As engines do, without Python's cleaning up.
 
   def warn(self, text: str) -> str:
     logging.info('nothing of interest')
@@ -70,7 +70,7 @@ class Thing:
 
 
 class Closed(Thing):
-  """Leaves a file when it is closed."""
+  """Creates a file when it is closed."""
 
   def __init__(self, path: pathlib.Path):
     super().__init__()
@@ -81,7 +81,7 @@ class Closed(Thing):
 
 
 class Stubborn(Thing):
-  """Does not end when it is told to."""
+  """Takes a minute to close."""
 
   def close(self):
     time.sleep(60.0)
@@ -104,7 +104,7 @@ def start(make=Thing) -> workers.Worker:
 
 @pytest.fixture(scope='module')
 def thing():
-  """For the tests that do it no harm."""
+  """Shared by the tests that leave it alive."""
   worker = start()
   yield worker
   worker.close()
@@ -112,35 +112,36 @@ def thing():
 
 @pytest.fixture
 def mortal():
+  """For the tests that kill it."""
   worker = start()
   yield worker
   worker.close()
 
 
-def test_what_is_warned_of_there_is_told_here_once(thing, caplog):
+def test_warnings_in_the_child_are_logged_here_once(thing, caplog):
   with caplog.at_level(logging.INFO):
     assert thing.call('warn', text='a full disk') == 'warned'
     assert thing.call('add', number=0) is not None
   assert caplog.messages == ['a full disk!'] and caplog.records[0].levelname == 'WARNING'
 
 
-def test_of_much_that_is_written_only_the_last_is_kept(mortal):
-  held = mortal._output.fileno()
+def test_only_the_end_of_a_long_output_is_kept(mortal):
+  output = mortal._output.fileno()
   for _ in range(3):
     mortal.call('write', text='x' * 900_000)
-    assert os.fstat(held).st_size <= 1_800_000
+    assert os.fstat(output).st_size <= 1_800_000
   mortal.send('say_and_end', out='', err='the last words', status=3)
   with pytest.raises(workers.WorkerDied, match='the last words$'):
     mortal.receive()
 
 
-def test_a_method_that_is_not_there_is_an_error_and_the_worker_lives(thing):
+def test_a_missing_method_is_an_error_and_the_worker_lives(thing):
   with pytest.raises(RuntimeError, match='has no attribute'):
     thing.call('subtract', number=3)
   assert thing.call('echo', value=1) == 1
 
 
-def test_methods_are_called_there_with_what_is_given(thing):
+def test_methods_are_called_in_the_child_with_their_arguments(thing):
   before = thing.call('add', number=0)
   assert thing.call('add', number=3) == before + 3
   array = np.arange(12, dtype=np.uint8).reshape(3, 4)
@@ -151,13 +152,13 @@ def test_methods_are_called_there_with_what_is_given(thing):
   assert where['pid'] == thing.pid != os.getpid() and where['parent'] == os.getpid()
 
 
-def test_the_object_is_made_with_what_is_bound_to_it():
+def test_the_object_is_made_with_bound_arguments():
   worker = start(functools.partial(Thing, 40))
   assert worker.call('add', number=2) == 42
   worker.close()
 
 
-def test_answers_come_in_the_order_of_the_questions(thing):
+def test_answers_come_in_the_order_of_the_calls(thing):
   for value in range(5):
     thing.send('echo', value=value)
   assert [thing.receive() for _ in range(5)] == list(range(5))
@@ -171,7 +172,7 @@ def test_sending_does_not_wait(thing):
 
 
 @pytest.mark.parametrize('error', [errors.UserError('mend it'), Surprise('an engine has died')])
-def test_errors_for_the_caller_are_those_that_were_raised(thing, error):
+def test_expected_errors_are_raised_as_they_were_there(thing, error):
   with pytest.raises(type(error)) as raised:
     thing.call('fail', error=error)
   assert type(raised.value) is type(error) and str(raised.value) == str(error)
@@ -181,7 +182,7 @@ def test_errors_for_the_caller_are_those_that_were_raised(thing, error):
 @pytest.mark.parametrize(
   'error', [ValueError('wrong'), OSError(28, 'disk full'), ZeroDivisionError('by zero')]
 )
-def test_other_errors_are_mistakes_and_tell_their_place_there(thing, error):
+def test_other_errors_come_with_their_stack_trace(thing, error):
   with pytest.raises(RuntimeError) as raised:
     thing.call('fail', error=error)
   assert not isinstance(raised.value, workers.WorkerDied)
@@ -207,7 +208,7 @@ def test_an_error_among_answers_does_not_mix_them_up(thing):
     (KeyError('gone'), RuntimeError, "(?s)in impossible.*KeyError: 'gone'"),
   ],
 )
-def test_what_making_it_raises_comes_with_the_first_answer(error, kind, words):
+def test_an_error_in_making_the_object_is_raised_by_the_first_receive(error, kind, words):
   worker = workers.Worker(functools.partial(impossible, error))
   with pytest.raises(kind, match=words):
     worker.receive()
@@ -215,24 +216,26 @@ def test_what_making_it_raises_comes_with_the_first_answer(error, kind, words):
   assert not processes.is_alive(worker.pid)
 
 
-def test_what_cannot_be_sent_leaves_no_process():
+def test_an_object_that_cannot_be_pickled_leaves_no_process():
   before = processes.children()
   with pytest.raises(Exception, match='pickle'):
     workers.Worker(lambda: None)
   gc.collect()
-  assert processes.becomes_true(
-    lambda: not any(map(processes.is_alive, processes.children() - before))
-  )
+
+  def is_gone():
+    return not any(map(processes.is_alive, processes.children() - before))
+
+  assert processes.becomes_true(is_gone)
 
 
-def test_a_process_that_ends_while_it_is_made_is_told():
+def test_a_process_that_ends_while_making_the_object_is_reported():
   worker = workers.Worker(ending)
   with pytest.raises(workers.WorkerDied, match='status 4.*no such engine'):
     worker.receive()
   worker.close()
 
 
-def test_a_process_that_ends_tells_its_status_and_its_last_words(mortal):
+def test_a_process_that_ends_is_reported_with_its_status_and_last_words(mortal):
   mortal.send(
     'say_and_end', out='x' * 10**5 + 'all is well. ', err='Sys_Error: out of memory', status=3
   )
@@ -250,7 +253,7 @@ def test_last_words_need_not_be_text(mortal):
     mortal.receive()
 
 
-def test_a_killed_process_is_told_at_every_call_after(mortal):
+def test_a_killed_process_is_reported_by_every_later_call(mortal):
   os.kill(mortal.pid, signal.SIGKILL)
   assert processes.becomes_true(lambda: not mortal.is_alive())
   for _ in range(2):
@@ -258,7 +261,7 @@ def test_a_killed_process_is_told_at_every_call_after(mortal):
       mortal.call('echo', value=1)
 
 
-def test_a_process_killed_at_work_is_told(mortal):
+def test_a_process_killed_at_work_is_reported(mortal):
   mortal.send('slowly', seconds=60.0)
   os.kill(mortal.pid, signal.SIGKILL)
   with pytest.raises(workers.WorkerDied, match='status -9'):
@@ -270,7 +273,7 @@ def test_killing_ends_the_wait_for_an_answer(mortal):
   mortal.kill()
   with pytest.raises(workers.WorkerDied, match='status -9'):
     mortal.receive()
-  mortal.kill()  # It is dead already.
+  mortal.kill()  # Of a dead process: does nothing.
 
 
 def test_closing_closes_the_object_and_may_be_done_again(tmp_path):
@@ -278,7 +281,7 @@ def test_closing_closes_the_object_and_may_be_done_again(tmp_path):
   assert worker.is_alive() and not (tmp_path / 'closed').exists()
   worker.close()
   assert (tmp_path / 'closed').exists() and not worker.is_alive()
-  assert worker.pid not in processes.children()  # Waited for: not even a zombie.
+  assert worker.pid not in processes.children()  # Waited for, so not even a zombie.
   worker.close()
 
 
@@ -298,7 +301,7 @@ def test_hanging_up_ends_it_without_waiting(tmp_path):
   worker.close()
 
 
-def test_one_that_does_not_end_is_killed():
+def test_a_process_that_does_not_end_is_killed():
   worker = start(Stubborn)
   begin = time.monotonic()
   worker.close(patience=0.3)
@@ -306,7 +309,7 @@ def test_one_that_does_not_end_is_killed():
   assert worker.pid not in processes.children()
 
 
-def test_one_ends_although_others_were_started_after_it(thing):
+def test_a_process_ends_although_others_were_started_after_it(thing):
   # A copy of this end of the connection in the second process would keep the first alive.
   first = start()
   second = start()
@@ -317,7 +320,7 @@ def test_one_ends_although_others_were_started_after_it(thing):
     worker.close()
 
 
-def test_it_has_no_gpu_and_otherwise_this_environment_and_path(monkeypatch):
+def test_the_child_sees_no_gpu_and_otherwise_this_environment_and_path(monkeypatch):
   monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '0')
   monkeypatch.setenv('WORKERS_TEST', 'seen')
   monkeypatch.syspath_prepend('/a/folder/of/this/process')
@@ -329,19 +332,23 @@ def test_it_has_no_gpu_and_otherwise_this_environment_and_path(monkeypatch):
   assert os.environ['CUDA_VISIBLE_DEVICES'] == '0'
 
 
-def test_it_does_not_hear_ctrl_c(thing):
+def test_the_child_does_not_get_ctrl_c(thing):
   # A terminal's interrupt goes to the session in its foreground.
   assert thing.call('where')['session'] == thing.pid != os.getsid(0)
 
 
-def test_it_ends_with_a_process_that_is_killed(tmp_path):
-  program = (
-    'import functools, pathlib\nfrom common.machine import workers\n'
-    'from tests.common.machine import workers_test\n'
-    f'made = [workers.Worker(functools.partial(workers_test.Closed, pathlib.Path({str(tmp_path)!r}, name)))'
-    ' for name in ("one", "two")]\n[worker.receive() for worker in made]\n'
-    'print(*[worker.pid for worker in made], flush=True)\ninput()'
-  )
+def test_a_worker_ends_with_a_killed_parent(tmp_path):
+  program = f"""
+import functools, pathlib
+from common.machine import workers
+from tests.common.machine import workers_test
+paths = [pathlib.Path({str(tmp_path)!r}, name) for name in ('one', 'two')]
+made = [workers.Worker(functools.partial(workers_test.Closed, path)) for path in paths]
+for worker in made:
+  worker.receive()
+print(*[worker.pid for worker in made], flush=True)
+input()
+"""
   with subprocess.Popen(
     [sys.executable, '-c', program],
     cwd=ROOT,
@@ -353,15 +360,13 @@ def test_it_ends_with_a_process_that_is_killed(tmp_path):
     assert len(pids) == 2 and all(map(processes.is_alive, pids))
     parent.kill()
   assert processes.becomes_true(lambda: not any(map(processes.is_alive, pids)))
-  assert {path.name for path in tmp_path.iterdir()} == {
-    'one',
-    'two',
-  }  # Each had the time to close what it has.
+  # Both had the time to close their objects.
+  assert {path.name for path in tmp_path.iterdir()} == {'one', 'two'}
 
 
 def test_no_process_and_no_file_is_left(thing):
   def descriptors() -> int:
-    gc.collect()  # What tests before this one left in cycles.
+    gc.collect()  # Earlier tests may have left some in cycles.
     return len(os.listdir('/proc/self/fd'))
 
   before = processes.children(), descriptors()
