@@ -5,12 +5,13 @@ import dataclasses
 import pathlib
 import re
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
 from apex import config as apex_config
 from common import errors
+from common.config import settings
 from impala import config as impala_config
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -18,7 +19,10 @@ MAX_LINES = 400
 MAX_README_WORDS = 1500
 SYSTEMS = ('impala', 'apex')
 PACKAGES = (*SYSTEMS, 'common', 'docs', 'scripts', 'tests')
-PRESETS = {'impala': impala_config.PRESETS, 'apex': apex_config.PRESETS}
+PRESETS: dict[str, settings.Presets] = {
+  'impala': impala_config.PRESETS,
+  'apex': apex_config.PRESETS,
+}
 TOP_LEVEL = {
   *PACKAGES,
   '.ci',
@@ -41,11 +45,11 @@ _SETTING = re.compile(r'--config\.([a-z]\w*)')
 
 def imports(source: str) -> set[str]:
   """The top-level packages a module imports: by `import`, `from`, or `import_module('...')`."""
-  found = set()
+  found: set[str] = set()
   for node in ast.walk(ast.parse(source)):
     if isinstance(node, ast.Import):
       found.update(alias.name.split('.')[0] for alias in node.names)
-    elif isinstance(node, ast.ImportFrom) and not node.level:
+    elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
       found.add(node.module.split('.')[0])
     elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith('import_module'):
       names = (argument.value for argument in node.args if isinstance(argument, ast.Constant))
@@ -101,26 +105,24 @@ def presets_in(text: str) -> Iterator[tuple[str, tuple[str, ...]]]:
       yield name, systems
 
 
-def settings() -> set[str]:
+def setting_names() -> set[str]:
   """Fields of either system's config."""
   configs = (presets.config for presets in PRESETS.values())
   return {field.name for config in configs for field in dataclasses.fields(config)}
 
 
-def in_documents(find) -> list:
+def in_documents(find: Callable[[str], Iterable]) -> list:
   """Parameters `(document, item)` for what `find` finds in the text of each document."""
 
-  def found(path: pathlib.Path) -> Iterable:
-    return sorted(set(find(path.read_text())))
-
-  return [pytest.param(path, item) for path in documents() for item in found(path)]
+  texts = {path: path.read_text() for path in documents()}
+  return [(path, item) for path, text in texts.items() for item in sorted(set(find(text)))]
 
 
-def name_of(value) -> str:
-  """A readable test id."""
+def name_of(value: object) -> str:
+  """A readable test id: of a path, a name, or a tuple that begins with one."""
   if isinstance(value, pathlib.Path):
     return relative(value)
-  return value if isinstance(value, str) else str(value[0])
+  return value[0] if isinstance(value, tuple) else str(value)
 
 
 def test_imports_are_found_in_all_their_forms():
@@ -241,8 +243,16 @@ def test_documents_name_presets_that_exist(document, preset):
   pytest.fail(f'{relative(document)} names --preset={name}. {" ".join(reasons)}')
 
 
+@pytest.mark.parametrize(
+  'system, preset', [(system, name) for system in SYSTEMS for name in PRESETS[system].rows]
+)
+def test_every_preset_is_documented(system, preset):
+  document = ROOT / 'docs' / f'{system}.md'
+  assert f'`{preset}`' in document.read_text(), f'{relative(document)} has no word on {preset}'
+
+
 @pytest.mark.parametrize('document, setting', in_documents(_SETTING.findall), ids=name_of)
 def test_documents_name_settings_that_exist(document, setting):
-  assert setting in settings(), (
+  assert setting in setting_names(), (
     f'{relative(document)} names --config.{setting}, which neither system has'
   )
