@@ -22,6 +22,7 @@ from common.distributed import parameters
 from common.environments import suite as suites
 from common.replay import prioritized, structures
 from scripts import processes
+from tests.apex import traces
 
 N = 3
 SIGNIFICANCE = 1e-3
@@ -33,63 +34,6 @@ gymnasium.register(
 )
 
 
-class Recorder(gymnasium.vector.VectorWrapper):
-  """Records in a trace all that goes into the environments and comes out, in copies."""
-
-  def __init__(self, env: gymnasium.vector.VectorEnv, trace: 'Trace'):
-    super().__init__(env)
-    self._trace = trace
-
-  def reset(self, *, seed=None, options=None):
-    observations, info = self.env.reset(seed=seed, options=options)
-    self._trace.observations.append(observations['observation'].copy())
-    return observations, info
-
-  def step(self, actions):
-    trace, step = self._trace, len(self._trace.actions)
-    observations, rewards, terminated, truncated, info = self.env.step(actions)
-    trace.actions.append(np.array(actions))
-    trace.observations.append(observations['observation'].copy())
-    trace.rewards.append(np.array(rewards, np.float64))
-    trace.terminated.append(terminated.copy())
-    trace.truncated.append(truncated.copy())
-    trace.game_over.append(np.array(info.get('game_over', terminated | truncated)))
-    for i in np.flatnonzero(truncated):
-      trace.last[step, i] = info['final_obs'][i]['observation'].copy()
-    trace.on_step(step + 1)
-    return observations, rewards, terminated, truncated, info
-
-
-class Trace:
-  """T steps of N environments: lists of T arrays `[N, ...]`, and of T + 1 observations."""
-
-  def __init__(self, on_step):
-    self.on_step = on_step
-    self.observations = []
-    self.actions = []
-    self.rewards = []
-    self.terminated = []
-    self.truncated = []
-    self.game_over = []
-    self.last = {}  # By step and environment: the last observation before a time limit.
-
-  def transition(self, t, environment, n, discount, reward):
-    """The n-step return, its discount, and the bootstrap state; None after an episode's end."""
-    total = 0.0
-    for k in range(n):
-      total += discount**k * reward(self.rewards[t + k][environment])
-      if self.terminated[t + k][environment]:
-        return total, 0.0, None
-      if self.truncated[t + k][environment]:
-        return total, discount ** (k + 1), self.last[t + k, environment]
-    return total, discount**n, self.observations[t + n][environment]
-
-  def records(self, environment):
-    """How many records an actor makes of an environment: one per step and one per time limit."""
-    cut = np.array(self.truncated)[:, environment] & ~np.array(self.terminated)[:, environment]
-    return len(cut) + np.count_nonzero(cut)
-
-
 class Run(NamedTuple):
   """An actor that has run, the trace of its environments, and what it put."""
 
@@ -98,7 +42,7 @@ class Run(NamedTuple):
   actor: actors.Actor
   policy: dqn.Policy
   network: dqn.DuelingNetwork  # The policy's.
-  trace: Trace
+  trace: traces.Trace
   shipments: list[transitions.Shipment]
   put_after: list[int]  # The number of steps taken before each shipment.
 
@@ -119,9 +63,9 @@ def run_actor(suite, config, steps, epsilon, index=0, publish=None) -> Run:
   seed = config.seed + index
   actors_policy, network, store = make_policy(suite, config, np.float32(epsilon), seed)
   first = store.latest().values
-  trace = Trace(lambda done: publish and publish(store, first, done))
+  trace = traces.Trace(lambda done: publish and publish(store, first, done))
   recorded = dataclasses.replace(
-    suite, make=lambda *arguments: Recorder(suite.make(*arguments), trace)
+    suite, make=lambda *arguments: traces.Recorder(suite.make(*arguments), trace)
   )
   tasks = [suite.tasks[0]] * config.envs_per_actor
   actor = actors.Actor(index, recorded, tasks, actors_policy, config, seed)
