@@ -313,9 +313,8 @@ def test_a_dropped_member_rejoins_at_its_old_place(start, linked, monkeypatch):
   assert rejoining.has_returned(DEADLINE) and rejoining.result.version == 0 and link.dropped == 1
   link.put(payload(2))
   assert learner.take() == [2] and link.welcome.place == 0
-  assert [member.name for member in learner.roster.members()] == ['sleeper'] and learner.count(
-    'actors_lost'
-  ) == 1
+  assert [member.name for member in learner.roster.members()] == ['sleeper']
+  assert learner.count('actors_lost') == 1
 
 
 def test_heartbeats_keep_working_and_waiting_members(start, hasty, linked, monkeypatch):
@@ -448,9 +447,8 @@ def test_actors_wait_for_the_successor_of_a_stopped_learner(start, hasty, linked
 def test_close_leaves_the_learner(learner, linked):
   joined = [linked(learner.port, name) for name in 'ab']
   joined[0].close()
-  assert [member.name for member in learner.roster.members()] == ['b'] and learner.count(
-    'actors_lost'
-  ) == 0
+  assert [member.name for member in learner.roster.members()] == ['b']
+  assert learner.count('actors_lost') == 0
   assert linked(learner.port, 'a').welcome.place == 0
 
 

@@ -171,11 +171,8 @@ def test_a_servers_port_is_in_use_until_it_ends():
   [
     ('127.0.0.1', 65536, 'the port is 65536, expected 0 to 65535'),
     ('127.0.0.1', -1, 'the port is -1, expected 0 to 65535'),
-    (
-      '192.0.2.1',
-      0,
-      'cannot listen on 192.0.2.1:0: Cannot assign',
-    ),  # An address for documentation: nobody's.
+    # An address reserved for documentation.
+    ('192.0.2.1', 0, 'cannot listen on 192.0.2.1:0: Cannot assign'),
     ('no.such.host.invalid', 0, 'cannot listen on no.such.host.invalid:0'),
     ('a' * 70, 0, 'cannot listen on aaa'),
   ],

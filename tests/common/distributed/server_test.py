@@ -98,12 +98,8 @@ def test_a_learner_assigns_only_its_own_share_of_actors():
   with learners.closing(learners.Learner(assignments=range(1, 6, 2))) as learner:
     caller = learners.Caller(learner)
     welcomes = [caller.join(str(i)) for i in range(4)]
-    assert [(welcome['place'], welcome['assignment']) for welcome in welcomes] == [
-      (0, 1),
-      (1, 3),
-      (2, 5),
-      (3, 1),
-    ]
+    given = [(welcome['place'], welcome['assignment']) for welcome in welcomes]
+    assert given == [(0, 1), (1, 3), (2, 5), (3, 1)]
 
 
 def test_a_rejoining_actor_gets_its_place_and_another_seed(caller):
@@ -111,11 +107,8 @@ def test_a_rejoining_actor_gets_its_place_and_another_seed(caller):
   before = caller.join('b')
   caller.tell(kind='leave', session=before['session'])
   again = caller.join('b')
-  assert (
-    again['place'],
-    again['session'] == before['session'],
-    again['seed'] == before['seed'],
-  ) == (1, False, False)
+  assert again['place'] == 1
+  assert again['session'] != before['session'] and again['seed'] != before['seed']
 
 
 def test_an_applicant_may_ask_for_the_runs_own_settings(caller):
@@ -144,9 +137,8 @@ def test_an_applicant_of_another_run_is_turned_away_with_the_difference(
 ):
   answer = caller.join('stranger', **changes)
   assert answer['state'] == 'turned away'
-  assert all(word in answer['reason'] for word in words) and not any(
-    word in answer['reason'] for word in others
-  )
+  assert all(word in answer['reason'] for word in words)
+  assert not any(word in answer['reason'] for word in others)
   assert any('stranger' in message and answer['reason'] in message for message in caplog.messages)
   assert learner.roster.members() == [] and 'session' not in answer
 
@@ -231,10 +223,10 @@ def test_a_put_repeated_while_it_waits_for_room_is_delivered_once(small):
   assert not waiting.has_returned(WATCHED) and small.queue.size() == 2
   assert small.take(4) == [0, 1, 2, 3]
   assert waiting.has_returned(DEADLINE) and waiting.result == {'state': 'taken'}
-  assert (
-    other.asked(session, 2) == 'taken' and other.put(session, 2, payload(2, 3))['state'] == 'taken'
-  )
-  assert small.queue.size() == 0 and small.count('puts') == 2 and small.count('puts_repeated') == 5
+  assert other.asked(session, 2) == 'taken'
+  assert other.put(session, 2, payload(2, 3))['state'] == 'taken'
+  assert small.queue.size() == 0
+  assert small.count('puts') == 2 and small.count('puts_repeated') == 5
 
 
 def test_a_put_whose_call_timed_out_is_delivered_once(small):
@@ -320,11 +312,8 @@ def test_an_unfinished_put_does_not_mix_with_the_next(large):
   session = caller.session()
   assert [caller.put(session, 1, first[i], i, 3)['state'] for i in (0, 1)] == ['more', 'more']
   assert caller.put(session, 2, second[2], 2, 3)['state'] == 'refused'
-  assert [caller.put(session, 2, second[i], i, 3)['state'] for i in (0, 1, 2)] == [
-    'more',
-    'more',
-    'taken',
-  ]
+  states = [caller.put(session, 2, second[i], i, 3)['state'] for i in (0, 1, 2)]
+  assert states == ['more', 'more', 'taken']
   taken = large.queue.take()
   assert taken['number'] == 2 and np.unique(taken['pixels']) == [2]
 
@@ -351,11 +340,8 @@ def test_a_malformed_put_is_refused_with_reason_and_sender(learner, caller, capl
   assert answer['state'] == 'refused'
   assert re.search(words, answer['reason'])
   assert any('actor 0 (machine/7)' in text and answer['reason'] in text for text in caplog.messages)
-  assert (
-    learner.queue.size() == 0
-    and learner.count('puts') == 0
-    and learner.count('messages_refused') == 1
-  )
+  assert learner.queue.size() == 0
+  assert learner.count('puts') == 0 and learner.count('messages_refused') == 1
   assert caller.asked(session, 1) == 'missing'
   assert caller.put(session, 1, payload(4))['state'] == 'taken'
   assert learner.take() == [4]
@@ -463,12 +449,8 @@ def test_a_malformed_message_is_refused(learner, caller, message):
 def test_a_malformed_heartbeat_changes_nothing(learner, caller, values):
   session = caller.session()
   caller.beat(session, 'playing', 2, 3)
-  assert (
-    caller.tell(
-      **{'kind': 'beat', 'session': session, 'activity': '', 'crashes': 9, 'dropped': 9, **values}
-    )['state']
-    == 'refused'
-  )
+  beat = {'kind': 'beat', 'session': session, 'activity': '', 'crashes': 9, 'dropped': 9}
+  assert caller.tell(**{**beat, **values})['state'] == 'refused'
   assert learner.roster.totals() == {'crashes': 2, 'dropped': 3}
   assert learner.roster.describe() == ['actor 0 (one), heard 0 s ago: playing']
 
@@ -493,9 +475,8 @@ def test_calls_of_other_forms_do_no_harm(learner, caller):
     ('parameters', [tf.constant([b'{}'])]),
   ):
     refused = learner.count('messages_refused')
-    assert (
-      not low_level(caller, method, *arguments) and learner.count('messages_refused') == refused + 1
-    )
+    assert not low_level(caller, method, *arguments)
+    assert learner.count('messages_refused') == refused + 1
   with pytest.raises(RuntimeError, match='larger than max'):
     caller.raw('put', b'{}', b'x' * (4 * 2**20 + 1))
   for words in (
@@ -585,22 +566,19 @@ def test_an_actor_among_a_thousand_malformed_messages_is_unharmed(learner, caplo
         with pytest.raises(RuntimeError):
           caller.raw('put', b'{}', b'x' * (4 * 2**20 + 1))
         say_raw(learner.port, b'GET / HTTP/1.1\r\n\r\n' + rng.randbytes(100))
-        assert low_level(caller, 'put', tf.constant(1), tf.constant(2)) and low_level(
-          caller, 'no_such'
-        )
+        assert low_level(caller, 'put', tf.constant(1), tf.constant(2))
+        assert low_level(caller, 'no_such')
       taken += learner.take()
     while not acting.has_returned(0.01):
       taken += learner.take()
     assert acting.error is None and link.dropped == 0
   assert set(answers) == {'refused', 'unknown'} and answers.count('refused') > 800
   assert taken + learner.take() == list(range(200))
-  assert learner.count('puts') == 100 and learner.count('messages_refused') == answers.count(
-    'refused'
-  )
+  assert learner.count('puts') == 100
+  assert learner.count('messages_refused') == answers.count('refused')
   told = [message for message in caplog.messages if 'is refused' in message]
-  assert 10 < len(told) < 20 and 'actor 0 (malicious)' in ''.join(
-    told
-  )  # Not a log of a thousand lines.
+  assert 10 < len(told) < 20  # Not a log of a thousand lines.
+  assert 'actor 0 (malicious)' in ''.join(told)
 
 
 def test_many_waiting_puts_block_nothing_else(small):
@@ -615,11 +593,10 @@ def test_many_waiting_puts_block_nothing_else(small):
     lambda: all(member.admitted for member in small.roster.members()[:40]), DEADLINE
   )
   started = time.monotonic()
-  assert (
-    caller.beat(session) == {'state': 'working'}
-    and caller.put(session, 1, b'wrong')['state'] == 'refused'
-  )
-  assert time.monotonic() - started < 5.0 and not any(one.has_returned(0) for one in waiting)
+  assert caller.beat(session) == {'state': 'working'}
+  assert caller.put(session, 1, b'wrong')['state'] == 'refused'
+  assert time.monotonic() - started < 5.0
+  assert not any(one.has_returned(0) for one in waiting)
   assert sorted(small.take(42)) == [0, 1, *range(100, 140)]
   assert all(one.has_returned(DEADLINE) and one.result == {'state': 'taken'} for one in waiting)
 
@@ -635,9 +612,8 @@ def test_known_parameters_are_not_sent_again(learner, caller):
   assert caller.parameters(session, 0, known=True) == ({'state': 'known', 'frames': 1234}, b'')
   learner.store.publish(learner.snapshot(7))
   answer, message = caller.parameters(session, 0, known=True)
-  assert (answer['state'], answer['version']) == ('given', 7) and set(
-    np.frombuffer(message, np.float32)
-  ) == {7.0}
+  assert (answer['state'], answer['version']) == ('given', 7)
+  assert set(np.frombuffer(message, np.float32)) == {7.0}
   assert caller.parameters(session, 7, known=True)[0]['state'] == 'known'
   assert caller.parameters(session, 7)[0]['state'] == 'given'
 
@@ -685,9 +661,8 @@ def test_heartbeats_update_totals_and_descriptions(learner, caller):
   assert caller.beat(a, 'stepping for 3 s', 1, 2) == {'state': 'working'}
   caller.beat(b, 'x' * 1000, 4, 0)
   caller.beat(a, 'waiting', 2, 5)
-  assert (
-    learner.roster.totals() == {'crashes': 6, 'dropped': 5} and learner.count('puts_dropped') == 5
-  )
+  assert learner.roster.totals() == {'crashes': 6, 'dropped': 5}
+  assert learner.count('puts_dropped') == 5
   assert learner.roster.describe()[0] == 'actor 0 (a), heard 0 s ago: waiting'
   assert len(learner.roster.describe()[1]) < 400
   assert learner.count('actors') == 2
@@ -707,9 +682,8 @@ def test_silent_members_are_dropped(monkeypatch, caplog):
       return learner.count('actors_lost') == 1
 
     assert processes.becomes_true(forgotten, DEADLINE)
-    assert [member.name for member in learner.roster.members()] == ['loud'] and learner.count(
-      'actors'
-    ) == 1
+    assert [member.name for member in learner.roster.members()] == ['loud']
+    assert learner.count('actors') == 1
     assert any(
       'actor 0 (silent) is gone: silent for 1 s' in text and 'last seen alive' in text
       for text in caplog.messages
