@@ -1,7 +1,7 @@
 """What an Ape-X run reports: the replay's state, ages of samples, episodes of greedy actors."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -9,11 +9,8 @@ from apex import algorithms, transitions
 from apex import config as configs
 from apex import learner as learners
 from common import environments
-from common.distributed import queues
 from common.replay import pacing, prioritized, structures
-from common.runs import hosting
 from common.runs import recorder as recorders
-from common.runs import system as systems
 
 _COLUMNS = (
   'transitions_in_per_second',
@@ -53,22 +50,18 @@ class Recorder:
     learner: learners.Learner,
     replay: prioritized.PrioritizedReplay,
     ratio: pacing.ReplayRatio,
-    queue: queues.StructureQueue,
-    actors: Sequence[systems.Actor],
-    host: hosting.Host,
+    supply: recorders.Supply,
   ):
-    """`actors` are those of this process; `host` knows the others."""
+    """Opens the files. For the arguments, see `common.runs.recorder.Recorder`."""
     self._config = config
     self._task = suite.tasks[0]
     self._learner = learner
     self._replay = replay
     self._ratio = ratio
-    self._queue = queue
-    self._actors = actors
-    self._host = host
+    self._supply = supply
     algorithm = algorithms.module(config)
     self._is_shown = algorithm.shown_environments(config)
-    columns = [*_COLUMNS, *algorithm.STATISTICS, *host.columns]
+    columns = [*_COLUMNS, *algorithm.STATISTICS, *supply.host.columns]
     self.base = recorders.Recorder(
       config, suite, folder, learner, columns, self._gauges, self._note
     )
@@ -123,8 +116,7 @@ class Recorder:
   def _gauges(self, row: Mapping[str, float]) -> dict[str, float]:
     gauges: dict[str, float] = {
       'replay_size': self._replay.size(),
-      'queue_length': self._queue.size(),
-      **recorders.actor_gauges(self._actors, self._host),
+      **self._supply.gauges(),
     }
     inserted = row.get('transitions_in_per_second', 0.0)
     if inserted:

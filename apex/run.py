@@ -23,6 +23,7 @@ from common.distributed import cluster, intake, parameters, queues
 from common.machine import threads
 from common.replay import pacing, saving, structures
 from common.runs import games, hosting
+from common.runs import recorder as recorders
 from common.runs import run as runs
 from common.runs import system as systems
 
@@ -82,6 +83,7 @@ class Run(runs.Run):
     self.host = self._make_host(system, who)
     if who.has_threads:
       self.actors = self._make_actors()
+    supply = recorders.Supply(queue=self.queue, actors=self.actors, host=self.host)
     self._recorder = recorder.Recorder(
       config,
       self._suite,
@@ -89,9 +91,7 @@ class Run(runs.Run):
       self.learner,
       self.replay,
       self.ratio,
-      self.queue,
-      self.actors,
-      self.host,
+      supply,
     )
     self.recorder = self._recorder.base
     self.taker = threads.Pulse('writer')

@@ -1,15 +1,12 @@
 """What an IMPALA run reports: policy lag, the learner's waiting, episodes of every task."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from common import environments
-from common.distributed import queues
-from common.runs import hosting
 from common.runs import recorder as recorders
-from common.runs import system as systems
 from impala import config as configs
 from impala import learner as learners
 from impala import trajectory
@@ -41,18 +38,14 @@ class Recorder:
     suite: environments.Suite,
     folder: pathlib.Path,
     learner: learners.Learner,
-    queue: queues.StructureQueue,
-    actors: Sequence[systems.Actor],
-    host: hosting.Host,
+    supply: recorders.Supply,
   ):
-    """`actors` are those of this process; `host` knows the others."""
+    """Opens the files. For the arguments, see `common.runs.recorder.Recorder`."""
     self._tasks = suite.tasks
     self._learner = learner
-    self._queue = queue
-    self._actors = actors
-    self._host = host
+    self._supply = supply
     self._fresh = learner.batch_size - learner.replayed
-    columns = [*_COLUMNS, *host.columns]
+    columns = [*_COLUMNS, *supply.host.columns]
     self.base = recorders.Recorder(
       config, suite, folder, learner, columns, self._gauges, self._note
     )
@@ -73,8 +66,7 @@ class Recorder:
 
   def _gauges(self, row: Mapping[str, float]) -> dict[str, float]:
     del row
-    actors = recorders.actor_gauges(self._actors, self._host)
-    return {'queue_length': self._queue.size(), **actors}
+    return self._supply.gauges()
 
   def _note(self, row: Mapping[str, float]) -> str:
     return f'lag {row.get("policy_lag_mean", 0.0):.1f}{recorders.faults(row)}'

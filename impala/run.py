@@ -18,6 +18,7 @@ from common.distributed import cluster, inference, intake, parameters, queues, w
 from common.machine import memory, threads
 from common.replay import uniform
 from common.runs import games, hosting
+from common.runs import recorder as recorders
 from common.runs import run as runs
 from common.runs import system as systems
 from impala import actor as actors
@@ -72,14 +73,9 @@ class Run(runs.Run):
     self.host = self._make_host(system, asked, who)
     if who.has_threads:
       self.actors = self._make_actors()
+    supply = recorders.Supply(queue=self.queue, actors=self.actors, host=self.host)
     self._recorder = recorder.Recorder(
-      config,
-      self._suite,
-      self.supervisor.folder,
-      self._learner,
-      self.queue,
-      self.actors,
-      self.host,
+      config, self._suite, self.supervisor.folder, self._learner, supply
     )
     self.recorder = self._recorder.base
     self.taker = threads.Pulse('learner')

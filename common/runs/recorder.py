@@ -8,12 +8,13 @@ import threading
 import time
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from common import environments
 from common.config import settings
+from common.distributed import queues
 from common.reporting import metrics, progress, scores
 from common.runs import counters, hosting
 
@@ -23,6 +24,23 @@ if TYPE_CHECKING:
 _COLUMNS = ('frames', 'updates', 'seconds', 'frames_per_second')
 _SETTLED = 10  # Episodes after which a task's mean return is worth comparing.
 _NOTHING: Mapping = types.MappingProxyType({})
+
+
+class Supply(NamedTuple):
+  """Where a learner's experience comes from."""
+
+  queue: queues.StructureQueue
+  actors: Sequence[systems.Actor]  # Those of this process.
+  host: hosting.Host  # Has those of others.
+
+  def gauges(self) -> dict[str, float]:
+    """Columns on the queue and on all actors."""
+    crashes = sum(actor.games.crashes for actor in self.actors)
+    return {
+      'queue_length': self.queue.size(),
+      'crashes': crashes + self.host.crashes,
+      **self.host.gauges(),
+    }
 
 
 class Recorder:
@@ -188,12 +206,6 @@ class Recorder:
     self._means: dict[str, list[float]] = {}
     self._distributions: dict[str, list[float]] = {}
     self._totals: dict[str, float] = {}
-
-
-def actor_gauges(actors: Sequence[systems.Actor], host: hosting.Host) -> dict[str, float]:
-  """Columns on the actors of this process and on those of others."""
-  crashes = sum(actor.games.crashes for actor in actors)
-  return {'crashes': crashes + host.crashes, **host.gauges()}
 
 
 def faults(row: Mapping[str, float]) -> str:
