@@ -115,6 +115,7 @@ class OldestFirst(tf.Module):
 
   def set_priorities(self, slots: tf.Tensor, priorities: tf.Tensor) -> None:
     """See `Eviction`: age alone decides."""
+    del slots, priorities
 
   def priorities(self, slots: tf.Tensor) -> tf.Tensor:
     """See `Eviction`: not known here."""
