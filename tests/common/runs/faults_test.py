@@ -12,6 +12,8 @@ import pytest
 from scripts import harmed_runs, processes
 from scripts.harmed_runs import actors_of, full_disk, harmed_run
 
+pytestmark = pytest.mark.long
+
 FRAMES_PER_UPDATE = 8 * 20
 STOPPED = 130
 
