@@ -83,7 +83,7 @@ def load(name: str, options: Options = Options()) -> Suite:
   except ImportError as error:
     raise errors.UserError(
       f'{name} needs the package {error.name!r}, which cannot be imported ({error}). '
-      'Install the requirements: pip install -r requirements.txt'
+      'Install the requirements: scripts/train --help does it, if a package is missing'
     ) from error
 
 
