@@ -96,7 +96,10 @@ class Run(runs.Run):
     )
 
   def start_threads(self, crew: threads.Crew) -> None:
-    crew.start('learner', functools.partial(self._learn, self._batches, crew.stop))
+    # Handed over: the pipeline and its prefetched batch end with the thread.
+    batches = self._batches
+    del self._batches
+    crew.start('learner', functools.partial(self._learn, batches, crew.stop))
 
   def close_queues(self) -> None:
     self.queue.close()

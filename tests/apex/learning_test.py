@@ -1,13 +1,11 @@
-"""Learning through the command that users run, which neither a random nor a broken agent shows.
-
-The cheapest test is part of every test run; the others, marked `long`, take minutes together.
-"""
+"""Learning through the command that users run, which neither a random nor a broken agent shows."""
 
 import pytest
 
 from tests.common import learning
 
 
+@pytest.mark.long
 def test_pendulum_is_learned(tmp_path):
   # At most 0. Hanging down without moving returns about -1,900, and random play -1,200.
   # With a shorter horizon than the preset's it takes half the frames.

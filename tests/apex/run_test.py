@@ -99,6 +99,7 @@ def test_an_interrupted_run_saves_and_says_how_to_resume(tmp_path, number):
   assert saved_updates(folder) >= rows(folder)[-1]['updates'] > 0
 
 
+@pytest.mark.long
 def test_a_killed_run_resumes_from_its_last_checkpoint_and_replay(tmp_path):
   folder = tmp_path / 'run'
   process = train(

@@ -72,6 +72,7 @@ def test_an_interrupted_run_saves_and_says_how_to_resume(tmp_path, number):
   assert saved_updates(folder) == rows(folder)[-1]['updates'] > 0
 
 
+@pytest.mark.long
 def test_a_killed_run_resumes_from_its_last_checkpoint(tmp_path):
   folder = tmp_path / 'run'
   process = train(
@@ -109,6 +110,7 @@ def test_an_error_in_an_actor_ends_the_run_with_its_cause(tmp_path):
   assert 'ZeroDivisionError' in output
 
 
+@pytest.mark.long
 def test_a_stalled_run_names_the_actor_that_hangs(tmp_path):
   process = train(
     '--env=gym:environments:Stuck-v0', f'--run_dir={tmp_path}/run', '--config.stall_seconds=1'

@@ -21,8 +21,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 _RUN = """
 import os, signal, sys, tempfile
-# Ignored where the tests run in the background.
+# Ignored where the tests run in the background, or under nohup.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from common import environments
 from common.machine import janitor
 with janitor.attend() as folder:
