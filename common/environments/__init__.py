@@ -95,7 +95,8 @@ def _names() -> list[str]:
   """Names of all families, to suggest for a misspelled one."""
   names: list[str] = []
   for module in dict.fromkeys(_MODULES.values()):
-    # A family whose package is missing has nothing to suggest.
-    with contextlib.suppress(ImportError):
+    # A family whose package is missing, or does not start (MUJOCO_GL without its library), has
+    # nothing to suggest.
+    with contextlib.suppress(ImportError, RuntimeError, AttributeError, OSError):
       names += _imported(module).names()
   return names
