@@ -193,8 +193,11 @@ def _evaluate(
     frames = link.frames
 
     for task in suite.tasks:
-      activity = f'playing {task}'
-      link.be_described_by(lambda activity=activity: activity, lambda: 0)
+
+      def activity(task: str = task) -> str:
+        return f'playing {task}'
+
+      link.be_described_by(activity, lambda: 0)
       if link.is_ended():
         return
       # Another seed for each round: no episode is played twice.
