@@ -189,7 +189,7 @@ class Run(runs.Run):
       self._recorder.record_refusal()
       if self._refused_in_a_row > _MAX_REFUSED:
         raise errors.UserError(
-          f'the last {self._refused_in_a_row} blocks were all refused, at last one of {name}: not '
+          f'the last {self._refused_in_a_row} blocks were all refused, the latest of {name}: not '
           f'all of their numbers are finite. Do rewards or observations of {self._config.env} '
           'hold NaN?'
         )
@@ -253,8 +253,8 @@ class Run(runs.Run):
         saver.save(self._saved_updates, given_up=stop.is_set)
       except OSError as error:
         logging.warning(
-          'NOT SAVED: the replay cannot be written: %s. Training goes on, and tries again at the '
-          'next checkpoint.',
+          'NOT SAVED: the replay cannot be written: %s. Training continues; the next attempt is at '
+          'the next checkpoint.',
           error,
         )
 

@@ -186,10 +186,10 @@ def _initial_config(values: flags.FlagValues, presets: all_presets.Presets) -> A
   if not values.resume:
     return presets.preset(values.preset or presets.preset_for(values.env or ''))
   if not values.run_dir:
-    raise errors.UserError('--resume needs the folder of the run to go on with: --run_dir=DIR')
+    raise errors.UserError('--resume needs the folder of the run to resume: --run_dir=DIR')
   if values.preset:
     raise errors.UserError(
-      '--resume goes on with the settings of the run: leave out --preset, or start a new run'
+      '--resume uses the settings of the run: leave out --preset, or start a new run'
     )
   return presets.from_json(run_folder.load_config(pathlib.Path(values.run_dir)))
 

@@ -82,5 +82,5 @@ class Presets(Generic[_Config]):
   def _numbers(self, row: str) -> str:
     """Which numbers the preset takes, for a message."""
     if not self.draws:
-      return 'without a number: there are no combinations of hyperparameters to take'
+      return 'without a number: there are no combinations of hyperparameters'
     return f'or {row}:0 to {row}:{self.draws - 1} for a combination of hyperparameters'

@@ -104,8 +104,8 @@ class Settings:
     self.expect(
       'envs_per_actor',
       count % tasks == 0,
-      f'that num_actors x envs_per_actor, now {count}, is a multiple of the {tasks} tasks, for '
-      f'example {nearest}: all tasks get equally many environments',
+      f'a value for which num_actors x envs_per_actor, now {count}, is a multiple of the {tasks} '
+      f'tasks, for example {nearest}: all tasks get the same number of environments',
     )
 
     needed = count * suite.bytes_per_environment

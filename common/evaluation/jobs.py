@@ -190,7 +190,7 @@ def _play_in_processes(
     except workers.WorkerDied as death:
       task = job.task if job else 'the first task'
       raise errors.UserError(
-        f'while {task} was played, {death}. What is done is kept: the same command goes on.'
+        f'while {task} was played, {death}. Results so far are kept: the same command continues.'
       ) from death
 
   staff = [workers.Worker(make_player) for _ in range(count)]

@@ -83,7 +83,7 @@ class Recorder:
     self._clock: float | None = None
     self._restart_interval(time.monotonic())
     if suite.note:
-      logging.warning('Of all scores of this run: %s', suite.note)
+      logging.warning('All scores of this run: %s', suite.note)
 
   def start_clock(self) -> None:
     """Starts the clock if it is not running. Call it with the first data.

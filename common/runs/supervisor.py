@@ -119,7 +119,7 @@ class Supervisor:
         if self._is_ending:
           raise
         logging.warning(
-          'NOT SAVED: %s. Training goes on, and tries again in %g s.',
+          'NOT SAVED: %s. Training continues; the next attempt is in %g s.',
           error,
           self._config.checkpoint_every_seconds,
         )
@@ -156,11 +156,11 @@ class Supervisor:
     if crew.error:
       raise crew.error
 
-    with _unless_disk_is_full('The picture of learning curves'):
+    with _unless_disk_is_full('The plot of learning curves'):
       plots.learning_curves(self.folder)
     if interrupted.is_set():
       logging.info(
-        'Stopped at %s frames; saved. Go on with: %s --run_dir=%s --resume',
+        'Stopped at %s frames; saved. Resume with: %s --run_dir=%s --resume',
         f'{int(self._learner.frames):,}',
         run.command,
         self._run_dir,
