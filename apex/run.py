@@ -86,18 +86,8 @@ class Run(runs.Run):
     self.host = self._make_host(system, who)
     if who.has_threads:
       self.actors = self._make_actors()
-    supply = recorders.Supply(queue=self.queue, actors=self.actors, host=self.host)
-    self._recorder = recorder.Recorder(
-      config,
-      self._suite,
-      self.supervisor.folder,
-      self.learner,
-      self.replay,
-      self.ratio,
-      supply,
-    )
+    self._recorder = self._make_recorder()
     self.recorder = self._recorder.base
-
     self.taker = threads.Pulse('writer')
     self._sampler = threads.Pulse('sampler')
     self._learning = threads.Pulse('learner')
@@ -270,6 +260,18 @@ class Run(runs.Run):
     codec = remote.codec(config, self._suite)
     arrivals = intake.Intake(queue=self.queue, codec=codec, store=self._store)
     return hosting.Host(who, description, arrivals, self.frames)
+
+  def _make_recorder(self) -> recorder.Recorder:
+    supply = recorders.Supply(queue=self.queue, actors=self.actors, host=self.host)
+    return recorder.Recorder(
+      config=self._config,
+      suite=self._suite,
+      folder=self.supervisor.folder,
+      learner=self.learner,
+      replay=self.replay,
+      ratio=self.ratio,
+      supply=supply,
+    )
 
   def _make_saver(self) -> saving.Saver | None:
     if not self._config.checkpoint_replay:

@@ -76,6 +76,7 @@ def parse(
     values = flags.FlagValues()
     _define_common(values, presets)
     for name, help_text in switches.items():
+      # None if not given: the config's value then stays.
       flags.DEFINE_boolean(name, None, help_text, flag_values=values)
     define_flags(values)
     return values
@@ -150,6 +151,7 @@ def import_tensorflow(intra_op_threads: int = 0) -> None:
   Args:
     intra_op_threads: Threads that share one operation; 0 for TensorFlow's choice.
   """
+  # The user's own settings of the environment win.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   if intra_op_threads:
     os.environ.setdefault('TF_NUM_INTRAOP_THREADS', str(intra_op_threads))
@@ -259,6 +261,7 @@ def _parse(
   values: flags.FlagValues, argv: Sequence[str], description: str, known_only: bool = False
 ) -> list[str]:
   """Parses into `values`, or shows the help and exits; returns the arguments that are not flags."""
+  # The help must list the config's fields, which only the second parse knows.
   if not known_only and any(argument in _HELP for argument in argv[1:]):
     print(f'{description.strip()}\n\nFlags:\n{values.get_help()}')
     sys.exit(0)

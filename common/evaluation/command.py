@@ -59,6 +59,7 @@ def main(argv: Sequence[str], description: str, system: systems.System) -> int:
     raise errors.UserError(
       f'expected one run folder, got {len(arguments)}: RUN [--episodes=N]. See --help.'
     )
+  # Ends worker processes if this one is killed.
   with janitor.attend():
     evaluate(
       pathlib.Path(arguments[0]),
@@ -129,6 +130,7 @@ def evaluate(
     )
 
   logging.info('Evaluating %s: %d episodes of each task.', player.checkpoint, episodes)
+  # References include published scores of random play.
   players = ('agent',) if suite.references else ('random', 'agent')
   played = jobs.play_all(
     [jobs.Job(who, task) for who in players for task in suite.tasks],
@@ -174,6 +176,7 @@ def _processes(wanted: int, suite: environments.Suite, episodes: int) -> int:
   # Only suites with large engines state their size.
   if not suite.bytes_per_environment:
     return wanted
+  # A process plays one task at a time.
   engines = play.environments_at_once(episodes) * suite.bytes_per_environment
   return max(1, min(wanted, memory.available() // (engines + _BYTES_PER_PROCESS)))
 
