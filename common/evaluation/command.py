@@ -85,7 +85,7 @@ def _define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_integer(
     'processes',
     os.cpu_count(),
-    'How many tasks to play at once, each in its own process. Default: the number of cores.',
+    'How many tasks to play at once, each in its own process.',
     lower_bound=1,
     flag_values=values,
   )
