@@ -1,4 +1,4 @@
-"""Every setting of an Ape-X run, and the presets: the paper's, its studies', and small ones."""
+"""The settings of an Ape-X run, and its presets: the paper's, its ablations', and small ones."""
 
 import dataclasses
 from typing import Any
@@ -10,80 +10,84 @@ from common.environments import suite as suites
 
 @dataclasses.dataclass
 class Config(settings.Settings):
-  """Settings of Ape-X; the defaults are the paper's for Ape-X DQN (section 4.1 and appendix C)."""
+  """Settings of Ape-X. The defaults are the paper's Ape-X DQN (section 4.1 and appendix C)."""
 
   # dqn, for discrete actions, or dpg, for continuous ones.
   algorithm: str = 'dqn'
   env: str = 'atari:pong'
   total_frames: int = 22_800_000_000
 
-  # Actors, and environments that each steps together. The paper has 360 actors of one environment.
+  # Actors, and environments that each steps as one batch. The paper has 360 actors with one
+  # environment each.
   num_actors: int = 12
   envs_per_actor: int = 30
-  # DQN: the number of different epsilons; 0 for one each environment (Figure 7 compares with 6).
+  # DQN: number of distinct epsilons; 0: one for each environment (Figure 7 compares with 6).
   distinct_epsilons: int = 0
-  # DPG: the standard deviation of the noise on each action, whose bounds are -1 and 1.
+  # DPG: standard deviation of the noise added to actions, which are in [-1, 1].
   noise_sigma: float = 0.3
   n_step: int = 3
   discount: float = 0.99
   # Clip rewards to [-1, 1].
   clip_rewards: bool = True
-  # Environment frames after which a training episode of Atari is cut; in evaluation 108,000.
+  # Environment frames after which an Atari episode is cut in training; in evaluation, 108,000.
   max_episode_frames: int = 50_000
-  # Transitions in a block; and the most of an environment that have not reached the learner yet,
-  # which is when its actor waits: those in the block that it fills, and in blocks on their way.
+  # Transitions in a block; and how many of one environment may be outside the replay, in the block
+  # being filled and in blocks on their way, before its actor waits.
   block_length: int = 50
   local_buffer: int = 100
-  # Environment frames of each environment between two pulls of the parameters.
+  # Frames of each environment between two parameter updates of its actor.
   parameter_pull_frames: int = 400
 
-  # Replay, in transitions: its capacity, and how many there must be before learning starts.
+  # Replay, in transitions: its capacity, and the size at which learning starts.
   replay_capacity: int = 2_000_000
   min_replay: int = 50_000
   # Exponents of the priorities (0: uniform) and of the importance weights.
   alpha: float = 0.6
   beta: float = 0.4
-  # Draw the samples of a batch from equal parts of the total priority, or independently.
+  # Sample one transition from each of `batch_size` equal parts of the total priority, rather than
+  # all independently.
   stratified: bool = True
   # How often each transition is added (Figure 6).
   replicas: int = 1
-  # Samples learned from per inserted transition: whoever is ahead waits. 0: nobody waits.
+  # Samples learned from per inserted transition; the side that is ahead waits. 0: neither waits.
   replay_ratio: float = 0.0
-  # What leaves a full replay: the `oldest`, with a soft capacity; or `by_priority`, drawn in
+  # What a full replay removes: the `oldest`, with a soft capacity; or `by_priority`, sampled in
   # proportion to priority^alpha_evict, with a fixed capacity.
   eviction: str = 'oldest'
   alpha_evict: float = -0.4
-  # Updates between two removals of what exceeds the soft capacity.
+  # Updates between removals of what exceeds the soft capacity.
   remove_period: int = 100
+  # Save the replay with each checkpoint.
   checkpoint_replay: bool = False
 
-  # DQN's network; DPG's have the paper's sizes.
+  # DQN's network. DPG's networks have the paper's sizes.
   torso: str = 'nature'
   hidden_size: int = 512
 
   # Learner.
   batch_size: int = 512
-  # Batches sampled ahead; the sampler holds one more.
+  # Batches sampled ahead of the learner; the sampler holds one more.
   prefetch: int = 16
+  # Updates between copies to the target network.
   target_period: int = 2_500
   learning_rate: float = 0.00025 / 4
   # DQN's optimizer; DPG's is Adam.
   rmsprop_decay: float = 0.95
   rmsprop_epsilon: float = 1.5e-7
-  # The most that the global norm of the gradients of DQN's network, or DPG's critic, may be.
+  # Gradients of DQN's network, or of DPG's critic, are clipped to this global norm.
   max_gradient_norm: float = 40.0
 
-  # DQN's evaluator (van Hasselt et al. 2016); DPG's has no noise.
+  # DQN's epsilon in evaluation (van Hasselt et al. 2016). DPG is evaluated without noise.
   evaluation_epsilon: float = 0.001
 
   @property
   def num_environments(self) -> int:
-    """Environments of all actors."""
+    """The number of environments of all actors."""
     return self.num_actors * self.envs_per_actor
 
   @property
   def queue_capacity(self) -> int:
-    """The most blocks on their way: environments then hold `local_buffer` transitions or so."""
+    """The most blocks in the queue: `local_buffer` for each environment, less the one it fills."""
     return self.num_environments * (self.local_buffer // self.block_length - 1)
 
   @property
@@ -95,6 +99,12 @@ class Config(settings.Settings):
 
   def check(self) -> None:
     super().check()
+    self._check_actors()
+    self._check_replay()
+    self._check_learner()
+
+  def _check_actors(self) -> None:
+    self.expect_one_of('algorithm', ('dqn', 'dpg'))
     self.expect_positive(
       'num_actors',
       'envs_per_actor',
@@ -102,36 +112,14 @@ class Config(settings.Settings):
       'max_episode_frames',
       'block_length',
       'parameter_pull_frames',
-      'replay_capacity',
-      'min_replay',
-      'replicas',
-      'remove_period',
-      'hidden_size',
-      'batch_size',
-      'prefetch',
-      'target_period',
-      'learning_rate',
-      'rmsprop_epsilon',
     )
-    self.expect_at_least_zero(
-      'distinct_epsilons',
-      'noise_sigma',
-      'alpha',
-      'replay_ratio',
-      'max_gradient_norm',
-    )
-    self.expect_fraction('discount', 'beta', 'rmsprop_decay', 'evaluation_epsilon')
-    self.expect_one_of('algorithm', ('dqn', 'dpg'))
-    self.expect_one_of('eviction', ('oldest', 'by_priority'))
-    self.expect(
-      'alpha_evict',
-      -float('inf') < self.alpha_evict <= 0,
-      '0 or less: what matters least leaves first',
-    )
+    self.expect_at_least_zero('distinct_epsilons', 'noise_sigma')
+    self.expect_fraction('discount', 'evaluation_epsilon')
+    # With a single block, actors would wait for the writer after every block.
     self.expect(
       'local_buffer',
       self.local_buffer >= 2 * self.block_length,
-      f'at least two blocks of {self.block_length} transitions (block_length): one that is filled, '
+      f'at least two blocks of {self.block_length} transitions (block_length): one being filled, '
       'one on its way',
     )
     self.expect(
@@ -139,32 +127,58 @@ class Config(settings.Settings):
       self.distinct_epsilons <= self.num_environments,
       f'at most one for each of the {self.num_environments} environments',
     )
+
+  def _check_replay(self) -> None:
+    self.expect_positive('replay_capacity', 'min_replay', 'replicas', 'remove_period')
+    self.expect_at_least_zero('alpha', 'replay_ratio')
+    self.expect_fraction('beta')
+    self.expect_one_of('eviction', ('oldest', 'by_priority'))
+    self.expect(
+      'alpha_evict',
+      -float('inf') < self.alpha_evict <= 0,
+      '0 or less: low priorities are removed first',
+    )
     self.expect(
       'min_replay',
       self.min_replay <= self.replay_capacity,
       f'at most replay_capacity, {self.replay_capacity}',
     )
+    # Whole blocks are removed; with few of them, the replay's size would vary too much.
     self.expect(
       'replay_capacity',
       self.replay_capacity >= 20 * self.block_length,
       f'at least 20 blocks of {self.block_length} transitions (block_length)',
     )
 
+  def _check_learner(self) -> None:
+    self.expect_positive(
+      'hidden_size',
+      'batch_size',
+      'prefetch',
+      'target_period',
+      'learning_rate',
+      'rmsprop_epsilon',
+    )
+    self.expect_at_least_zero('max_gradient_norm')
+    self.expect_fraction('rmsprop_decay')
+
   def check_environment(self, suite: suites.Suite) -> None:
-    """Refuses suites of several tasks, and settings that do not fit the suite.
+    """Refuses suites of several tasks, and settings that do not fit the suite or this machine.
 
     Raises:
-      UserError: Naming the setting, and what does not fit it.
+      UserError: Names the setting, its value and what is expected.
     """
     if len(suite.tasks) > 1:
       raise errors.UserError(
-        f'{suite.name} has {len(suite.tasks)} tasks and Ape-X learns one: name it, for example '
+        f'{suite.name} has {len(suite.tasks)} tasks, but Ape-X learns one. Choose it, for example: '
         f'--env={suite.name} --tasks={suite.tasks[0]}'
       )
     self.check_shares(suite)
+
     shape = suite.observation_space['observation'].shape or ()
     shows_vectors = len(shape) == 1
     preset = PRESETS.preset_for(suite.name)
+    # DQN takes the maximum over actions, DPG the gradient with respect to them.
     fitting, kind = ('dqn', 'discrete') if suite.is_discrete else ('dpg', 'continuous')
     self.expect(
       'algorithm',
@@ -176,23 +190,25 @@ class Config(settings.Settings):
       shows_vectors or not self.evicts_by_priority,
       f"'oldest', as {suite.name} shows images, which blocks of many transitions share",
     )
+    # DPG has networks of its own, without a torso.
     if suite.is_discrete:
       self.check_torso(suite)
     elif not shows_vectors:
       raise errors.UserError(
-        f'{suite.name} shows {shape} and has continuous actions: dpg reads vectors only'
+        f'{suite.name} has continuous actions and observations {shape}, but dpg reads only vectors'
       )
 
 
-_STUDY = dict(total_frames=4_700_000_000)  # 35 hours at 37,000 frames/s (Figures 4 and 5).
+# 35 hours at 37,000 frames/s (Figures 4 and 5).
+_STUDY = dict(total_frames=4_700_000_000)
 
 
 def _actors(count: int) -> dict[str, int]:
-  """`count` environments, up to 32 of them to an actor."""
+  """The paper's `count` actors, here environments in actors of up to 32."""
   return dict(num_actors=max(1, count // 32), envs_per_actor=min(32, count))
 
 
-# Appendix D; what it does not say is as for Ape-X DQN.
+# Appendix D; other values are those of Ape-X DQN.
 _DPG = dict(
   algorithm='dpg',
   clip_rewards=False,
@@ -203,9 +219,9 @@ _DPG = dict(
   learning_rate=0.0001,
   intra_op_threads=1,
 )
-# 64 actors for 12 hours at 14,000 frames/s, when it was better than DDPG in 5 days (section 4.2).
+# 64 actors for 12 hours at 14,000 frames/s, which beat DDPG after 5 days (section 4.2).
 _FIGURE_3 = dict(_DPG, num_actors=4, envs_per_actor=16, total_frames=600_000_000)
-# Made to learn on 2 cores: not in the paper. docs/apex.md says what it reaches.
+# Tuned to learn on 2 cores; not in the paper. Results: docs/apex.md.
 _SMALL_DPG = dict(
   _DPG,
   num_actors=1,
@@ -223,7 +239,7 @@ _SMALL_DPG = dict(
 
 _ROWS: dict[str, dict[str, Any]] = {
   'paper': {},
-  # Made to learn on 2 cores: not in the paper. docs/apex.md says what it reaches.
+  # Tuned to learn on 2 cores; not in the paper. Results: docs/apex.md.
   'atari': dict(
     num_actors=2,
     envs_per_actor=16,
@@ -239,7 +255,7 @@ _ROWS: dict[str, dict[str, Any]] = {
     target_period=500,
     learning_rate=0.00025,
   ),
-  # Vectors, for one's own environments and for tests: not in the paper.
+  # Vector observations, for your own environments and for tests; not in the paper.
   'gym': dict(
     env='gym:CartPole-v1',
     torso='vector',
@@ -276,7 +292,7 @@ _ROWS: dict[str, dict[str, Any]] = {
     f'figure_4_{count}_actors': dict(_actors(count), replay_capacity=1_000_000, **_STUDY)
     for count in (8, 16, 32, 64, 128, 256)
   },
-  # Figure 5: the replay's capacity. The text names 250,000; the others are our choice.
+  # Figure 5: the replay's capacity. Only 250,000 is in the text; the others are our choice.
   **{
     f'figure_5_{name}': dict(_actors(256), replay_capacity=capacity, **_STUDY)
     for name, capacity in (
@@ -286,20 +302,21 @@ _ROWS: dict[str, dict[str, Any]] = {
       ('2m', 2_000_000),
     )
   },
-  # Figure 6: fewer actors whose data are added several times.
+  # Figure 6: fewer actors, whose transitions are added several times.
   'figure_6_32_actors': dict(_actors(32), replay_capacity=1_000_000, **_STUDY),
   'figure_6_32_actors_8_copies': dict(_actors(32), replicas=8, replay_capacity=1_000_000, **_STUDY),
   'figure_6_256_actors': dict(_actors(256), replay_capacity=1_000_000, **_STUDY),
-  # Figure 7: six epsilons; the evaluator has 0.4^7.
+  # Figure 7: six epsilons; evaluation uses 0.4^7.
   'figure_7_six_epsilons': dict(distinct_epsilons=6, evaluation_epsilon=0.00164, **_STUDY),
   'figure_7_full_range': dict(evaluation_epsilon=0.00164, **_STUDY),
-  # Figure 12: no prioritization, with the learning rate that suits it best.
+  # Figure 12: no prioritization, with the learning rate that works best for it.
   'figure_12_uniform': dict(_actors(256), alpha=0.0, learning_rate=0.00025, **_STUDY),
   'figure_12_prioritized': dict(_actors(256), **_STUDY),
 }
 
 
 def _gym_preset(env: str) -> str:
+  """The preset for a gymnasium environment, which only loading it can tell."""
   return 'gym' if environments.load(env).is_discrete else 'gym_continuous'
 
 

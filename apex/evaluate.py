@@ -2,12 +2,12 @@
 
     python -m apex.evaluate RUN [--episodes=N] [--checkpoint=latest|best|PATH] [--video]
 
-Plays N episodes with a checkpoint of the run in the folder RUN, on Atari after up to 30 no-ops.
-Actions are greedy but for the config's `evaluation_epsilon`. Prints a table of mean returns with
-95% bootstrap intervals and writes `evaluation.json` to RUN; for Atari also the human-normalised
-score beside the papers' (`scores.json`, `scores.png`), for others the returns of a random policy.
-Results with the same checkpoint, N and seed are kept and not played again. --video writes a GIF to
-RUN/videos.
+Plays N episodes with a checkpoint from the run's folder RUN. On Atari, episodes start with up to 30
+no-ops. DQN acts greedily except with probability `evaluation_epsilon`, DPG without noise. Prints
+the mean return with its 95% bootstrap interval and writes it to `evaluation.json` in RUN. For
+Atari, also writes the human-normalised score beside the papers' (`scores.json`, `scores.png`); for
+other environments, the returns of a random policy. Results with the same checkpoint, N and seed
+are reused. --video writes a GIF to RUN/videos.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from common.evaluation import command
 
 
 def main(argv: Sequence[str]) -> int:
-  """Evaluates a run from its command line; returns the exit status."""
+  """Runs the evaluation program; returns its exit status."""
   return command.main(argv, __doc__, system.APEX)
 
 

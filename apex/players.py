@@ -1,4 +1,4 @@
-"""The agent as evaluation plays it."""
+"""Ape-X's agent as a player of whole episodes."""
 
 import tensorflow as tf
 
@@ -9,10 +9,10 @@ from common.runs import system as systems
 
 
 def make(config: configs.Config, suite: environments.Suite, seed: int) -> systems.PlayingAgent:
-  """An agent with fresh parameters, as its algorithm plays: almost greedily, or without noise."""
+  """An agent with fresh parameters: DQN acts almost greedily, DPG without noise."""
   algorithm = algorithms.module(config)
   networks = algorithm.make_networks(config, suite)
-  # A learner has its networks under the same names, so a learner's checkpoint restores these.
+  # The attributes' names are a learner's, so a learner's checkpoint restores these networks.
   root = tf.Module()
   root.agent = tf.Module()
   root.agent.networks = networks

@@ -1,4 +1,4 @@
-"""What an Ape-X run reports: the replay's state, ages of samples, episodes of greedy actors."""
+"""The statistics of an Ape-X run: replay, ages of samples and parameters, greedy episodes."""
 
 import pathlib
 from collections.abc import Mapping
@@ -37,9 +37,13 @@ _COLUMNS = (
 
 
 class Recorder:
-  """Collects what writer and learner do; `base`, a `common.runs.recorder.Recorder`, reports it.
+  """Collects the statistics of the writer and the learner.
 
-  `sample_age` is in transitions inserted since, `parameter_age` in learner updates.
+  `sample_age` counts transitions inserted since the sample was; `parameter_age` counts learner
+  updates since an actor's parameters were published.
+
+  Attributes:
+    base: Reports the statistics.
   """
 
   def __init__(
@@ -52,7 +56,17 @@ class Recorder:
     ratio: pacing.ReplayRatio,
     supply: recorders.Supply,
   ):
-    """Opens the files. For the arguments, see `common.runs.recorder.Recorder`."""
+    """Opens the files.
+
+    Args:
+      config: The run's settings.
+      suite: The environment, which has one task.
+      folder: The run's folder.
+      learner: Holds the counters.
+      replay: The replay, whose size is reported.
+      ratio: Tells whether learning has started.
+      supply: The queue and the actors.
+    """
     self._config = config
     self._task = suite.tasks[0]
     self._learner = learner
@@ -60,6 +74,7 @@ class Recorder:
     self._ratio = ratio
     self._supply = supply
     algorithm = algorithms.module(config)
+    # bool by environment: returns of exploring environments would hide what was learned.
     self._is_shown = algorithm.shown_environments(config)
     columns = [*_COLUMNS, *algorithm.STATISTICS, *supply.host.columns]
     self.base = recorders.Recorder(
@@ -67,18 +82,26 @@ class Recorder:
     )
 
   def record_arrival(self, shipment: transitions.Shipment, inserted: int) -> None:
-    """Adds shipments `[M, ...]`, of which `inserted` transitions went in, copies included."""
+    """Adds the statistics of shipments that were inserted, and of their episodes.
+
+    Args:
+      shipment: Shipments `[M, ...]`, stacked.
+      inserted: The number of transitions added to the replay, including copies.
+    """
+    # The first data: filling the replay counts as training time.
     self.base.start_clock()
     age = int(self._learner.updates) - np.asarray(shipment.parameter_version)
     self.base.record(
       distributions={'parameter_age': age.tolist()},
       totals={'transitions_in_per_second': inserted},
     )
-    lengths = np.asarray(shipment.episode_length)
+
+    lengths = np.asarray(shipment.episode_length)  # [M, block_length]
     returns = np.asarray(shipment.episode_return)
     environment = np.asarray(shipment.environment)
     for block, step in np.argwhere(lengths > 0):
       episode_return = float(returns[block, step])
+      # Over all environments, however much they explore.
       self.base.record(means={'return_of_all': episode_return})
       if self._is_shown[environment[block]]:
         self.base.add_episode(self._task, episode_return, int(lengths[block, step]))
@@ -86,14 +109,15 @@ class Recorder:
   def record_update(
     self, sample: structures.Sample, update: learners.Update, waited: float, late: int
   ) -> None:
-    """Adds an update.
+    """Adds the statistics of an update.
 
     Args:
-      sample: Of the replay, `[K, ...]`.
-      update: Its result.
-      waited: Seconds that the learner waited for the sample.
+      sample: The update's batch, `[K, ...]`.
+      update: The update's result.
+      waited: Seconds that the learner waited for the batch.
       late: The number of new priorities whose transitions had left the replay.
     """
+    # Infinite or NaN losses end the run before they are recorded.
     statistics = {k: float(v) for k, v in update.statistics.items() if k != 'finite'}
     self.base.record(
       means=statistics,
@@ -118,6 +142,7 @@ class Recorder:
       'replay_size': self._replay.size(),
       **self._supply.gauges(),
     }
+    # Both rates are per second of the same interval, so the seconds cancel.
     inserted = row.get('transitions_in_per_second', 0.0)
     if inserted:
       gauges['replay_ratio'] = row.get('transitions_out_per_second', 0.0) / inserted
@@ -126,6 +151,7 @@ class Recorder:
 
   def _note(self, row: Mapping[str, float]) -> str:
     size = f'{int(row["replay_size"]):,}'
+    # Until there are updates, other numbers mean nothing.
     if not self._ratio.is_filled():
       return f'filling the replay: {size} of {self._config.min_replay:,}'
     updates = row.get('updates_per_second', 0.0)

@@ -1,4 +1,4 @@
-"""An Ape-X actor in a process that is not its learner's."""
+"""An Ape-X actor in a process of its own."""
 
 from apex import actor as actors
 from apex import algorithms, transitions
@@ -11,7 +11,8 @@ from common.distributed import wire
 def make_actor(
   config: configs.Config, suite: environments.Suite, link: links.Link, welcome: links.Welcome
 ) -> tuple[actors.Actor, wire.Codec]:
-  """An actor for the place, and so the epsilons, that the learner assigned; its blocks' codec."""
+  """Makes the actor that the learner assigned; returns it and the codec of its shipments."""
+  # The place determines the actor's epsilons.
   number = welcome.assignment
   tasks = [suite.tasks[0]] * config.envs_per_actor
   policy = algorithms.module(config).make_policy(config, suite, link, number, welcome.seed)
@@ -20,6 +21,6 @@ def make_actor(
 
 
 def codec(config: configs.Config, suite: environments.Suite) -> wire.Codec:
-  """The codec of shipments, one block each."""
+  """The codec of shipments of one block each."""
   spec = transitions.specification(suite, config.block_length, config.n_step)
   return wire.Codec(spec, transitions.bounds(config, suite))

@@ -1,4 +1,4 @@
-"""The run's replay, and how actors' blocks go into it."""
+"""The replay of a run, in the form that its eviction needs."""
 
 from apex import config as configs
 from apex import transitions
@@ -8,11 +8,13 @@ from common.replay import prioritized, structures
 
 
 def make(config: configs.Config, suite: environments.Suite) -> prioritized.PrioritizedReplay:
-  """An empty replay.
+  """Makes an empty replay.
 
   Raises:
-    UserError: If the machine's memory cannot hold it when it is full.
+    UserError: If the machine's memory cannot hold the replay when it is full.
   """
+  # Eviction by priority removes single transitions. Eviction of the oldest removes whole blocks,
+  # which store every observation only once.
   if config.evicts_by_priority:
     spec = transitions.single_specification(suite)
     alpha_evict = config.alpha_evict
@@ -40,10 +42,11 @@ def insert(
   replay: prioritized.PrioritizedReplay,
   blocks: structures.TransitionBlock,
 ) -> int:
-  """Adds actors' blocks `[M, ...]` in the form that the replay keeps.
+  """Adds actors' blocks `[M, ...]`, split into single transitions if the eviction needs that.
 
   Returns:
     The number of transitions added.
   """
-  # Eviction by priority takes out single transitions, so each becomes a block of its own.
-  return replay.add(transitions.separate(blocks) if config.evicts_by_priority else blocks)
+  if config.evicts_by_priority:
+    blocks = transitions.separate(blocks)
+  return replay.add(blocks)

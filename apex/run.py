@@ -1,4 +1,4 @@
-"""A training run of Ape-X: actors, replay, learner and what watches them, put together.
+"""A training run of Ape-X.
 
 actors -> queue -> writer -> replay -> sampler -> queue -> learner -> priorities, parameters
 """
@@ -27,17 +27,17 @@ from common.runs import recorder as recorders
 from common.runs import run as runs
 from common.runs import system as systems
 
-_BLOCKS_AT_ONCE = 16  # The most blocks that are added to the replay together.
-_MAX_REFUSED = 200  # Blocks, in a row.
+_BLOCKS_AT_ONCE = 16  # The most blocks added to the replay in one call.
+_MAX_REFUSED = 200  # Blocks in a row, before the run gives up.
 
 
 class Run(runs.Run):
-  """One training run in its folder.
+  """The learner's process: writer, sampler, learner and saver threads, and perhaps the actors.
 
   Attributes:
-    learner: Has the counters.
+    learner: Updates the networks, and holds the counters.
     replay: The transitions.
-    ratio: Holds the replay ratio.
+    ratio: Makes writer and sampler wait for each other.
   """
 
   def __init__(
@@ -52,8 +52,8 @@ class Run(runs.Run):
     Args:
       system: Ape-X.
       config: The run's settings.
-      options: The run's folder, and whether to go on with the run in it.
-      who: This process, the learner; if its role is `all` and it starts no actor processes, its
+      options: The run's folder, and whether to resume the run in it.
+      who: This process's role and its peers' addresses. With role `all` and no actor processes, the
         actors are threads.
 
     Raises:
@@ -64,7 +64,7 @@ class Run(runs.Run):
     self._suite = environments.load(config.env, config.environment_options())
     config.check_environment(self._suite)
     tf.random.set_seed(config.seed)
-    # Before there is a folder: the machine may be too small for the replay.
+    # Before the folder is created: memory may be too small for the replay.
     self.replay = replays.make(config, self._suite)
     self.learner = learners.Learner(config, self._suite)
     super().__init__(system, config, options, self.learner)
@@ -74,31 +74,26 @@ class Run(runs.Run):
     self._saver = self._make_saver()
     if options.resume and self._saver:
       self._restore_replay()
+
     self._store = parameters.ParameterStore(self.learner.snapshot())
     spec = transitions.specification(self._suite, config.block_length, config.n_step)
     self.queue = queues.StructureQueue(spec, config.queue_capacity)
+    # Batches sampled ahead, so that the learner does not wait for the replay.
     self._samples = queues.StructureQueue(
       self.replay.sample_spec(config.batch_size), config.prefetch
     )
+
     self.host = self._make_host(system, who)
     if who.has_threads:
       self.actors = self._make_actors()
-    supply = recorders.Supply(queue=self.queue, actors=self.actors, host=self.host)
-    self._recorder = recorder.Recorder(
-      config,
-      self._suite,
-      self.supervisor.folder,
-      self.learner,
-      self.replay,
-      self.ratio,
-      supply,
-    )
+    self._recorder = self._make_recorder()
     self.recorder = self._recorder.base
     self.taker = threads.Pulse('writer')
     self._sampler = threads.Pulse('sampler')
     self._learning = threads.Pulse('learner')
     self.pulses = (self.taker, self._sampler, self._learning)
     self._refused_in_a_row = 0
+    # The learner's thread sets it after each checkpoint; the saver's thread waits for it.
     self._is_replay_save_due = threading.Event()
     self._saved_updates = int(self.learner.updates)
 
@@ -124,14 +119,16 @@ class Run(runs.Run):
   def close_queues(self) -> None:
     for part in (self.queue, self._samples, self.ratio):
       part.close()
+    # Wakes the saver, which then sees that the crew stops.
     self._is_replay_save_due.set()
 
   def save(self) -> None:
     """Saves a checkpoint, then the replay if `checkpoint_replay`.
 
     Raises:
-      UserError: At the end of a run, if either cannot be written.
+      UserError: If either cannot be written at the end of the run.
     """
+    # Only called at the end of the run. During training the two are saved by different threads.
     updates = self.supervisor.save(self.recorder)
     if not self._saver:
       return
@@ -139,17 +136,18 @@ class Run(runs.Run):
       self._saver.save(updates)
     except OSError as error:
       raise errors.UserError(
-        f'the replay cannot be written: {error}. The checkpoint is saved: --resume with '
-        '--nocheckpoint_replay goes on from it, and fills the replay anew'
+        f'the replay cannot be written: {error}. The checkpoint is saved; to continue from it with '
+        'an empty replay, use --resume --nocheckpoint_replay'
       ) from error
 
   def _write(self, stop: threading.Event) -> None:
-    """The writer's thread: from the queue into the replay."""
+    """The writer's thread: moves transitions from the queue to the replay."""
     config = self._config
     while self.frames() < config.total_frames:
       self.taker.enter('holding the replay ratio')
       self.ratio.await_insert()
       self.taker.enter('waiting for transitions')
+      # All that have arrived, at least one: adding many blocks at once is cheaper.
       arrived = self.queue.take_many(min(max(1, self.queue.size()), _BLOCKS_AT_ONCE))
 
       self.taker.enter('adding transitions')
@@ -158,18 +156,19 @@ class Run(runs.Run):
       for _ in range(config.replicas):
         inserted += replays.insert(config, self.replay, arrived.block)
       self.ratio.add_inserted(inserted, self.replay.size())
+      # Copies are not new experience (Figure 6).
       new_transitions = inserted // config.replicas
       self.learner.frames.assign_add(new_transitions * self._suite.action_repeat)
       self._recorder.record_arrival(arrived, inserted)
     stop.set()
 
   def _without_refused(self, arrived: transitions.Shipment) -> transitions.Shipment:
-    """Leaves out blocks with numbers that are not finite, and names their environments.
+    """Drops blocks with values that are not finite; logs their environments.
 
     Raises:
-      UserError: If nothing else has come for long.
+      UserError: If only such blocks have arrived for long.
     """
-    bad = structures.refused(arrived.block)
+    bad = structures.refused(arrived.block)  # bool [M]
     if bad.all():
       self._refused_in_a_row += len(bad)
     else:
@@ -180,65 +179,72 @@ class Run(runs.Run):
       self._recorder.record_refusal()
       if self._refused_in_a_row > _MAX_REFUSED:
         raise errors.UserError(
-          f'the last {self._refused_in_a_row} blocks were all refused, at last one of {name}: not '
+          f'the last {self._refused_in_a_row} blocks were all refused, the latest of {name}: not '
           f'all of their numbers are finite. Do rewards or observations of {self._config.env} '
           'hold NaN?'
         )
     if not bad.any():
       return arrived
-    return tf.nest.map_structure(lambda x: x[~bad], arrived)
+    return tf.nest.map_structure(lambda x: x[~bad], arrived)  # [M', ...]
 
   def _draw(self) -> None:
-    """The sampler's thread: draws batches ahead of the learner."""
+    """The sampler's thread: samples batches ahead of the learner."""
     batch_size = self._config.batch_size
+    # Ends with QueueClosed when the queues are closed.
     while True:
       self._sampler.enter('waiting for transitions, or holding the replay ratio')
       self.ratio.await_sample(batch_size)
+
       self._sampler.enter('drawing')
       sample = self.replay.sample(batch_size)
       self._sampler.enter('waiting for the learner')
       self._samples.put(sample)
 
   def _learn(self, stop: threading.Event) -> None:
-    """The learner's thread (algorithm 2): samples, updates, sets priorities, removes to fit."""
+    """The learner's thread (Algorithm 2): updates, sets priorities, removes to fit, saves."""
     learner = self.learner
     while not stop.is_set():
       self._learning.enter('waiting for samples')
       is_filled = self.ratio.is_filled()
       started = time.monotonic()
       sample = self._samples.take()
-      # Filling the replay at the start is no waiting.
+      # The time until the replay holds `min_replay` is not waiting.
       waited = time.monotonic() - started if is_filled else 0.0
 
       self._learning.enter('updating')
       update = learner.update(sample)
       if not update.statistics['finite']:
         raise self.supervisor.non_finite(sample)
+
+      # Late: transitions that left the replay after they were sampled.
       late = self.replay.update_priorities(sample.leaf, sample.stamp, update.priorities)
       updates = int(learner.updates)
       self._store.publish(parameters.Snapshot(updates, update.parameters))
+      # Periodically, as in Algorithm 2; until then the replay may exceed its soft capacity.
       if updates % self._config.remove_period == 0:
         self.replay.remove_to_fit()
 
       self._recorder.record_update(sample, update, waited, late)
       if self.supervisor.is_save_due():
         self._learning.enter('saving a checkpoint')
+        # The replay takes long to write, so another thread does that.
         self._saved_updates = self.supervisor.save(self.recorder)
         self._is_replay_save_due.set()
 
   def _save_replay(self, saver: saving.Saver, stop: threading.Event) -> None:
-    """The saver's thread: saves the replay after each checkpoint, while the learner goes on."""
+    """The saver's thread: saves the replay after each checkpoint while training continues."""
     while True:
       self._is_replay_save_due.wait()
       self._is_replay_save_due.clear()
       if stop.is_set():
         return
       try:
+        # Given up when the run ends, since `save` then saves a later state.
         saver.save(self._saved_updates, given_up=stop.is_set)
       except OSError as error:
         logging.warning(
-          'NOT SAVED: the replay cannot be written: %s. Training goes on, and tries again at the '
-          'next checkpoint.',
+          'NOT SAVED: the replay cannot be written: %s. Training continues; the next attempt is at '
+          'the next checkpoint.',
           error,
         )
 
@@ -255,35 +261,53 @@ class Run(runs.Run):
     arrivals = intake.Intake(queue=self.queue, codec=codec, store=self._store)
     return hosting.Host(who, description, arrivals, self.frames)
 
+  def _make_recorder(self) -> recorder.Recorder:
+    supply = recorders.Supply(queue=self.queue, actors=self.actors, host=self.host)
+    return recorder.Recorder(
+      config=self._config,
+      suite=self._suite,
+      folder=self.supervisor.folder,
+      learner=self.learner,
+      replay=self.replay,
+      ratio=self.ratio,
+      supply=supply,
+    )
+
   def _make_saver(self) -> saving.Saver | None:
     if not self._config.checkpoint_replay:
       return None
     return saving.Saver(self.replay, self.supervisor.folder / 'replay')
 
   def _restore_replay(self) -> None:
+    """Fills the replay from the run's folder; warns if it does not match the checkpoint."""
     updates = saving.restore(self.replay, self.supervisor.folder / 'replay')
     restored = int(self.learner.updates)
     if updates is None:
       logging.warning('No replay was saved with this run: it is filled anew.')
+    # Happens if the process was killed between the two saves.
     elif updates != restored:
       logging.warning(
         'The replay was saved at update %d, the checkpoint at update %d.', updates, restored
       )
+    # Nothing is inserted, but the minimum may be held already.
     self.ratio.add_inserted(0, self.replay.size())
 
   def _make_actors(self) -> list[actors.Actor]:
     config = self._config
     suite = self._suite
+    # Ape-X learns a single task.
     tasks = [suite.tasks[0]] * config.envs_per_actor
     make_policy = algorithms.module(config).make_policy
     made = []
     for i in range(config.num_actors):
+      # Depends on the frames, so that a resumed run does not repeat episodes.
       seed = games.seed_of(config.seed, i, self.frames())
       policy = make_policy(config, suite, self._store, i, seed)
       made.append(actors.Actor(i, suite, tasks, policy, config, seed))
     return made
 
   def _warn_if_nothing_is_learned(self) -> None:
+    """Warns of a run that ends before learning starts."""
     config = self._config
     if config.total_frames < config.min_replay * self._suite.action_repeat:
       logging.warning(

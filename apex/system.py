@@ -1,4 +1,4 @@
-"""Ape-X as the shared programs see it; see `common.runs.system`."""
+"""Ape-X for the shared programs: implements `common.runs.system.System`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from apex import config as configs
 from common.runs import system as systems
 
+# Mistakes on the command line are found before TensorFlow is imported, hence imports in methods.
 if TYPE_CHECKING:
   from apex import actor, run
   from common import environments
@@ -22,7 +23,7 @@ class ApeX:
   command = 'python -m apex.train'
   presets = configs.PRESETS
   switches = {
-    'checkpoint_replay': 'Save the replay with each checkpoint; --resume then need not fill it.'
+    'checkpoint_replay': 'Save the replay with each checkpoint, so that --resume finds it filled.'
   }
   has_several_learners = False
 

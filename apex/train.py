@@ -2,10 +2,11 @@
 
     python -m apex.train [--env=NAME] [--run_dir=DIR] [--config.FIELD=VALUE ...]
 
-Actors step batches of environments and send transitions with initial priorities; one learner
-samples from the prioritized replay. Actors are threads of the learner; with --actor_processes=N,
-processes beside it; with --role=learner and --role=actor, wherever they are started. Ctrl-C saves a
-checkpoint and ends; --resume goes on. Of an environment with several tasks, name one.
+Actors step batches of environments and send transitions with initial priorities; one learner trains
+on samples of the prioritized replay. Actors are threads of the learner; with --actor_processes=N,
+processes on its machine; with --role=learner and --role=actor, processes on any machine. Ctrl-C
+saves a checkpoint and ends; --resume continues. Ape-X learns one task: for an environment with
+several, choose one with --tasks.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from common.runs import program
 
 
 def main(argv: Sequence[str]) -> int:
-  """Runs one training from its command line; returns the exit status."""
+  """Runs the training program; returns its exit status."""
   return program.main(argv, __doc__, system.APEX)
 
 

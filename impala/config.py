@@ -1,34 +1,36 @@
-"""Every setting of an IMPALA run, and the presets: one for each row of the paper's tables."""
+"""The settings of an IMPALA run, and its presets: one for each row of the paper's tables."""
 
 import dataclasses
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from common import errors
 from common.config import presets, settings
 from common.environments import suite as suites
 from impala import hyperparameters
 
-# The names of `impala.rewards.FORMS`, repeated here as `common.config.settings.TORSOS` is.
+# The names of `impala.rewards.FORMS`, repeated here for the reason given at `settings.TORSOS`.
 REWARD_CLIPPINGS = ('none', 'abs_one', 'asymmetric', 'soft_asymmetric')
 CORRECTIONS = ('vtrace', 'one_step', 'epsilon', 'none')
 
 
 @dataclasses.dataclass
 class Config(settings.Settings):
-  """Settings of IMPALA; the defaults are the paper's where it has one value for all."""
+  """Settings of IMPALA. Where the paper has one value for all experiments, it is the default."""
 
   env: str = 'doom'
 
-  # Actors, and the environments that each steps together; 0 for an actor for each task, or for an
-  # environment of each task. Measured on 2 cores with scripts/benchmark.py: few large batches make
-  # the policy cheap, and more actors than cores keep the cores busy while others wait.
+  # Actors, and environments that each steps as one batch; 0: one actor for each task, or one
+  # environment of each task. Measured on 2 cores with scripts/benchmark.py: large batches make the
+  # policy cheap, and more actors than cores keep the cores busy while some actors wait.
   num_actors: int = 4
   envs_per_actor: int = 32
-  # T, in agent steps.
+  # Steps of a trajectory, T, in agent steps.
   unroll_length: int = 100
-  # Evaluate the policy for all actors at once, on the learner's parameters (Table 1, "dyn. batch").
+  # Evaluate the policy for all actors together, on the learner's parameters ("dyn. batch" in
+  # Table 1).
   dynamic_batching: bool = False
-  # The number of environments in a full batch, and how long a batch waits to be full.
+  # Environments in a full batch, and how long an incomplete batch waits for more.
   dynamic_batch_size: int = 32
   dynamic_batch_timeout_ms: float = 10.0
 
@@ -40,12 +42,12 @@ class Config(settings.Settings):
 
   # Learner.
   batch_size: int = 32
-  # GPUs of each machine that learn together: each gets an equal part of the batch.
+  # GPUs of each learner's machine to train on; each takes an equal part of the batch.
   learner_devices: int = 1
-  # The most trajectories that wait for the learner: a long queue is policy lag.
+  # The most trajectories that wait for the learner. A longer queue means more policy lag.
   queue_capacity: int = 32
   discount: float = 0.99
-  # vtrace, or one of its ablation (section 5.2.2): one_step, epsilon, none.
+  # Off-policy correction: vtrace, or from the ablation (section 5.2.2) one_step, epsilon, none.
   correction: str = 'vtrace'
   clip_rho_threshold: float = 1.0
   clip_c_threshold: float = 1.0
@@ -59,21 +61,22 @@ class Config(settings.Settings):
   reward_clipping: str = 'abs_one'
   baseline_cost: float = 0.5
   entropy_cost: float = 0.01
-  # Falls linearly to zero over `total_frames`.
+  # The initial learning rate, annealed linearly to 0 over `total_frames`.
   learning_rate: float = 0.0006
   rmsprop_decay: float = 0.99
   rmsprop_epsilon: float = 0.1
   rmsprop_momentum: float = 0.0
-  # The most that the global norm of the gradients may be; 0 for no clipping.
+  # Gradients are clipped to this global norm; 0: no clipping.
   max_gradient_norm: float = 0.0
 
-  # Uniform replay of trajectories (section 5.2.2): their share of a batch, and how many are kept.
+  # Uniform replay (section 5.2.2): the share of replayed trajectories in a batch, and the replay's
+  # capacity in trajectories.
   replay_fraction: float = 0.0
   replay_capacity: int = 10_000
 
   @property
   def replayed_per_batch(self) -> int:
-    """How many of a batch's trajectories are replayed."""
+    """The number of replayed trajectories in a batch."""
     return round(self.replay_fraction * self.batch_size)
 
   def check(self) -> None:
@@ -95,6 +98,7 @@ class Config(settings.Settings):
     self.expect_one_of('correction', CORRECTIONS)
     self.expect_one_of('reward_clipping', REWARD_CLIPPINGS)
     self.expect_one_of('pg_bootstrap', ('vs', 'values'))
+    # Without fresh trajectories, frames would not advance and training would not end.
     self.expect('replay_fraction', 0.0 <= self.replay_fraction < 1.0, 'at least 0 and less than 1')
     self.expect(
       'clip_c_threshold',
@@ -103,7 +107,7 @@ class Config(settings.Settings):
     )
 
   def fit(self, suite: suites.Suite) -> None:
-    """Resolves the settings that depend on the number of tasks, then checks all against the suite.
+    """Sets actors and environments that are 0 from the number of tasks; checks them all.
 
     Raises:
       UserError: As `check_environment`.
@@ -113,25 +117,26 @@ class Config(settings.Settings):
     self.check_environment(suite)
 
   def check_environment(self, suite: suites.Suite) -> None:
-    """Refuses continuous actions, and settings that do not fit the suite.
+    """Refuses continuous actions, and settings that do not fit the suite or this machine.
 
     Raises:
-      UserError: Naming the setting, and what does not fit it.
+      UserError: Names the setting, its value and what is expected.
     """
     if not suite.is_discrete:
       raise errors.UserError(
-        f'{suite.name} has continuous actions, IMPALA chooses among discrete ones. Ape-X DPG is '
-        f'made for them: python -m apex.train --env={suite.name}'
+        f'{suite.name} has continuous actions, but IMPALA needs discrete ones. Use Ape-X DPG: '
+        f'python -m apex.train --env={suite.name}'
       )
     self.check_torso(suite)
     self.check_shares(suite)
 
 
 def _rows(base: Mapping[str, Any], **rows: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+  """Presets that share the values of `base`."""
   return {name: {**base, **row} for name, row in rows.items()}
 
 
-# Tables D.1 to D.3. Where they give a range to draw from: the released code's values for a level.
+# Tables D.1 to D.3; where they give a range, the released code's values for a single level.
 _DMLAB = dict(
   unroll_length=100,
   batch_size=32,
@@ -147,7 +152,7 @@ _DMLAB = dict(
   lstm=True,
   feedback=True,
   total_frames=1_000_000_000,
-  # Not in the paper: enough environments for 2 cores, and patience with maps that compile slowly.
+  # Not in the paper: environments for 2 cores, and patience while maps are compiled.
   num_actors=4,
   envs_per_actor=10,
   stall_seconds=300.0,
@@ -159,11 +164,11 @@ _DMLAB_30 = _DMLAB | dict(
   reward_clipping='soft_asymmetric',
   total_frames=10_000_000_000,
 )
-# Section 5.3.1: 210 actors for the shallow network, 150 for the deep one. Here all environments of
-# a level are one actor's.
+# Section 5.3.1: 210 actors for the shallow network, 150 for the deep one. Here one actor steps all
+# environments of a level.
 _210_ACTORS = dict(num_actors=0, envs_per_actor=7)
 _150_ACTORS = dict(num_actors=0, envs_per_actor=5)
-# Table G.1. It lists neither the number of environments, nor RMSProp's decay: the released code's.
+# Table G.1. It does not list the number of environments; RMSProp's decay is the released code's.
 _ATARI = dict(
   env='atari:pong',
   unroll_length=20,
@@ -186,7 +191,7 @@ _REPLAY = dict(replay_fraction=0.5, replay_capacity=10_000)
 
 # The doom suite looks like DMLab to the agent: every DMLab row runs on it with --env=doom.
 _PRESET_ROWS: dict[str, dict[str, Any]] = {
-  # The main job, made to learn within ten minutes on 2 cores: not in the paper.
+  # The default, tuned to learn within ten minutes on 2 cores; not in the paper.
   'doom': dict(
     env='doom',
     unroll_length=20,
@@ -200,7 +205,7 @@ _PRESET_ROWS: dict[str, dict[str, Any]] = {
     max_gradient_norm=40.0,
     total_frames=4_000_000,
   ),
-  # Vectors, for one's own environments and for tests: not in the paper.
+  # Vector observations, for your own environments and for tests; not in the paper.
   'gym': dict(
     env='gym:CartPole-v1',
     torso='vector',
@@ -220,9 +225,9 @@ _PRESET_ROWS: dict[str, dict[str, Any]] = {
   **_rows(
     _DMLAB,
     dmlab={},  # Tables D.1 to D.3.
-    # The five levels of section 5.2 at once, an actor each. The paper trains them one at a time.
+    # The five levels of section 5.2 together, one actor each. The paper trains one at a time.
     dmlab5=dict(env='dmlab5', num_actors=0, envs_per_actor=8),
-    # Table 1: the single-machine rows. A full dynamic batch has half of the actors' environments.
+    # Table 1: the single-machine rows. Half of the environments make a full dynamic batch.
     table_1_48_actors=dict(num_actors=48, envs_per_actor=1),
     table_1_48_actors_dynamic_batching=dict(
       num_actors=48, envs_per_actor=1, dynamic_batching=True, dynamic_batch_size=24
@@ -247,10 +252,11 @@ _PRESET_ROWS: dict[str, dict[str, Any]] = {
   ),
   **_rows(
     _DMLAB_30,
-    # An environment of each level, for a small machine: not in the paper.
+    # One environment of each level, for a small machine; not in the paper.
     dmlab30=dict(torso='shallow', num_actors=0, envs_per_actor=1),
-    # Table 3: the multi-task agents; where the members of the population start; the experts, one
-    # level a run. We read Figure 5 so that all experts together have a multi-task agent's frames.
+    # Table 3: the multi-task agents; the initial settings of the population's members; the experts,
+    # one level a run. We understand Figure 5 to give all experts together as many frames as one
+    # multi-task agent.
     table_3_shallow=dict(torso='shallow', **_210_ACTORS),
     table_3_deep=dict(torso='deep', **_150_ACTORS),
     table_3_deep_pbt=dict(torso='deep', **_150_ACTORS, **hyperparameters.draw(0)),
@@ -258,7 +264,7 @@ _PRESET_ROWS: dict[str, dict[str, Any]] = {
       torso='deep', env='dmlab:rooms_watermaze', total_frames=10_000_000_000 // 30
     ),
   ),
-  # Table 4: the experts, one game a run; the multi-task agent, on 57 times as many frames.
+  # Table 4: the experts, one game a run; the multi-task agent, trained on 57 times as many frames.
   **_rows(
     _ATARI,
     atari_shallow=dict(torso='shallow'),

@@ -2,13 +2,13 @@
 
     python -m impala.evaluate RUN [--episodes=N] [--checkpoint=latest|best|PATH] [--video]
 
-Plays N episodes of every task with a checkpoint of the run in the folder RUN, in several processes:
-on Atari after up to 30 no-ops, on DMLab-30 in the test levels. Actions are sampled from the policy,
-as in the paper. Prints a table of mean returns with 95% bootstrap intervals and writes
-`evaluation.json` to RUN; for Atari-57 and DMLab-30 also human-normalised scores beside the papers'
-(`scores.json`, `scores.png`), for others the returns of a random policy. Results with the same
-checkpoint, N and seed are kept: an evaluation that was interrupted goes on. --video writes a GIF
-for each task to RUN/videos.
+Plays N episodes of every task with a checkpoint from the run's folder RUN, in several processes. On
+Atari, episodes start with up to 30 no-ops; on DMLab-30, the test levels are played. Actions are
+sampled from the policy, as in the paper. Prints a table of mean returns with 95% bootstrap
+intervals and writes it to `evaluation.json` in RUN. For Atari and DMLab-30, also writes
+human-normalised scores beside the papers' (`scores.json`, `scores.png`); for other environments,
+the returns of a random policy. Results with the same checkpoint, N and seed are reused, so an
+interrupted evaluation continues. --video writes a GIF of each task to RUN/videos.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from impala import system
 
 
 def main(argv: Sequence[str]) -> int:
-  """Evaluates a run from its command line; returns the exit status."""
+  """Runs the evaluation program; returns its exit status."""
   return command.main(argv, __doc__, system.IMPALA)
 
 

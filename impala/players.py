@@ -1,4 +1,4 @@
-"""The agent as evaluation plays it."""
+"""IMPALA's agent as a player of whole episodes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,14 +14,14 @@ from impala import networks, policy
 
 
 def make(config: configs.Config, suite: environments.Suite, seed: int) -> systems.PlayingAgent:
-  """An agent with fresh parameters, which samples its actions under a seed."""
+  """An agent with fresh parameters that samples actions from its policy; `seed` is its seed."""
   agent = networks.make_agent(config, suite)
-  # A learner has its agent under the same name, so a learner's checkpoint restores this one.
+  # The attribute's name is a learner's, so a learner's checkpoint restores this agent.
   root = tf.Module()
   root.agent = agent
 
   def make_player(task: str, count: int) -> play.Player:
-    # A graph for each player: its draws depend on nothing that was played before.
+    # A new graph restarts its random numbers: actions do not depend on what was played before.
     decide = policy.traced_decide(agent, suite, seed)
     reward_scale = suite.reward_scales.get(task, 1.0)
     return _Player(decide, agent.initial_state(count), count, reward_scale)
@@ -30,7 +30,7 @@ def make(config: configs.Config, suite: environments.Suite, seed: int) -> system
 
 
 class _Player:
-  """Keeps the core state and the last actions of N environments between steps."""
+  """Acts in N environments, and keeps their core state and last actions between steps."""
 
   def __init__(
     self,

@@ -1,4 +1,4 @@
-"""What an IMPALA run reports: policy lag, the learner's waiting, episodes of every task."""
+"""The statistics of an IMPALA run: policy lag, the learner's waiting time, losses, episodes."""
 
 import pathlib
 from collections.abc import Mapping
@@ -30,7 +30,11 @@ _COLUMNS = (
 
 
 class Recorder:
-  """Collects the statistics of updates; `base`, a `common.runs.recorder.Recorder`, reports them."""
+  """Collects the statistics of updates.
+
+  Attributes:
+    base: Reports them.
+  """
 
   def __init__(
     self,
@@ -40,10 +44,11 @@ class Recorder:
     learner: learners.Learner,
     supply: recorders.Supply,
   ):
-    """Opens the files. For the arguments, see `common.runs.recorder.Recorder`."""
+    """Opens the files; for the arguments, see `common.runs.recorder.Recorder`."""
     self._tasks = suite.tasks
     self._learner = learner
     self._supply = supply
+    # Fresh trajectories come first in a batch.
     self._fresh = learner.batch_size - learner.replayed
     columns = [*_COLUMNS, *supply.host.columns]
     self.base = recorders.Recorder(
@@ -51,11 +56,18 @@ class Recorder:
     )
 
   def record(self, batch: trajectory.Trajectory, update: learners.Update, waited: float) -> None:
-    """Adds an update on a batch `[T+1, B]`, for which the learner waited `waited` seconds."""
+    """Adds the statistics of an update and of the episodes that ended in its batch.
+
+    Args:
+      batch: The update's batch, `[T+1, B]`.
+      update: The update's result.
+      waited: Seconds that the learner waited for the batch.
+    """
     self.base.start_clock()
-    # The learner's version when it used the batch: one update ago.
+    # The version that was updated: `updates` already counts this update.
     version = int(self._learner.updates) - 1
     lags = version - batch.parameter_version[: self._fresh].numpy()
+    # Infinite or NaN losses end the run before they are recorded.
     statistics = {k: float(v) for k, v in update.statistics.items() if k != 'finite'}
     self.base.record(
       means=statistics,
@@ -72,9 +84,9 @@ class Recorder:
     return f'lag {row.get("policy_lag_mean", 0.0):.1f}{recorders.faults(row)}'
 
   def _add_episodes(self, batch: trajectory.Trajectory) -> None:
-    # Entry 0 was entry T of the unroll before, and counted then. Replayed trajectories, which come
-    # after the fresh ones, were counted when they were new.
-    lengths = batch.episode_length[1:, : self._fresh].numpy()
+    # Entry 0 was entry T of the unroll before, and counted there. Replayed trajectories were
+    # counted when they were fresh.
+    lengths = batch.episode_length[1:, : self._fresh].numpy()  # [T, fresh]
     returns = batch.episode_return[1:, : self._fresh].numpy()
     tasks = batch.task.numpy()
     for step, column in np.argwhere(lengths > 0):

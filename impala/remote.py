@@ -1,4 +1,4 @@
-"""An IMPALA actor in a process that is not its learner's."""
+"""An IMPALA actor in a process of its own."""
 
 from typing import Any
 
@@ -15,7 +15,12 @@ from impala import networks, policy, trajectory
 def make_actor(
   config: configs.Config, suite: environments.Suite, link: links.Link, welcome: links.Welcome
 ) -> tuple[actors.Actor, wire.Codec]:
-  """An actor for the place that the learner assigned, and the codec of its trajectories."""
+  """Makes the actor that the learner assigned; returns it and the codec of its trajectories.
+
+  Raises:
+    UserError: If the settings do not fit the environment or this machine.
+  """
+  # The learner sends its settings unresolved.
   config.fit(suite)
   number = welcome.assignment
   tasks = environments.assign(suite.tasks, number, config.num_actors, config.envs_per_actor)
@@ -28,12 +33,13 @@ def make_actor(
 def make_policy(
   config: configs.Config, suite: environments.Suite, link: links.Link, seed: int
 ) -> policy.Policy:
-  """A policy with its own copy of the parameters; with `dynamic_batching`, the learner's."""
+  """A policy with its own parameters; with `dynamic_batching`, one that asks the learner."""
   if not config.dynamic_batching:
     return policy.LocalPolicy(networks.make_agent(config, suite), suite, link, seed)
 
   def initial_state(count: int) -> Any:
-    # That of an LSTM that has no variables: the network itself is not here.
+    # An LSTM makes its variables when it is first called, so this one has none:
+    # the network is the learner's.
     return snt.LSTM(networks.CORE_SIZE).initial_state(count) if config.lstm else ()
 
   inputs, outputs = policy.central_codecs(suite, initial_state(1))

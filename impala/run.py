@@ -1,4 +1,7 @@
-"""A training run of IMPALA: actors, queue, learner and what watches them, put together."""
+"""A training run of IMPALA.
+
+actors -> queue -> batches (with replay) -> learner -> parameters
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ from impala import learner as learners
 
 
 class Run(runs.Run):
-  """One training run in its folder."""
+  """One learner's part of a run: the learner's thread, and actors as threads or processes."""
 
   def __init__(
     self,
@@ -42,8 +45,8 @@ class Run(runs.Run):
     Args:
       system: IMPALA.
       config: The run's settings.
-      options: The run's folder, and whether to go on with the run in it.
-      who: This process, a learner; if its role is `all` and it starts no actor processes, its
+      options: The run's folder, and whether to resume the run in it.
+      who: This process's role and its peers' addresses. With role `all` and no actor processes, the
         actors are threads.
 
     Raises:
@@ -52,15 +55,18 @@ class Run(runs.Run):
     hosting.check(who)
     self._config = config
     self._suite = environments.load(config.env, config.environment_options())
-    # As actors elsewhere are asked for it: before numbers that depend on the tasks are resolved.
+    # What remote actors get, and what their own command lines must agree with. A copy, because
+    # `fit` resolves numbers that depend on the tasks.
     asked = dataclasses.replace(config)
     config.fit(self._suite)
     strategy = replicas.make_strategy(config.learner_devices, who.peers, who.index)
+    # Before the agent, whose initial parameters depend on it.
     tf.random.set_seed(config.seed)
     with replicas.watched(strategy), strategy.scope():
       agent = networks.make_agent(config, self._suite)
     self._learner = learners.Learner(config, self._suite, agent, strategy)
     self._is_only_learner = replicas.workers(strategy) == 1
+    # Restores the first learner if the run is resumed; the others then get its variables.
     super().__init__(system, config, options, self._learner, who.index)
     self._learner.synchronise()
 
@@ -68,7 +74,9 @@ class Run(runs.Run):
     self._spec = trajectory.specification(
       self._suite, config.unroll_length, self._learner.agent.initial_state(1)
     )
+    # A full queue blocks the actors, which bounds the policy lag.
     self.queue = queues.StructureQueue(self._spec, config.queue_capacity)
+    # Made before the host, which lets remote actors use it too.
     self._shared_policy = self._make_shared_policy() if config.dynamic_batching else None
     self.host = self._make_host(system, asked, who)
     if who.has_threads:
@@ -90,7 +98,7 @@ class Run(runs.Run):
 
   def warm_up(self) -> None:
     learners.warm_up(self._learner, self._spec)
-    # The pipeline is a graph too, and begins to run here.
+    # The input pipeline is a graph too. It starts here, and waits for trajectories.
     self._batches = batching.from_queue(
       self.queue, self._learner.batch_size, self._make_replay(), self._learner.replayed
     )
@@ -125,12 +133,13 @@ class Run(runs.Run):
     made = []
     for i, acting in enumerate(self._make_policies()):
       tasks = environments.assign(suite.tasks, i, config.num_actors, config.envs_per_actor)
+      # Depends on the frames, so that a resumed run does not repeat episodes.
       seed = games.seed_of(config.seed, i, self.frames())
       made.append(actors.Actor(i, suite, tasks, acting, config.unroll_length, seed))
     return made
 
   def _make_policies(self) -> list[policy.Policy]:
-    """A policy for each actor of this process; one that all share, if they batch dynamically."""
+    """A policy for each actor of this process; with dynamic batching, all share one."""
     config = self._config
     if self._shared_policy:
       return [self._shared_policy] * config.num_actors
@@ -154,7 +163,7 @@ class Run(runs.Run):
     )
 
   def _inference(self) -> inference.Inference | None:
-    """How the learner acts for actors elsewhere that hold no parameters."""
+    """With dynamic batching, computes actions for remote actors; they hold no parameters."""
     shared = self._shared_policy
     if not shared:
       return None
@@ -180,15 +189,17 @@ class Run(runs.Run):
     return uniform.UniformReplay(self._spec, config.replay_capacity)
 
   def _learn(self, batches: Iterator[trajectory.Trajectory], stop: threading.Event) -> None:
-    """The learner's thread: update, publish, record and save, one after the other."""
+    """The learner's thread: updates, publishes parameters, records and saves, in turn."""
     config = self._config
     learner = self._learner
     new_frames = tf.constant(batching.new_frames(config, self._suite), tf.int64)
-    while self.frames() < config.total_frames:  # The same at all learners.
+    # All learners count the same frames, so they end after the same update.
+    while self.frames() < config.total_frames:
       self.taker.enter('waiting for trajectories')
       started = time.monotonic()
       batch = None if stop.is_set() else next(batches, None)
       if batch is None:
+        # The others would wait for this learner's gradients forever.
         if not self._is_only_learner:
           learners.ask_to_stop(learner, self._spec)
         break
@@ -196,6 +207,7 @@ class Run(runs.Run):
 
       self.taker.enter('updating')
       update = learner.update(batch, new_frames)
+      # Nothing was learned from the batch.
       if update.stop:
         logging.info('Another learner has stopped.')
         break

@@ -1,4 +1,4 @@
-"""IMPALA as the shared programs see it; see `common.runs.system`."""
+"""IMPALA for the shared programs: implements `common.runs.system.System`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from common.runs import system as systems
 from impala import config as configs
 
+# Mistakes on the command line are found before TensorFlow is imported, hence imports in methods.
 if TYPE_CHECKING:
   from common import environments
   from common.config import command_line

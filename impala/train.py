@@ -2,10 +2,10 @@
 
     python -m impala.train [--env=NAME] [--run_dir=DIR] [--config.FIELD=VALUE ...]
 
-Actors step batches of environments and send trajectories through a bounded queue; a learner turns
-batches of them into parameters, which it publishes after each update. Actors are threads of the
-learner; with --actor_processes=N, processes beside it; with --role=learner and --role=actor,
-wherever they are started. Ctrl-C saves a checkpoint and ends; --resume goes on.
+Actors step batches of environments and send trajectories through a bounded queue; a learner trains
+on batches of them and publishes its parameters after each update. Actors are threads of the
+learner; with --actor_processes=N, processes on its machine; with --role=learner and --role=actor,
+processes on any machine. Ctrl-C saves a checkpoint and ends; --resume continues.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from impala import system
 
 
 def main(argv: Sequence[str]) -> int:
-  """Runs one training from its command line; returns the exit status."""
+  """Runs the training program; returns its exit status."""
   return program.main(argv, __doc__, system.IMPALA)
 
 

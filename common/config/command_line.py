@@ -1,4 +1,4 @@
-"""The command line of every training program, and how programs start and end.
+"""The command line of the training programs; the start and exit of every program.
 
 Flags: --preset, --env, --tasks, --run_dir, --total_frames, --seed, --resume, --config.FIELD.
 """
@@ -23,7 +23,7 @@ from common.config import presets as all_presets
 from common.config import run_folder
 
 _HELP = ('-h', '--help', '-help')
-# What absl and ml_collections raise for flags that they cannot parse.
+# Errors of absl and ml_collections for flags that they cannot parse.
 _PARSE_ERRORS = (flags.Error, AttributeError, TypeError, ValueError, KeyError)
 
 
@@ -33,10 +33,10 @@ class Options:
 
   Attributes:
     run_dir: The run's folder.
-    resume: Whether to go on with the run that is there.
-    asked: The settings named on the command line; all of them, if it names a preset or an
+    resume: Whether to resume the run in that folder.
+    asked: The settings named on the command line; all settings if it names a preset or an
       environment.
-    values: All flags, among them those that the caller defined.
+    values: All flags, including those that the caller defined.
   """
 
   run_dir: pathlib.Path
@@ -54,32 +54,34 @@ def parse(
 ) -> tuple[Any, Options]:
   """Parses a training program's command line.
 
-  A config starts from its preset (by name, or the one for --env), or with --resume from the run's
-  own config; flags override it.
+  The config starts from a preset, either --preset or the one for --env; with --resume, from the
+  config of the run. Flags override it.
 
   Args:
     argv: `sys.argv`.
     description: Shown by --help, before the flags.
     presets: The system's configs.
-    switches: The config's boolean fields that have a flag of their own, `--NAME`, with its help.
+    switches: Boolean fields of the config that get a flag of their own, `--FIELD`, by name; the
+      values are the flags' help texts.
     define_flags: Defines further flags.
 
   Returns:
     The config and the options.
 
   Raises:
-    UserError: For anything that cannot be understood.
+    UserError: If the command line cannot be parsed, or a setting cannot work.
   """
 
   def new_flags() -> flags.FlagValues:
     values = flags.FlagValues()
     _define_common(values, presets)
     for name, help_text in switches.items():
+      # None if not given: the config's value then stays.
       flags.DEFINE_boolean(name, None, help_text, flag_values=values)
     define_flags(values)
     return values
 
-  # Twice: the first time for the config to start from, whose fields then are flags themselves.
+  # Parsed twice: first to find the config to start from, then with a flag for each of its fields.
   first = new_flags()
   _parse(first, argv, description, known_only=True)
   config = _initial_config(first, presets)
@@ -99,6 +101,7 @@ def parse(
     if value is not None:
       setattr(config, name, value)
       asked.add(name)
+  # An actor that names a preset must agree with its learner on all settings.
   if values.preset or values.env:
     asked = {field.name for field in dataclasses.fields(config)}
   config.check()
@@ -112,23 +115,26 @@ def parse(
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
-  """Calls `main(sys.argv)`. A user's mistake is shown as one message, and exits with status 2."""
+  """Runs `main(sys.argv)` and exits with its status; 2 after a UserError, which is printed."""
   logging.basicConfig(level=logging.INFO, format='%(message)s', handlers=[_Terminal(sys.stdout)])
   logging.getLogger('absl').setLevel(logging.WARNING)
   try:
     sys.exit(main(sys.argv))
   except KeyboardInterrupt:
+    # A shell's status for SIGINT, 128 + 2.
     sys.exit(130)
   except errors.UserError as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(2)
-  except BrokenPipeError:  # The reader of our output (`| head`) has gone.
+  except BrokenPipeError:
+    # The reader of our output (`| head`) is gone. Python flushes stdout once more at exit, which
+    # must not fail again.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(1)
 
 
 class _Terminal(logging.StreamHandler):
-  """Lets a closed pipe end the program; logging itself would print a stack trace for every line."""
+  """Lets a closed pipe end the program, where logging would print a stack trace for each line."""
 
   def handleError(self, record: logging.LogRecord) -> None:
     if isinstance(sys.exception(), BrokenPipeError):
@@ -137,18 +143,19 @@ class _Terminal(logging.StreamHandler):
 
 
 def import_tensorflow(intra_op_threads: int = 0) -> None:
-  """Imports TensorFlow without its notes on CPU and GPU.
+  """Imports TensorFlow without its messages about CPU and GPU.
 
-  No setting keeps them off the terminal: they are written straight to file descriptor 2. So that is
-  a file meanwhile, whose text is shown if the import fails.
+  No setting silences them, since they are written directly to file descriptor 2. During the import
+  that is a temporary file, whose text is shown if the import fails.
 
   Args:
-    intra_op_threads: The most threads that share one operation; 0 for TensorFlow's choice.
+    intra_op_threads: Threads that share one operation; 0 for TensorFlow's choice.
   """
+  # The user's own settings of the environment win.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   if intra_op_threads:
     os.environ.setdefault('TF_NUM_INTRAOP_THREADS', str(intra_op_threads))
-  # TensorFlow warns of retracing, though several actors trace several graphs on purpose.
+  # TensorFlow warns about retracing, but several actors trace several graphs on purpose.
   logging.getLogger('tensorflow').setLevel(logging.ERROR)
   terminal = os.dup(2)
   with tempfile.TemporaryFile() as notes:
@@ -165,10 +172,13 @@ def import_tensorflow(intra_op_threads: int = 0) -> None:
 
 
 def parse_flags(values: flags.FlagValues, argv: Sequence[str], description: str) -> list[str]:
-  """Parses a command line into flags that the caller defined; returns the other arguments.
+  """Parses a command line into flags that the caller defined.
+
+  Returns:
+    The arguments that are not flags.
 
   Raises:
-    UserError: For anything that cannot be understood.
+    UserError: If the command line cannot be parsed.
   """
   return _parse(values, argv, description)
 
@@ -178,10 +188,10 @@ def _initial_config(values: flags.FlagValues, presets: all_presets.Presets) -> A
   if not values.resume:
     return presets.preset(values.preset or presets.preset_for(values.env or ''))
   if not values.run_dir:
-    raise errors.UserError('--resume needs the folder of the run to go on with: --run_dir=DIR')
+    raise errors.UserError('--resume needs the folder of the run to resume: --run_dir=DIR')
   if values.preset:
     raise errors.UserError(
-      '--resume goes on with the settings of the run: leave out --preset, or start a new run'
+      '--resume uses the settings of the run: leave out --preset, or start a new run'
     )
   return presets.from_json(run_folder.load_config(pathlib.Path(values.run_dir)))
 
@@ -197,18 +207,18 @@ def _define_common(values: flags.FlagValues, presets: all_presets.Presets) -> No
     'preset',
     None,
     f'Settings to start from: {", ".join(presets.rows)}. {draws}'
-    'Without it, those for the environment.',
+    'Default: the preset for the environment.',
     flag_values=values,
   )
   flags.DEFINE_string('env', None, 'The environment, see above.', flag_values=values)
   flags.DEFINE_string(
     'tasks',
     None,
-    'The tasks to take of an environment with many: A,B,C.',
+    'Tasks to use of an environment that has several: A,B,C. Default: all.',
     flag_values=values,
   )
   flags.DEFINE_string(
-    'run_dir', None, "The run's folder; runs/ENV-DATE-TIME by default.", flag_values=values
+    'run_dir', None, "The run's folder. Default: runs/ENV-DATE-TIME.", flag_values=values
   )
   flags.DEFINE_integer(
     'total_frames',
@@ -219,19 +229,21 @@ def _define_common(values: flags.FlagValues, presets: all_presets.Presets) -> No
   flags.DEFINE_integer(
     'seed',
     None,
-    'Seeds networks, environments and sampling. The order in which threads run is not seeded, so '
-    'two runs still differ.',
+    'Seed of networks, environments and sampling. Two runs with the same seed still differ, since '
+    'the order in which threads run is not seeded.',
     flag_values=values,
   )
-  flags.DEFINE_boolean('resume', False, 'Go on with the run in --run_dir.', flag_values=values)
+  flags.DEFINE_boolean('resume', False, 'Resume the run in --run_dir.', flag_values=values)
 
 
 def _define_config(values: flags.FlagValues, config: Any, argv: Sequence[str]) -> None:
   """Defines --config.FIELD for every field; the config's own values are the defaults."""
   fields = {field.name for field in dataclasses.fields(config)}
+  # Checked here, because ml_collections does not suggest the field that was meant.
   for argument in argv[1:]:
-    prefix, _, field = _name(argument).partition('.')
-    if prefix == 'config' and field and field not in fields:
+    name = _name(argument)
+    field = name.removeprefix('config.')
+    if name.startswith('config.') and field not in fields:
       raise errors.unknown('config field', field, fields)
   try:
     config_flags.DEFINE_config_dataclass(
@@ -248,7 +260,8 @@ def _define_config(values: flags.FlagValues, config: Any, argv: Sequence[str]) -
 def _parse(
   values: flags.FlagValues, argv: Sequence[str], description: str, known_only: bool = False
 ) -> list[str]:
-  """Parses into `values`; returns the arguments that are no flags."""
+  """Parses into `values`, or shows the help and exits; returns the arguments that are not flags."""
+  # The help must list the config's fields, which only the second parse knows.
   if not known_only and any(argument in _HELP for argument in argv[1:]):
     print(f'{description.strip()}\n\nFlags:\n{values.get_help()}')
     sys.exit(0)

@@ -15,13 +15,13 @@ class Presets(Generic[_Config]):
   """A system's configs by name.
 
   Attributes:
-    config: The system's dataclass.
-    rows: By name, the values that differ from the dataclass's defaults.
-    families: The preset for each environment family, where --env is given without --preset; or a
-      function to it from the environment's name.
-    default: The preset where neither is given.
-    draws: The number of combinations of hyperparameters to start from, as in `PRESET:7`.
-    draw: From the number of a combination to its values.
+    config: The system's config class, a dataclass.
+    rows: For each preset, the values that differ from the dataclass's defaults.
+    families: For each environment family, the preset used if --env is given without --preset; or a
+      function from the environment's name to that preset.
+    default: The preset for other families, or if neither flag is given.
+    draws: How many combinations of hyperparameters `PRESET:N` can choose from; 0 for none.
+    draw: Maps a combination's number N to its values.
   """
 
   config: type[_Config]
@@ -32,16 +32,18 @@ class Presets(Generic[_Config]):
   draw: Callable[[int], Mapping[str, Any]] | None = None
 
   def preset(self, name: str) -> _Config:
-    """The config of the preset `NAME`, or `NAME:N` with combination N of hyperparameters.
+    """The config of preset `NAME`; for `NAME:N`, with hyperparameter combination N.
 
     Raises:
-      UserError: If there is none of this name or number.
+      UserError: If there is no such preset or combination.
     """
     row, colon, number = name.partition(':')
     if row not in self.rows:
       raise errors.unknown('preset', name, self.rows)
+    # A copy: the caller may change its config.
     values = dict(self.rows[row])
     if colon:
+      # `isdecimal` also refuses signs and spaces, which `int` would accept.
       if not (self.draw and number.isdecimal() and int(number) < self.draws):
         raise errors.UserError(f'preset {name!r}: expected {row}, {self._numbers(row)}')
       values |= self.draw(int(number))
@@ -51,24 +53,26 @@ class Presets(Generic[_Config]):
     """The name of the preset for an environment.
 
     Raises:
-      UserError: If it depends on what the environment is, and there is no such environment.
+      UserError: If the environment must be loaded to choose, and does not exist.
     """
     suited = self.families.get(env.partition(':')[0], self.default)
     return suited(env) if callable(suited) else suited
 
   def from_json(self, values: Mapping[str, Any]) -> _Config:
-    """The config of a run's `config.json`.
+    """The config in a run's `config.json`.
 
-    Settings that an older version did not have get their defaults.
+    Settings that are missing, as in runs of an older version, get their defaults.
 
     Raises:
-      UserError: If a value's type is not the setting's.
+      UserError: If a value has the wrong type.
     """
     config = self.config()
     for field in dataclasses.fields(self.config):
       value = values.get(field.name, getattr(config, field.name))
+      # JSON written by hand may say 1 for 1.0.
       if field.type is float and type(value) is int:
         value = float(value)
+      # Not `isinstance`, for which True is an int.
       if type(value) is not field.type:
         expected = getattr(field.type, '__name__', field.type)
         raise errors.UserError(f'config.json says {field.name} is {value!r}, expected {expected}')
@@ -76,6 +80,7 @@ class Presets(Generic[_Config]):
     return config
 
   def _numbers(self, row: str) -> str:
+    """Which numbers the preset takes, for a message."""
     if not self.draws:
-      return 'without a number: there are no combinations of hyperparameters to take'
+      return 'without a number: there are no combinations of hyperparameters'
     return f'or {row}:0 to {row}:{self.draws - 1} for a combination of hyperparameters'

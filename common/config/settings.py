@@ -1,4 +1,4 @@
-"""The settings that every run has, and the refusal of values that cannot work."""
+"""The settings of every run, and checks that refuse values that cannot work."""
 
 import dataclasses
 from collections.abc import Collection
@@ -8,58 +8,58 @@ from common.environments import options
 from common.environments import suite as suites
 from common.machine import memory
 
-# The torsos of `common.networks`, repeated here so that a mistaken flag need not wait for
-# TensorFlow's import; with the smallest image that each reads, None for vectors.
+# The torsos of `common.networks`, with the smallest image side that each can read; None for the one
+# that reads vectors. Repeated here so that a wrong flag is found without importing TensorFlow.
 TORSOS: dict[str, int | None] = {'shallow': 20, 'deep': 1, 'nature': 36, 'vector': None}
 
 
 @dataclasses.dataclass
 class Settings:
-  """Settings of any run; a system's config adds its own, and has other defaults."""
+  """Settings of every run. A system's config adds its own and may change the defaults."""
 
   # The environment, see --help.
   env: str = ''
-  # The tasks to take of an environment with many, separated by commas; all if empty.
+  # Tasks to use of an environment that has several, separated by commas; empty: all.
   tasks: str = ''
   seed: int = 1
   # Environment frames to train for: agent steps x action repeat.
   total_frames: int = 1_000_000_000
 
   num_actors: int = 1
-  # Environments that each actor steps together.
+  # Environments that each actor steps as one batch.
   envs_per_actor: int = 1
   # The network that reads observations, one of `TORSOS`.
   torso: str = 'shallow'
 
-  # Threads that share one operation of TensorFlow on the CPU; 0: as many as there are cores. Small
-  # networks are faster with 1.
+  # Threads that share one TensorFlow operation on the CPU; 0: one for each core. Small networks are
+  # faster with 1.
   intra_op_threads: int = 0
 
   log_every_seconds: float = 10.0
   checkpoint_every_seconds: float = 120.0
-  # After this long without anything to learn from, the run says who is silent.
+  # After this long without new experience, the run logs what each of its parts is doing.
   stall_seconds: float = 60.0
-  # Episodes of each task in the table at the end; 0 for no table.
+  # Episodes of each task to play when training is finished; 0: no evaluation.
   evaluation_episodes: int = 10
 
-  # DeepMind Lab. The folder of the images that two psychlab levels show, or 'dummy' for dummies.
+  # DeepMind Lab. Folder of the images that two psychlab levels show, or 'dummy' for placeholders.
   dmlab_dataset_path: str = ''
-  # Where compiled maps are kept for all runs (empty: nowhere), and the most disk they may take.
+  # Folder where compiled maps are cached for all runs (empty: no cache), and its size limit.
   dmlab_level_cache: str = '~/.cache/dmlab_levels'
   dmlab_level_cache_gb: float = 5.0
   # software or hardware.
   dmlab_renderer: str = 'software'
   # Further settings of the engine or level, KEY=VALUE,KEY=VALUE, e.g. minimalUI=true.
   dmlab_engine: str = ''
-  # The number of different training episodes of a level, whose maps can be compiled in advance; 0:
-  # every episode is a new one.
+  # Number of distinct training episodes of a level, whose maps can then be compiled in advance; 0:
+  # no limit.
   dmlab_episode_seeds: int = 0
 
   def check(self) -> None:
     """Refuses values that cannot work.
 
     Raises:
-      UserError: Naming the field, its value and what is expected.
+      UserError: Names the setting, its value and what is expected.
     """
     self.expect_positive(
       'total_frames',
@@ -75,7 +75,7 @@ class Settings:
     self.expect_one_of('dmlab_renderer', ('software', 'hardware'))
 
   def environment_options(self) -> options.Options:
-    """What is asked of the environment beside its name."""
+    """The settings that concern the environment, beside its name."""
     return options.Options(
       tasks=self.tasks,
       max_training_frames=self.max_training_frames(),
@@ -88,24 +88,26 @@ class Settings:
     )
 
   def max_training_frames(self) -> int | None:
-    """Environment frames after which a training episode is cut; None: the environment decides."""
+    """Environment frames after which a training episode is cut; None for the suite's own limit."""
     return None
 
   def check_shares(self, suite: suites.Suite) -> None:
-    """Refuses numbers of environments that tasks cannot share equally or that memory cannot hold.
+    """Refuses numbers of environments that tasks cannot share equally or memory cannot hold.
 
     Raises:
-      UserError: Naming the setting, its value and one that works.
+      UserError: Names the setting, its value and what would work.
     """
     count = self.num_actors * self.envs_per_actor
     tasks = len(suite.tasks)
+    # A multiple of the tasks works with any number of actors.
     nearest = max(1, round(self.envs_per_actor / tasks)) * tasks
     self.expect(
       'envs_per_actor',
       count % tasks == 0,
-      f'that num_actors x envs_per_actor, now {count}, is a multiple of the {tasks} tasks, for '
-      f'example {nearest}: all tasks get equally many environments',
+      f'a value for which num_actors x envs_per_actor, now {count}, is a multiple of the {tasks} '
+      f'tasks, for example {nearest}: all tasks get the same number of environments',
     )
+
     needed = count * suite.bytes_per_environment
     free = memory.available()
     self.expect(
@@ -119,7 +121,7 @@ class Settings:
     """Refuses a `torso` that cannot read the environment's observations.
 
     Raises:
-      UserError: Naming both.
+      UserError: Names the torso and the shape of the observations.
     """
     shape = suite.observation_space['observation'].shape or ()
     smallest = TORSOS[self.torso]
@@ -129,6 +131,7 @@ class Settings:
       reads_vectors == (len(shape) == 1),
       f"'vector' for vectors, another for images; {suite.name} shows {shape}",
     )
+    # Height and width: stacked frames have become channels.
     size = suites.network_space(suite).shape[:2]
     self.expect(
       'torso',
@@ -138,7 +141,7 @@ class Settings:
     )
 
   def expect(self, name: str, holds: bool, expected: str) -> None:
-    """Raises UserError unless a condition on the setting `name` holds."""
+    """Raises a UserError about the setting `name` unless `holds`; `expected` ends the sentence."""
     if not holds:
       raise errors.UserError(
         f'{name} is {getattr(self, name)!r}, expected {expected}. Set it with --config.{name}=VALUE'
@@ -146,6 +149,7 @@ class Settings:
 
   def expect_positive(self, *names: str) -> None:
     for name in names:
+      # Comparing refuses NaN too.
       self.expect(name, 0 < getattr(self, name) < float('inf'), 'more than 0')
 
   def expect_at_least_zero(self, *names: str) -> None:

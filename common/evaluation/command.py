@@ -1,6 +1,4 @@
-"""The evaluation program of every system: whole episodes of a checkpoint; a table, JSON, films."""
-
-from __future__ import annotations
+"""The evaluation program: plays episodes with a checkpoint; writes a table, JSON and films."""
 
 import dataclasses
 import functools
@@ -10,7 +8,7 @@ import logging
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from absl import flags
 
@@ -19,14 +17,12 @@ from common.config import command_line, run_folder, settings
 from common.evaluation import jobs, play
 from common.machine import files, janitor, memory
 from common.reporting import score_report
-
-if TYPE_CHECKING:
-  from common.runs import system as systems
+from common.runs import system as systems
 
 _SEED = 2_000_000_000  # Beyond the seeds of training.
-_BYTES_PER_PROCESS = 10**9  # TensorFlow and the agent.
+_BYTES_PER_PROCESS = 10**9  # For TensorFlow and the agent.
 
-# Settings that do not change an agent's episodes: results are kept when only these differ.
+# Settings that do not affect an agent's episodes: results stay valid if only these differ.
 _INDECISIVE = (
   'tasks',
   'total_frames',
@@ -43,26 +39,27 @@ _INDECISIVE = (
 
 
 def main(argv: Sequence[str], description: str, system: systems.System) -> int:
-  """Evaluates a run from a command line.
+  """Evaluates the run that the command line names.
 
   Args:
     argv: `sys.argv`.
-    description: Shown by --help; its first line names the program.
-    system: What was trained.
+    description: Shown by --help, before the flags.
+    system: The system that was trained.
 
   Returns:
     The exit status.
 
   Raises:
-    UserError: As `evaluate`, and for mistakes on the command line.
+    UserError: As `evaluate`, or if the command line is wrong.
   """
   values = flags.FlagValues()
   _define_flags(values)
   arguments = command_line.parse_flags(values, argv, description)
   if len(arguments) != 1:
     raise errors.UserError(
-      f'expected one folder of a run, got {len(arguments)}: RUN [--episodes=N]. See --help.'
+      f'expected one run folder, got {len(arguments)}: RUN [--episodes=N]. See --help.'
     )
+  # Ends worker processes if this one is killed.
   with janitor.attend():
     evaluate(
       pathlib.Path(arguments[0]),
@@ -83,12 +80,12 @@ def _define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     'checkpoint', 'latest', 'latest, best, or the path of a checkpoint.', flag_values=values
   )
-  flags.DEFINE_integer('seed', _SEED, 'Seeds environments and actions.', flag_values=values)
+  flags.DEFINE_integer('seed', _SEED, 'Seed of environments and actions.', flag_values=values)
   flags.DEFINE_boolean('video', False, "Film each task's first episode.", flag_values=values)
   flags.DEFINE_integer(
     'processes',
     os.cpu_count(),
-    'The most tasks to play at once, each in a process.',
+    'How many tasks to play at once, each in its own process.',
     lower_bound=1,
     flag_values=values,
   )
@@ -105,25 +102,26 @@ def evaluate(
 ) -> None:
   """Evaluates the run in a folder; prints a table and writes `evaluation.json`.
 
-  A random policy plays too, unless its scores are published. Results with the same checkpoint,
-  number of episodes and seed are not played again.
+  A random policy is evaluated too, unless its scores are published. Results with the same
+  checkpoint, number of episodes and seed are reused.
 
   Args:
     run: The run's folder.
-    system: What was trained.
-    episodes: To play of each task.
+    system: The system that was trained.
+    episodes: The number of episodes of each task.
     checkpoint: `latest`, `best` or a path.
-    seed: Seeds environments and actions.
+    seed: Seed of environments and actions.
     film: Whether to write `videos/TASK.gif`.
-    processes: The most tasks to play at once; by default as many as there are cores.
+    processes: How many tasks to play at once; None for the number of cores.
 
   Raises:
-    UserError: If the run or the checkpoint cannot be read, or if there is nothing to film.
+    UserError: If the run or its checkpoint cannot be read, environments crash repeatedly, or there
+      is nothing to film.
   """
   config = system.presets.from_json(run_folder.load_config(run))
   request = jobs.Request(run, system, config, checkpoint, seed, film)
   player = jobs.TaskPlayer(request)
-  # The workers play the very checkpoint that this process found, even if training goes on.
+  # Workers play the checkpoint that this process found, even if training saves a newer one.
   request = dataclasses.replace(request, checkpoint=player.checkpoint)
   suite = player.suite
   if film and len(suite.observation_space['observation'].shape or ()) != 3:
@@ -132,6 +130,7 @@ def evaluate(
     )
 
   logging.info('Evaluating %s: %d episodes of each task.', player.checkpoint, episodes)
+  # References include published scores of random play.
   players = ('agent',) if suite.references else ('random', 'agent')
   played = jobs.play_all(
     [jobs.Job(who, task) for who in players for task in suite.tasks],
@@ -142,6 +141,7 @@ def evaluate(
     _processes(processes or os.cpu_count() or 1, suite, episodes),
   )
   results = {who: {task: played[jobs.Job(who, task)] for task in suite.tasks} for who in players}
+
   _write(request, suite, results)
   logging.info('\nMean return of %d episodes, 95%% bootstrap interval. %s', episodes, suite.note)
   if suite.references:
@@ -158,7 +158,7 @@ def _write(
   suite: environments.Suite,
   results: Mapping[str, Mapping[str, Mapping[str, Any]]],
 ) -> None:
-  """Writes `evaluation.json`."""
+  """Writes `evaluation.json`; `results` are summaries by player and task."""
   text = {
     'checkpoint': request.checkpoint,
     'env': request.config.env,
@@ -172,16 +172,18 @@ def _write(
 
 
 def _processes(wanted: int, suite: environments.Suite, episodes: int) -> int:
-  """As many processes as wanted, or as memory has room for with their engines."""
+  """The number of processes: as many as wanted, if memory has room for their engines."""
+  # Only suites with large engines state their size.
   if not suite.bytes_per_environment:
     return wanted
+  # A process plays one task at a time.
   engines = play.environments_at_once(episodes) * suite.bytes_per_environment
   return max(1, min(wanted, memory.available() // (engines + _BYTES_PER_PROCESS)))
 
 
 def _results_name(request: jobs.Request, episodes: int) -> str:
-  """Names the folder of results by everything that decides them, and by nothing else."""
-  # Relative to the run, whose folder may be moved.
+  """The name of the folder of results, which depends on exactly what affects them."""
+  # Relative, because the run's folder may be moved.
   checkpoint = os.path.relpath(request.checkpoint, request.run)
   decisive = _decisive_settings(request.config)
   text = json.dumps([checkpoint, decisive, request.film], sort_keys=True)
@@ -191,5 +193,6 @@ def _results_name(request: jobs.Request, episodes: int) -> str:
 
 
 def _decisive_settings(config: settings.Settings) -> dict[str, Any]:
+  """The settings that affect an agent's episodes."""
   values = dataclasses.asdict(config)
   return {name: value for name, value in values.items() if name not in _INDECISIVE}

@@ -1,6 +1,4 @@
-"""Whole episodes of every task, played in several processes; each result is kept at once."""
-
-from __future__ import annotations
+"""Plays the tasks of an evaluation in several processes; keeps each result as it arrives."""
 
 import concurrent.futures
 import dataclasses
@@ -8,15 +6,13 @@ import json
 import logging
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from common import environments, errors
 from common.config import command_line, settings
 from common.evaluation import play
 from common.machine import files, workers
-
-if TYPE_CHECKING:
-  from common.runs import system as systems
+from common.runs import system as systems
 
 
 class Job(NamedTuple):
@@ -28,15 +24,15 @@ class Job(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """What is to be evaluated.
+  """What to evaluate.
 
   Attributes:
     run: The run's folder.
-    system: What was trained.
+    system: The system that was trained.
     config: The run's settings.
     checkpoint: `latest`, `best` or a path.
-    seed: Seeds environments and actions.
-    film: Whether to film the first episode of each task, as `videos/TASK.gif` in the run's folder.
+    seed: Seed of environments and actions.
+    film: Whether to film each task's first episode, as `videos/TASK.gif` in the run's folder.
   """
 
   run: pathlib.Path
@@ -51,16 +47,18 @@ class TaskPlayer:
   """The agent of a checkpoint, and a random policy; in this process or as a `workers.Worker`.
 
   Attributes:
-    suite: Has the tasks.
-    checkpoint: The path of the checkpoint that was restored.
+    suite: The suite that has the tasks.
+    checkpoint: The path of the restored checkpoint.
   """
 
   def __init__(self, request: Request):
     """Restores the agent.
 
     Raises:
-      UserError: If the environment is not there, or the checkpoint cannot be read or does not fit.
+      UserError: If the environment cannot be loaded, or the checkpoint cannot be read or does not
+        fit the config.
     """
+    # This may be the first code that runs in a worker process.
     command_line.import_tensorflow()
     import tensorflow as tf
 
@@ -76,7 +74,16 @@ class TaskPlayer:
     self._make_agent_player = agent.make_player
 
   def play_task(self, who: str, task: str, episodes: int) -> dict[str, Any]:
-    """Plays a job; returns the summary of its `play.Episodes`."""
+    """Plays a job.
+
+    Args:
+      who: `agent` or `random`.
+      task: The task's name.
+      episodes: The number of episodes.
+
+    Returns:
+      The summary of the `play.Episodes`.
+    """
     is_agent = who == 'agent'
     is_filmed = self._request.film and is_agent
     make_player = self._make_agent_player if is_agent else self._make_random_player
@@ -101,7 +108,7 @@ class TaskPlayer:
 
 
 def file_name(task: str) -> str:
-  """A task's name as part of a file's name."""
+  """A task's name with characters that file names allow."""
   return task.replace('/', '_').replace(':', '_')
 
 
@@ -113,30 +120,31 @@ def play_all(
   make_player: Callable[[], TaskPlayer],
   processes: int,
 ) -> dict[Job, dict[str, Any]]:
-  """Plays the jobs whose results are not in the folder yet, and keeps each result at once.
+  """Plays the jobs whose results are not in the folder yet; adds each result as it arrives.
 
   Args:
-    jobs: What to play.
-    episodes: To play for each job.
-    folder: Of the results, all of the same checkpoint, number of episodes and seed.
-    player: Plays in this process, if one process is enough.
-    make_player: Makes a player in another process; is pickled.
-    processes: The most processes at once.
+    jobs: The jobs whose results are wanted.
+    episodes: The number of episodes of each job.
+    folder: The folder of results, all with the same checkpoint, number of episodes and seed.
+    player: Plays in this process if one process is enough.
+    make_player: Makes a player in another process; it is pickled.
+    processes: The maximum number of processes.
 
   Returns:
-    The summaries of `play.Episodes`, by job.
+    The summaries of `play.Episodes` by job.
 
   Raises:
-    UserError: If environments crash again and again, or if a process dies.
+    UserError: If environments crash repeatedly, or a process dies.
   """
   folder.mkdir(parents=True, exist_ok=True)
   paths = {job: folder / f'{job.who}-{file_name(job.task)}.json' for job in jobs}
   results = {job: json.loads(path.read_text()) for job, path in paths.items() if path.exists()}
   left = [job for job in jobs if job not in results]
   if results:
-    logging.info('%d of %d are there already, in %s', len(results), len(jobs), folder)
+    logging.info('%d of %d results are there already, in %s', len(results), len(jobs), folder)
 
   def keep(job: Job, summary: dict[str, Any]) -> None:
+    # Atomically: an interrupted evaluation leaves only complete results.
     with files.replacing(paths[job]) as file:
       json.dump(summary, file)
     results[job] = summary
@@ -152,11 +160,12 @@ def play_all(
         keep(job, player.play_task(job.who, job.task, episodes))
   except KeyboardInterrupt:
     logging.info(
-      'Stopped. The results of %d of %d are kept: the same evaluation goes on from there.',
+      'Stopped. %d of %d results are kept: the same command continues from there.',
       len(results),
       len(jobs),
     )
     raise
+  # In the order of `jobs`, whichever was played first.
   return {job: results[job] for job in jobs}
 
 
@@ -167,19 +176,21 @@ def _play_in_processes(
   count: int,
   keep: Callable[[Job, dict[str, Any]], None],
 ) -> None:
-  """Plays in `count` processes, each of which takes the next job when it has finished one."""
-  todo = iter(jobs)  # Threads may share an iterator of a list.
+  """Plays in `count` processes, each of which takes the next job whenever it finishes one."""
+  # Threads may share a list's iterator: each job goes to exactly one of them.
+  todo = iter(jobs)
 
   def work(worker: workers.Worker) -> None:
     job = None
     try:
+      # The player was made, or could not be.
       worker.receive()
       for job in todo:
         keep(job, worker.call('play_task', who=job.who, task=job.task, episodes=episodes))
     except workers.WorkerDied as death:
       task = job.task if job else 'the first task'
       raise errors.UserError(
-        f'while {task} was played, {death}. What is done is kept: the same command goes on.'
+        f'while {task} was played, {death}. Results so far are kept: the same command continues.'
       ) from death
 
   staff = [workers.Worker(make_player) for _ in range(count)]
@@ -189,7 +200,9 @@ def _play_in_processes(
       try:
         for future in concurrent.futures.as_completed(futures):
           future.result()
-      except BaseException:  # Ctrl-C too: the others must not play on.
+      except BaseException:
+        # Leaving the pool waits for its threads, whose calls return only if the workers end. Also
+        # after Ctrl-C.
         for worker in staff:
           worker.kill()
         raise

@@ -1,4 +1,4 @@
-"""Plays whole episodes of a task with any policy, and sums them up."""
+"""Plays whole episodes of a task with any policy, and summarizes their returns."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -10,11 +10,11 @@ import scipy.stats
 
 from common import environments, errors
 
-# From observations [N, ...], last rewards float32 [N] and dones bool [N] to actions [N]. It may
-# hold state: one is made for each task.
+# Maps observations [N, ...], last rewards float32 [N] and dones bool [N] to actions [N]. May hold
+# state: a new player is made for each task.
 Player = Callable[[Mapping[str, np.ndarray], np.ndarray, np.ndarray], np.ndarray]
 
-_MAX_ENVIRONMENTS = 10  # Of one task, at once.
+_MAX_ENVIRONMENTS = 10  # Of one task at once.
 _MAX_CRASHES = 3
 
 
@@ -33,7 +33,7 @@ class Episodes:
   pictures: list[np.ndarray] = dataclasses.field(default_factory=list)
 
   def summary(self) -> dict[str, Any]:
-    """The mean return, its 95% bootstrap interval, and what they were computed from."""
+    """The mean return with its 95% bootstrap interval, and every episode's return and length."""
     low, high = bootstrap_interval(self.returns)
     return {
       'mean': float(np.mean(self.returns)),
@@ -46,9 +46,11 @@ class Episodes:
 
 
 def bootstrap_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-  """The percentile bootstrap interval of the mean; of zero width where all values are equal."""
+  """The percentile bootstrap interval of the mean; of zero width if all values are equal."""
+  # SciPy warns of degenerate data and returns NaN for it.
   if len(set(values)) == 1:
     return float(values[0]), float(values[0])
+  # A fixed `rng`: the same episodes always have the same interval.
   result = scipy.stats.bootstrap(
     (np.asarray(values),), np.mean, confidence_level=confidence, method='percentile', rng=0
   )
@@ -57,7 +59,7 @@ def bootstrap_interval(values: Sequence[float], confidence: float = 0.95) -> tup
 
 
 def random_player(action_space: gymnasium.Space, seed: int) -> Player:
-  """A player that draws its actions uniformly."""
+  """A player whose actions are uniformly random."""
   rng = np.random.default_rng(seed)
   return lambda observations, rewards, done: random_actions(action_space, len(done), rng)
 
@@ -65,7 +67,11 @@ def random_player(action_space: gymnasium.Space, seed: int) -> Player:
 def random_actions(
   action_space: gymnasium.Space, count: int, rng: np.random.Generator
 ) -> np.ndarray:
-  """Uniform actions of N = `count` environments: int64 `[N]`, or float32 `[N, A]` in [-1, 1]."""
+  """Uniformly random actions for N = `count` environments.
+
+  Returns:
+    int64 `[N]` for discrete actions, float32 `[N, A]` in [-1, 1] for continuous ones.
+  """
   if isinstance(action_space, gymnasium.spaces.Discrete):
     return rng.integers(action_space.n, size=count)
   assert action_space.shape is not None
@@ -83,18 +89,19 @@ def play_episodes(
   """Plays a number of episodes of a task.
 
   Args:
-    suite: Has the task.
-    task: Its name.
-    make_player: Makes the policy for a task and its number of environments.
-    episodes: How many to play.
-    seed: Seeds the environments.
+    suite: The suite that has the task.
+    task: The task's name.
+    make_player: Makes a player for a task and a number of environments.
+    episodes: The number of episodes.
+    seed: Seed of the environments.
     pictures: Whether to keep the observations of the first episode.
 
   Raises:
-    UserError: If the environments crash three times.
+    UserError: If all environments crash in each of three attempts.
   """
   for attempt in range(_MAX_CRASHES):
     try:
+      # Another seed for each attempt: the same episodes would crash again.
       return _play(suite, task, make_player, episodes, seed + attempt, pictures)
     except environments.EnvironmentCrashed as error:
       crash = error
@@ -104,12 +111,19 @@ def play_episodes(
 
 
 def environments_at_once(episodes: int) -> int:
-  """How many environments share the episodes of a task."""
+  """The number of environments that share a task's episodes."""
   return min(episodes, _MAX_ENVIRONMENTS)
 
 
 def table(columns: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-  """A text table: a line for each task, and in each column its mean return and interval."""
+  """Formats summaries as a text table.
+
+  Args:
+    columns: For each player, the summaries of `Episodes` by task.
+
+  Returns:
+    A line for each task with the mean return and interval of each player.
+  """
   tasks = list(next(iter(columns.values())))
   width = max(len(task) for task in [*tasks, 'task'])
   lines = ['task'.ljust(width) + ''.join(f'{name:>34}' for name in columns)]
@@ -131,13 +145,12 @@ def _play(
   seed: int,
   pictures: bool,
 ) -> Episodes:
-  """One attempt.
-
-  Every environment plays its share of the episodes, however long they are: to take whichever end
-  first would favour short ones.
-  """
+  """Plays the episodes in one attempt. Raises EnvironmentCrashed."""
+  # Each environment plays a fixed share, however long its episodes are: counting those that end
+  # first would favour short ones.
   count = environments_at_once(episodes)
   share = np.full(count, episodes // count) + (np.arange(count) < episodes % count)
+
   result = Episodes()
   environment = suite.make([task] * count, False)
   try:
@@ -148,8 +161,10 @@ def _play(
     returns = np.zeros(count)
     lengths = np.zeros(count, int)
     played = np.zeros(count, int)
+
     while np.any(played < share):
       if pictures and not played[0]:
+        # Copied, since the environment may reuse the array.
         result.pictures.append(np.array(observations['observation'][0]))
       actions = player(observations, rewards, done)
       observations, rewards, terminated, truncated, info = environment.step(actions)
@@ -157,14 +172,15 @@ def _play(
       done = terminated | truncated
       returns += rewards
       lengths += 1
-      # A lost life may end an episode for the agent; its return is the whole game's.
+
+      # `done` may be a lost life, but returns are those of whole games.
       for i in np.flatnonzero(info.get('game_over', done)):
         if played[i] < share[i]:
           result.returns.append(float(returns[i]))
           result.lengths.append(int(lengths[i]))
         played[i] += 1
         returns[i] = lengths[i] = 0
-      # An engine that was started again: its episode has no end and does not count.
+      # The engine was restarted: its episode did not finish and does not count.
       for i in info.get('crashes', {}):
         returns[i] = lengths[i] = 0
         done[i] = True

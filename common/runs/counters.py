@@ -1,19 +1,20 @@
-"""How far a run has come."""
+"""A run's progress: updates, frames, seconds."""
 
 import tensorflow as tf
 
 
 class Counters(tf.Module):
-  """Counts what a run has done; every learner is one, so that checkpoints hold the counts.
+  """Counts a run's progress. Every learner derives from it, so checkpoints hold the counts.
 
   Attributes:
-    updates: int64 `[]`, steps of the optimizer.
+    updates: int64 `[]`, optimizer steps.
     frames: int64 `[]`, environment frames: agent steps x action repeat.
-    seconds: float64 `[]`, of training, over all resumed parts.
+    seconds: float64 `[]`, seconds of training, including those before the run was resumed.
   """
 
   def __init__(self, name: str):
     super().__init__(name=name)
+    # On the CPU, since Python reads them after every update.
     with tf.device('/cpu:0'):
       self.updates = tf.Variable(0, dtype=tf.int64, trainable=False)
       self.frames = tf.Variable(0, dtype=tf.int64, trainable=False)

@@ -1,6 +1,4 @@
-"""Reports a running run: progress on the terminal, rows of metrics, TensorBoard."""
-
-from __future__ import annotations
+"""Reports on a run in progress: the progress line, rows of metrics, TensorBoard."""
 
 import logging
 import pathlib
@@ -8,7 +6,7 @@ import threading
 import time
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,12 +15,12 @@ from common.config import settings
 from common.distributed import queues
 from common.reporting import metrics, progress, scores
 from common.runs import counters, hosting
-
-if TYPE_CHECKING:
-  from common.runs import system as systems
+from common.runs import system as systems
 
 _COLUMNS = ('frames', 'updates', 'seconds', 'frames_per_second')
-_SETTLED = 10  # Episodes after which a task's mean return is worth comparing.
+# Episodes of a task before its mean return decides which checkpoint is the best.
+_SETTLED = 10
+# A default argument that nobody can change.
 _NOTHING: Mapping = types.MappingProxyType({})
 
 
@@ -30,11 +28,11 @@ class Supply(NamedTuple):
   """Where a learner's experience comes from."""
 
   queue: queues.StructureQueue
-  actors: Sequence[systems.Actor]  # Those of this process.
-  host: hosting.Host  # Has those of others.
+  actors: Sequence[systems.Actor]  # Actors of this process.
+  host: hosting.Host  # Serves the actors of other processes.
 
   def gauges(self) -> dict[str, float]:
-    """Columns on the queue and on all actors."""
+    """Metrics of the queue and of all actors, here and elsewhere, at this moment."""
     crashes = sum(actor.games.crashes for actor in self.actors)
     return {
       'queue_length': self.queue.size(),
@@ -44,7 +42,10 @@ class Supply(NamedTuple):
 
 
 class Recorder:
-  """Collects statistics from any thread; reports them every `log_every_seconds`."""
+  """Collects statistics and reports them every `log_every_seconds`.
+
+  Any thread may add statistics; the main thread reports them.
+  """
 
   def __init__(
     self,
@@ -60,13 +61,13 @@ class Recorder:
 
     Args:
       config: The run's settings.
-      suite: Its tasks' episodes are reported apart; if it has reference scores, scores over all
-        tasks are reported too.
+      suite: The tasks, whose episodes are reported separately. If the suite has reference scores,
+        human-normalised scores are reported too.
       folder: The run's folder.
-      learner: Has the counters.
-      columns: Of `metrics.csv`, beside the counters' and the episodes'.
-      gauges: From a row to further columns, which are read at the time of the report.
-      note: From a row to the system's part of the progress line.
+      learner: Holds the counters.
+      columns: The system's columns of `metrics.csv`; those of counters and episodes are added.
+      gauges: Maps a row to further columns, measured at the time of the report.
+      note: Maps a row to the system's part of the progress line.
     """
     self._config = config
     self._learner = learner
@@ -76,14 +77,19 @@ class Recorder:
     self._references = suite.references
     self._writer = metrics.MetricsWriter(folder, self._all_columns(columns), int(learner.frames))
     self._episodes = metrics.EpisodeWindow(suite.tasks)
+    # Guards everything that several threads touch: statistics, episodes, the clock.
     self._lock = threading.Lock()
+    # When `seconds` was last brought up to date; None until there are data.
     self._clock: float | None = None
     self._restart_interval(time.monotonic())
     if suite.note:
-      logging.warning('Of all scores of this run: %s', suite.note)
+      logging.warning('All scores of this run: %s', suite.note)
 
   def start_clock(self) -> None:
-    """Starts the clock when the first data are there: tracing and engines' starts do not count."""
+    """Starts the clock if it is not running. Call it with the first data.
+
+    The time before that, when graphs are traced and engines start, does not count as training.
+    """
     with self._lock:
       if self._clock is None:
         self._clock = self._interval_start = time.monotonic()
@@ -94,17 +100,19 @@ class Recorder:
     distributions: Mapping[str, Sequence[float]] = _NOTHING,
     totals: Mapping[str, float] = _NOTHING,
   ) -> None:
-    """Adds statistics of what has just been done.
+    """Adds statistics to the current interval, which becomes one row.
 
     Args:
-      means: A row has their means over its interval.
-      distributions: A row has `NAME_mean` and `NAME_max`, TensorBoard a histogram too.
-      totals: A row has their sums per second.
+      means: Scalars whose mean over the interval is reported.
+      distributions: Values reported as `NAME_mean` and `NAME_max`, and in TensorBoard as a
+        histogram.
+      totals: Amounts whose sum per second is reported.
     """
     with self._lock:
       for name, value in means.items():
         self._means.setdefault(name, []).append(float(value))
       for name, values in distributions.items():
+        # Without values there is no mean or maximum: the row's columns stay empty.
         if len(values):
           self._distributions.setdefault(name, []).extend(values)
       for name, value in totals.items():
@@ -116,29 +124,29 @@ class Recorder:
       self._episodes.add(task, episode_return, length)
 
   def recent_returns(self) -> dict[str, float]:
-    """Mean returns of the last episodes, by task."""
+    """Mean returns of recent episodes by task."""
     with self._lock:
       return self._episodes.recent_returns()
 
   def settled_returns(self) -> dict[str, float]:
-    """As `recent_returns`, of tasks that have ended enough episodes to compare them."""
+    """As `recent_returns`, for the tasks with enough episodes to compare checkpoints by."""
     with self._lock:
       return self._episodes.recent_returns(_SETTLED)
 
   def update_clock(self) -> None:
-    """Brings the learner's count of seconds, which is in its checkpoint, up to date."""
+    """Brings the learner's `seconds`, which a checkpoint holds, up to date."""
     with self._lock:
       self._update_clock(time.monotonic())
 
   def report_if_due(self) -> None:
-    """Reports once the interval is over. Called by one thread only, as `close` is."""
+    """Reports if the interval is over. Only one thread may call this and `close`."""
     if self._clock is None:
       return
     if time.monotonic() - self._interval_start > self._config.log_every_seconds:
       self._report()
 
   def close(self) -> None:
-    """Reports what is left, if anything, and closes the files."""
+    """Reports remaining statistics, if any, and closes the files."""
     if self._clock is not None and (self._means or self._totals):
       self._report()
     self._writer.close()
@@ -152,23 +160,23 @@ class Recorder:
       distributions = self._distributions
       returns = self._episodes.recent_returns()
       self._restart_interval(now)
+
+    # Without the lock, so that slow files or gauges do not hold up training.
     row |= self._gauges(row)
     totals = self._scores(returns)
     self._writer.write(row | totals, distributions)
-    logging.info(
-      '%s',
-      progress.line(
-        int(row['frames']),
-        self._config.total_frames,
-        row['frames_per_second'],
-        self._note(row),
-        returns,
-        {name.removeprefix('score/'): value for name, value in totals.items()},
-      ),
+    line = progress.line(
+      int(row['frames']),
+      self._config.total_frames,
+      row['frames_per_second'],
+      self._note(row),
+      returns,
+      {name.removeprefix('score/'): value for name, value in totals.items()},
     )
+    logging.info('%s', line)
 
   def _row(self, now: float) -> dict[str, float]:
-    """Counters and statistics of the interval that ends now."""
+    """Counters and statistics of the interval that ends at `now`."""
     elapsed = now - self._interval_start
     frames = int(self._learner.frames)
     row = {
@@ -184,12 +192,13 @@ class Recorder:
     return row
 
   def _all_columns(self, columns: Sequence[str]) -> list[str]:
+    # Any returns will do to learn the scores' names.
     score_columns = self._scores(dict.fromkeys(self._tasks, 0.0))
     episode_columns = [f'{kind}/{task}' for kind in ('return', 'length') for task in self._tasks]
     return [*_COLUMNS, *columns, *score_columns, *episode_columns]
 
   def _scores(self, returns: Mapping[str, float]) -> dict[str, float]:
-    """Human-normalised scores as columns, once every task has ended an episode."""
+    """Human-normalised scores as columns; none until every task has finished an episode."""
     if not self._references or len(returns) < len(self._tasks):
       return {}
     summary = scores.summary(self._references, returns)
@@ -209,7 +218,7 @@ class Recorder:
 
 
 def faults(row: Mapping[str, float]) -> str:
-  """What went wrong so far, for the progress line; empty if nothing did."""
+  """Number of actors and counts of what went wrong, for the progress line; may be empty."""
   names = ('crashes', 'actors_lost', 'actor_restarts', 'messages_refused')
   actors = f', {row["actors"]} actors' if 'actors' in row else ''
   counts = (f', {name.replace("_", " ")} {row[name]}' for name in names if row.get(name))

@@ -1,4 +1,4 @@
-"""What the processes of a run do that are not its learner: act, or evaluate, wherever they are."""
+"""The work of a run's other processes: acting and evaluating, on any machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import itertools
 import logging
-import pathlib
 import socket
 import threading
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ from common.evaluation import play
 from common.machine import signals, threads, version
 from common.runs import system as systems
 
-# Settings of the machine, not of the run: every actor has its own.
+# Settings that depend on the machine: each process keeps its own.
 _OF_THE_MACHINE = (
   'dmlab_dataset_path',
   'dmlab_level_cache',
@@ -41,30 +40,32 @@ def work(
   """Acts or evaluates until training is finished.
 
   Args:
-    system: What is trained.
-    config: Its settings of the machine are used; those named on the command line must equal the
-      learner's.
-    options: The command line's.
-    who: This process.
+    system: The system to train.
+    config: This process's settings. The learner's replace them, except for settings of the
+      machine; those named on the command line must equal the learner's.
+    options: The rest of the command line.
+    who: This process's role and its peers' addresses.
 
   Returns:
-    The exit status: 0 when training is finished, 130 when this process was stopped before.
+    The exit status: 0 if training is finished, 130 if this process was stopped before that.
 
   Raises:
-    UserError: If the learner turns this process away or does not come back, or if environments
-      crash again and again.
+    UserError: If the learner rejects this process or does not come back, or if environments crash
+      repeatedly.
   """
   interrupted = threading.Event()
   with signals.setting(interrupted):
     if who.actor_processes:
       return _supervise(system, options, who, interrupted)
     link = _make_link(config, options, who)
+    # The main thread stays free to receive signals; `link.stop` unblocks the other one.
     crew = threads.Crew(link.stop)
     crew.start(who.role, functools.partial(_work, crew, link, config, system, who.role))
     while not crew.stop.wait(0.2) and not interrupted.is_set():
       pass
+    # An engine that hangs would keep the thread from ending.
     if crew.end():
-      logging.warning('The environments do not end and are left behind.')
+      logging.warning('The environments have not ended and are left behind.')
   if crew.error:
     raise crew.error
   logging.info('Training is finished.' if link.is_finished() else 'Stopped.')
@@ -77,14 +78,20 @@ def _supervise(
   who: cluster.Cluster,
   interrupted: threading.Event,
 ) -> int:
-  """Keeps `--actor_processes` actors going, each a process of this machine."""
+  """Starts `--actor_processes` actors and restarts those that die; returns the exit status."""
   if options.values and options.values.run_dir:
     folder = options.run_dir
   else:
+    # The run's own folder may be on another machine.
     folder = run_folder.default_path(f'actors-{socket.gethostname()}')
-  logs = pathlib.Path(folder) / 'actors'
-  program = f'{system.name}.train'
-  actors = actor_processes.ActorProcesses(program, who.actor_processes, who.learner, who, logs)
+  logs = folder / 'actors'
+  actors = actor_processes.ActorProcesses(
+    program=f'{system.name}.train',
+    count=who.actor_processes,
+    learner=who.learner,
+    who=who,
+    folder=logs,
+  )
   logging.info('%d actors work for %s. Their logs: %s', who.actor_processes, who.learner, logs)
   try:
     while not interrupted.wait(0.5) and not actors.are_done():
@@ -97,6 +104,7 @@ def _supervise(
 def _make_link(
   config: settings.Settings, options: command_line.Options, who: cluster.Cluster
 ) -> links.Link:
+  """The link to the learner, which will compare the settings that the user asked for."""
   names = sorted(options.asked.difference(_OF_THE_MACHINE))
   asked = {name: getattr(config, name) for name in names}
   address = cluster.parse_address(who.learner, '--learner')
@@ -113,9 +121,10 @@ def _work(
   system: systems.System,
   role: str,
 ) -> None:
-  """Joins and works; anew, with another place's tasks or epsilon, if a rejoining gave another."""
+  """Joins the learner and works; starts over whenever the learner assigns another place."""
   do = _act if role == 'actor' else _evaluate
   try:
+    # The link closes when training is finished or this process is stopped.
     with contextlib.suppress(queues.QueueClosed):
       welcome = link.join()
       while True:
@@ -125,7 +134,7 @@ def _work(
           do(system, config, suite, link, welcome)
           break
         except links.PlaceChanged:
-          assert link.welcome  # It has joined.
+          # After rejoining. Another place means other tasks (IMPALA) or another epsilon (Ape-X).
           welcome = link.welcome
   finally:
     crew.stop.set()
@@ -135,9 +144,10 @@ def _work(
 def _learners_config(
   system: systems.System, run: Mapping[str, Any], own: settings.Settings
 ) -> settings.Settings:
-  """The learner's settings, but for this machine's own."""
+  """The learner's settings, except for those of this machine."""
   config = system.presets.from_json(run)
-  return dataclasses.replace(config, **{name: getattr(own, name) for name in _OF_THE_MACHINE})
+  own_values = {name: getattr(own, name) for name in _OF_THE_MACHINE}
+  return dataclasses.replace(config, **own_values)
 
 
 def _act(
@@ -147,10 +157,13 @@ def _act(
   link: links.Link,
   welcome: links.Welcome,
 ) -> None:
+  """Collects experience and sends it to the learner until the link ends."""
   actor, codec = system.make_actor(config, suite, link, welcome)
+  # Heartbeats carry this to the learner, for its warnings and its count of crashes.
   link.be_described_by(actor.games.pulse.describe, lambda: actor.games.crashes)
 
   def put(elements: Any) -> None:
+    # A message has a limited size, so elements are sent in groups.
     for group in codec.group(elements):
       link.put(codec.encode(group))
 
@@ -164,26 +177,30 @@ def _evaluate(
   link: links.Link,
   welcome: links.Welcome,
 ) -> None:
-  """Plays episodes of every task with the newest parameters, again and again.
-
-  Waits for newer parameters before it plays again, and never plays an episode twice: each round has
-  another seed.
-  """
+  """Plays every task with the latest parameters, round after round, and reports the returns."""
   agent = system.make_playing_agent(config, suite, welcome.seed)
   assign = tf.function(functools.partial(parameters.assign, agent.variables))
+  # 0 episodes means no table at the end of training; an evaluator still evaluates.
   episodes = max(1, config.evaluation_episodes)
   played = None
   for attempt in itertools.count():
+    # The same parameters are not played again.
     while (snapshot := link.latest()) is played:
       if link.wait(config.log_every_seconds):
         return
     assign(snapshot.values)
     played = snapshot
     frames = link.frames
+
     for task in suite.tasks:
-      link.be_described_by(functools.partial('playing {}'.format, task), lambda: 0)
+
+      def activity(task: str = task) -> str:
+        return f'playing {task}'
+
+      link.be_described_by(activity, lambda: 0)
       if link.is_ended():
         return
+      # Another seed for each round: no episode is played twice.
       seed = welcome.seed + attempt
       summary = play.play_episodes(suite, task, agent.make_player, episodes, seed).summary()
       link.report(

@@ -1,4 +1,4 @@
-"""A training run: what IMPALA's and Ape-X's have in common."""
+"""A training run: what the runs of all systems have in common."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ from common.runs import system as systems
 
 
 class Run(abc.ABC):
-  """One training run in its folder: a learner, its actors, and what watches over them.
+  """One training run in its folder: a learner, its actors, and a supervisor.
 
-  A system's run builds its parts in its constructor, and says what its threads do.
+  A system's run builds its parts in its constructor and implements the abstract methods.
 
   Attributes:
-    queue: Where actors put what they collect.
-    host: The door for actors of other processes.
-    actors: Those that are threads of this process.
-    recorder: Reports while the run goes on.
-    taker: The pulse of the thread that takes from the queue.
-    pulses: Those of the threads that the run names when nothing arrives.
+    command: What a user types to train, for messages.
+    supervisor: Saves checkpoints and watches the threads.
+    queue: Where actors put their experience.
+    host: Serves actors and evaluators in other processes.
+    actors: The actors that are threads of this process.
+    recorder: Reports progress and writes metrics.
+    taker: The pulse of the thread that takes from the queue. The run stalls when it waits for long.
+    pulses: The pulses of other threads to describe when the run stalls.
   """
 
+  # Assigned by subclasses after `super().__init__`: the parts need the restored learner.
   queue: queues.StructureQueue
   host: hosting.Host
   actors: Sequence[systems.Actor] = ()
@@ -47,11 +50,11 @@ class Run(abc.ABC):
     """Opens the run's folder, and restores the learner if the run is resumed.
 
     Args:
-      system: What is trained.
+      system: The system to train.
       config: The run's settings.
-      options: The run's folder, and whether to go on with the run in it.
-      learner: Everything that a checkpoint holds.
-      index: This learner's among several.
+      options: The run's folder, and whether to resume the run in it.
+      learner: The root of the run's checkpoints.
+      index: This learner's position among several.
 
     Raises:
       UserError: If the folder cannot be used, or its checkpoint does not fit.
@@ -68,26 +71,29 @@ class Run(abc.ABC):
       Whether training is finished.
 
     Raises:
-      UserError: For what failed that the user can mend. Other errors of threads as they are.
+      UserError: If something failed that the user can fix. Other errors of threads are raised
+        unchanged.
     """
     logging.info('%s Folder: %s', self.summary(), self.supervisor.folder)
     finished = False
     try:
       stopped_by_itself = self.supervisor.watch(self)
+      # Threads also stop by themselves, before the end of training, when another learner stops.
       finished = stopped_by_itself and self.frames() >= self._total_frames
     finally:
+      # After the last save. Remote actors end if training is finished; otherwise they wait for a
+      # learner that resumes it.
       self.host.close(finished)
     return finished
 
   def start(self) -> threads.Crew:
-    """Starts all threads; the caller ends the crew, unless the end of training has.
-
-    Every graph runs once before the first environment is made: TensorFlow's graph optimiser, which
-    ends threads of its own, was seen to wait forever for the thread of a Doom game that had been
-    started at the same moment.
-    """
+    """Starts all threads; the caller ends the crew."""
+    # Before the first environment is made: TensorFlow's graph optimiser, which joins threads of its
+    # own, was seen to wait forever for the thread of a Doom game started at the same moment.
     self.warm_up()
+    # Before the crew: if listening fails, there are no threads to end.
     self.host.start()
+    # Closing the queues wakes threads that wait for them.
     crew = threads.Crew(self.close_queues)
     self.start_threads(crew)
     for i, actor in enumerate(self.actors):
@@ -96,15 +102,19 @@ class Run(abc.ABC):
     return crew
 
   def frames(self) -> int:
-    """Environment frames so far, over all resumed parts of the run."""
+    """Environment frames so far, including those before the run was resumed."""
     return int(self._learner_counters.frames)
 
   def save(self) -> None:
-    """Saves a checkpoint. Raises NotSaved at the end of a run, if it cannot be written."""
+    """Saves a checkpoint.
+
+    Raises:
+      NotSaved: If it cannot be written at the end of the run. Before that, this is a warning.
+    """
     self.supervisor.save(self.recorder)
 
   def describe(self) -> list[str]:
-    """What every thread and every actor elsewhere is doing, and for how long."""
+    """What the actors, here and elsewhere, and the threads of `pulses` are doing, a line each."""
     own = [*(actor.games.pulse for actor in self.actors), *self.pulses]
     return [*(pulse.describe() for pulse in own), *self.host.describe()]
 
@@ -112,22 +122,22 @@ class Run(abc.ABC):
     """Restarts actor processes that died, and drops actors that went silent.
 
     Raises:
-      UserError: If an actor's process dies again and again.
+      UserError: If an actor process dies repeatedly.
     """
     self.host.look_after()
 
   @abc.abstractmethod
   def summary(self) -> str:
-    """What is trained, in a sentence or two."""
+    """Describes the training in a sentence or two, for the log."""
 
   @abc.abstractmethod
   def warm_up(self) -> None:
-    """Runs every graph once; changes nothing."""
+    """Runs every graph once, without learning anything."""
 
   @abc.abstractmethod
   def start_threads(self, crew: threads.Crew) -> None:
-    """Starts the threads beside the actors' own."""
+    """Starts all threads but the actors."""
 
   @abc.abstractmethod
   def close_queues(self) -> None:
-    """Ends all waiting, so that every thread can end."""
+    """Unblocks every waiting thread, so that it can end. May be called several times."""

@@ -1,4 +1,4 @@
-"""A run from outside: its folder, its checkpoints, and the main thread, which watches others."""
+"""A run's folder, its checkpoints, and the main thread, which watches all other threads."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _POLL_SECONDS = 0.2
 
 
 class NonFiniteLoss(errors.UserError):
-  """The loss or a gradient was not finite: the parameters are those before, the batch is saved."""
+  """The loss or a gradient was not finite. The update was not applied; the batch is saved."""
 
 
 class Watched(Protocol):
-  """A run, as the supervisor sees it; see `common.runs.run.Run`."""
+  """What the supervisor needs of a `common.runs.run.Run`, which owns the supervisor."""
 
   command: str
   recorder: recorders.Recorder
@@ -37,20 +37,20 @@ class Watched(Protocol):
     """Starts all threads."""
 
   def save(self) -> None:
-    """Saves everything."""
+    """Saves everything that resuming needs."""
 
   def describe(self) -> list[str]:
-    """What everybody who sends something to learn from is doing."""
+    """What each source of experience is doing, for the warning about a stalled run."""
 
   def look_after(self) -> None:
-    """Is called now and then."""
+    """Maintains the actors; called several times a second."""
 
 
 class Supervisor:
-  """Opens or resumes a run's folder, saves into it, and keeps watch while the run's threads work.
+  """Creates or resumes a run's folder, saves checkpoints to it, and watches the run's threads.
 
   Attributes:
-    folder: The run's; of several learners, every one but the first has a folder in it.
+    folder: The run's folder; for the second and later learners, a subfolder of it.
   """
 
   def __init__(
@@ -60,13 +60,13 @@ class Supervisor:
     learner: counters.Counters,
     index: int = 0,
   ):
-    """Makes the folder, or restores the learner from it.
+    """Creates the folder, or restores the learner from it.
 
     Args:
       config: The run's settings.
-      options: The run's folder, and whether to go on with the run in it.
-      learner: Everything that a checkpoint holds.
-      index: This learner's among several. Only the first one saves and restores.
+      options: The run's folder, and whether to resume the run in it.
+      learner: The root of the run's checkpoints.
+      index: This learner's position among several. Only the first one saves and restores.
 
     Raises:
       UserError: If the folder cannot be used or the checkpoint does not fit.
@@ -81,24 +81,29 @@ class Supervisor:
       self.folder.mkdir(parents=True, exist_ok=True)
     elif options.resume:
       restored = self._checkpoints.restore()
+      # Flags may have changed settings of the resumed run.
       run_folder.save_config(self.folder, config)
       logging.info('Resuming %s at %s frames.', restored, f'{int(learner.frames):,}')
     else:
       run_folder.create(self.folder, config)
-      self._checkpoints.save(0)  # So that a run that is killed early can be resumed too.
+      # So that a run that is killed early can be resumed too.
+      self._checkpoints.save(0)
+    # The learner's thread saves during training, the main thread at the end.
     self._saving = threading.Lock()
     self._last_save = time.monotonic()
     self._is_ending = False
 
   def save(self, recorder: recorders.Recorder) -> int:
-    """Saves a checkpoint, and the best one if it is; returns the number of updates.
+    """Saves a checkpoint, also as the best one if its returns are.
 
-    One thread saves at a time: the end of a run waits for a save that is under way. While training
-    goes on, a full disk is a warning, and the next save is another attempt: it must not end a run
-    of days.
+    One thread saves at a time: the end of a run waits for a save in progress. During training, a
+    checkpoint that cannot be written is a warning, since a full disk must not end a run of days.
+
+    Returns:
+      The number of updates that the checkpoint holds.
 
     Raises:
-      NotSaved: At the end of a run, if the checkpoint cannot be written.
+      NotSaved: If the checkpoint cannot be written at the end of the run.
     """
     with self._saving:
       recorder.update_clock()
@@ -114,10 +119,11 @@ class Supervisor:
         if self._is_ending:
           raise
         logging.warning(
-          'NOT SAVED: %s. Training goes on, and tries again in %g s.',
+          'NOT SAVED: %s. Training continues; the next attempt is in %g s.',
           error,
           self._config.checkpoint_every_seconds,
         )
+      # After a failure too: the next attempt comes in its time.
       self._last_save = time.monotonic()
     return updates
 
@@ -125,35 +131,36 @@ class Supervisor:
     return time.monotonic() - self._last_save > self._config.checkpoint_every_seconds
 
   def watch(self, run: Watched) -> bool:
-    """Runs the threads of a run until they stop, or until Ctrl-C or SIGTERM; saves at the end.
+    """Runs a run's threads until they stop, or until Ctrl-C or SIGTERM; then saves.
 
     Returns:
-      Whether they stopped by themselves.
+      Whether the threads stopped by themselves.
 
     Raises:
-      UserError: For what failed that the user can mend. Other errors of threads as they are.
+      UserError: If something failed that the user can fix. Other errors of threads are raised
+        unchanged.
     """
     interrupted = threading.Event()
     with signals.setting(interrupted):
       crew = run.start()
       try:
-        # Each is done, whatever the one before it raises.
+        # In reverse order, each even if the one before it raises: end the threads, save, report.
         with contextlib.ExitStack() as at_the_end:
           at_the_end.callback(_close, run.recorder)
           at_the_end.callback(self._save_at_the_end, run)
           at_the_end.callback(_end, crew)
           self._watch(run, crew, interrupted)
       except Exception as error:
-        # What ended the threads comes first: the other, its context, may be its consequence.
+        # An error of a thread comes first: `error`, its context, may be a consequence.
         raise crew.error or error  # noqa: B904
     if crew.error:
       raise crew.error
 
-    with _unless_disk_is_full('The picture of learning curves'):
+    with _unless_disk_is_full('The plot of learning curves'):
       plots.learning_curves(self.folder)
     if interrupted.is_set():
       logging.info(
-        'Stopped at %s frames; saved. Go on with: %s --run_dir=%s --resume',
+        'Stopped at %s frames; saved. Resume with: %s --run_dir=%s --resume',
         f'{int(self._learner.frames):,}',
         run.command,
         self._run_dir,
@@ -161,10 +168,13 @@ class Supervisor:
     return not interrupted.is_set()
 
   def non_finite(self, batch: Any) -> NonFiniteLoss:
-    """Saves a batch that made the loss or a gradient not finite; returns the error to raise.
+    """Saves the batch of an update whose loss or gradient is not finite.
 
     Args:
-      batch: A named tuple of tensors, or of structures of them.
+      batch: A named tuple of tensors, or of structures of tensors.
+
+    Returns:
+      The error to raise.
     """
     path = self.folder / 'non_finite_batch.npz'
     named = {}
@@ -186,12 +196,13 @@ class Supervisor:
 
   def _watch(self, run: Watched, crew: threads.Crew, interrupted: threading.Event) -> None:
     stall_seconds = self._config.stall_seconds
-    warned = 0.0
+    warned = 0.0  # When the last warning was, by `time.monotonic()`.
     while not crew.stop.wait(_POLL_SECONDS) and not interrupted.is_set():
       with _unless_disk_is_full('Metrics'):
         run.recorder.report_if_due()
       run.look_after()
       now = time.monotonic()
+      # Updating may take long too, but then there is something to learn from.
       is_waiting = run.taker.activity.startswith('waiting for')
       silent = now - run.taker.since if is_waiting else 0.0
       if silent > stall_seconds and now - warned > stall_seconds:
@@ -212,7 +223,7 @@ def _end(crew: threads.Crew) -> None:
 
 @contextlib.contextmanager
 def _unless_disk_is_full(what: str) -> Iterator[None]:
-  """Turns an error in writing into a warning, for what a run can do without."""
+  """Turns write errors in the block into warnings, for files that training does not need."""
   try:
     yield
   except (OSError, tf.errors.OpError) as error:

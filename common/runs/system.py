@@ -1,8 +1,8 @@
-"""What a system is: everything that the shared programs ask of IMPALA, of Ape-X, or of a third one.
+"""The interface between the shared programs and a system: IMPALA, Ape-X, or a third one.
 
-A system lives in a package of its own, `impala/` say, with one instance of `System` in its
-`system.py`. The package's programs `train.py` and `evaluate.py` hand it to `common.runs.program`
-and `common.evaluation.command`, which do the rest.
+A system is a package, such as `impala/`, whose `system.py` holds one instance of `System`. The
+package's programs `train.py` and `evaluate.py` pass it to `common.runs.program` and
+`common.evaluation.command`, which do the rest.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from common.config import presets as all_presets
 
-if TYPE_CHECKING:  # Command lines are checked before TensorFlow, which takes seconds, is imported.
+# Importing TensorFlow takes seconds, so mistakes on the command line are found before that.
+if TYPE_CHECKING:
   import tensorflow as tf
 
   from common import environments
@@ -28,15 +29,16 @@ class Actor(Protocol):
   games: games.Games
 
   def run(self, put: Callable[[Any], None], stopped: Callable[[], bool]) -> None:
-    """Acts, and puts elements `[M, ...]`, until `stopped()` or until the queue is closed."""
+    """Acts and passes elements `[M, ...]` to `put`, until `stopped()` or the queue is closed."""
 
 
 class PlayingAgent(NamedTuple):
-  """The part of a learner that plays, with fresh parameters.
+  """The part of a learner that chooses actions, with fresh parameters.
 
   Attributes:
-    checkpointed: Has the networks where a learner has them, so that its checkpoints restore them.
-    variables: In the order in which the learner publishes them.
+    checkpointed: Holds the networks under a learner's attribute names, so that the learner's
+      checkpoints restore them.
+    variables: The parameters, in the order in which the learner publishes them.
     make_player: Makes a player for a task and a number of environments.
   """
 
@@ -46,14 +48,15 @@ class PlayingAgent(NamedTuple):
 
 
 class System(Protocol):
-  """One of the systems. Its methods import what needs TensorFlow when they are called.
+  """A learning system. Its methods import TensorFlow only when they are called.
 
   Attributes:
-    title: How it is called in messages.
-    name: Its package: `python -m NAME.train` and `python -m NAME.evaluate` are its programs.
-    command: What a user types to train, for messages that say how to go on.
-    presets: Its configs by name.
-    switches: The config's boolean fields that have a flag of their own, `--FIELD`, with its help.
+    title: The system's name in messages.
+    name: The package's name: `python -m NAME.train` and `python -m NAME.evaluate` are its programs.
+    command: What a user types to train, for messages that say how to resume.
+    presets: The system's configs by name.
+    switches: Boolean fields of the config that get a flag of their own, `--FIELD`, by name; the
+      values are the flags' help texts.
     has_several_learners: Whether several synchronous learners can train together.
   """
 
@@ -63,16 +66,31 @@ class System(Protocol):
   presets: all_presets.Presets
   has_several_learners: bool
 
+  # Read-only, so that a system may declare it as a dict of its own.
   @property
   def switches(self) -> Mapping[str, str]: ...
 
   def make_run(self, config: Any, options: command_line.Options, who: cluster.Cluster) -> run.Run:
-    """Builds a learner's training run. Raises UserError if its settings cannot work."""
+    """Builds a learner's training run; starts nothing.
+
+    Raises:
+      UserError: If the settings do not fit the environment, the machine or the folder.
+    """
 
   def make_actor(
     self, config: Any, suite: environments.Suite, to_learner: link.Link, welcome: link.Welcome
   ) -> tuple[Actor, wire.Codec]:
-    """An actor for the place that the learner assigned, and the codec of what it puts."""
+    """Makes an actor in a process of its own.
+
+    Args:
+      config: The learner's settings.
+      suite: The environments.
+      to_learner: The source of the actor's parameters.
+      welcome: The learner's answer, with the actor's place and seed.
+
+    Returns:
+      The actor, and the codec that encodes its elements for the learner.
+    """
 
   def make_playing_agent(self, config: Any, suite: environments.Suite, seed: int) -> PlayingAgent:
-    """The agent as evaluation plays it, its actions drawn under a seed."""
+    """Makes the agent as it is evaluated; `seed` determines its random actions."""

@@ -207,7 +207,7 @@ def test_ape_x_dpg_trains_evicts_by_priority_and_resumes_with_its_replay(tmp_pat
 @pytest.mark.parametrize(
   'flags, message',
   [
-    (['--env=doom'], 'doom has 10 tasks and Ape-X learns one'),
+    (['--env=doom'], 'doom has 10 tasks, but Ape-X learns one'),
     (
       ['--env=gym:Pendulum-v1', '--preset=gym'],
       "algorithm is 'dqn', expected dpg, as gym:Pendulum-v1 has continuous "

@@ -1,4 +1,4 @@
-"""The command line: where settings come from, and a clear word for every mistake."""
+"""The command line: where settings come from, and a clear message for every mistake."""
 
 import dataclasses
 import json
@@ -21,13 +21,13 @@ def parse(*arguments):
 
 @pytest.fixture
 def run_dir(tmp_path):
-  """A run's folder, whose config differs from its preset."""
+  """The folder of a run whose config differs from its preset."""
   path = tmp_path / 'run'
   run_folder.create(path, dataclasses.replace(configs.PRESETS.preset('gym'), batch_size=3, seed=11))
   return path
 
 
-def test_without_arguments_the_main_preset():
+def test_the_default_preset_is_doom():
   config, options = parse()
   assert config == configs.PRESETS.preset('doom')
   assert not options.resume
@@ -43,13 +43,13 @@ def test_presets(name):
   'env, preset',
   [('doom:basic', 'doom'), ('atari:breakout', 'atari_shallow'), ('gym:Acrobot-v1', 'gym')],
 )
-def test_an_environment_alone_chooses_its_preset(env, preset):
+def test_an_environment_without_a_preset_gets_its_own(env, preset):
   config, options = parse(f'--env={env}')
   assert config == dataclasses.replace(configs.PRESETS.preset(preset), env=env)
   assert options.run_dir.name.startswith(env.replace(':', '-'))
 
 
-def test_flags_go_on_top_of_the_preset():
+def test_flags_override_the_preset():
   config, _ = parse(
     '--preset=gym',
     '--env=gym:Acrobot-v1',
@@ -83,7 +83,7 @@ def test_values_have_the_types_of_their_fields():
 
 
 @pytest.mark.parametrize('field, value', [('seed', 5), ('total_frames', 99)])
-def test_a_short_flag_goes_before_the_long_one(field, value):
+def test_a_short_flag_overrides_the_long_one(field, value):
   config, _ = parse(f'--config.{field}=3', f'--{field}={value}')
   assert getattr(config, field) == value
 
@@ -98,13 +98,13 @@ def test_a_folder_may_be_chosen():
   assert parse('--run_dir=some/where')[1].run_dir == pathlib.Path('some/where')
 
 
-def test_resume_goes_on_with_the_runs_own_config(run_dir):
+def test_resume_uses_the_runs_own_config(run_dir):
   config, options = parse('--resume', f'--run_dir={run_dir}')
   assert config == dataclasses.replace(configs.PRESETS.preset('gym'), batch_size=3, seed=11)
   assert options == command_line.Options(run_dir, True)
 
 
-def test_resume_with_flags_on_top(run_dir):
+def test_flags_override_the_resumed_config(run_dir):
   config, _ = parse(
     '--resume', f'--run_dir={run_dir}', '--total_frames=77', '--config.learning_rate=0.5'
   )
@@ -114,7 +114,7 @@ def test_resume_with_flags_on_top(run_dir):
 
 
 def test_resume_of_a_run_of_an_older_version(run_dir):
-  """Settings that were not there have their defaults; those that are gone do not matter."""
+  """New settings get their defaults; removed ones are ignored."""
   values = json.loads((run_dir / 'config.json').read_text())
   del values['log_epsilon']
   (run_dir / 'config.json').write_text(json.dumps({**values, 'gone': 3}))
@@ -159,7 +159,7 @@ def test_resume_of_a_run_of_an_older_version(run_dir):
     ('--config.torso=resnet', "torso is 'resnet', expected one of shallow, deep, nature, vector"),
   ],
 )
-def test_mistakes_are_told(argument, words):
+def test_mistakes_have_clear_messages(argument, words):
   with pytest.raises(errors.UserError, match=words):
     parse(argument)
 
@@ -171,7 +171,7 @@ def test_resume_needs_a_folder():
     parse('--resume')
 
 
-def test_resume_of_no_run(tmp_path):
+def test_resume_needs_a_run(tmp_path):
   with pytest.raises(errors.UserError, match=f'{tmp_path} is not the folder of a run'):
     parse('--resume', f'--run_dir={tmp_path}')
 
@@ -179,7 +179,7 @@ def test_resume_of_no_run(tmp_path):
 @pytest.mark.parametrize(
   'change', [{'batch_size': 'many'}, {'lstm': None}, {'env': 3}, {'learning_rate': [1]}], ids=str
 )
-def test_resume_of_a_run_whose_config_has_other_types(run_dir, change):
+def test_resume_refuses_a_config_with_wrong_types(run_dir, change):
   values = json.loads((run_dir / 'config.json').read_text())
   (run_dir / 'config.json').write_text(json.dumps({**values, **change}))
   with pytest.raises(errors.UserError, match=next(iter(change))):
@@ -213,7 +213,7 @@ def test_help(capsys, flag):
 
 
 def run_script(body, reader=''):
-  """Runs `command_line.run` on a main function with this body, its output piped to `reader`."""
+  """Runs `command_line.run` with a main function of this body; pipes its output to `reader`."""
   script = f"""
 import logging, sys
 from common import errors
@@ -237,7 +237,7 @@ def test_a_users_mistake_is_one_message_without_a_stack_trace():
   assert (done.returncode, done.stdout, done.stderr) == (2, '', 'error: there is no such game\n')
 
 
-def test_our_own_mistake_has_a_stack_trace():
+def test_a_bug_has_a_stack_trace():
   done = run_script('raise KeyError("oops")')
   assert done.returncode == 1
   assert 'Traceback' in done.stderr and 'oops' in done.stderr
@@ -258,20 +258,20 @@ def test_main_gets_the_arguments_and_logs_plainly():
 
 
 @pytest.mark.parametrize('say', ['print("word" * 500, flush=True)', 'logging.info("word" * 500)'])
-def test_a_reader_who_has_seen_enough_ends_it_quietly(say):
-  """What is said is more than a pipe holds, so that it breaks while something is being said."""
+def test_a_closed_pipe_ends_the_program_quietly(say):
+  """The output is larger than a pipe's buffer, so the pipe breaks during a write."""
   done = run_script(f'for _ in range(500): {say}', reader='| head -c 4')
   assert (done.returncode, done.stdout, done.stderr) == (1, 'word', '')
 
 
-def test_mistakes_need_not_wait_for_tensorflow():
+def test_mistakes_are_found_without_importing_tensorflow():
   done = run_script(
     'import impala.config, common.config.run_folder; return int("tensorflow" in sys.modules)'
   )
   assert (done.returncode, done.stderr) == (0, '')
 
 
-def test_tensorflow_is_imported_without_its_notes():
+def test_tensorflow_is_imported_without_its_messages():
   done = run_script(
     'command_line.import_tensorflow(); print("after", file=sys.stderr); '
     'return 7 if "tensorflow" in sys.modules else 1'
@@ -279,7 +279,7 @@ def test_tensorflow_is_imported_without_its_notes():
   assert (done.returncode, done.stdout, done.stderr) == (7, '', 'after\n')
 
 
-def test_the_notes_are_shown_if_tensorflow_cannot_be_imported(tmp_path, monkeypatch):
+def test_the_messages_are_shown_if_tensorflow_cannot_be_imported(tmp_path, monkeypatch):
   (tmp_path / 'tensorflow.py').write_text(
     'import os\nos.write(2, b"a note from C++")\nraise ImportError("no libc")\n'
   )

@@ -1,4 +1,4 @@
-"""Presets by name, and the combinations of hyperparameters that they start from."""
+"""Presets by name, and presets with a combination of hyperparameters."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from common.config import presets, settings
 
 @dataclasses.dataclass
 class Config(settings.Settings):
-  """A system's own."""
+  """A system's config."""
 
   num_actors: int = 2
   envs_per_actor: int = 3
@@ -18,16 +18,16 @@ class Config(settings.Settings):
 
 
 PRESETS = presets.Presets(
-  Config,
-  {'slow': {'rate': 0.1, 'seed': 9}, 'fast': {}},
-  {},
-  'slow',
+  config=Config,
+  rows={'slow': {'rate': 0.1, 'seed': 9}, 'fast': {}},
+  families={},
+  default='slow',
   draws=3,
   draw=lambda number: {'rate': 10.0 + number},
 )
 
 
-def test_a_preset_with_a_number_is_the_rest_of_it_with_that_combination():
+def test_a_numbered_preset_has_that_combination_and_its_own_other_values():
   assert PRESETS.preset('slow') == Config(rate=0.1, seed=9)
   assert PRESETS.preset('slow:0') == Config(rate=10.0, seed=9)
   assert PRESETS.preset('slow:2') == Config(rate=12.0, seed=9)
@@ -37,12 +37,12 @@ def test_a_preset_with_a_number_is_the_rest_of_it_with_that_combination():
 @pytest.mark.parametrize(
   'name', ['slow:3', 'slow:-1', 'slow:x', 'slow:1.0', 'slow:1:1', 'slow: 1', 'slow:', 'slow:99']
 )
-def test_a_number_that_is_none_is_refused_with_those_that_are(name):
+def test_an_invalid_number_is_refused_with_the_valid_ones(name):
   with pytest.raises(errors.UserError, match='expected slow, or slow:0 to slow:2'):
     PRESETS.preset(name)
 
 
-def test_a_number_of_a_preset_that_does_not_exist_suggests_those_that_do():
+def test_a_numbered_preset_that_does_not_exist_suggests_one_that_does():
   with pytest.raises(errors.UserError, match="unknown preset 'slwo:1'. Did you mean slow"):
     PRESETS.preset('slwo:1')
 

@@ -35,7 +35,7 @@ def test_a_run_is_not_overwritten(tmp_path):
   assert run_folder.load_config(tmp_path)['env'] == 'gym:CartPole-v1'
 
 
-def test_a_folder_that_cannot_be_written(tmp_path):
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
   (tmp_path / 'file').write_text('')
   for path in (tmp_path / 'file', tmp_path / 'file' / 'run'):
     with pytest.raises(errors.UserError, match=f'{path} cannot be written.*Give another --run_dir'):
@@ -50,20 +50,20 @@ def test_a_config_is_replaced(tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ['config.json']
 
 
-def test_no_run(tmp_path):
+def test_a_folder_without_a_run_is_refused(tmp_path):
   for path in (tmp_path, tmp_path / 'none'):
     with pytest.raises(errors.UserError, match=f'{path} is not the folder of a run'):
       run_folder.load_config(path)
 
 
 @pytest.mark.parametrize('text', ['', '{"env": ', '[1, 2]', '"doom"', 'null'])
-def test_a_damaged_config(tmp_path, text):
+def test_a_damaged_config_is_refused(tmp_path, text):
   (tmp_path / 'config.json').write_text(text)
   with pytest.raises(errors.UserError, match='config.json is damaged'):
     run_folder.load_config(tmp_path)
 
 
-def test_bytes_that_are_not_text(tmp_path):
+def test_a_config_that_is_not_text_is_refused(tmp_path):
   (tmp_path / 'config.json').write_bytes(b'\xff\xfe{}')
   with pytest.raises(errors.UserError, match='config.json is damaged'):
     run_folder.load_config(tmp_path)

@@ -1,4 +1,4 @@
-"""Suites evaluated in several processes: one process's episodes, none twice, no orphans."""
+"""Evaluation in several processes: the same episodes as in one, none twice, no orphans."""
 
 import dataclasses
 import functools
@@ -26,7 +26,8 @@ from impala import system
 from scripts import processes
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-SEED, EPISODES = 5, 12
+SEED = 5
+EPISODES = 12
 JOBS = [
   evaluation_jobs.Job(who, task) for who in ('random', 'agent') for task in ('a', 'b', 'c', 'd')
 ]
@@ -34,14 +35,16 @@ FOREVER = 600.0
 
 
 class Diary:
-  """Plays CartPole under any task's name, and writes down every play with its process."""
+  """Plays CartPole under any task name; records each play and its process in a folder."""
 
   def __init__(self, folder: pathlib.Path):
-    self._folder, self._suite = folder, environments.load('gym:CartPole-v1')
+    self._folder = folder
+    self._suite = environments.load('gym:CartPole-v1')
     folder.mkdir(exist_ok=True)
 
   def play_task(self, who, task, episodes):
     path = self._folder / f'{time.monotonic_ns()}-{who}-{task}'
+    # Renamed when complete: tests read the folder at any time.
     path.with_suffix('.new').write_text(str(os.getpid()))
     path.with_suffix('.new').rename(path)
     self.meet(task)
@@ -54,11 +57,11 @@ class Diary:
     return played.summary()
 
   def meet(self, task):
-    """What else happens while a task is played."""
+    """What else happens while a task is played; nothing here."""
 
 
 class Mishaps(Diary):
-  """Some tasks go wrong: `slow` never ends, the others fail once two have begun."""
+  """Some tasks go wrong: `slow` never ends, the bad ones fail once two have begun."""
 
   def meet(self, task):
     if task == 'slow':
@@ -72,12 +75,14 @@ class Mishaps(Diary):
 
 
 class Unmakeable:
+  """A player that cannot be made."""
+
   def __init__(self):
     raise errors.UserError('no checkpoint here')
 
 
 class Gated(Diary):
-  """The third and all later plays never end: two processes may be in the middle of them."""
+  """Only tasks a and b end, so that an interrupt finds processes playing others."""
 
   def meet(self, task):
     if task not in ('a', 'b'):
@@ -85,13 +90,14 @@ class Gated(Diary):
 
 
 def begun(folder):
-  """What was played by whom, in its order: (who, task, process)."""
+  """All plays in the order in which they began: (who, task, process)."""
   plays = (path for path in folder.iterdir() if path.suffix != '.new')
   plays = sorted(plays, key=lambda path: int(path.name.split('-')[0]))
   return [(*path.name.split('-')[1:], int(path.read_text())) for path in plays]
 
 
 def names(folder):
+  """Who played which task, sorted."""
   return sorted(play[:2] for play in begun(folder))
 
 
@@ -101,7 +107,7 @@ def play(tmp_path, jobs=JOBS, processes_=2, player=Diary, results='results'):
 
 
 def expected(jobs=JOBS):
-  """What one player gives that is asked for everything, one after the other."""
+  """The results of one player that plays the jobs in order."""
   diary = pathlib.Path(f'/tmp/diary-of-{os.getpid()}')
   try:
     player = Diary(diary)
@@ -115,7 +121,7 @@ def files_in(folder):
 
 
 @pytest.fixture(autouse=True)
-def nobody_is_left():
+def no_process_is_left():
   before = processes.descendants()
   yield
   assert processes.becomes_true(
@@ -124,17 +130,22 @@ def nobody_is_left():
 
 
 @pytest.mark.parametrize('count', [1, 2])
-def test_any_number_of_processes_gives_what_one_player_gives(tmp_path, count):
+def test_results_do_not_depend_on_the_number_of_processes(tmp_path, count):
   found = play(tmp_path, processes_=count)
   assert found == expected() and list(found) == JOBS
   assert {one['episodes'] for one in found.values()} == {EPISODES}
   assert names(tmp_path / 'diary') == sorted(map(tuple, JOBS))
   pids = {pid for *_, pid in begun(tmp_path / 'diary')}
-  assert pids == {os.getpid()} if count == 1 else os.getpid() not in pids and len(pids) <= count
+  if count == 1:
+    assert pids == {os.getpid()}
+  else:
+    assert os.getpid() not in pids
+    assert len(pids) <= count
 
 
 def test_no_more_processes_are_started_than_there_are_jobs(tmp_path):
-  seen, over = set(), threading.Event()
+  seen = set()
+  over = threading.Event()
   before = processes.descendants()
 
   def watch():
@@ -159,7 +170,7 @@ def test_each_result_is_a_file_of_its_own(tmp_path):
 
 
 @pytest.mark.parametrize('count', [1, 2])
-def test_what_is_there_is_not_played_again(tmp_path, count):
+def test_existing_results_are_not_played_again(tmp_path, count):
   first = play(tmp_path, processes_=1)
   for gone in ('agent-b.json', 'random-d.json'):
     (tmp_path / 'results' / gone).unlink()
@@ -169,15 +180,15 @@ def test_what_is_there_is_not_played_again(tmp_path, count):
   assert again == first and list(again) == JOBS
 
 
-def test_all_there_plays_nothing_and_starts_nobody(tmp_path):
+def test_complete_results_start_no_process(tmp_path):
   first = play(tmp_path, processes_=1)
   shutil.rmtree(tmp_path / 'diary')
   again = evaluation_jobs.play_all(JOBS, EPISODES, tmp_path / 'results', None, None, 4)
   assert again == first
 
 
-def test_a_result_that_is_there_is_taken_as_it_is(tmp_path):
-  """So that the other tests of resuming could fail: nothing is calculated anew."""
+def test_an_existing_result_is_used_unchanged(tmp_path):
+  """Shows that tests of resuming can fail: nothing is computed again."""
   (tmp_path / 'results').mkdir()
   (tmp_path / 'results' / 'agent-b.json').write_text('{"mean": 77}')
   assert play(tmp_path, JOBS[4:6], 1)['agent', 'b'] == {'mean': 77}
@@ -185,7 +196,7 @@ def test_a_result_that_is_there_is_taken_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize('task', ['lasertag/small', 'gym:Cart-v1'])
-def test_names_that_no_file_can_have(tmp_path, task):
+def test_task_names_become_file_names(tmp_path, task):
   name = evaluation_jobs.file_name(task)
   assert '/' not in name and ':' not in name and re.sub('[/:]', '_', task) == name
 
@@ -206,20 +217,21 @@ def test_an_error_in_one_process_ends_the_others(tmp_path, task, error, text):
   assert len(begun(tmp_path / 'diary')) == 2 and not list((tmp_path / 'results').iterdir())
 
 
-def test_an_error_keeps_what_is_done(tmp_path):
+def test_an_error_keeps_finished_results(tmp_path):
   jobs = [evaluation_jobs.Job('agent', name) for name in ('a', 'b', 'bad user')]
   with pytest.raises(errors.UserError, match='no bananas left'):
     play(tmp_path, jobs, 1, Mishaps)
   assert set(files_in(tmp_path / 'results')) == {'agent-a.json', 'agent-b.json'}
 
 
-def test_a_player_that_cannot_be_made_is_told_as_it_is(tmp_path):
+def test_the_error_of_a_player_that_cannot_be_made_is_raised_unchanged(tmp_path):
   with pytest.raises(errors.UserError, match='^no checkpoint here$'):
     evaluation_jobs.play_all(JOBS, EPISODES, tmp_path / 'results', None, Unmakeable, 2)
 
 
-def test_a_process_that_is_killed_is_one_clear_word_to_the_user(tmp_path):
-  diary, told = tmp_path / 'diary', []
+def test_a_killed_process_is_a_clear_error(tmp_path):
+  diary = tmp_path / 'diary'
+  killed = []
   jobs = [evaluation_jobs.Job('agent', name) for name in ('a', 'slow', 'b')]
 
   def kill_the_slow_one():
@@ -231,31 +243,35 @@ def test_a_process_that_is_killed_is_one_clear_word_to_the_user(tmp_path):
       ),
       60.0,
     ):
-      told.append(next(pid for _, task, pid in begun(diary) if task == 'slow'))
-      os.kill(told[0], signal.SIGKILL)
+      killed.append(next(pid for _, task, pid in begun(diary) if task == 'slow'))
+      os.kill(killed[0], signal.SIGKILL)
 
   killer = threading.Thread(target=kill_the_slow_one)
   killer.start()
   with pytest.raises(errors.UserError) as refused:
     play(tmp_path, jobs, 2, Mishaps)
   killer.join()
-  assert told
+  assert killed
   assert str(refused.value).startswith(
     'while slow was played, the process has ended, with status -9'
   )
-  assert 'What is done is kept: the same command goes on.' in str(refused.value)
+  assert 'Results so far are kept: the same command continues.' in str(refused.value)
   assert set(files_in(tmp_path / 'results')) == {'agent-a.json', 'agent-b.json'}
 
 
 def interrupted(tmp_path, count):
-  """Plays in a process of its own, which gets Ctrl-C when two jobs are done and others not."""
+  """Plays in another process, which gets Ctrl-C when two jobs are finished and others are not.
+
+  Returns:
+    The exit status, the output, and the processes below it before Ctrl-C.
+  """
   program = (
     'import functools, pathlib\n'
     'from common.config import command_line\n'
     'from common.evaluation import jobs as evaluation_jobs\n'
     'from common.machine import janitor\n'
-    f'from tests.common.evaluation import jobs_test as here\n'
-    f'def main(argv):\n'
+    'from tests.common.evaluation import jobs_test as here\n'
+    'def main(argv):\n'
     f'  with janitor.attend():\n'
     f'    here.play(pathlib.Path({str(tmp_path)!r}), processes_={count}, player=here.Gated)\n'
     f'command_line.run(main)'
@@ -290,14 +306,11 @@ def interrupted(tmp_path, count):
 
 
 @pytest.mark.parametrize('count', [1, 2])
-def test_a_run_that_is_interrupted_leaves_whole_results_and_is_finished_by_the_same_command(
-  tmp_path, count
-):
+def test_an_interrupted_evaluation_keeps_complete_results_and_can_be_continued(tmp_path, count):
   status, output, below = interrupted(tmp_path, count)
   assert status == 130 and 'Traceback' not in output
-  assert (
-    processes.becomes_true(lambda: not any(map(processes.is_alive, below))) and len(below) >= count
-  )
+  assert processes.becomes_true(lambda: not any(map(processes.is_alive, below)))
+  assert len(below) >= count
   kept = files_in(tmp_path / 'results')
   assert set(kept) == {'random-a.json', 'random-b.json'}
   assert all(json.loads(text)['episodes'] == EPISODES for text in kept.values())
@@ -308,7 +321,7 @@ def test_a_run_that_is_interrupted_leaves_whole_results_and_is_finished_by_the_s
 
 @pytest.fixture(scope='module')
 def fresh_run(tmp_path_factory):
-  """A run of two games whose agent has learned nothing, with checkpoints of 1 and 2 updates."""
+  """A run of two games with an untrained agent, and checkpoints of 1 and 2 updates."""
   folder = tmp_path_factory.mktemp('runs') / 'fresh'
   config = dataclasses.replace(
     configs.PRESETS.preset('table_4_multi_task'),
@@ -354,20 +367,21 @@ def evaluated_run(fresh_run, tmp_path_factory):
 
 @pytest.fixture
 def evaluated(evaluated_run, tmp_path):
-  """A copy of it, to be changed."""
+  """A copy of `evaluated_run` that the test may change."""
   return pathlib.Path(shutil.copytree(evaluated_run, tmp_path / 'run'))
 
 
 @pytest.fixture
 def played(monkeypatch):
-  """The tasks that are really played in this process."""
-  tasks, original = [], playing.play_episodes
+  """The tasks that are played in this process, rather than taken from earlier results."""
+  tasks = []
+  original = playing.play_episodes
 
-  def play_and_tell(suite, task, *rest, **named):
+  def play_and_record(suite, task, *rest, **named):
     tasks.append(task)
     return original(suite, task, *rest, **named)
 
-  monkeypatch.setattr(playing, 'play_episodes', play_and_tell)
+  monkeypatch.setattr(playing, 'play_episodes', play_and_record)
   return tasks
 
 
@@ -377,18 +391,11 @@ def played_episodes(folder):
 
 def test_the_json_of_an_evaluation(evaluated_run):
   found = json.loads((evaluated_run / 'evaluation.json').read_text())
-  assert set(found) == {
-    'checkpoint',
-    'env',
-    'seed',
-    'references',
-    'note',
-    'agent',
-  }  # Random play is published.
+  # Without `random`: there are published scores of random play.
+  assert set(found) == {'checkpoint', 'env', 'seed', 'references', 'note', 'agent'}
   assert (found['env'], found['references'], found['note']) == ('atari57', 'atari57', '')
-  assert (
-    found['checkpoint'].endswith('checkpoints/latest/ckpt-2') and found['seed'] == 2_000_000_000
-  )
+  assert found['checkpoint'].endswith('checkpoints/latest/ckpt-2')
+  assert found['seed'] == 2_000_000_000
   assert list(found['agent']) == ['breakout', 'road_runner']
   for summary in found['agent'].values():
     assert set(summary) == {'mean', 'low', 'high', 'episodes', 'returns', 'lengths'}
@@ -396,7 +403,7 @@ def test_the_json_of_an_evaluation(evaluated_run):
     assert summary['mean'] == pytest.approx(sum(summary['returns']) / 3)
 
 
-def test_an_evaluation_leaves_scores_beside_those_of_the_papers(evaluated_run):
+def test_an_evaluation_writes_scores_beside_those_of_the_papers(evaluated_run):
   found = json.loads((evaluated_run / 'scores.json').read_text())
   means = {task: summary['mean'] for task, summary in played_episodes(evaluated_run).items()}
   assert found['normalised'] == scores.normalised('atari57', means)
@@ -404,8 +411,8 @@ def test_an_evaluation_leaves_scores_beside_those_of_the_papers(evaluated_run):
   assert (evaluated_run / 'scores.png').read_bytes().startswith(b'\x89PNG')
 
 
-def test_a_suite_in_two_processes_has_the_episodes_of_one(fresh_run, evaluated_run, tmp_path):
-  """Same seeds, games and actions, whichever process plays and whatever it played before."""
+def test_two_processes_play_the_same_episodes_as_one(fresh_run, evaluated_run, tmp_path):
+  """Seeds, games and actions do not depend on the process, or on what it played before."""
   shutil.copytree(fresh_run, tmp_path / 'run')
   done = subprocess.run(
     [
@@ -434,7 +441,7 @@ def test_a_suite_in_two_processes_has_the_episodes_of_one(fresh_run, evaluated_r
   assert played_episodes(tmp_path / 'run') == played_episodes(evaluated_run)
 
 
-def test_a_task_that_is_played_later_has_the_episodes_that_it_has_among_others(evaluated, played):
+def test_a_task_played_alone_has_the_same_episodes_as_among_others(evaluated, played):
   whole = played_episodes(evaluated)
   [gone] = evaluated.glob('evaluation/*/agent-road_runner.json')
   gone.unlink()
@@ -442,7 +449,7 @@ def test_a_task_that_is_played_later_has_the_episodes_that_it_has_among_others(e
   assert played == ['road_runner'] and played_episodes(evaluated) == whole
 
 
-def test_other_episodes_seeds_and_checkpoints_are_played_anew(evaluated, played):
+def test_results_with_other_episodes_seeds_and_checkpoints_are_not_reused(evaluated, played):
   whole = played_episodes(evaluated)
   older = str(evaluated / 'checkpoints' / 'latest' / 'ckpt-1')
   for other in ({'episodes': 2}, {'seed': 7}, {'checkpoint': older}):
@@ -456,22 +463,20 @@ def test_other_episodes_seeds_and_checkpoints_are_played_anew(evaluated, played)
   assert not played and played_episodes(evaluated) == whole
 
 
-def test_a_checkpoint_of_another_run_is_played_anew_though_it_is_called_the_same(
+def test_results_of_another_run_s_checkpoint_of_the_same_name_are_not_reused(
   evaluated, played, tmp_path
 ):
   config = configs.PRESETS.from_json(run_folder.load_config(evaluated))
   save(tmp_path / 'other', config, 3)
   for path in (tmp_path / 'other').glob('checkpoints/latest/ckpt-3.*'):
     path.rename(path.with_name(path.name.replace('ckpt-3', 'ckpt-2')))
-  found = evaluate(
-    evaluated, checkpoint=str(tmp_path / 'other' / 'checkpoints' / 'latest' / 'ckpt-2')
-  )
-  assert played == ['breakout', 'road_runner'] and found['checkpoint'].startswith(
-    str(tmp_path / 'other')
-  )
+  checkpoint = str(tmp_path / 'other' / 'checkpoints' / 'latest' / 'ckpt-2')
+  found = evaluate(evaluated, checkpoint=checkpoint)
+  assert played == ['breakout', 'road_runner']
+  assert found['checkpoint'].startswith(str(tmp_path / 'other'))
 
 
-def test_films_are_made_though_the_episodes_are_there(evaluated, played):
+def test_films_are_made_even_if_there_are_results(evaluated, played):
   evaluate(evaluated, film=True)
   assert played == ['breakout', 'road_runner']
   assert {path.name for path in (evaluated / 'videos').iterdir()} == {
@@ -480,6 +485,6 @@ def test_films_are_made_though_the_episodes_are_there(evaluated, played):
   }
 
 
-def test_no_process_at_all_is_refused():
+def test_zero_processes_are_refused():
   with pytest.raises(errors.UserError, match='processes'):
     evaluation_command.main(['evaluate', 'a/run', '--processes=0'], 'Evaluates.', system.IMPALA)

@@ -1,4 +1,4 @@
-"""Evaluation: as many episodes as asked for, those that were played, and how sure their mean is."""
+"""Evaluation plays the requested episodes, and gives the mean return with an interval."""
 
 import dataclasses
 
@@ -10,11 +10,12 @@ from scipy import stats
 from common import environments, errors
 from common.evaluation import play
 
-SEED, TASK = 5, 'CartPole-v1'
+SEED = 5
+TASK = 'CartPole-v1'
 
 
 def by_angle(observations):
-  """A policy without a state: pushes to where the pole leans; some 40 steps an episode."""
+  """A stateless policy: pushes to where the pole leans; about 40 steps an episode."""
   return (observations[..., 2] > 0).astype(int)
 
 
@@ -24,24 +25,34 @@ def angle_player(observations, rewards, done):
 
 
 def play_by_hand(environments_, episodes):
-  """CartPole, one environment after the other: (last step, environment, return, length)."""
+  """Plays the same episodes one environment after the other.
+
+  Returns:
+    (last step, environment, return, length) of each episode, in the order in which they end.
+  """
   played = []
   for i in range(environments_):
-    game, step = gymnasium.make('CartPole-v1'), 0
+    game = gymnasium.make('CartPole-v1')
+    step = 0
     observation, _ = game.reset(seed=SEED + i)
     for _ in range(episodes // environments_ + (i < episodes % environments_)):
-      total, start, ended = 0.0, step, False
+      total = 0.0
+      start = step
+      ended = False
       while not ended:
         observation, reward, terminated, truncated, _ = game.step(int(by_angle(observation)))
-        total, step, ended = total + reward, step + 1, terminated or truncated
+        total += reward
+        step += 1
+        ended = terminated or truncated
       played.append((step, i, total, step - start))
       observation, _ = game.reset()
   return sorted(played)
 
 
 def cartpole(tasks=('CartPole-v1',), wrap=lambda env, i: env):
-  """CartPole under any tasks' names, wrapped by `wrap(environment, attempt)`."""
-  suite, attempts = environments.load('gym:CartPole-v1'), []
+  """CartPole under any task names; each attempt's environment is `wrap(environment, attempt)`."""
+  suite = environments.load('gym:CartPole-v1')
+  attempts = []
 
   def make(names, training):
     attempts.append(names)
@@ -51,7 +62,7 @@ def cartpole(tasks=('CartPole-v1',), wrap=lambda env, i: env):
 
 
 class Crashing(gymnasium.vector.VectorWrapper):
-  """Crashes in its 60th step, after some episodes were played."""
+  """Crashes in its 60th step, when some episodes are finished."""
 
   def __init__(self, env):
     super().__init__(env)
@@ -73,8 +84,8 @@ def test_each_environment_plays_its_share(episodes):
   assert played.lengths == [length for *_, length in expected]
 
 
-def test_the_player_gets_last_rewards_and_ends():
-  """As an actor: `done` at the start and after an episode's end, the last action's reward."""
+def test_the_player_gets_the_last_rewards_and_dones():
+  """As an actor does: `done` at the start and after an episode's end, and the last reward."""
   seen = []
 
   def player(observations, rewards, done):
@@ -106,11 +117,11 @@ def test_a_player_is_made_for_the_task_and_its_environments():
   assert made == [('b', 10)]
 
 
-def test_an_episode_in_which_an_engine_died_does_not_count():
-  """Environment 1 dies once, in its step 5, and goes on with another episode."""
+def test_an_episode_whose_engine_dies_does_not_count():
+  """Environment 1 dies once, in step 5, and continues with another episode."""
 
   class OneDies(gymnasium.vector.VectorWrapper):
-    """Marks the crash, as `ParallelVectorEnv` does; what came before no longer counts."""
+    """Marks the crash as `ParallelVectorEnv` does: the episode so far does not count."""
 
     steps = 0
 
@@ -132,25 +143,23 @@ def test_an_episode_in_which_an_engine_died_does_not_count():
   played = play.play_episodes(
     cartpole(wrap=lambda env, attempt: OneDies(env)), TASK, make_player, 2, SEED
   )
-  assert sorted(played.lengths) == sorted(
-    [
-      play_by_hand(2, 2)[0][3] - 5 * (play_by_hand(2, 2)[0][1] == 1),
-      play_by_hand(2, 2)[1][3] - 5 * (play_by_hand(2, 2)[1][1] == 1),
-    ]
-  )
-  assert (
-    sum(played.lengths) == sum(whole.lengths) - 5 and sum(played.returns) == sum(whole.returns) - 5
-  )
+  # The engine is not really restarted here, so the episode's other steps are the same.
+  lengths = [length - 5 * (i == 1) for _, i, _, length in play_by_hand(2, 2)]
+  assert sorted(played.lengths) == sorted(lengths)
+  assert sum(played.lengths) == sum(whole.lengths) - 5
+  assert sum(played.returns) == sum(whole.returns) - 5
+  # The player is told that its state is of another episode.
   assert ends[5].tolist() == [False, True]
 
 
-def test_pictures_are_of_the_first_episode():
+def test_pictures_show_the_first_episode():
   played = play.play_episodes(
     cartpole(), TASK, lambda task, count: angle_player, 3, SEED, pictures=True
   )
   game = gymnasium.make('CartPole-v1')
   observation, _ = game.reset(seed=SEED)
-  ended, shown = False, []
+  ended = False
+  shown = []
   while not ended:
     shown.append(observation)
     observation, _, terminated, truncated, _ = game.step(int(by_angle(observation)))
@@ -164,7 +173,7 @@ def test_no_pictures_unless_asked_for():
 
 
 def test_a_lost_life_does_not_end_an_episode():
-  """Environments as for training, which call it an end for the learner, give the same episodes."""
+  """With training's environments, for which a lost life is `done`, episodes are the same."""
   suite = environments.load('atari:breakout')
   as_in_training = dataclasses.replace(suite, make=lambda tasks, training: suite.make(tasks, True))
 
@@ -180,14 +189,14 @@ def test_a_lost_life_does_not_end_an_episode():
 
 
 @pytest.mark.parametrize('crashes', [1, 2])
-def test_a_crash_starts_a_task_anew(crashes):
+def test_a_task_is_played_again_after_a_crash(crashes):
   suite = cartpole(wrap=lambda env, attempt: Crashing(env) if attempt <= crashes else env)
   played = play.play_episodes(suite, TASK, lambda task, count: angle_player, 25, SEED)
   after = play.play_episodes(cartpole(), TASK, lambda task, count: angle_player, 25, SEED + crashes)
   assert played == after
 
 
-def test_crashes_again_and_again_are_told():
+def test_repeated_crashes_are_an_error():
   suite = cartpole(wrap=lambda env, attempt: Crashing(env))
   with pytest.raises(
     errors.UserError, match='cartpole: 3 attempts at CartPole-v1 .*the game ended by itself'
@@ -212,36 +221,35 @@ def test_environments_are_closed(failing):
   assert all(env.unwrapped.closed for env in made)
 
 
-def test_random_player_draws_all_actions_and_repeats_with_its_seed():
-  draws = [
-    [evaluation_player(None, None, np.zeros(50)) for _ in range(20)]
-    for evaluation_player in (
-      play.random_player(gymnasium.spaces.Discrete(4), seed) for seed in (1, 1, 2)
-    )
-  ]
-  assert set(np.array(draws[0]).flat) == {0, 1, 2, 3}
-  np.testing.assert_array_equal(draws[0], draws[1])
-  assert not np.array_equal(draws[0], draws[2])
+def test_random_player_takes_all_actions_and_depends_on_its_seed():
+
+  def actions(seed):
+    player = play.random_player(gymnasium.spaces.Discrete(4), seed)
+    return np.array([player(None, None, np.zeros(50)) for _ in range(20)])
+
+  assert set(actions(seed=1).flat) == {0, 1, 2, 3}
+  np.testing.assert_array_equal(actions(seed=1), actions(seed=1))
+  assert not np.array_equal(actions(seed=1), actions(seed=2))
 
 
-def test_random_player_draws_continuous_actions_from_all_of_their_range():
+def test_continuous_random_actions_are_uniform():
   player = play.random_player(gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32), 1)
   draws = np.stack([player(None, None, np.zeros(50)) for _ in range(40)])
   assert draws.shape == (40, 50, 3) and draws.dtype == np.float32
   assert stats.kstest(draws.ravel(), stats.uniform(-1.0, 2.0).cdf).pvalue > 1e-3
 
 
-def test_the_interval_holds_the_true_mean_as_often_as_it_says():
-  """200 data sets of 40 values: it is known to hold in 93 to 95%; 3 deviations around that."""
+def test_the_interval_covers_the_true_mean_as_often_as_it_claims():
+  """200 data sets of 40 values. True coverage is 93% to 95%; 3 standard deviations of slack."""
   rng = np.random.default_rng(0)
-  held = 0
+  covered = 0
   for _ in range(200):
     low, high = play.bootstrap_interval(rng.normal(10.0, 3.0, size=40).tolist())
-    held += low <= 10.0 <= high
-  assert 0.88 <= held / 200 <= 0.99
+    covered += low <= 10.0 <= high
+  assert 0.88 <= covered / 200 <= 0.99
 
 
-def test_the_interval_is_that_of_the_normal_distribution_for_many_values():
+def test_the_interval_of_many_values_is_the_normal_one():
   values = np.random.default_rng(0).normal(size=2000)
   low, high = play.bootstrap_interval(values.tolist())
   expected = 1.96 * np.std(values) / np.sqrt(len(values))
@@ -251,7 +259,7 @@ def test_the_interval_is_that_of_the_normal_distribution_for_many_values():
 
 
 @pytest.mark.parametrize('values', [[3.5], [2.0, 2.0, 2.0], [-1.0] * 50])
-def test_equal_values_have_no_width(values):
+def test_the_interval_of_equal_values_has_zero_width(values):
   assert play.bootstrap_interval(values) == (values[0], values[0])
 
 
@@ -260,17 +268,15 @@ def test_the_interval_is_the_same_each_time():
   assert play.bootstrap_interval(values) == play.bootstrap_interval(values)
 
 
-def test_less_confidence_is_narrower():
+def test_the_interval_is_narrower_with_less_confidence():
   values = np.random.default_rng(0).normal(size=30).tolist()
-  wide, narrow = (
-    play.bootstrap_interval(values, 0.95),
-    play.bootstrap_interval(values, 0.5),
-  )
+  wide = play.bootstrap_interval(values, 0.95)
+  narrow = play.bootstrap_interval(values, 0.5)
   assert wide[0] < narrow[0] < np.mean(values) < narrow[1] < wide[1]
 
 
 def test_summary():
-  summary = play.Episodes([1.0, 2.0, 6.0], [10, 20, 30]).summary()
+  summary = play.Episodes(returns=[1.0, 2.0, 6.0], lengths=[10, 20, 30]).summary()
   assert summary['mean'] == 3.0 and summary['episodes'] == 3
   assert summary['returns'] == [1.0, 2.0, 6.0] and summary['lengths'] == [10, 20, 30]
   assert 1.0 <= summary['low'] < 3.0 < summary['high'] <= 6.0

@@ -1,18 +1,17 @@
-"""What is recorded becomes rows: means, distributions, totals by second, episodes, gauges."""
+"""Recorded statistics become rows: means, distributions, totals per second, episodes, gauges."""
 
 import dataclasses
 import logging
 import math
 import threading
 import time
-import types
 
 import pytest
-import tensorflow as tf
 
 from common import environments
 from common.config import settings
 from common.reporting import metrics
+from common.runs import counters
 from common.runs import recorder as recorders
 
 COLUMNS = ('loss', 'lag_mean', 'lag_max', 'samples', 'doubled')
@@ -20,18 +19,14 @@ COLUMNS = ('loss', 'lag_mean', 'lag_max', 'samples', 'doubled')
 
 @pytest.fixture
 def learner():
-  return types.SimpleNamespace(
-    updates=tf.Variable(0, dtype=tf.int64),
-    frames=tf.Variable(0, dtype=tf.int64),
-    seconds=tf.Variable(0.0, dtype=tf.float64),
-  )
+  return counters.Counters('learner')
 
 
 @pytest.fixture
 def recorder(tmp_path, learner):
   config = settings.Settings(env='some:task', total_frames=1000, log_every_seconds=0.05)
   suite = dataclasses.replace(environments.load('gym:CartPole-v1'), tasks=('task',))
-  made = recorders.Recorder(
+  return recorders.Recorder(
     config,
     suite,
     tmp_path,
@@ -40,7 +35,6 @@ def recorder(tmp_path, learner):
     gauges=lambda row: {'doubled': 2 * row['frames']},
     note=lambda row: f'loss {row["loss"]}',
   )
-  yield made
 
 
 def rows(folder):
@@ -61,26 +55,23 @@ def test_a_row_has_means_distributions_totals_gauges_and_episodes(
   with caplog.at_level(logging.INFO):
     recorder.close()
   elapsed = time.monotonic() - started
+
   (row,) = rows(tmp_path)
-  assert (row['frames'], row['updates'], row['loss'], row['lag_mean'], row['lag_max']) == (
-    100,
-    2,
-    1.5,
-    3.0,
-    6.0,
-  )
-  assert (row['return/task'], row['length/task'], row['doubled']) == (6.0, 30.0, 200.0)
+  assert (row['frames'], row['updates'], row['doubled']) == (100, 2, 200.0)
+  assert (row['loss'], row['lag_mean'], row['lag_max']) == (1.5, 3.0, 6.0)
+  assert (row['return/task'], row['length/task']) == (6.0, 30.0)
   assert row['samples'] >= 20 / elapsed and row['frames_per_second'] >= 100 / elapsed
+  # 20 samples in the time of 100 frames.
   assert row['samples'] / row['frames_per_second'] == pytest.approx(0.2, rel=1e-4)
   assert 'loss 1.5' in caplog.text and 'task 6' in caplog.text
 
 
-def test_a_distribution_of_nothing_has_no_columns(tmp_path, recorder):
+def test_an_empty_distribution_leaves_its_columns_empty(tmp_path, recorder):
   recorder.start_clock()
   recorder.record({'loss': 1.0}, {'lag': []})
   recorder.close()
   (row,) = rows(tmp_path)
-  assert row['lag_mean'] != row['lag_mean']  # Empty.
+  assert math.isnan(row['lag_mean'])
 
 
 def test_nothing_is_reported_before_there_are_data(tmp_path, recorder):
@@ -90,7 +81,7 @@ def test_nothing_is_reported_before_there_are_data(tmp_path, recorder):
   assert rows(tmp_path) == []
 
 
-def test_a_row_is_due_after_a_while_and_begins_anew(tmp_path, learner, recorder):
+def test_a_row_is_due_after_the_interval_and_covers_only_that(tmp_path, learner, recorder):
   recorder.start_clock()
   recorder.record({'loss': 4.0})
   recorder.report_if_due()
@@ -103,18 +94,18 @@ def test_a_row_is_due_after_a_while_and_begins_anew(tmp_path, learner, recorder)
   assert [row['loss'] for row in rows(tmp_path)] == [4.0, 8.0]
 
 
-def test_the_clock_runs_from_the_first_data_and_is_the_learners(learner, recorder):
+def test_the_learner_s_seconds_count_from_the_first_data(learner, recorder):
   recorder.update_clock()
   assert float(learner.seconds) == 0.0
   recorder.start_clock()
   time.sleep(0.05)
-  recorder.start_clock()  # It runs already.
+  recorder.start_clock()  # No effect: it is running.
   recorder.update_clock()
   assert float(learner.seconds) >= 0.05
   recorder.close()
 
 
-def test_threads_may_record_at_once(tmp_path, recorder):
+def test_no_statistics_are_lost_between_threads(tmp_path, recorder):
   recorder.start_clock()
 
   def work():
@@ -127,13 +118,16 @@ def test_threads_may_record_at_once(tmp_path, recorder):
   while any(worker.is_alive() for worker in workers):
     recorder.report_if_due()
   recorder.close()
-  total, before = 0.0, 0.0
+
+  total = 0.0
+  before = 0.0
   for row in rows(tmp_path):
-    total, before = total + row['samples'] * (row['seconds'] - before), row['seconds']
+    total += row['samples'] * (row['seconds'] - before)
+    before = row['seconds']
   assert total == pytest.approx(2000, rel=0.02)
 
 
-def test_suites_with_references_have_scores_once_every_task_has_ended_an_episode(
+def test_suites_with_references_have_scores_once_every_task_has_finished_an_episode(
   tmp_path, learner, caplog
 ):
   suite = dataclasses.replace(
@@ -152,7 +146,7 @@ def test_suites_with_references_have_scores_once_every_task_has_ended_an_episode
   recorder.close()
   first, second = rows(tmp_path)
   assert math.isnan(first['score/median']) and math.isnan(first['score/mean'])
-  # A human's score is 100 in Pong; half of it in Boxing.
+  # Human level in Pong is 100%; the return in Boxing is half of it.
   assert (second['score/median'], second['score/mean']) == pytest.approx((75.0, 75.0))
   assert 'human-normalised (%): median 75.0, mean 75.0' in caplog.messages[-1]
   assert 'human' not in caplog.messages[0]

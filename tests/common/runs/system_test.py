@@ -1,4 +1,4 @@
-"""What a system gets for the few things that it says of itself: see `third_system.py`."""
+"""The shared programs work for any system that implements the interface; see `third_system.py`."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from common.reporting import metrics
 from impala import system as impala
 from tests.common import programs
 
-# Not by `-m`: worker processes import the system from its module, as they do IMPALA's.
+# Not with `-m`: worker processes must import the system from its module, as they do IMPALA's.
 _PROGRAM = (
   'from common.config import command_line\n'
   'from tests.common.runs import third_system\n'
@@ -22,6 +22,7 @@ _PROGRAM = (
 
 
 def start(folder, *flags):
+  """Starts the third system's training program."""
   command = [sys.executable, '-c', _PROGRAM, f'--run_dir={folder}']
   return subprocess.Popen(
     [*command, '--config.evaluation_episodes=3', '--config.log_every_seconds=0.2', *flags],
@@ -40,12 +41,13 @@ def test_a_third_system_trains_reports_saves_resumes_and_is_evaluated(tmp_path):
   endless.send_signal(signal.SIGINT)
   output = programs.finish(endless, 130)
   resume = f'python -m tests.common.runs.third_system --run_dir={folder} --resume'
-  assert f'Go on with: {resume}' in output
+  assert f'Resume with: {resume}' in output
 
   counted = metrics.read(folder / 'metrics.csv')[-1]
   total = int(counted['frames']) + 2000
   output = programs.finish(start(folder, '--resume', f'--total_frames={total}'))
   rows = metrics.read(folder / 'metrics.csv')
+  # Its counters have not started over.
   assert rows[-1]['frames'] == total and rows[-1]['updates'] == total
   assert rows[-1]['steps_per_second'] > 0
   evaluation = json.loads((folder / 'evaluation.json').read_text())
@@ -55,7 +57,7 @@ def test_a_third_system_trains_reports_saves_resumes_and_is_evaluated(tmp_path):
 
 
 @pytest.mark.parametrize('system', [impala.IMPALA, apex.APEX], ids=lambda system: system.name)
-def test_a_system_s_name_is_that_of_its_programs(system):
+def test_a_system_has_programs_of_its_name_and_boolean_switches(system):
   for program in ('train', 'evaluate'):
     assert (programs.ROOT / system.name / f'{program}.py').exists()
   fields = system.presets.config.__dataclass_fields__
@@ -63,7 +65,7 @@ def test_a_system_s_name_is_that_of_its_programs(system):
     assert fields[switch].type is bool
 
 
-def test_several_learners_are_refused_by_a_system_that_has_one(monkeypatch):
+def test_a_system_with_one_learner_refuses_several(monkeypatch):
   cluster = {'cluster': {'learner': ['127.0.0.1:1', '127.0.0.1:2']}}
   task = {'task': {'type': 'learner', 'index': 0}}
   monkeypatch.setenv('TF_CONFIG', json.dumps({**cluster, **task}))

@@ -1,7 +1,9 @@
-"""A third system, as small as one can be: it counts random steps, and copies nothing of others."""
+"""A third system, as small as possible: it counts the steps of random play, and learns nothing."""
 
 import dataclasses
 import threading
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -19,20 +21,23 @@ from common.runs import system as systems
 
 @dataclasses.dataclass
 class Config(settings.Settings):
+  """No settings of its own, only defaults."""
+
   env: str = 'gym:CartPole-v1'
   torso: str = 'vector'
   num_actors: int = 2
   envs_per_actor: int = 3
 
 
+# One step of one environment.
 SPEC = (
-  tf.TensorSpec([], tf.float32),  # The return of the episode that a step ended.
-  tf.TensorSpec([], tf.int32),  # Its length; 0 if the step ended none.
+  tf.TensorSpec([], tf.float32),  # The return of the episode that the step ended.
+  tf.TensorSpec([], tf.int32),  # The episode's length; 0 if the step ended none.
 )
 
 
 class Actor:
-  """Plays at random and sends how its episodes end."""
+  """Plays at random; sends the return and length of episodes."""
 
   def __init__(self, index: int, suite: environments.Suite, config: Config, seed: int):
     self.games = games.Games(index, suite, [suite.tasks[0]] * config.envs_per_actor, seed)
@@ -40,7 +45,7 @@ class Actor:
     self._count = config.envs_per_actor
     self._rng = np.random.default_rng(seed)
 
-  def run(self, put, stopped) -> None:
+  def run(self, put: Callable[[Any], None], stopped: Callable[[], bool]) -> None:
     with self.games:
       self.games.reset()
       while not stopped():
@@ -53,15 +58,23 @@ class Actor:
 class Run(runs.Run):
   """Counts the steps of random play."""
 
-  def __init__(self, system, config, options, who):
+  def __init__(
+    self,
+    system: systems.System,
+    config: Config,
+    options: command_line.Options,
+    who: cluster.Cluster,
+  ):
     hosting.check(who)
     self._config = config
     suite = environments.load(config.env, config.environment_options())
     self._learner = counters.Counters('learner')
+    # Creates the run's folder, or restores the counters from it.
     super().__init__(system, config, options, self._learner, who.index)
     self._task = suite.tasks[0]
     self._repeat = suite.action_repeat
     self.queue = queues.StructureQueue(SPEC, 100)
+    # Actors need no parameters, but the server publishes some.
     store = parameters.ParameterStore(parameters.Snapshot(0, tf.zeros([1])))
     description = hosting.RunDescription(
       program='tests.common.runs.third_system',
@@ -72,6 +85,7 @@ class Run(runs.Run):
     )
     arrivals = intake.Intake(queue=self.queue, codec=wire.Codec(SPEC, {}), store=store)
     self.host = hosting.Host(who, description, arrivals, self.frames)
+
     self.actors = [
       Actor(i, suite, config, games.seed_of(config.seed, i)) for i in range(config.num_actors)
     ]
@@ -104,18 +118,21 @@ class Run(runs.Run):
       episode_return, length = self.queue.take()
       self.taker.enter('counting')
       self.recorder.start_clock()
+      # Each step counts as an update, so that the run makes progress.
       self._learner.frames.assign_add(self._repeat)
       self._learner.updates.assign_add(1)
       self.recorder.record(totals={'steps_per_second': 1})
       if length > 0:
         self.recorder.add_episode(self._task, float(episode_return), int(length))
+    # Training is finished: all other threads end too.
     stop.set()
 
 
 class Third:
-  """The whole of what the shared programs ask for."""
+  """Implements `common.runs.system.System`."""
 
   title = 'Third'
+  # There is no such package: only actor processes would need it.
   name = 'third'
   command = 'python -m tests.common.runs.third_system'
   presets = presets.Presets(config=Config, rows={'only': {}}, families={}, default='only')
@@ -130,10 +147,11 @@ class Third:
 
   def make_playing_agent(self, config, suite, seed) -> systems.PlayingAgent:
     def make_player(task: str, count: int) -> play.Player:
+      del task, count
       return play.random_player(suite.action_space, seed)
 
     return systems.PlayingAgent(counters.Counters('learner'), [], make_player)
 
 
-def main(argv) -> int:
+def main(argv: Sequence[str]) -> int:
   return program.main(argv, __doc__, Third())
