@@ -26,6 +26,7 @@ _BYTES_PER_PROCESS = 10**9  # For TensorFlow and the agent.
 _INDECISIVE = (
   'tasks',
   'total_frames',
+  'intra_op_threads',
   'num_actors',
   'envs_per_actor',
   'evaluation_episodes',
