@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as an event, so that a run can save and end in order."""
+"""Signals as an event, so that a run can save and end in order."""
 
 import contextlib
 import logging
@@ -8,6 +8,8 @@ import time
 import types
 from typing import Iterator
 
+# Ctrl-C, kill, a closed terminal, and the warnings of batch systems (Slurm's --signal).
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 # One Ctrl-C may arrive twice, from the terminal and from a wrapper that passes it on. Signals this
 # close together count as one.
 _SAME_SIGNAL_SECONDS = 1.0
@@ -15,7 +17,10 @@ _SAME_SIGNAL_SECONDS = 1.0
 
 @contextlib.contextmanager
 def setting(event: threading.Event) -> Iterator[None]:
-  """Within the block, the first SIGINT or SIGTERM sets the event; another one interrupts.
+  """Within the block, the first signal that asks to end sets the event; another one interrupts.
+
+  These are SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2. One that is ignored stays ignored, as
+  SIGHUP is under nohup.
 
   Raises:
     KeyboardInterrupt: In the main thread, at a signal a second or more after the first.
@@ -35,7 +40,8 @@ def setting(event: threading.Event) -> Iterator[None]:
     logging.info('Stopping: waiting for what is under way to end. Again to stop at once.')
     event.set()
 
-  before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+  heeded = [number for number in _ENDING if signal.getsignal(number) != signal.SIG_IGN]
+  before = {number: signal.signal(number, handle) for number in heeded}
   try:
     yield
   finally:

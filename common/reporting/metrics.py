@@ -2,12 +2,16 @@
 
 import collections
 import csv
+import logging
 import math
 import pathlib
+import shutil
+import time
 from typing import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
+from tensorboard.compat.proto import event_pb2
 
 from common.machine import files
 
@@ -27,7 +31,9 @@ class EpisodeWindow:
     }
 
   def add(self, task: str, episode_return: float, length: int) -> None:
-    """Adds a finished episode."""
+    """Adds a finished episode. One whose return is not a finite number counts for nothing."""
+    if not math.isfinite(episode_return):
+      return
     self._new[task].append((episode_return, length))
     self._recent[task].append(episode_return)
 
@@ -63,28 +69,43 @@ class MetricsWriter:
     Args:
       folder: The run's folder.
       columns: The names of all columns, with `frames` among them. A resumed run may have others
-        than before.
+        than before, whose columns are kept.
       resumed_frames: Environment frames at the restored checkpoint. Rows beyond it are deleted: the
         resumed run trains those frames again.
     """
     self._path = folder / 'metrics.csv'
-    self._columns = list(columns)
+    before, damaged = _read(self._path) if self._path.exists() else ([], 0)
+    if damaged:
+      _keep_aside(self._path, f'{damaged} of its rows cannot be read')
+    old_columns = before[0] if before else {}
+    self._columns = list(dict.fromkeys([*columns, *old_columns]))
 
-    rows = read(self._path) if self._path.exists() else []
     # Even if no row is deleted, since the columns may have changed.
-    self._rewrite([row for row in rows if row['frames'] <= resumed_frames])
+    self._rewrite([row for row in before if row['frames'] <= resumed_frames])
 
     self._file = open(self._path, 'a', newline='')
     self._writer = csv.DictWriter(self._file, self._columns)
-    self._events = tf.summary.create_file_writer(str(folder / 'tensorboard'))
+    events = folder / 'tensorboard'
+    if events.is_file():
+      _keep_aside(events, 'it is a file, expected a folder')
+      events.unlink()
+    self._events = tf.summary.create_file_writer(str(events))
+    self._start_events(resumed_frames + 1)
 
   def _rewrite(self, rows: Sequence[Mapping[str, float]]) -> None:
     with files.replacing(self._path) as file:
-      # Ignores columns that the run had before it was resumed and has no more.
-      writer = csv.DictWriter(file, self._columns, extrasaction='ignore')
+      writer = csv.DictWriter(file, self._columns)
       writer.writeheader()
       for row in rows:
         writer.writerow({name: _cell(value) for name, value in row.items()})
+
+  def _start_events(self, step: int) -> None:
+    """Notes a start: TensorBoard drops what earlier parts of the run wrote from this step on."""
+    log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    event = event_pb2.Event(wall_time=time.time(), step=step, session_log=log)
+    # Only the resource takes whole events; the writer's public functions take summaries.
+    tf.raw_ops.ImportEvent(writer=self._events._resource, event=event.SerializeToString())
+    self._events.flush()
 
   def write(self, row: Mapping[str, float], histograms: Mapping[str, Sequence[float]]) -> None:
     """Adds a row.
@@ -116,11 +137,39 @@ class MetricsWriter:
 def read(path: pathlib.Path) -> list[dict[str, float]]:
   """Reads the rows of a `metrics.csv`, with NaN for empty cells.
 
-  Skips a last line without a line end: the run was killed while it wrote, or is writing now.
+  Skips a last line without a line end: the run was killed while it wrote, or is writing now. Skips
+  damaged rows, too.
   """
-  with open(path, newline='') as file:
-    lines = [line for line in file if line.endswith('\n')]
-  return [{name: _number(cell) for name, cell in row.items()} for row in csv.DictReader(lines)]
+  return _read(path)[0]
+
+
+def _read(path: pathlib.Path) -> tuple[list[dict[str, float]], int]:
+  """The rows of a `metrics.csv` that can be read, and the number of those that cannot."""
+  with open(path, newline='', encoding='utf-8', errors='replace') as file:
+    lines = [line.replace('\0', '') for line in file if line.endswith('\n')]
+  rows = []
+  damaged = 0
+  for cells in csv.DictReader(lines):
+    try:
+      # A row that is cut lacks values, one with a line end lost in it has too many.
+      if None in cells or None in cells.values():
+        raise ValueError('another number of columns')
+      row = {name: _number(cell) for name, cell in cells.items()}
+      if not math.isfinite(row['frames']):
+        raise ValueError('no frames')
+      rows.append(row)
+    except (ValueError, KeyError):
+      damaged += 1
+  return rows, damaged
+
+
+def _keep_aside(path: pathlib.Path, reason: str) -> None:
+  """Copies a damaged file to another name before it is replaced; warns."""
+  copy = path.with_name(f'{path.name}.damaged')
+  shutil.copy2(path, copy)
+  logging.warning(
+    '%s is damaged: %s. It is kept as %s; what can be read goes on.', path, reason, copy
+  )
 
 
 def _number(cell: str) -> float:

@@ -64,7 +64,8 @@ class Checkpoints:
       NotSaved: If it cannot be written.
     """
     path = self._folder / 'best' / 'returns.json'
-    if path.exists() and relative_gain(json.loads(path.read_text()), returns) <= 0:
+    best = _read_returns(path)
+    if best and relative_gain(best, returns) <= 0:
       return False
     self._save('best', number, 1)
     with self._explaining(path), files.replacing(path) as file:
@@ -132,9 +133,23 @@ class Checkpoints:
     return path
 
   def _paths(self, which: str) -> list[str]:
-    """The checkpoints that are listed in the file `checkpoint`, oldest first."""
-    state = tf.train.get_checkpoint_state(str(self._folder / which))
-    return list(state.all_model_checkpoint_paths) if state else []
+    """The checkpoints in a folder, oldest first.
+
+    Their order is that of the file `checkpoint`; if it is missing or damaged, that of their
+    numbers, with a warning.
+    """
+    folder = self._folder / which
+    with contextlib.suppress(UnicodeDecodeError, ValueError):
+      state = tf.train.get_checkpoint_state(str(folder))
+      if state and state.all_model_checkpoint_paths:
+        return list(state.all_model_checkpoint_paths)
+    found = [path.with_suffix('') for path in folder.glob('ckpt-*.index')]
+    numbered = [path for path in found if path.name.removeprefix('ckpt-').isdecimal()]
+    if numbered:
+      logging.warning(
+        '%s is missing or damaged: going by the names beside it.', folder / 'checkpoint'
+      )
+    return [str(path) for path in sorted(numbered, key=lambda path: int(path.name[5:]))]
 
   @contextlib.contextmanager
   def _explaining(self, path: str | pathlib.Path) -> Iterator[None]:
@@ -155,6 +170,18 @@ def reason_of(error: OSError | tf.errors.OpError) -> str:
   return error.message.rpartition('; ')[2].partition(' [Op:')[0].splitlines()[0]
 
 
+def _read_returns(path: pathlib.Path) -> dict[str, float]:
+  """The returns of the best checkpoint; none, with a warning, if the file is damaged."""
+  if not path.exists():
+    return {}
+  try:
+    returns = json.loads(path.read_text())
+    return {str(task): float(value) for task, value in returns.items()}
+  except (OSError, ValueError, TypeError, AttributeError) as error:
+    logging.warning('%s is damaged (%s): the next checkpoint counts as the best.', path, error)
+    return {}
+
+
 def relative_gain(before: Mapping[str, float], after: Mapping[str, float]) -> float:
   """How much better returns are: the mean over tasks of (after - before) / max(|after|, |before|).
 
@@ -166,10 +193,13 @@ def relative_gain(before: Mapping[str, float], after: Mapping[str, float]) -> fl
     after: Mean returns by task.
 
   Returns:
-    At most 2 and at least -2; infinity if `after` has tasks that `before` lacks.
+    At most 2 and at least -2; infinity if `after` has all tasks of `before` and more, minus
+    infinity if it lacks any: the agent may be worse at what was not played.
   """
+  if not before.keys() <= after.keys():
+    return -float('inf')
   # A task counts from its first finished episode on, and finishing one is progress.
-  if not after.keys() <= before.keys():
+  if len(after) > len(before):
     return float('inf')
   gains = [
     (after[task] - before[task]) / max(abs(after[task]), abs(before[task]), 1e-9) for task in after

@@ -15,7 +15,10 @@ def send(number):
   time.sleep(0.01)  # Python runs handlers between two instructions of the main thread.
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@pytest.mark.parametrize('number', ENDING)
 def test_the_first_signal_sets_the_event(number):
   event = threading.Event()
   with signals.setting(event):
@@ -40,8 +43,21 @@ def test_a_second_ctrl_c_interrupts():
       send(signal.SIGINT)
 
 
+def test_a_hangup_that_is_ignored_stays_ignored():
+  """As nohup starts a program: the terminal that closes must not end the run."""
+  before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+  try:
+    event = threading.Event()
+    with signals.setting(event):
+      send(signal.SIGHUP)
+      assert not event.is_set()
+  finally:
+    signal.signal(signal.SIGHUP, before)
+
+
 def test_handlers_are_restored():
-  before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+  before = [signal.getsignal(number) for number in ENDING]
   with signals.setting(threading.Event()):
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] != before
-  assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    within = [signal.getsignal(number) for number in ENDING]
+    assert all(now != then for now, then in zip(within, before, strict=True))
+  assert [signal.getsignal(number) for number in ENDING] == before

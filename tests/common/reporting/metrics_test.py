@@ -106,8 +106,56 @@ def test_resume_with_other_columns(tmp_path):
   columns = ('frames', 'entropy', 'return/a')
   write(tmp_path, [{'frames': 200, 'entropy': 2.0}], resumed_frames=100, columns=columns)
   first, second = metrics.read(tmp_path / 'metrics.csv')
-  assert set(first) == set(second) == {'frames', 'entropy', 'return/a'}
+  assert list(first) == list(second) == ['frames', 'entropy', 'return/a', 'loss']
   assert math.isnan(first['entropy']) and second['entropy'] == 2.0
+  assert first['loss'] == 0.5 and math.isnan(second['loss'])
+
+
+@pytest.mark.parametrize(
+  'damage',
+  [
+    b'200,0.2',  # Cut in a row, and written on.
+    b'200,0.25,1,7,8',
+    b'x,y,z',
+    b',1,1',
+    b'\xff\xfe200,0.25,1',
+    b'2\x00\x0000,\x00,1,1',
+  ],
+)
+def test_resume_keeps_what_can_be_read_and_the_damaged_file(tmp_path, damage, caplog):
+  write(tmp_path, [{'frames': f, 'loss': f / 8} for f in (100, 300)])
+  path = tmp_path / 'metrics.csv'
+  header, first, last = path.read_bytes().splitlines(keepends=True)
+  damaged = header + first + damage + b'\r\n' + last
+  path.write_bytes(damaged)
+  write(tmp_path, [{'frames': 400, 'loss': 1.0}], resumed_frames=300)
+  assert [row['frames'] for row in metrics.read(path)] == [100.0, 300.0, 400.0]
+  assert (tmp_path / 'metrics.csv.damaged').read_bytes() == damaged
+  assert 'metrics.csv is damaged: 1 of its rows cannot be read' in caplog.text
+
+
+def test_resume_with_a_file_that_is_no_csv_at_all(tmp_path):
+  (tmp_path / 'metrics.csv').write_bytes(bytes(range(256)) * 4)
+  write(tmp_path, [{'frames': 400, 'loss': 1.0}], resumed_frames=300)
+  assert [row['frames'] for row in metrics.read(tmp_path / 'metrics.csv')] == [400.0]
+
+
+def test_a_file_in_place_of_tensorboard_s_folder_is_kept_aside(tmp_path, caplog):
+  (tmp_path / 'tensorboard').write_text('not a folder')
+  write(tmp_path, [{'frames': 100, 'loss': 0.5}])
+  assert (tmp_path / 'tensorboard.damaged').read_text() == 'not a folder'
+  assert [float(value) for _, value in events(tmp_path)['loss']] == [0.5]
+  assert 'expected a folder' in caplog.text
+
+
+def test_tensorboard_shows_no_overlap_after_a_resume(tmp_path):
+  from tensorboard.backend.event_processing import plugin_event_accumulator
+
+  write(tmp_path, [{'frames': f, 'loss': f / 8} for f in (100, 200, 300, 400)])
+  write(tmp_path, [{'frames': f, 'loss': -1.0} for f in (250, 350)], resumed_frames=200)
+  folder = str(tmp_path / 'tensorboard')
+  shown = plugin_event_accumulator.EventAccumulator(folder).Reload()
+  assert [event.step for event in shown.Tensors('loss')] == [100, 200, 250, 350]
 
 
 def test_a_new_run_overwrites_the_file(tmp_path):
@@ -157,6 +205,16 @@ class TestEpisodeWindow:
     assert window.report() == {}
     window.add('b', -1.0, 5)
     assert window.report() == {'return/b': -1.0, 'length/b': 5.0}
+
+  @pytest.mark.parametrize('value', [math.nan, math.inf, -math.inf])
+  def test_a_return_that_is_no_number_counts_for_nothing(self, value):
+    window = metrics.EpisodeWindow(['a'])
+    window.add('a', value, 10)
+    assert window.report() == {} and window.recent_returns() == {}
+    window.add('a', 3.0, 10)
+    window.add('a', value, 10)
+    assert window.recent_returns() == {'a': 3.0}
+    assert window.report() == {'return/a': 3.0, 'length/a': 10.0}
 
   def test_recent_returns_are_of_the_newest_episodes(self):
     window = metrics.EpisodeWindow(['a', 'b', 'c'], size=3)

@@ -150,6 +150,45 @@ def test_a_resumed_run_knows_the_best_so_far(tmp_path):
   assert resumed.save_if_best(3, {'a': 6.0})
 
 
+def test_best_is_compared_only_when_all_its_tasks_are_there_again(tmp_path):
+  saver = checkpoints.Checkpoints(tmp_path, Learner())
+  assert saver.save_if_best(1, {'a': 100.0, 'b': 100.0, 'c': 100.0})
+  assert not saver.save_if_best(2, {'a': 101.0})
+  assert not saver.save_if_best(3, {'a': 900.0, 'b': 900.0})
+  assert saver.save_if_best(4, {'a': 101.0, 'b': 100.0, 'c': 100.0})
+
+
+@pytest.mark.parametrize('damage', [b'', b'\xff\x00', b'[1, 2]', b'{"a": "x"}', b'{"a": '])
+def test_damaged_returns_of_the_best_are_a_warning(tmp_path, damage, caplog):
+  saver = checkpoints.Checkpoints(tmp_path, Learner())
+  saver.save_if_best(1, {'a': 100.0})
+  (tmp_path / 'best' / 'returns.json').write_bytes(damage)
+  assert saver.save_if_best(2, {'a': 1.0})
+  assert 'returns.json is damaged' in caplog.text
+  assert not saver.save_if_best(3, {'a': 0.5})
+
+
+@pytest.mark.parametrize('damage', [None, b'', b'\xff\xfe\x00', b'garbage', b'model_checkpoint'])
+def test_without_its_list_checkpoints_are_found_by_their_names(tmp_path, damage, caplog):
+  values = saved(tmp_path, [8, 9, 10])
+  listed = tmp_path / 'latest' / 'checkpoint'
+  if damage is None:
+    listed.unlink()
+  else:
+    listed.write_bytes(damage)
+  assert_same(restored(tmp_path, 'latest'), values[10])
+  assert 'going by the names beside it' in caplog.text
+  # The next save keeps what is there, and lists it again.
+  learner = Learner()
+  checkpoints.Checkpoints(tmp_path, learner).save(11)
+  assert sorted(path.stem for path in (tmp_path / 'latest').glob('*.index')) == [
+    'ckpt-10',
+    'ckpt-11',
+    'ckpt-9',
+  ]
+  assert_same(restored(tmp_path, 'latest'), learner.values())
+
+
 def test_best_and_latest_do_not_mix(tmp_path):
   values = saved(tmp_path, [1])
   learner = Learner()
@@ -172,8 +211,10 @@ def test_best_and_latest_do_not_mix(tmp_path):
     ({'a': 2000.0, 'b': 0.4}, {'a': 3000.0, 'b': 0.1}, (1 / 3 - 0.75) / 2),
     ({'a': 5.0}, {'a': -5.0, 'b': 1.0}, np.inf),
     ({}, {'a': -5.0}, np.inf),
-    ({'a': 5.0, 'b': 1.0}, {'a': 10.0}, 0.5),
-    ({'a': 5.0}, {}, 0.0),
+    # Nobody knows what became of the others.
+    ({'a': 5.0, 'b': 1.0}, {'a': 10.0}, -np.inf),
+    ({'a': 5.0}, {}, -np.inf),
+    ({'a': 90.0, 'b': 5.0}, {'a': 100.0, 'c': 5.0}, -np.inf),
   ],
 )
 def test_relative_gain(before, after, gain):
