@@ -1,7 +1,7 @@
 """The settings of an Ape-X run, and its presets: the paper's, its ablations', and small ones."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 from common import environments, errors
 from common.config import presets, settings
@@ -11,6 +11,8 @@ from common.environments import suite as suites
 @dataclasses.dataclass
 class Config(settings.Settings):
   """Settings of Ape-X. The defaults are the paper's Ape-X DQN (section 4.1 and appendix C)."""
+
+  SYSTEM: ClassVar[str] = 'apex'
 
   # dqn, for discrete actions, or dpg, for continuous ones.
   algorithm: str = 'dqn'

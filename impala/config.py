@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from common import errors
 from common.config import presets, settings
@@ -17,6 +17,8 @@ CORRECTIONS = ('vtrace', 'one_step', 'epsilon', 'none')
 @dataclasses.dataclass
 class Config(settings.Settings):
   """Settings of IMPALA. Where the paper has one value for all experiments, it is the default."""
+
+  SYSTEM: ClassVar[str] = 'impala'
 
   env: str = 'doom'
 

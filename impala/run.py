@@ -59,6 +59,8 @@ class Run(runs.Run):
     # `fit` resolves numbers that depend on the tasks.
     asked = dataclasses.replace(config)
     config.fit(self._suite)
+    # All refusals come before the folder is made: here, the actors that learners cannot share.
+    cluster.assignments(who, config.num_actors)
     strategy = replicas.make_strategy(config.learner_devices, who.peers, who.index)
     # Before the agent, whose initial parameters depend on it.
     tf.random.set_seed(config.seed)
@@ -66,14 +68,16 @@ class Run(runs.Run):
       agent = networks.make_agent(config, self._suite)
     self._learner = learners.Learner(config, self._suite, agent, strategy)
     self._is_only_learner = replicas.workers(strategy) == 1
+    self._spec = trajectory.specification(
+      self._suite, config.unroll_length, self._learner.agent.initial_state(1)
+    )
+    # Before the folder is made: memory may be too small for the replay.
+    self._replay = self._make_replay()
     # Restores the first learner if the run is resumed; the others then get its variables.
     super().__init__(system, config, options, self._learner, who.index)
     self._learner.synchronise()
 
     self._store = parameters.ParameterStore(self._learner.snapshot())
-    self._spec = trajectory.specification(
-      self._suite, config.unroll_length, self._learner.agent.initial_state(1)
-    )
     # A full queue blocks the actors, which bounds the policy lag.
     self.queue = queues.StructureQueue(self._spec, config.queue_capacity)
     # Made before the host, which lets remote actors use it too.
@@ -100,7 +104,7 @@ class Run(runs.Run):
     learners.warm_up(self._learner, self._spec)
     # The input pipeline is a graph too. It starts here, and waits for trajectories.
     self._batches = batching.from_queue(
-      self.queue, self._learner.batch_size, self._make_replay(), self._learner.replayed
+      self.queue, self._learner.batch_size, self._replay, self._learner.replayed
     )
 
   def start_threads(self, crew: threads.Crew) -> None:

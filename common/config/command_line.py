@@ -41,6 +41,7 @@ class Options:
 
   run_dir: pathlib.Path
   resume: bool
+  is_named: bool = True
   asked: frozenset[str] = frozenset()
   values: flags.FlagValues | None = dataclasses.field(default=None, compare=False)
 
@@ -108,6 +109,7 @@ def parse(
   options = Options(
     run_dir=pathlib.Path(values.run_dir or run_folder.default_path(config.env)),
     resume=values.resume,
+    is_named=bool(values.run_dir),
     asked=frozenset(asked),
     values=values,
   )
@@ -193,7 +195,8 @@ def _initial_config(values: flags.FlagValues, presets: all_presets.Presets) -> A
     raise errors.UserError(
       '--resume uses the settings of the run: leave out --preset, or start a new run'
     )
-  return presets.from_json(run_folder.load_config(pathlib.Path(values.run_dir)))
+  saved = run_folder.load_config(pathlib.Path(values.run_dir), presets.config.SYSTEM)
+  return presets.from_json(saved)
 
 
 def _name(argument: str) -> str:

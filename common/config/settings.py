@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Collection
+from typing import ClassVar
 
 from common import errors
 from common.environments import options
@@ -16,6 +17,9 @@ TORSOS: dict[str, int | None] = {'shallow': 20, 'deep': 1, 'nature': 36, 'vector
 @dataclasses.dataclass
 class Settings:
   """Settings of every run. A system's config adds its own and may change the defaults."""
+
+  # The system that the settings are of, by the name of its package.
+  SYSTEM: ClassVar[str] = ''
 
   # The environment, see --help.
   env: str = ''

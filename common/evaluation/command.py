@@ -119,7 +119,7 @@ def evaluate(
     UserError: If the run or its checkpoint cannot be read, environments crash repeatedly, or there
       is nothing to film.
   """
-  config = system.presets.from_json(run_folder.load_config(run))
+  config = system.presets.from_json(run_folder.load_config(run, system.name))
   request = jobs.Request(run, system, config, checkpoint, seed, film)
   player = jobs.TaskPlayer(request)
   # Workers play the checkpoint that this process found, even if training saves a newer one.

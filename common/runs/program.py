@@ -59,8 +59,9 @@ def _train(
     )
   # --actor_processes=N also sets the number of actors.
   config.num_actors = cluster.places(who, config.num_actors)
-  finished = system.make_run(config, options, who).train()
+  run = system.make_run(config, options, who)
+  finished = run.train()
   # One learner evaluates for all, from the run's one checkpoint.
   if finished and config.evaluation_episodes and who.index == 0:
-    evaluation.evaluate(options.run_dir, system, config.evaluation_episodes)
+    evaluation.evaluate(run.supervisor.run_dir, system, config.evaluation_episodes)
   return 0 if finished else 130

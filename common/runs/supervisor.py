@@ -50,7 +50,8 @@ class Supervisor:
   """Creates or resumes a run's folder, saves checkpoints to it, and watches the run's threads.
 
   Attributes:
-    folder: The run's folder; for the second and later learners, a subfolder of it.
+    run_dir: The run's folder, locked by the first learner until `watch` returns.
+    folder: The same; for the second and later learners, a subfolder of it.
   """
 
   def __init__(
@@ -71,27 +72,37 @@ class Supervisor:
     Raises:
       UserError: If the folder cannot be used or the checkpoint does not fit.
     """
-    self._run_dir = options.run_dir
     self._config = config
     self._learner = learner
     self._saves = index == 0
-    self.folder = options.run_dir if self._saves else options.run_dir / f'learner-{index}'
-    self._checkpoints = checkpoints.Checkpoints(self.folder / 'checkpoints', learner)
+    self._lock: run_folder.Lock | None = None
+    self.run_dir = options.run_dir
     if not self._saves:
+      self.folder = options.run_dir / f'learner-{index}'
       self.folder.mkdir(parents=True, exist_ok=True)
     elif options.resume:
-      restored = self._checkpoints.restore()
-      # Flags may have changed settings of the resumed run.
-      run_folder.save_config(self.folder, config)
-      logging.info('Resuming %s at %s frames.', restored, f'{int(learner.frames):,}')
+      self.folder = options.run_dir
+      self._lock = run_folder.Lock(self.folder)
     else:
-      run_folder.create(self.folder, config)
-      # So that a run that is killed early can be resumed too.
-      self._checkpoints.save(0)
+      self.folder, self._lock = run_folder.create(options.run_dir, config, options.is_named)
+      self.run_dir = self.folder
+    self._checkpoints = checkpoints.Checkpoints(self.folder / 'checkpoints', learner)
+    if self._saves:
+      self._restore_or_begin(options.resume)
     # The learner's thread saves during training, the main thread at the end.
     self._saving = threading.Lock()
     self._last_save = time.monotonic()
     self._is_ending = False
+
+  def _restore_or_begin(self, resume: bool) -> None:
+    if not resume:
+      # So that a run that is killed early can be resumed too.
+      self._checkpoints.save(0)
+      return
+    restored = self._checkpoints.restore()
+    # Flags may have changed settings of the resumed run.
+    run_folder.save_config(self.folder, self._config)
+    logging.info('Resuming %s at %s frames.', restored, f'{int(self._learner.frames):,}')
 
   def save(self, recorder: recorders.Recorder) -> int:
     """Saves a checkpoint, also as the best one if its returns are.
@@ -158,12 +169,14 @@ class Supervisor:
 
     with _unless_disk_is_full('The plot of learning curves'):
       plots.learning_curves(self.folder)
+    if self._lock:
+      self._lock.release()
     if interrupted.is_set():
       logging.info(
         'Stopped at %s frames; saved. Resume with: %s --run_dir=%s --resume',
         f'{int(self._learner.frames):,}',
         run.command,
-        self._run_dir,
+        self.run_dir,
       )
     return not interrupted.is_set()
 
