@@ -148,7 +148,7 @@ def load_config(path: pathlib.Path, system: str = '') -> Mapping[str, Any]:
       f'{path}/config.json is damaged: expected settings by name, found {config!r:.60}'
     )
   # Runs of version 0.1.0 do not say which system's they are.
-  found = config.get('system', system)
+  found = config.get('system') or system
   if system and found != system:
     raise errors.UserError(
       f'{path} is a run of {found}, not of {system}: use python -m {found}.train or python -m '

@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+from typing import ClassVar
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ from common.runs import system as systems
 
 @dataclasses.dataclass
 class Config(settings.Settings):
+  SYSTEM: ClassVar[str] = 'third'
+
   """No settings of its own, only defaults."""
 
   env: str = 'gym:CartPole-v1'
