@@ -2,9 +2,8 @@
 
 import dataclasses
 import threading
-from typing import ClassVar
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
