@@ -88,12 +88,18 @@ class Checkpoints:
       UserError: If there is no checkpoint, or it cannot be read or is of another network.
     """
     # Newest first.
-    paths = self._paths(which)[::-1] if which in ('latest', 'best') else [which]
+    is_folder = which in ('latest', 'best')
+    paths = self._paths(which)[::-1] if is_folder else [which]
     paths = [path for path in paths if tf.io.gfile.glob(f'{path}.index')]
     if not paths:
       raise errors.UserError(
         f'there is no checkpoint {which!r} in {self._folder}: expected latest, best or a path '
         f'such as {self._folder}/latest/ckpt-100'
+      )
+    if is_folder and not _listed(self._folder / which):
+      logging.warning(
+        '%s is missing or damaged: going by the names beside it.',
+        self._folder / which / 'checkpoint',
       )
     for path in paths[:-1]:
       try:
@@ -136,20 +142,16 @@ class Checkpoints:
     """The checkpoints in a folder, oldest first.
 
     Their order is that of the file `checkpoint`; if it is missing or damaged, that of their
-    numbers, with a warning.
+    numbers.
     """
     folder = self._folder / which
-    with contextlib.suppress(UnicodeDecodeError, ValueError):
-      state = tf.train.get_checkpoint_state(str(folder))
-      if state and state.all_model_checkpoint_paths:
-        return list(state.all_model_checkpoint_paths)
+    listed = _listed(folder)
+    if listed:
+      return listed
     found = [path.with_suffix('') for path in folder.glob('ckpt-*.index')]
-    numbered = [path for path in found if path.name.removeprefix('ckpt-').isdecimal()]
-    if numbered:
-      logging.warning(
-        '%s is missing or damaged: going by the names beside it.', folder / 'checkpoint'
-      )
-    return [str(path) for path in sorted(numbered, key=lambda path: int(path.name[5:]))]
+    numbers = {str(path): path.name.removeprefix('ckpt-') for path in found}
+    numbered = [path for path, number in numbers.items() if number.isdecimal()]
+    return sorted(numbered, key=lambda path: int(numbers[path]))
 
   @contextlib.contextmanager
   def _explaining(self, path: str | pathlib.Path) -> Iterator[None]:
@@ -161,6 +163,15 @@ class Checkpoints:
       raise NotSaved(
         f'{path} cannot be written: {reason_of(error)}. The checkpoint before it is kept: {before}'
       ) from error
+
+
+def _listed(folder: pathlib.Path) -> list[str]:
+  """The checkpoints in TensorFlow's file `checkpoint`, oldest first; none if it is damaged."""
+  # TensorFlow itself takes a file that is no list for an empty one, but not one that is no text.
+  with contextlib.suppress(UnicodeDecodeError):
+    state = tf.train.get_checkpoint_state(str(folder))
+    return list(state.all_model_checkpoint_paths) if state else []
+  return []
 
 
 def reason_of(error: OSError | tf.errors.OpError) -> str:

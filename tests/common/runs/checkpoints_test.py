@@ -189,6 +189,14 @@ def test_without_its_list_checkpoints_are_found_by_their_names(tmp_path, damage,
   assert_same(restored(tmp_path, 'latest'), learner.values())
 
 
+def test_saving_warns_of_nothing(tmp_path, caplog):
+  saver = checkpoints.Checkpoints(tmp_path, Learner())
+  for number in (1, 2):
+    saver.save(number)
+    saver.save_if_best(number, {'a': float(number)})
+  assert not caplog.text
+
+
 def test_best_and_latest_do_not_mix(tmp_path):
   values = saved(tmp_path, [1])
   learner = Learner()
