@@ -167,8 +167,8 @@ class Checkpoints:
 
 def _listed(folder: pathlib.Path) -> list[str]:
   """The checkpoints in TensorFlow's file `checkpoint`, oldest first; none if it is damaged."""
-  # TensorFlow itself takes a file that is no list for an empty one, but not one that is no text.
-  with contextlib.suppress(UnicodeDecodeError):
+  # TensorFlow takes what it cannot parse for nothing, but raises if there is no text or no list.
+  with contextlib.suppress(UnicodeDecodeError, ValueError):
     state = tf.train.get_checkpoint_state(str(folder))
     return list(state.all_model_checkpoint_paths) if state else []
   return []
