@@ -3,6 +3,7 @@
 import os
 import pathlib
 import signal
+import socket
 import time
 from typing import Callable
 
@@ -57,6 +58,14 @@ def shared_memory(pid: int) -> set[pathlib.Path]:
   """The files in /dev/shm that a process has mapped."""
   lines = pathlib.Path(f'/proc/{pid}/maps').read_text().splitlines()
   return {pathlib.Path(line.split()[5]) for line in lines if '/dev/shm/' in line}
+
+
+def listens(address: str | tuple[str, int]) -> bool:
+  """Whether something listens at a Unix socket, or at a host and port."""
+  family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+  with socket.socket(family) as sock:
+    sock.settimeout(2.0)
+    return sock.connect_ex(address) == 0
 
 
 def becomes_true(condition: Callable[[], bool], seconds: float = 10.0) -> bool:

@@ -8,6 +8,7 @@ nor file descriptors from the learner. It imports nothing but the standard libra
 
 import asyncio
 import collections
+import contextlib
 import json
 import os
 import resource
@@ -16,7 +17,6 @@ import ssl
 import sys
 import tempfile
 import threading
-import time
 from typing import Any, Callable
 
 HANDSHAKE_SECONDS = 5.0
@@ -120,8 +120,9 @@ class _Notes:
 
   def __init__(self, where: str):
     self._where = where
-    self._count = 0
-    self._last = -_NOTE_SECONDS
+    self._count = 0  # Since the last note.
+    self._latest = ''
+    self._is_waiting = False  # Whether the time of the last note is not over.
 
   def refuse(self, peer: str, reason: str) -> None:
     """Counts a refused connection.
@@ -131,18 +132,24 @@ class _Notes:
       reason: Why it was refused; nothing that the peer has sent.
     """
     self._count += 1
-    now = time.monotonic()
-    if now - self._last < _NOTE_SECONDS:
-      return
-    self._say(f'{self._count} refused, the last one from {peer}: {reason}')
-    self._count = 0
-    self._last = now
+    self._latest = f'{peer}: {reason}'
+    if not self._is_waiting:
+      self._print()
 
-  def _say(self, words: str) -> None:
-    try:
-      print(f'Connections without the token at {self._where}: {words}.', flush=True)
-    except OSError:  # Nobody reads the output any more.
-      pass
+  def _print(self) -> None:
+    """Prints what has happened since the last note, and comes back later."""
+    self._is_waiting = self._count > 0
+    if not self._is_waiting:
+      return
+    # Nobody may read the output any more.
+    with contextlib.suppress(OSError):
+      print(
+        f'Connections without the token at {self._where}: {self._count} refused, the last one '
+        f'from {self._latest}.',
+        flush=True,
+      )
+    self._count = 0
+    asyncio.get_running_loop().call_later(_NOTE_SECONDS, self._print)
 
 
 class _Gate:
@@ -176,6 +183,8 @@ class _Gate:
         oldest, peer = self._half_open.popitem(last=False)
         oldest.cancel()
         self._notes.refuse(peer, f'more than {self._most_half_open} say nothing')
+      # `sock_accept` does not let others run while connections are waiting.
+      await asyncio.sleep(0)
 
   async def _admit(self, sock: socket.socket, peer: str) -> None:
     """Lets a connection in if it shows the certificate in time."""

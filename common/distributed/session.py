@@ -181,7 +181,7 @@ class Session:
     self._closing.set()
 
   def close(self) -> None:
-    """Leaves the learner."""
+    """Leaves the learner. Idempotent."""
     self.stop()
     if self._beats.is_alive():
       self._beats.join()
@@ -189,6 +189,7 @@ class Session:
       # A learner that misses it drops this member when the lease ends.
       with contextlib.suppress(rpc.Unreachable):
         self.tell('leave', BEAT_SECONDS)
+      self._lost.set()
     self._way.close()
 
   def _await_welcome(self) -> Welcome:

@@ -12,13 +12,12 @@ import tensorflow as tf
 
 from common import environments, errors
 from common.distributed import (
-  cluster,
+  gate,
   inference,
   intake,
   membership,
   parameters,
   queues,
-  rpc,
   wire,
 )
 from common.distributed import link as links
@@ -68,8 +67,8 @@ class Learner:
 
     snapshot = parameters.Snapshot(VERSION, parameters.flatten(self.agent.trainable_variables))
     self.server = servers.Server(
-      cluster.Endpoint('127.0.0.1', 0),
-      membership.Identity('abc', '', dataclasses.asdict(self.config)),
+      None,
+      membership.Identity('abc', dataclasses.asdict(self.config)),
       range(2),
       intake.Intake(
         queue=self.queue,
@@ -84,7 +83,7 @@ class Learner:
   @contextlib.contextmanager
   def joined(self, name='one'):
     """The policy of an actor that joins for the block."""
-    link = links.Link(self.server.endpoint, links.Applicant(name, 'actor', 'abc', '', {}), 20.0)
+    link = links.Link(self.server.address, links.Applicant(name, 'actor', 'abc', {}), 20.0)
     try:
       yield remote.make_policy(self.config, self.suite, link, link.join().seed)
     finally:
@@ -215,10 +214,12 @@ def test_a_run_whose_actors_hold_no_parameters(tmp_path):
 
 
 def test_an_evaluator_plays_with_ever_newer_parameters(tmp_path):
-  folder, address = tmp_path / 'run', f'127.0.0.1:{rpc.free_port("127.0.0.1", 0)}'
+  folder, address = tmp_path / 'run', f'127.0.0.1:{gate.free_port("127.0.0.1", 0)}'
   frames = '--total_frames=100000000'
   training = programs.start('impala', f'--run_dir={folder}', f'--listen={address}', frames)
-  evaluator = programs.start('impala', '--role=evaluator', f'--learner={address}', frames)
+  programs.wait_for(folder, 'token', training)
+  token = f'--token_file={folder / "token"}'
+  evaluator = programs.start('impala', '--role=evaluator', f'--learner={address}', token, frames)
   programs.wait_for(folder, 'evaluator.csv', evaluator)
   assert processes.becomes_true(lambda: len(rows_of_evaluator(folder)) >= 3, 120.0)
   for process in (evaluator, training):

@@ -113,8 +113,9 @@ class Learner:
 class Caller:
   """Sends a server whatever a test wants to send, byte by byte if need be."""
 
-  def __init__(self, learner):
-    self._client = rpc.Client(learner.path, 20.0)
+  def __init__(self, learner, path=None):
+    """`path`: another way to the learner than its socket."""
+    self._client = rpc.Client(path or learner.path, 20.0)
 
   def raw(self, function, *arguments, seconds=20.0):
     return self._client.call(function, *arguments, seconds=seconds)
