@@ -1,8 +1,8 @@
 """Synthetic actors: `scripts/senders.py ADDRESS COUNT FILE` joins COUNT times and puts FILE.
 
 Each is a thread with a link of its own that fetches parameters and puts the file's bytes, over and
-over: an actor that needs no time to play. ADDRESS is that of --learner. For `scripts/benchmark.py wire` and `scripts/soak.py`,
-which terminate it.
+over: an actor that needs no time to play. ADDRESS is what --learner takes; the token of the
+environment is used. For `scripts/benchmark.py wire` and `scripts/soak.py`, which terminate it.
 """
 
 import functools

@@ -3,7 +3,7 @@
 The learner's end is a process (this file is its program), so that TLS takes neither Python's lock
 nor file descriptors from the learner. It imports nothing but the standard library and starts fast.
 
-    actor -> Unix socket -> `serve_tunnel` ~~ TLS over TCP ~~> `serve_gate` -> Unix socket -> learner
+    actor -> Unix socket -> `serve_tunnel` == TLS over TCP ==> `Gate` -> Unix socket -> learner
 """
 
 import asyncio
@@ -152,7 +152,7 @@ class _Notes:
     asyncio.get_running_loop().call_later(_NOTE_SECONDS, self._print)
 
 
-class _Gate:
+class Gate:
   """The learner's end: admits those who have the certificate."""
 
   def __init__(self, listener: socket.socket, path: str, tls: ssl.SSLContext):
@@ -303,7 +303,7 @@ def main() -> None:
   resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
   listener = socket.socket(fileno=settings['listener'])
   tls = context(settings['pem'], is_server=True)
-  asyncio.run(_Gate(listener, settings['path'], tls).serve())
+  asyncio.run(Gate(listener, settings['path'], tls).serve())
 
 
 if __name__ == '__main__':

@@ -74,9 +74,7 @@ class Host:
     self._server: servers.Server | None = None
     if not who.is_host:
       return
-    identity = membership.Identity(
-      version=version.of_code(), config=dataclasses.asdict(run.config)
-    )
+    identity = membership.Identity(version=version.of_code(), config=dataclasses.asdict(run.config))
     callbacks = servers.Callbacks(frames=frames, seed_of=self._seed_of, on_report=self._report)
     self._server = servers.Server(
       listen=self._listen(),

@@ -100,9 +100,7 @@ def _make_link(
   names = sorted(options.asked.difference(_OF_THE_MACHINE))
   asked = {name: getattr(config, name) for name in names}
   address = cluster.parse_learner(who.learner)
-  applicant = links.Applicant(
-    name=who.name, role=who.role, version=version.of_code(), config=asked
-  )
+  applicant = links.Applicant(name=who.name, role=who.role, version=version.of_code(), config=asked)
   return links.Link(address, applicant, who.patience_seconds, who.token)
 
 

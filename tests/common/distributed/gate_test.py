@@ -207,7 +207,10 @@ def test_older_tls_is_refused(gated):
   context = relay.context(credentials.pem(TOKEN), is_server=False)
   context.minimum_version = ssl.TLSVersion.TLSv1_2
   context.maximum_version = ssl.TLSVersion.TLSv1_2
-  with socket.create_connection(('127.0.0.1', gated.port), 5.0) as sock, pytest.raises(ssl.SSLError):
+  with (
+    socket.create_connection(('127.0.0.1', gated.port), 5.0) as sock,
+    pytest.raises(ssl.SSLError),
+  ):
     context.wrap_socket(sock)
   assert gated.reached == []
 

@@ -15,8 +15,8 @@ import pytest
 
 from common import errors
 from common.distributed import delivery as deliveries
-from common.distributed import link as links
 from common.distributed import gate, queues, wire
+from common.distributed import link as links
 from common.distributed import server as servers
 from common.distributed import session as sessions
 from scripts import processes

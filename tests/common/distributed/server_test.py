@@ -14,8 +14,8 @@ import tensorflow as tf
 from tensorflow.distribute.experimental.rpc.kernels import gen_rpc_ops
 
 from common import errors
-from common.distributed import inference as inferences
 from common.distributed import cluster, gate, rpc, snapshots, wire
+from common.distributed import inference as inferences
 from common.distributed import server as servers
 from scripts import processes
 from tests.common.distributed import learners
@@ -181,9 +181,7 @@ def test_text_that_is_not_valid_unicode_gets_an_answer(learner, caller, field):
 @pytest.mark.parametrize('depth', [100, 300, 500, 700, 900, 950, 980])
 def test_deeply_nested_settings_are_turned_away(caller, depth):
   config = b'{"batch_size": ' + b'[' * depth + b']' * depth + b'}'
-  message = wire.to_json(
-    kind='join', name='a', role='actor', version=IDENTITY.version, config={}
-  )
+  message = wire.to_json(kind='join', name='a', role='actor', version=IDENTITY.version, config={})
   answer = json.loads(
     caller.raw('tell', message.replace(b'"config": {}', b'"config": ' + config))[0]
   )
