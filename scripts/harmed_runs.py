@@ -9,6 +9,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from typing import Any, Callable, Iterator, Sequence
@@ -150,11 +151,10 @@ class HarmedRun:
     self._base = folder
     self._mark = uuid.uuid4().hex  # In the environment of all processes, to find them.
     self._segments: set[pathlib.Path] = set()
-    self._temporary = folder / 'tmp'
+    # Not in `folder`, whose path may be too long for the sockets in it.
+    self._temporary = pathlib.Path(tempfile.mkdtemp())
     self._path = folder / 'path'
-
-    for path in (self._temporary, self._path):
-      path.mkdir(parents=True)
+    self._path.mkdir(parents=True)
     (self._path / 'slow.py').write_text(_SLOW_ENVIRONMENT)
     if jumping_clock:
       (self._path / 'sitecustomize.py').write_text(_JUMPING_CLOCK)

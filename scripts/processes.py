@@ -60,6 +60,24 @@ def shared_memory(pid: int) -> set[pathlib.Path]:
   return {pathlib.Path(line.split()[5]) for line in lines if '/dev/shm/' in line}
 
 
+def listening_ports(pid: int) -> set[int]:
+  """The TCP ports that a process listens on, at any address."""
+  held = set()
+  for descriptor in pathlib.Path(f'/proc/{pid}/fd').iterdir():
+    try:
+      held.add(os.readlink(descriptor))
+    except OSError:  # It was closed meanwhile.
+      continue
+  ports = set()
+  for table in ('tcp', 'tcp6'):
+    for line in pathlib.Path(f'/proc/{pid}/net/{table}').read_text().splitlines()[1:]:
+      columns = line.split()
+      is_listening = columns[3] == '0A'
+      if is_listening and f'socket:[{columns[9]}]' in held:
+        ports.add(int(columns[1].rpartition(':')[2], 16))
+  return ports
+
+
 def listens(address: str | tuple[str, int]) -> bool:
   """Whether something listens at a Unix socket, or at a host and port."""
   family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET

@@ -230,7 +230,7 @@ def _check_learner(learner: str, token: str) -> None:
     )
   if not token:
     raise errors.UserError(
-      f'the learner at {learner} wants its token: --token_file=PATH (or {TOKEN_VARIABLE}=SECRET). '
+      f'the learner at {learner} needs its token: --token_file=PATH (or {TOKEN_VARIABLE}=SECRET). '
       "A learner that was given none writes its own to the file token in the run's folder, and "
       'shows the path when it starts'
     )

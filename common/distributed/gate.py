@@ -35,7 +35,7 @@ class Folder:
     """Makes the folder.
 
     Raises:
-      UserError: If the path is longer than sockets can have.
+      UserError: If the path is longer than sockets can have, or there can be no sockets.
     """
     # Mode 0700. Within a run, the janitor removes it if nobody else does.
     self._folder = tempfile.mkdtemp(prefix='s-')
@@ -47,6 +47,16 @@ class Folder:
         f'the path of a socket, {self.path}, has {length} bytes, expected at most '
         f'{_LONGEST_PATH}: set the environment variable TMPDIR to a folder with a shorter name'
       )
+    try:
+      with socket.socket(socket.AF_UNIX) as probe:
+        probe.bind(self.path)
+      os.unlink(self.path)
+    except OSError as error:
+      self.close()
+      raise errors.UserError(
+        f'no socket can be made in {self._folder} ({error.strerror or error}): set the environment '
+        'variable TMPDIR to a folder on a local disk'
+      ) from error
 
   def close(self) -> None:
     """Removes the folder. Idempotent."""

@@ -3,7 +3,7 @@
 The learner's end is a process (this file is its program), so that TLS takes neither Python's lock
 nor file descriptors from the learner. It imports nothing but the standard library and starts fast.
 
-    actor -> Unix socket -> `serve_tunnel` == TLS over TCP ==> `Gate` -> Unix socket -> learner
+    actor -> Unix socket -> `serve_tunnel` == TLS over TCP => `GateServer` -> Unix socket -> learner
 """
 
 import asyncio
@@ -152,7 +152,7 @@ class _Notes:
     asyncio.get_running_loop().call_later(_NOTE_SECONDS, self._print)
 
 
-class Gate:
+class GateServer:
   """The learner's end: admits those who have the certificate."""
 
   def __init__(self, listener: socket.socket, path: str, tls: ssl.SSLContext):
@@ -163,7 +163,9 @@ class Gate:
     # In order of arrival; the values are unused.
     self._half_open: collections.OrderedDict[asyncio.Task, str] = collections.OrderedDict()
     most_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    self._most_half_open = min(_MOST_HALF_OPEN, most_files // 4)
+    # A member takes two files, so most are for members.
+    few = most_files != resource.RLIM_INFINITY and most_files // 4 < _MOST_HALF_OPEN
+    self._most_half_open = most_files // 4 if few else _MOST_HALF_OPEN
 
   async def serve(self) -> None:
     """Accepts connections until it is cancelled."""
@@ -303,7 +305,7 @@ def main() -> None:
   resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
   listener = socket.socket(fileno=settings['listener'])
   tls = context(settings['pem'], is_server=True)
-  asyncio.run(Gate(listener, settings['path'], tls).serve())
+  asyncio.run(GateServer(listener, settings['path'], tls).serve())
 
 
 if __name__ == '__main__':

@@ -42,6 +42,8 @@ def check(who: cluster.Cluster) -> None:
   """Raises UserError if this process cannot listen as asked, before the run's folder is made."""
   if who.listen:
     gate.free_port(*cluster.parse_address(who.listen, '--listen'))
+  if who.is_host:
+    gate.Folder().close()
 
 
 class Host:

@@ -202,6 +202,7 @@ def test_a_run_whose_actors_hold_no_parameters(tmp_path):
   programs.wait_for_rows(folder, 1, training)
   below = processes.descendants(training.pid)
   assert len(below) >= 2
+  assert not any(map(processes.listening_ports, {training.pid, *below}))
   output = programs.finish(training)
   assert 'actor 0 joins' in output and 'actor 1 joins' in output
   last = programs.rows(folder)[-1]
@@ -211,6 +212,39 @@ def test_a_run_whose_actors_hold_no_parameters(tmp_path):
   for i in range(2):
     log = (folder / 'actors' / f'actor-{i}.log').read_text()
     assert log.splitlines()[-1] == 'Training is finished.'
+
+
+def test_actors_train_through_the_gate_and_those_without_the_token_do_not(tmp_path):
+  """The learner was given no token, and has made one."""
+  folder, address = tmp_path / 'run', f'127.0.0.1:{gate.free_port("127.0.0.1", 0)}'
+  shared = '--total_frames=2000', '--config.num_actors=1'
+  training = programs.start(
+    'impala', '--role=learner', f'--listen={address}', f'--run_dir={folder}', *shared
+  )
+  programs.wait_for(folder, 'token', training)
+  other = tmp_path / 'other'
+  other.write_text('fedcba9876543210' * 2)
+
+  def start_actor(token):
+    return programs.start(
+      'impala', '--role=actor', f'--learner={address}', f'--token_file={token}', *shared
+    )
+
+  output = programs.finish(start_actor(other), 2)
+  # Nothing but the gate listens.
+  port = int(address.rpartition(':')[2])
+  tree = {training.pid, *processes.descendants(training.pid)}
+  assert set().union(*map(processes.listening_ports, tree)) == {port}
+  assert f'--token_file={other} may be read by other users' in output
+  assert f'error: the learner at {address} has another token: ' in output
+
+  actor = start_actor(folder / 'token')
+  assert programs.finish(actor).endswith('Training is finished.\n')
+  output = programs.finish(training)
+  assert f'--learner={address} --token_file={folder}/token\n' in output
+  assert f'Connections without the token at {address}: ' in output
+  last = programs.rows(folder)[-1]
+  assert last['frames'] >= 2000 and last['actors_lost'] == last['messages_refused'] == 0
 
 
 def test_an_evaluator_plays_with_ever_newer_parameters(tmp_path):

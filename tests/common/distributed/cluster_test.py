@@ -200,7 +200,7 @@ def test_a_socket_without_an_absolute_path_is_refused(address):
 def test_a_learner_that_is_reached_by_tcp_needs_a_token(role, environment):
   arguments = f'--role={role}', '--learner=h:1'
   assert re.search(
-    f"the learner at h:1 wants its token: --token_file=PATH .*{cluster.TOKEN_VARIABLE}.*run's folder",
+    f'the learner at h:1 needs its token: --token_file=PATH .*{cluster.TOKEN_VARIABLE}.*folder',
     refused(*arguments),
   )
   environment.setenv(cluster.TOKEN_VARIABLE, OTHER)
