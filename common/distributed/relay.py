@@ -160,7 +160,7 @@ class GateServer:
     self._path = path
     self._tls = tls
     self._notes = _Notes('{}:{}'.format(*listener.getsockname()[:2]))
-    # In order of arrival; the values are unused.
+    # In order of arrival, with the peers' addresses.
     self._half_open: collections.OrderedDict[asyncio.Task, str] = collections.OrderedDict()
     most_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     # A member takes two files, so most are for members.
