@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterator, Sequence, TypeVar
 import tensorflow as tf
 
 from common import errors
-from common.distributed import parameters
+from common.distributed import parameters, proxies
 
 _Structure = TypeVar('_Structure')
 # How collectives fail when a peer has gone: its connection is refused or reset (measured: 0.1 s
@@ -68,6 +68,7 @@ def _multi_worker(
   options = tf.distribute.experimental.CommunicationOptions(
     implementation=tf.distribute.experimental.CommunicationImplementation.RING
   )
+  proxies.bypass(addresses)
   logging.info('Learner %d of %d: waiting for the others.', index + 1, len(addresses))
   with _default_signals():
     return tf.distribute.MultiWorkerMirroredStrategy(resolver, options)

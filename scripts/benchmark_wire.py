@@ -1,8 +1,14 @@
-"""Costs of remote actors: the wire alone, and IMPALA with actor processes against threads."""
+"""Costs of remote actors: the wire alone, and IMPALA with actor processes against threads.
+
+Each is measured twice: over a Unix socket, as actors of the learner's machine connect, and through
+the gate, as those of other machines do (here over loopback).
+"""
 
 import contextlib
 import dataclasses
+import os
 import pathlib
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -22,6 +28,8 @@ if TYPE_CHECKING:
 
 PRESETS = configs.PRESETS
 _COUNTS = (1, 2, 4, 8)
+_WAYS = ('socket', 'gate')
+_TOKEN = secrets.token_hex(16)
 _QUEUE_CAPACITY = 64
 
 
@@ -46,14 +54,33 @@ def measure(config: configs.Config, seconds: float) -> dict[str, float]:
     'payload_ratio': len(payload) / unrolls.observation['observation'].nbytes,
   }
   for number in _COUNTS:
-    for name, value in _alone(codec, payload, steps, number, seconds).items():
-      result[f'{name}_of_{number}'] = value
+    for way in _WAYS:
+      for name, value in _alone(codec, payload, steps, number, seconds, way).items():
+        result[f'{name}_of_{number}_by_{way}'] = value
 
   result['threads'], result['threads_cost'] = benchmark_impala.together(config, seconds)
-  who = cluster.Cluster(listen='127.0.0.1:0', actor_processes=config.num_actors, name='benchmark')
-  result['remote'], result['remote_cost'] = benchmark_impala.together(config, seconds, who)
-  result['ratio'] = result['remote'] / result['threads']
+  near = cluster.Cluster(actor_processes=config.num_actors, name='benchmark')
+  result['socket'], result['socket_cost'] = benchmark_impala.together(config, seconds, near)
+  result['gate'], result['gate_cost'] = _through_the_gate(config, seconds)
+  result['ratio'] = result['socket'] / result['threads']
+  result['gate_ratio'] = result['gate'] / result['socket']
   return result
+
+
+def _through_the_gate(config: configs.Config, seconds: float) -> measuring.Speed:
+  """Measures training with actor processes that connect as those of another machine do."""
+  from common.distributed import actor_processes, gate
+
+  address = f'127.0.0.1:{gate.free_port("127.0.0.1", 0)}'
+  who = cluster.Cluster(role='learner', listen=address, token=_TOKEN, name='benchmark')
+  with tempfile.TemporaryDirectory() as folder:
+    actors = actor_processes.ActorProcesses(
+      'impala.train', config.num_actors, address, who, pathlib.Path(folder)
+    )
+    try:
+      return benchmark_impala.together(config, seconds, who)
+    finally:
+      actors.close()
 
 
 def trajectories(config: configs.Config, suite: environments.Suite) -> tuple['wire.Codec', Any]:
@@ -69,7 +96,7 @@ def trajectories(config: configs.Config, suite: environments.Suite) -> tuple['wi
 
 
 def _alone(
-  codec: 'wire.Codec', payload: bytes, steps: int, number: int, seconds: float
+  codec: 'wire.Codec', payload: bytes, steps: int, number: int, seconds: float, way: str
 ) -> dict[str, float]:
   """Measures processes that put a message over and over while a thread empties the queue.
 
@@ -79,11 +106,13 @@ def _alone(
     steps: The agent steps it holds.
     number: The number of processes.
     seconds: The duration.
+    way: One of `_WAYS`.
   """
-  with (
-    listening(codec) as (server, _),
-    sending(server.endpoint.address, payload, number, 1) as processes,
-  ):
+  with contextlib.ExitStack() as stack:
+    server, _ = stack.enter_context(listening(codec))
+    assert server.endpoint
+    address = server.endpoint if way == 'gate' else server.address
+    processes = stack.enter_context(sending(address, payload, number, 1))
     wait_for(server, processes, number, 10 * number)
     before = _usage(server, processes)
     started = time.monotonic()
@@ -143,8 +172,8 @@ def listening(codec: 'wire.Codec') -> Iterator[tuple['servers.Server', 'threads.
   queue = queues.StructureQueue(codec.spec, _QUEUE_CAPACITY)
   store = parameters.ParameterStore(parameters.Snapshot(0, tf.zeros([1])))
   server = servers.Server(
-    endpoint=cluster.Endpoint('127.0.0.1', 0),
-    identity=membership.Identity(version=senders.VERSION, token='', config={}),
+    listen=servers.Listen(cluster.Endpoint('127.0.0.1', 0), _TOKEN),
+    identity=membership.Identity(version=senders.VERSION, config={}),
     assignments=range(1),
     intake=intake.Intake(queue=queue, codec=codec, store=store),
     callbacks=servers.Callbacks(
@@ -168,15 +197,19 @@ def listening(codec: 'wire.Codec') -> Iterator[tuple['servers.Server', 'threads.
 
 @contextlib.contextmanager
 def sending(
-  address: str, payload: bytes, processes: int, links: int
+  address: cluster.Address, payload: bytes, processes: int, links: int
 ) -> Iterator[list[subprocess.Popen]]:
   """Starts processes that put a payload over and over, each with `links` synthetic actors."""
   program = str(pathlib.Path(__file__).with_name('senders.py'))
   with tempfile.NamedTemporaryFile() as file:
     file.write(payload)
     file.flush()
-    command = [sys.executable, program, address, str(links), file.name]
-    started = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(processes)]
+    command = [sys.executable, program, address.address, str(links), file.name]
+    environment = {**os.environ, cluster.TOKEN_VARIABLE: _TOKEN}
+    started = [
+      subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
+      for _ in range(processes)
+    ]
     try:
       yield started
     finally:
@@ -191,19 +224,29 @@ def table(config: configs.Config, result: Mapping[str, Any]) -> str:
     f'{config.env}: messages of {result["payload_mb"]:.2f} MB, {result["payload_ratio"]:.3f} '
     f'times the frames they hold; {result["cores"]} cores; '
     f'medians of {len(result["rounds"])}',
-    f'{"processes":<12}{"MB/s":>10}{"steps/s":>12}{"CPU ms/MB, learner":>22}{"actors":>10}',
+    f'{"processes":<12}{"by":<8}{"MB/s":>10}{"steps/s":>12}{"CPU ms/MB, learner":>22}'
+    f'{"actors":>10}',
   ]
   for number in _COUNTS:
-    mb = result[f'mb_per_second_of_{number}']
-    steps = result[f'steps_per_second_of_{number}']
-    learner = result[f'learner_ms_per_mb_of_{number}']
-    actor = result[f'actor_ms_per_mb_of_{number}']
-    lines.append(f'{number:<12}{mb:>10.0f}{steps:>12,.0f}{learner:>22.2f}{actor:>10.2f}')
+    for way in _WAYS:
+      suffix = f'of_{number}_by_{way}'
+      mb = result[f'mb_per_second_{suffix}']
+      steps = result[f'steps_per_second_{suffix}']
+      learner = result[f'learner_ms_per_mb_{suffix}']
+      actor = result[f'actor_ms_per_mb_{suffix}']
+      lines.append(f'{number:<12}{way:<8}{mb:>10.0f}{steps:>12,.0f}{learner:>22.2f}{actor:>10.2f}')
 
-  for name, what in (('threads', 'threads'), ('remote', 'processes')):
+  names = {
+    'threads': 'threads',
+    'socket': 'processes by socket',
+    'gate': 'processes through the gate',
+  }
+  for name, what in names.items():
     lines.append(
       f'training with {config.num_actors} actors as {what}: {result[name]:,.0f} steps/s, '
       f'{result[f"{name}_cost"]:.0f} CPU us/step'
     )
-  lines.append(f'ratio {result["ratio"]:.3f}')
+  lines.append(
+    f'processes / threads {result["ratio"]:.3f}; gate / socket {result["gate_ratio"]:.3f}'
+  )
   return '\n'.join(lines)

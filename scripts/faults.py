@@ -161,7 +161,7 @@ def _malformed(run: 'harmed_runs.HarmedRun') -> str:
 
   before = run.rows()[-1]
   began = time.monotonic()
-  refused = harmed_runs.send_malformed(run.port, _MESSAGES)
+  refused = harmed_runs.send_malformed(run, _MESSAGES)
   seconds = time.monotonic() - began
   row = run.await_row(lambda row: row['messages_refused'] >= before['messages_refused'] + _MESSAGES)
   assert refused == _MESSAGES and row['frames'] > before['frames'], row

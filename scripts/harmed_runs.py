@@ -5,14 +5,16 @@ import os
 import pathlib
 import re
 import resource
+import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from typing import Any, Callable, Iterator, Sequence
 
-from common.distributed import rpc
+from common.distributed import cluster, gate, rpc
 from common.reporting import metrics
 from scripts import processes
 
@@ -118,6 +120,7 @@ class HarmedRun:
   Attributes:
     folder: The run's folder.
     port: The port the learner listens on.
+    token: The run's token, which all processes get by their environment.
     processes: All processes started so far.
     learner: The present learner. This and the next two are set by the code that starts them.
     solo: A single actor.
@@ -140,18 +143,18 @@ class HarmedRun:
       jumping_clock: Whether the wall clock of all processes jumps by hours.
     """
     self.folder = folder / 'run'
-    self.port = rpc.free_port('127.0.0.1', 0)
+    self.port = gate.free_port('127.0.0.1', 0)
+    self.token = secrets.token_hex(16)
     self.processes: list[Process] = []
     self._system = system
     self._settings = settings
     self._base = folder
     self._mark = uuid.uuid4().hex  # In the environment of all processes, to find them.
     self._segments: set[pathlib.Path] = set()
-    self._temporary = folder / 'tmp'
+    # Not in `folder`, whose path may be too long for the sockets in it.
+    self._temporary = pathlib.Path(tempfile.mkdtemp())
     self._path = folder / 'path'
-
-    for path in (self._temporary, self._path):
-      path.mkdir(parents=True)
+    self._path.mkdir(parents=True)
     (self._path / 'slow.py').write_text(_SLOW_ENVIRONMENT)
     if jumping_clock:
       (self._path / 'sitecustomize.py').write_text(_JUMPING_CLOCK)
@@ -235,7 +238,8 @@ class HarmedRun:
   def leftovers(self) -> list[str]:
     """What remains of the run; should be empty once all processes have ended."""
     commands = [f'process {pid}' for pid in self.living()]
-    listening = [f'port {self.port}'] if rpc.reaches('127.0.0.1', self.port) else []
+    address = ('127.0.0.1', self.port)
+    listening = [f'port {self.port}'] if processes.listens(address) else []
     files = [str(path) for path in [*self._temporary.iterdir(), *self._segments] if path.exists()]
     return commands + listening + files
 
@@ -261,6 +265,7 @@ class HarmedRun:
       'PYTHONPATH': f'{self._path}:{ROOT}:{ROOT}/tests',
       'TMPDIR': str(self._temporary),
       'CUDA_VISIBLE_DEVICES': '',
+      cluster.TOKEN_VARIABLE: self.token,
       _MARK: self._mark,
     }
     with open(log, 'wb') as file:
@@ -318,9 +323,7 @@ def truncate_newest(run: HarmedRun) -> int:
   return newest
 
 
-_ODD_ROLE = (
-  b'{"kind": "join", "role": "king", "name": "x", "token": "", "version": "", "config": {}}'
-)
+_ODD_ROLE = b'{"kind": "join", "role": "king", "name": "x", "version": "", "config": {}}'
 
 
 def malformed(count: int) -> Sequence[tuple[str, tuple[bytes, ...]]]:
@@ -340,11 +343,15 @@ def malformed(count: int) -> Sequence[tuple[str, tuple[bytes, ...]]]:
   return [forms[i % len(forms)] for i in range(count)]
 
 
-def send_malformed(port: int, count: int) -> int:
-  """Sends `count` malformed messages; returns how many were refused."""
-  client = rpc.Client('127.0.0.1', port, 30.0)
-  refused = 0
-  for function, arguments in malformed(count):
-    answer, *_ = client.call(function, *arguments, seconds=30.0)
-    refused += b'"refused"' in answer
-  return refused
+def send_malformed(run: HarmedRun, count: int) -> int:
+  """Sends `count` malformed messages, with the token; returns how many were refused."""
+  tunnel = gate.Tunnel(cluster.Endpoint('127.0.0.1', run.port), run.token)
+  try:
+    client = rpc.Client(tunnel.path, 30.0)
+    refused = 0
+    for function, arguments in malformed(count):
+      answer, *_ = client.call(function, *arguments, seconds=30.0)
+      refused += b'"refused"' in answer
+    return refused
+  finally:
+    tunnel.close()

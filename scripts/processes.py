@@ -3,6 +3,7 @@
 import os
 import pathlib
 import signal
+import socket
 import time
 from typing import Callable
 
@@ -57,6 +58,32 @@ def shared_memory(pid: int) -> set[pathlib.Path]:
   """The files in /dev/shm that a process has mapped."""
   lines = pathlib.Path(f'/proc/{pid}/maps').read_text().splitlines()
   return {pathlib.Path(line.split()[5]) for line in lines if '/dev/shm/' in line}
+
+
+def listening_ports(pid: int) -> set[int]:
+  """The TCP ports that a process listens on, at any address."""
+  held = set()
+  for descriptor in pathlib.Path(f'/proc/{pid}/fd').iterdir():
+    try:
+      held.add(os.readlink(descriptor))
+    except OSError:  # It was closed meanwhile.
+      continue
+  ports = set()
+  for table in ('tcp', 'tcp6'):
+    for line in pathlib.Path(f'/proc/{pid}/net/{table}').read_text().splitlines()[1:]:
+      columns = line.split()
+      is_listening = columns[3] == '0A'
+      if is_listening and f'socket:[{columns[9]}]' in held:
+        ports.add(int(columns[1].rpartition(':')[2], 16))
+  return ports
+
+
+def listens(address: str | tuple[str, int]) -> bool:
+  """Whether something listens at a Unix socket, or at a host and port."""
+  family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+  with socket.socket(family) as sock:
+    sock.settimeout(2.0)
+    return sock.connect_ex(address) == 0
 
 
 def becomes_true(condition: Callable[[], bool], seconds: float = 10.0) -> bool:

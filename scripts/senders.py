@@ -1,11 +1,12 @@
-"""Synthetic actors: `scripts/senders.py HOST:PORT COUNT FILE` joins COUNT times and puts FILE.
+"""Synthetic actors: `scripts/senders.py ADDRESS COUNT FILE` joins COUNT times and puts FILE.
 
 Each is a thread with a link of its own that fetches parameters and puts the file's bytes, over and
-over: an actor that needs no time to play. For `scripts/benchmark.py wire` and `scripts/soak.py`,
-which terminate it.
+over: an actor that needs no time to play. ADDRESS is what --learner takes; the token of the
+environment is used. For `scripts/benchmark.py wire` and `scripts/soak.py`, which terminate it.
 """
 
 import functools
+import os
 import pathlib
 import sys
 import threading
@@ -24,7 +25,8 @@ _PATIENCE = 60.0
 def main(argv: Sequence[str]) -> None:
   """Sends until the learner says that training is finished."""
   name = argv[0]
-  endpoint = cluster.parse_address(argv[1], 'the address')
+  address = cluster.parse_learner(argv[1])
+  token = os.environ.get(cluster.TOKEN_VARIABLE, '')
   count = int(argv[2])
   payload = pathlib.Path(argv[3]).read_bytes()
   command_line.import_tensorflow()
@@ -33,10 +35,8 @@ def main(argv: Sequence[str]) -> None:
   from common.machine import threads
 
   def make_link(i: int) -> links.Link:
-    applicant = links.Applicant(
-      name=f'{name}-{i}', role='actor', version=VERSION, token='', config={}
-    )
-    return links.Link(endpoint, applicant, _PATIENCE)
+    applicant = links.Applicant(name=f'{name}-{i}', role='actor', version=VERSION, config={})
+    return links.Link(address, applicant, _PATIENCE, token)
 
   def send(link: links.Link) -> None:
     try:

@@ -1,6 +1,7 @@
 """Load test: `scripts/soak.py [--actors=200] [--minutes=10] [--env=atari:pong]`.
 
-Many synthetic actors send real trajectories to one learner, with no time to play between them.
+Many synthetic actors send real trajectories through the gate to one learner, with no time to play
+between them.
 Throughput and the learner's memory must stay constant: the last line compares end and beginning.
 """
 
@@ -59,7 +60,9 @@ def soak(config: configs.Config, actors: int, seconds: float) -> None:
   sizes: list[float] = []
   with (
     benchmark_wire.listening(codec) as (server, crew),
-    benchmark_wire.sending(server.endpoint.address, payload, _PROCESSES, per_process) as processes,
+    benchmark_wire.sending(
+      server.endpoint or server.address, payload, _PROCESSES, per_process
+    ) as processes,
   ):
     benchmark_wire.wait_for(server, processes, _PROCESSES * per_process, 2 * actors)
     for i in range(_INTERVALS):

@@ -32,11 +32,14 @@ class ActorProcesses:
     Args:
       program: The system's module, such as `impala.train`.
       count: The number of processes, N.
-      learner: HOST:PORT of their learner.
+      learner: HOST:PORT or unix:PATH of their learner.
       who: This process, whose token, name and patience the actors get.
       folder: Where to write their logs.
     """
     self._who = who
+    # A Unix socket takes none, and what needs no secret should not have it.
+    is_near = isinstance(cluster.parse_learner(learner), cluster.UnixSocket)
+    self._token = '' if is_near else who.token
     self._folder = folder
     self._command = [
       sys.executable,
@@ -115,7 +118,7 @@ class ActorProcesses:
     environment = {
       **os.environ,
       # By the environment, since other users can read command lines.
-      cluster.TOKEN_VARIABLE: self._who.token,
+      cluster.TOKEN_VARIABLE: self._token,
       'CUDA_VISIBLE_DEVICES': '',
     }
     # One thread each: there are about as many processes as cores, and idle threads that spin would

@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from common import errors
+from common.distributed import credentials
 
 ROLES = ('all', 'learner', 'actor', 'evaluator')
 TOKEN_VARIABLE = 'DISTRIBUTED_RL_TOKEN'
 _RESOLVERS = ('tf_config', 'slurm', 'kubernetes')
 _PORT = 8476
 _PEER_OFFSET = 1000
+_UNIX = 'unix:'
 # What each resolver needs, for the message when it fails.
 _EXPECTED = {
   'tf_config': (
@@ -39,17 +41,32 @@ class Endpoint(NamedTuple):
     return f'[{self.host}]:{self.port}' if ':' in self.host else f'{self.host}:{self.port}'
 
 
+class UnixSocket(NamedTuple):
+  """Where a learner listens for processes of this machine and user."""
+
+  path: str
+
+  @property
+  def address(self) -> str:
+    """unix:PATH, as TensorFlow takes it too."""
+    return f'{_UNIX}{self.path}'
+
+
+Address = Endpoint | UnixSocket
+
+
 @dataclasses.dataclass(frozen=True)
 class Cluster:
   """This process's role and its peers' addresses.
 
   Attributes:
     role: `learner`, `actor`, `evaluator`, or `all` for learner and actors in one process.
-    listen: HOST:PORT where a learner accepts other processes; empty if it accepts none.
-    learner: HOST:PORT of the learner that an actor or evaluator works for.
+    listen: HOST:PORT where a learner accepts processes of other machines; empty if it accepts none.
+    learner: HOST:PORT or unix:PATH of the learner that an actor or evaluator works for.
     actor_processes: Number of actors that this process starts as child processes.
     name: Identifies an actor, so that it gets its place back when it rejoins.
-    token: The run's shared secret; may be empty while only this machine is involved.
+    token: The run's shared secret. If it is empty, a learner makes its own, and an actor can reach
+      its learner by a Unix socket only.
     patience_seconds: How long an actor waits for a learner that does not answer.
     learners: Addresses of all learners if there are several, else empty.
     index: This learner's position among them.
@@ -76,6 +93,11 @@ class Cluster:
     """Whether this process's actors are threads."""
     return self.role == 'all' and not self.actor_processes
 
+  @property
+  def is_host(self) -> bool:
+    """Whether this process is a learner that other processes act for."""
+    return bool(self.listen) or (self.role == 'all' and self.actor_processes > 0)
+
 
 def define_flags(values: flags.FlagValues) -> None:
   """Defines the flags that `resolve` reads."""
@@ -98,13 +120,14 @@ def _define_role_flags(values: flags.FlagValues) -> None:
     None,
     'HOST:PORT where the learner accepts actors. Default of --role=learner: '
     f'127.0.0.1:{_PORT}, for actors on this machine. 0.0.0.0:PORT accepts all machines and '
-    'needs a token.',
+    'needs a token. Actors of --actor_processes need no address.',
     flag_values=values,
   )
   flags.DEFINE_string(
     'learner',
     None,
-    'HOST:PORT of the learner that this actor or evaluator works for.',
+    'HOST:PORT of the learner that this actor or evaluator works for, or unix:PATH for one of this '
+    'machine and user.',
     flag_values=values,
   )
   flags.DEFINE_integer(
@@ -120,7 +143,8 @@ def _define_identity_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     'token_file',
     None,
-    f"File with the run's shared secret. Alternative: the environment variable {TOKEN_VARIABLE}.",
+    "File with the run's shared secret, from `openssl rand -hex 16`. Alternative: the environment "
+    f"variable {TOKEN_VARIABLE}. A learner without one writes its own to the run's folder.",
     flag_values=values,
   )
   flags.DEFINE_string(
@@ -170,21 +194,18 @@ def resolve(values: flags.FlagValues) -> Cluster:
   _check_combination(values, role, learner)
   if role == 'learner':
     listen = listen or f'127.0.0.1:{_PORT}'
-  elif role == 'all' and values.actor_processes:
-    listen = listen or '127.0.0.1:0'  # Only its own actors need to know the port.
 
-  if learner and not parse_address(learner, '--learner').port:
-    raise errors.UserError(
-      f'--learner is {learner!r}, expected a port other than 0: the one that the learner shows'
-    )
-  is_public = bool(listen) and not is_loopback(parse_address(listen, '--listen').host)
   token = _token(values.token_file)
-  if is_public and role in ('all', 'learner') and not token:
-    raise errors.UserError(
-      f'listening on {listen}, beyond this machine, needs a token that keeps strangers out. '
-      'Write a secret to a file and give it to all processes: '
-      f'--token_file=PATH (or {TOKEN_VARIABLE}=SECRET)'
-    )
+  if listen:
+    endpoint = parse_address(listen, '--listen')
+    if role in ('all', 'learner') and not token and not is_loopback(endpoint.host):
+      raise errors.UserError(
+        f'listening on {listen}, beyond this machine, needs a token that keeps strangers out. '
+        'Write one to a file, `(umask 077; openssl rand -hex 16 > PATH)`, and give it to all '
+        f'processes: --token_file=PATH (or {TOKEN_VARIABLE}=SECRET)'
+      )
+  if learner:
+    _check_learner(learner, token)
   return Cluster(
     role=role,
     listen=listen,
@@ -196,6 +217,23 @@ def resolve(values: flags.FlagValues) -> Cluster:
     learners=found.get('learners', ()),
     index=found.get('index', 0),
   )
+
+
+def _check_learner(learner: str, token: str) -> None:
+  """Raises UserError if a process that works for this learner could not reach it."""
+  address = parse_learner(learner)
+  if isinstance(address, UnixSocket):
+    return
+  if not address.port:
+    raise errors.UserError(
+      f'--learner is {learner!r}, expected a port other than 0: the one that the learner shows'
+    )
+  if not token:
+    raise errors.UserError(
+      f'the learner at {learner} needs its token: --token_file=PATH (or {TOKEN_VARIABLE}=SECRET). '
+      "A learner that was given none writes its own to the file token in the run's folder, and "
+      'shows the path when it starts'
+    )
 
 
 def _check_combination(values: flags.FlagValues, role: str, learner: str) -> None:
@@ -246,6 +284,13 @@ def parse_address(address: str, flag: str) -> Endpoint:
   return Endpoint(host.strip('[]'), int(port))
 
 
+def parse_learner(address: str) -> Address:
+  """Parses the HOST:PORT or unix:PATH of --learner. Raises UserError."""
+  if address.startswith(_UNIX + '/'):
+    return UnixSocket(address.removeprefix(_UNIX))
+  return parse_address(address, '--learner')
+
+
 def is_loopback(host: str) -> bool:
   """Whether a host is certainly this machine."""
   try:
@@ -255,16 +300,12 @@ def is_loopback(host: str) -> bool:
 
 
 def _token(path: str | None) -> str:
-  if not path:
-    return os.environ.get(TOKEN_VARIABLE, '')
-  try:
-    token = pathlib.Path(path).expanduser().read_text().strip()
-  except (OSError, ValueError) as error:
-    raise errors.UserError(f'--token_file={path} cannot be read: {error}') from error
-  if not token:
-    raise errors.UserError(
-      f'--token_file={path} is empty: expected a secret, for example from `openssl rand -hex 16`'
-    )
+  """The token that was given, or an empty text. Raises UserError if it cannot be used."""
+  if path:
+    return credentials.read_token(pathlib.Path(path).expanduser(), f'--token_file={path}')
+  token = os.environ.get(TOKEN_VARIABLE, '')
+  if token:
+    credentials.check_token(token, TOKEN_VARIABLE)
   return token
 
 

@@ -32,17 +32,24 @@ class Link:
     frames: Environment frames the learner had learned from when it last gave parameters.
   """
 
-  def __init__(self, endpoint: cluster.Endpoint, applicant: Applicant, patience_seconds: float):
+  def __init__(
+    self,
+    address: cluster.Address,
+    applicant: Applicant,
+    patience_seconds: float,
+    token: str = '',
+  ):
     """Connects to nothing yet.
 
     Args:
-      endpoint: Where the learner listens.
+      address: Where the learner listens.
       applicant: Who joins.
       patience_seconds: How long to wait for a learner that does not answer.
+      token: The run's, for a learner that is reached by TCP.
     """
     self.frames = 0
     self._session = sessions.Session(
-      endpoint, applicant, patience_seconds, dropped=lambda: self.dropped
+      address, applicant, token, patience_seconds, dropped=lambda: self.dropped
     )
     self._delivery = deliveries.Delivery(self._session)
     self._snapshot: parameters.Snapshot | None = None

@@ -1,6 +1,5 @@
 """The members' short requests: joining, heartbeats, questions, evaluators' reports, leaving."""
 
-import hmac
 import itertools
 import logging
 from typing import Any, Callable, Mapping, NamedTuple, Sequence
@@ -10,7 +9,7 @@ import tensorflow as tf
 from common.distributed import graphs, traffic, wire
 from common.distributed import roster as rosters
 
-_JOIN = {'name': str, 'role': str, 'token': str, 'version': str, 'config': dict}
+_JOIN = {'name': str, 'role': str, 'version': str, 'config': dict}
 _BEAT = {'session': str, 'activity': str, 'crashes': int, 'dropped': int}
 
 
@@ -18,7 +17,6 @@ class Identity(NamedTuple):
   """What an actor must have in common with its learner."""
 
   version: str  # Of the code.
-  token: str
   config: Mapping[str, Any]
 
 
@@ -103,19 +101,8 @@ class Membership:
     )
 
   def _mismatch(self, request: Mapping[str, Any]) -> str:
-    """Why an applicant does not belong to this run; empty if it does.
-
-    A stranger learns nothing about the run: the token is checked first.
-    """
+    """Why an applicant does not belong to this run; empty if it does."""
     own = self._identity
-    token = request['token'].encode(errors='surrogatepass')
-    # Comparing in constant time does not reveal how much of a guess is right.
-    if not hmac.compare_digest(token, own.token.encode(errors='surrogatepass')):
-      return (
-        "its token is not the learner's: give both the same, by --token_file=PATH or in the "
-        'environment variable DISTRIBUTED_RL_TOKEN'
-      )
-
     if request['version'] != own.version:
       return (
         f"its code is version {request['version'][:20]}, the learner's is {own.version}: run both "

@@ -1,12 +1,10 @@
 """TensorFlow's RPC: a server of graphs over byte strings, and a client that classifies failures."""
 
-import socket
 import time
 from typing import Any, Mapping
 
 import tensorflow as tf
 
-from common import errors
 from common.distributed import cluster
 
 _UNREACHABLE = {
@@ -22,16 +20,18 @@ class Unreachable(Exception):
 
 
 def serve(
-  host: str, port: int, functions: Mapping[str, tf.types.experimental.PolymorphicFunction]
+  path: str, functions: Mapping[str, tf.types.experimental.PolymorphicFunction]
 ) -> tf.distribute.experimental.rpc.Server:
   """Starts a server of functions by name; it ends when the last reference to it goes.
 
+  TensorFlow decodes what it receives before it calls a function, and malformed tensors crash it.
+  So it listens on a Unix socket only: see `gate`.
+
   Args:
-    host: Address to listen on.
-    port: A free port, as `free_port` returns it.
+    path: The Unix socket to make, in a folder that only this user can enter.
     functions: Functions of byte strings to byte strings.
   """
-  address = cluster.Endpoint(host, port).address
+  address = cluster.UnixSocket(path).address
   server = tf.distribute.experimental.rpc.Server.create('grpc', address)
   for name, function in functions.items():
     server.register(name, function)
@@ -39,58 +39,20 @@ def serve(
   return server
 
 
-def free_port(host: str, port: int) -> int:
-  """Checks that a port is free, or chooses one if it is 0.
-
-  TensorFlow itself would silently share a port with another learner.
-
-  Raises:
-    UserError: If the port is in use, or the host is not this machine.
-  """
-  family = socket.AF_INET6 if ':' in host else socket.AF_INET
-  with socket.socket(family) as probe:
-    # Connections that were just closed must not block the port.
-    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-      probe.bind((host, port))
-      probe.listen()
-    except OverflowError as error:
-      raise errors.UserError(f'the port is {port}, expected 0 to 65535') from error
-    except OSError as error:
-      raise errors.UserError(
-        f'the learner cannot listen on {host}:{port}: {error.strerror or error}. Give another '
-        'address with --listen=HOST:PORT; port 0 chooses a free one'
-      ) from error
-    return probe.getsockname()[1]
-
-
-def reaches(host: str, port: int, seconds: float = 2.0) -> bool:
-  """Whether something listens there.
-
-  Raises:
-    UserError: If the host does not exist.
-  """
-  try:
-    socket.create_connection((host, port), seconds).close()
-  except (socket.gaierror, UnicodeError) as error:
-    raise errors.UserError(
-      f'there is no host {host!r} ({error}): is the address of --learner right?'
-    ) from error
-  except OSError:
-    return False
-  return True
-
-
 class Client:
   """Calls the functions of one server; survives the server's restart at the same address."""
 
-  def __init__(self, host: str, port: int, seconds: float):
-    """Connects, waiting at most `seconds` for the server.
+  def __init__(self, path: str, seconds: float):
+    """Connects.
+
+    Args:
+      path: The server's Unix socket.
+      seconds: How long to wait for the server.
 
     Raises:
       Unreachable: If no server answers.
     """
-    address = cluster.Endpoint(host, port).address
+    address = cluster.UnixSocket(path).address
     # TensorFlow shares state between clients of the same name.
     name = f'{address}/{time.monotonic_ns()}'
     try:

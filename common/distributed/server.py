@@ -10,13 +10,20 @@ from typing import Any, Callable, NamedTuple, Sequence
 
 import tensorflow as tf
 
-from common.distributed import cluster, membership, rpc, snapshots, traffic
+from common.distributed import cluster, gate, membership, rpc, snapshots, traffic
 from common.distributed import inference as inferences
 from common.distributed import intake as intakes
 from common.distributed import roster as rosters
 
 LEASE_SECONDS = 30.0  # Members silent for this long are dropped.
 _FAREWELL_SECONDS = 5.0  # How long `close` waits for members to leave.
+
+
+class Listen(NamedTuple):
+  """Where a learner listens for other machines."""
+
+  endpoint: cluster.Endpoint  # Port 0 chooses a free one.
+  token: str  # The run's, which members must have.
 
 
 class Callbacks(NamedTuple):
@@ -31,7 +38,8 @@ class Server:
   """Serves remote actors and evaluators from `start` to `close`.
 
   Attributes:
-    endpoint: Where it listens.
+    address: The Unix socket where processes of this machine and user reach it.
+    endpoint: Where other machines reach it; None if they do not.
     roster: Its members.
   """
 
@@ -47,17 +55,17 @@ class Server:
 
   def __init__(
     self,
-    endpoint: cluster.Endpoint,
+    listen: Listen | None,
     identity: membership.Identity,
     assignments: Sequence[int],
     intake: intakes.Intake,
     callbacks: Callbacks,
     inference: inferences.Inference | None = None,
   ):
-    """Reserves a port.
+    """Reserves a port, if other machines are to reach it.
 
     Args:
-      endpoint: Where to listen; port 0 chooses a free one.
+      listen: Where to listen for other machines; None for this machine only.
       identity: What members must have in common with the learner.
       assignments: The numbers of the run's actors that work here, one for each place.
       intake: Takes the actors' data, and holds the parameters they get.
@@ -65,9 +73,13 @@ class Server:
       inference: How the learner acts for actors, if they hold no parameters.
 
     Raises:
-      UserError: If the port is in use, or the host is not this machine.
+      UserError: If the port is in use, the host is not this machine, or the temporary folder's path
+        is too long for a socket.
     """
-    self.endpoint = cluster.Endpoint(endpoint.host, rpc.free_port(*endpoint))
+    self._folder = gate.Folder()
+    self.address = cluster.UnixSocket(self._folder.path)
+    self._gate = gate.Gate(*listen, self._folder.path) if listen else None
+    self.endpoint = self._gate.endpoint if self._gate else None
     self.roster = rosters.Roster(len(assignments), LEASE_SECONDS)
     self._counts = traffic.Traffic(self.roster)
     self._membership = membership.Membership(
@@ -91,7 +103,9 @@ class Server:
     }
     if self._inference:
       functions['infer'] = self._inference.graph()
-    self._server = rpc.serve(*self.endpoint, functions)
+    self._server = rpc.serve(self.address.path, functions)
+    if self._gate:
+      self._gate.start()
 
   def close(self, finished: bool) -> None:
     """Stops serving. The queue must be closed already: puts that wait for room would hold this up.
@@ -106,9 +120,18 @@ class Server:
     while self.roster.members() and time.monotonic() < deadline:
       time.sleep(0.05)
     self._server = None
+    if self._gate:
+      self._gate.close()
+    self._folder.close()
+
+  def look_after(self) -> None:
+    """Drops silent members, and replaces a gate that has died; to be called now and then."""
+    self.expire()
+    if self._gate:
+      self._gate.look_after()
 
   def expire(self) -> None:
-    """Drops silent members; to be called now and then."""
+    """Drops silent members."""
     for member in self.roster.expire():
       logging.warning(
         '%s is gone: silent for %.0f s. Last activity: %s. Its place is free.',

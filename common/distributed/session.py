@@ -9,7 +9,7 @@ from typing import Any, Callable, Mapping, NamedTuple
 import numpy as np
 
 from common import errors
-from common.distributed import cluster, queues, rpc, wire
+from common.distributed import cluster, gate, queues, rpc, wire
 
 BEAT_SECONDS = 3.0
 CALL_SECONDS = 30.0
@@ -32,7 +32,6 @@ class Applicant(NamedTuple):
   name: str
   role: str
   version: str  # Of the code.
-  token: str
   config: Mapping[str, Any]  # Only the settings that were asked for explicitly.
 
 
@@ -47,21 +46,24 @@ class Session:
 
   def __init__(
     self,
-    endpoint: cluster.Endpoint,
+    address: cluster.Address,
     applicant: Applicant,
+    token: str,
     patience_seconds: float,
     dropped: Callable[[], int],
   ):
     """Connects to nothing yet.
 
     Args:
-      endpoint: Where the learner listens.
+      address: Where the learner listens.
       applicant: Who joins.
+      token: The run's, for a learner that is reached by TCP.
       patience_seconds: How long to wait for a learner that does not answer.
       dropped: The number of dropped puts so far, which heartbeats report.
     """
     self.welcome: Welcome | None = None
-    self._endpoint = endpoint
+    self._address = address.address
+    self._way = gate.way(address, token)
     self._applicant = applicant
     self._patience = patience_seconds
     self._client: rpc.Client | None = None
@@ -95,7 +97,7 @@ class Session:
     self._lost.clear()
     logging.info(
       'Joined the learner at %s as %s %d.',
-      self._endpoint.address,
+      self._address,
       self._applicant.role,
       self.welcome.place,
     )
@@ -179,7 +181,7 @@ class Session:
     self._closing.set()
 
   def close(self) -> None:
-    """Leaves the learner."""
+    """Leaves the learner. Idempotent."""
     self.stop()
     if self._beats.is_alive():
       self._beats.join()
@@ -187,6 +189,8 @@ class Session:
       # A learner that misses it drops this member when the lease ends.
       with contextlib.suppress(rpc.Unreachable):
         self.tell('leave', BEAT_SECONDS)
+      self._lost.set()
+    self._way.close()
 
   def _await_welcome(self) -> Welcome:
     """Tries to join until it succeeds. Raises as `join`."""
@@ -199,14 +203,14 @@ class Session:
         left = self._patience - (time.monotonic() - started)
         if left < 0:
           raise errors.UserError(
-            f'no learner has answered at {self._endpoint.address} for {self._patience:.0f} s '
+            f'no learner has answered at {self._address} for {self._patience:.0f} s '
             f'({error}). Is --learner its address, and does it listen beyond its own machine '
             '(--listen=0.0.0.0:PORT)?'
           ) from error
         reason = str(error)
         logging.info(
           'No learner at %s%s. Trying again every %.0f s, %.0f s more.',
-          self._endpoint.address,
+          self._address,
           '' if reason in shown else f' ({reason})',
           RETRY_SECONDS,
           left,
@@ -217,16 +221,14 @@ class Session:
 
   def _try_to_join(self) -> Welcome:
     """Raises Unreachable, UserError or QueueClosed."""
-    if not rpc.reaches(*self._endpoint):
-      raise rpc.Unreachable('nobody listens there')
-    self._client = rpc.Client(*self._endpoint, CALL_SECONDS)
+    self._way.knock()
+    self._client = rpc.Client(self._way.path, CALL_SECONDS)
 
     me = self._applicant
     request = wire.to_json(
       kind='join',
       name=me.name,
       role=me.role,
-      token=me.token,
       version=me.version,
       config=dict(me.config),
       place=self.welcome.place if self.welcome else -1,
@@ -236,7 +238,7 @@ class Session:
 
     if answer['state'] in ('turned away', 'refused'):
       raise errors.UserError(
-        f'the learner at {self._endpoint.address} turns this {me.role} away: {answer["reason"]}'
+        f'the learner at {self._address} turns this {me.role} away: {answer["reason"]}'
       )
     self.heed(answer)
     if answer['state'] != 'joined':

@@ -4,11 +4,12 @@ import csv
 import dataclasses
 import logging
 import pathlib
+import shlex
 import socket
 from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 from common.config import settings
-from common.distributed import actor_processes, cluster, membership, rpc, wire
+from common.distributed import actor_processes, cluster, credentials, gate, membership, wire
 from common.distributed import inference as inferences
 from common.distributed import intake as intakes
 from common.distributed import server as servers
@@ -40,7 +41,9 @@ class RunDescription(NamedTuple):
 def check(who: cluster.Cluster) -> None:
   """Raises UserError if this process cannot listen as asked, before the run's folder is made."""
   if who.listen:
-    rpc.free_port(*cluster.parse_address(who.listen, '--listen'))
+    gate.free_port(*cluster.parse_address(who.listen, '--listen'))
+  if who.is_host:
+    gate.Folder().close()
 
 
 class Host:
@@ -71,14 +74,12 @@ class Host:
     self._frames = frames
     self._actors: actor_processes.ActorProcesses | None = None
     self._server: servers.Server | None = None
-    if not who.listen:
+    if not who.is_host:
       return
-    identity = membership.Identity(
-      version=version.of_code(), token=who.token, config=dataclasses.asdict(run.config)
-    )
+    identity = membership.Identity(version=version.of_code(), config=dataclasses.asdict(run.config))
     callbacks = servers.Callbacks(frames=frames, seed_of=self._seed_of, on_report=self._report)
     self._server = servers.Server(
-      endpoint=cluster.parse_address(who.listen, '--listen'),
+      listen=self._listen(),
       identity=identity,
       assignments=cluster.assignments(who, run.num_actors),
       intake=intake,
@@ -91,21 +92,13 @@ class Host:
     if not self._server:
       return
     self._server.start()
-    host, port = self._server.endpoint
-    is_everywhere = host in _EVERYWHERE
-    elsewhere = cluster.Endpoint(socket.gethostname() if is_everywhere else host, port)
-    logging.info(
-      'Listening on %s: python -m %s --role=actor --learner=%s',
-      self._server.endpoint.address,
-      self._run.program,
-      elsewhere.address,
-    )
+    if self._server.endpoint:
+      self._announce(self._server.endpoint)
     if self._who.actor_processes:
-      here = cluster.Endpoint('127.0.0.1' if is_everywhere else host, port)
       self._actors = actor_processes.ActorProcesses(
         program=self._run.program,
         count=self._who.actor_processes,
-        learner=here.address,
+        learner=self._server.address.address,
         who=self._who,
         folder=self._run.folder / 'actors',
       )
@@ -117,7 +110,7 @@ class Host:
       UserError: If the actor processes of this machine fail repeatedly.
     """
     if self._server:
-      self._server.expire()
+      self._server.look_after()
     if self._actors:
       self._actors.look_after()
 
@@ -142,10 +135,13 @@ class Host:
     """What each remote actor and evaluator is doing."""
     if not self._server:
       return []
-    return self._server.roster.describe() or [
-      'no actor is connected; actors find this learner with --role=actor '
-      f'--learner=HOST:{self._server.endpoint.port}'
-    ]
+    endpoint = self._server.endpoint
+    elsewhere = (
+      f'; actors find this learner with --role=actor --learner=HOST:{endpoint.port}'
+      if endpoint
+      else ''
+    )
+    return self._server.roster.describe() or [f'no actor is connected{elsewhere}']
 
   def close(self, finished: bool) -> None:
     """Ends the server and the actor processes of this machine.
@@ -160,6 +156,30 @@ class Host:
       self._server.close(finished)
     if self._actors:
       self._actors.close()
+
+  @property
+  def _token_path(self) -> pathlib.Path:
+    """Where a learner without a token keeps its own."""
+    return self._run.folder.absolute() / 'token'
+
+  def _listen(self) -> servers.Listen | None:
+    """Where to listen for other machines, if at all. Raises UserError."""
+    if not self._who.listen:
+      return None
+    token = self._who.token or credentials.own_token(self._token_path)
+    return servers.Listen(cluster.parse_address(self._who.listen, '--listen'), token)
+
+  def _announce(self, endpoint: cluster.Endpoint) -> None:
+    """Says how actors find this learner."""
+    host = socket.gethostname() if endpoint.host in _EVERYWHERE else endpoint.host
+    token = 'PATH' if self._who.token else shlex.quote(str(self._token_path))
+    logging.info(
+      'Listening on %s: python -m %s --role=actor --learner=%s --token_file=%s',
+      endpoint.address,
+      self._run.program,
+      cluster.Endpoint(host, endpoint.port).address,
+      token,
+    )
 
   def _seed_of(self, number: int) -> int:
     """A seed for the actor that joins as `number`.

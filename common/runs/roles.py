@@ -107,11 +107,9 @@ def _make_link(
   """The link to the learner, which will compare the settings that the user asked for."""
   names = sorted(options.asked.difference(_OF_THE_MACHINE))
   asked = {name: getattr(config, name) for name in names}
-  address = cluster.parse_address(who.learner, '--learner')
-  applicant = links.Applicant(
-    name=who.name, role=who.role, version=version.of_code(), token=who.token, config=asked
-  )
-  return links.Link(address, applicant, who.patience_seconds)
+  address = cluster.parse_learner(who.learner)
+  applicant = links.Applicant(name=who.name, role=who.role, version=version.of_code(), config=asked)
+  return links.Link(address, applicant, who.patience_seconds, who.token)
 
 
 def _work(

@@ -12,13 +12,12 @@ import tensorflow as tf
 
 from common import environments, errors
 from common.distributed import (
-  cluster,
+  gate,
   inference,
   intake,
   membership,
   parameters,
   queues,
-  rpc,
   wire,
 )
 from common.distributed import link as links
@@ -68,8 +67,8 @@ class Learner:
 
     snapshot = parameters.Snapshot(VERSION, parameters.flatten(self.agent.trainable_variables))
     self.server = servers.Server(
-      cluster.Endpoint('127.0.0.1', 0),
-      membership.Identity('abc', '', dataclasses.asdict(self.config)),
+      None,
+      membership.Identity('abc', dataclasses.asdict(self.config)),
       range(2),
       intake.Intake(
         queue=self.queue,
@@ -84,7 +83,7 @@ class Learner:
   @contextlib.contextmanager
   def joined(self, name='one'):
     """The policy of an actor that joins for the block."""
-    link = links.Link(self.server.endpoint, links.Applicant(name, 'actor', 'abc', '', {}), 20.0)
+    link = links.Link(self.server.address, links.Applicant(name, 'actor', 'abc', {}), 20.0)
     try:
       yield remote.make_policy(self.config, self.suite, link, link.join().seed)
     finally:
@@ -203,6 +202,7 @@ def test_a_run_whose_actors_hold_no_parameters(tmp_path):
   programs.wait_for_rows(folder, 1, training)
   below = processes.descendants(training.pid)
   assert len(below) >= 2
+  assert not any(map(processes.listening_ports, {training.pid, *below}))
   output = programs.finish(training)
   assert 'actor 0 joins' in output and 'actor 1 joins' in output
   last = programs.rows(folder)[-1]
@@ -214,11 +214,46 @@ def test_a_run_whose_actors_hold_no_parameters(tmp_path):
     assert log.splitlines()[-1] == 'Training is finished.'
 
 
+def test_actors_train_through_the_gate_and_those_without_the_token_do_not(tmp_path):
+  """The learner was given no token, and has made one."""
+  folder, address = tmp_path / 'run', f'127.0.0.1:{gate.free_port("127.0.0.1", 0)}'
+  shared = '--total_frames=2000', '--config.num_actors=1'
+  training = programs.start(
+    'impala', '--role=learner', f'--listen={address}', f'--run_dir={folder}', *shared
+  )
+  programs.wait_for(folder, 'token', training)
+  other = tmp_path / 'other'
+  other.write_text('fedcba9876543210' * 2)
+
+  def start_actor(token):
+    return programs.start(
+      'impala', '--role=actor', f'--learner={address}', f'--token_file={token}', *shared
+    )
+
+  output = programs.finish(start_actor(other), 2)
+  # Nothing but the gate listens.
+  port = int(address.rpartition(':')[2])
+  tree = {training.pid, *processes.descendants(training.pid)}
+  assert set().union(*map(processes.listening_ports, tree)) == {port}
+  assert f'--token_file={other} may be read by other users' in output
+  assert f'error: the learner at {address} has another token: ' in output
+
+  actor = start_actor(folder / 'token')
+  assert programs.finish(actor).endswith('Training is finished.\n')
+  output = programs.finish(training)
+  assert f'--learner={address} --token_file={folder}/token\n' in output
+  assert f'Connections without the token at {address}: ' in output
+  last = programs.rows(folder)[-1]
+  assert last['frames'] >= 2000 and last['actors_lost'] == last['messages_refused'] == 0
+
+
 def test_an_evaluator_plays_with_ever_newer_parameters(tmp_path):
-  folder, address = tmp_path / 'run', f'127.0.0.1:{rpc.free_port("127.0.0.1", 0)}'
+  folder, address = tmp_path / 'run', f'127.0.0.1:{gate.free_port("127.0.0.1", 0)}'
   frames = '--total_frames=100000000'
   training = programs.start('impala', f'--run_dir={folder}', f'--listen={address}', frames)
-  evaluator = programs.start('impala', '--role=evaluator', f'--learner={address}', frames)
+  programs.wait_for(folder, 'token', training)
+  token = f'--token_file={folder / "token"}'
+  evaluator = programs.start('impala', '--role=evaluator', f'--learner={address}', token, frames)
   programs.wait_for(folder, 'evaluator.csv', evaluator)
   assert processes.becomes_true(lambda: len(rows_of_evaluator(folder)) >= 3, 120.0)
   for process in (evaluator, training):

@@ -12,7 +12,8 @@ from absl import flags
 from common import errors
 from common.distributed import cluster
 
-TOKEN = 'sesame'
+TOKEN = '0123456789abcdef' * 2
+OTHER = 'fedcba9876543210' * 2
 
 
 def resolve(*arguments):
@@ -35,6 +36,7 @@ def environment(monkeypatch):
 def token(tmp_path):
   path = tmp_path / 'token'
   path.write_text(f' {TOKEN}\n')
+  path.chmod(0o600)
   return f'--token_file={path}'
 
 
@@ -98,14 +100,11 @@ def test_a_learner_listens_on_this_machine_by_default():
   assert cluster.places(who, 7) == 7
 
 
-def test_actor_processes_get_an_address_to_connect_to():
+def test_actor_processes_need_no_address():
+  """A Unix socket is enough for them."""
   who = resolve('--actor_processes=3')
-  assert (who.role, who.listen, who.actor_processes, who.has_threads) == (
-    'all',
-    '127.0.0.1:0',
-    3,
-    False,
-  )
+  assert (who.role, who.listen, who.actor_processes) == ('all', '', 3)
+  assert who.is_host and not who.has_threads
   assert cluster.places(who, 7) == 3
   assert resolve('--actor_processes=3', '--listen=127.0.0.1:5').listen == '127.0.0.1:5'
   assert cluster.places(resolve('--actor_processes=3', '--role=learner'), 7) == 7
@@ -125,7 +124,13 @@ def test_a_single_learner_has_all_actors():
 
 def test_a_process_with_actor_threads_may_listen_for_others():
   who = resolve('--listen=127.0.0.1:0')
-  assert who.listen == '127.0.0.1:0' and who.has_threads
+  assert who.listen == '127.0.0.1:0' and who.has_threads and who.is_host
+
+
+def test_only_learners_with_other_processes_are_hosts(token):
+  assert not resolve().is_host
+  assert not resolve('--role=actor', '--learner=h:1', '--actor_processes=3', token).is_host
+  assert resolve('--role=learner').is_host
 
 
 @pytest.mark.parametrize('role', ['actor', 'evaluator'])
@@ -138,8 +143,8 @@ def test_an_actor_or_evaluator_has_its_learners_address(role, token):
   )
 
 
-def test_one_command_may_start_several_actors():
-  who = resolve('--role=actor', '--learner=h:1', '--actor_processes=4')
+def test_one_command_may_start_several_actors(token):
+  who = resolve('--role=actor', '--learner=h:1', '--actor_processes=4', token)
   assert (who.actor_processes, who.has_threads) == (4, False)
 
 
@@ -178,6 +183,39 @@ def test_what_is_not_host_and_port_is_refused(address):
     assert '--listen is' in refused('--role=learner', f'--listen={address}')
 
 
+@pytest.mark.parametrize('role', ['actor', 'evaluator'])
+def test_a_learner_of_this_machine_is_reached_by_its_socket_without_a_token(role):
+  who = resolve(f'--role={role}', '--learner=unix:/a b/s')
+  assert (who.learner, who.token) == ('unix:/a b/s', '')
+  address = cluster.parse_learner(who.learner)
+  assert address == cluster.UnixSocket('/a b/s') and address.address == who.learner
+
+
+@pytest.mark.parametrize('address', ['unix:', 'unix:s', 'unix', '/a/s'])
+def test_a_socket_without_an_absolute_path_is_refused(address):
+  assert '--learner is' in refused('--role=actor', f'--learner={address}')
+
+
+@pytest.mark.parametrize('role', ['actor', 'evaluator'])
+def test_a_learner_that_is_reached_by_tcp_needs_a_token(role, environment):
+  arguments = f'--role={role}', '--learner=h:1'
+  assert re.search(
+    f'the learner at h:1 needs its token: --token_file=PATH .*{cluster.TOKEN_VARIABLE}.*folder',
+    refused(*arguments),
+  )
+  environment.setenv(cluster.TOKEN_VARIABLE, OTHER)
+  assert resolve(*arguments).token == OTHER
+
+
+def test_a_weak_token_is_refused(tmp_path, environment):
+  path = tmp_path / 'token'
+  path.write_text('sesame')
+  words = 'is too easy to guess: 6 characters, .* 128 random bits.*openssl rand -hex 16'
+  assert re.search(f'--token_file={path} {words}', refused(f'--token_file={path}'))
+  environment.setenv(cluster.TOKEN_VARIABLE, 'sesame')
+  assert re.search(f'{cluster.TOKEN_VARIABLE} {words}', refused('--role=learner'))
+
+
 @pytest.mark.parametrize(
   'address, parts',
   [
@@ -202,8 +240,8 @@ def test_listening_beyond_this_machine_needs_a_token(role, listen, token, enviro
     refused(*arguments),
   )
   assert resolve(*arguments, token).token == TOKEN
-  environment.setenv(cluster.TOKEN_VARIABLE, 'other')
-  assert resolve(*arguments).token == 'other'
+  environment.setenv(cluster.TOKEN_VARIABLE, OTHER)
+  assert resolve(*arguments).token == OTHER
   assert resolve(*arguments, token).token == TOKEN
 
 
@@ -252,11 +290,13 @@ def test_tf_config_of_a_single_learner(tf_config):
     ('evaluator', 0, 'here:1'),
   ],
 )
-def test_tf_config_deals_actors_and_evaluators_out_to_its_learners(role, index, learner, tf_config):
+def test_tf_config_deals_actors_and_evaluators_out_to_its_learners(
+  role, index, learner, tf_config, token
+):
   tf_config({'type': role, 'index': index})
-  who = resolve('--cluster=tf_config')
+  who = resolve('--cluster=tf_config', token)
   assert (who.role, who.learner, who.name, who.listen) == (role, learner, f'{role}-{index}', '')
-  assert resolve('--cluster=tf_config', '--name=mine').name == 'mine'
+  assert resolve('--cluster=tf_config', '--name=mine', token).name == 'mine'
 
 
 def test_tf_config_of_a_public_learner_needs_a_token(tf_config):

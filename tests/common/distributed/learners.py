@@ -24,7 +24,8 @@ LARGE_SPEC = {
   'pixels': tf.TensorSpec([2 * wire.MESSAGE_BYTES + 9], tf.uint8),
 }
 CONFIG = {'env': 'gym:CartPole-v1', 'batch_size': 32, 'lstm': False}
-IDENTITY = membership.Identity(version='0123456789ab', token='a secret', config=CONFIG)
+IDENTITY = membership.Identity(version='0123456789ab', config=CONFIG)
+TOKEN = '0123456789abcdef' * 2
 
 
 def elements(*numbers):
@@ -57,6 +58,8 @@ class Learner:
     spec=None,
     inference=None,
     assignments=None,
+    token=TOKEN,
+    host='127.0.0.1',
   ):
     codec = wire.Codec(spec, {}) if spec else CODEC
     self.queue = queues.StructureQueue(spec or SPEC, capacity)
@@ -64,7 +67,7 @@ class Learner:
     self.reports = []
     self.on_report = self.reports.append  # Tests may replace it.
     self.server = servers.Server(
-      endpoint=cluster.Endpoint('127.0.0.1', port),
+      listen=servers.Listen(cluster.Endpoint(host, port), token),
       identity=identity,
       assignments=assignments or range(places),
       intake=intakes.Intake(queue=self.queue, codec=codec, store=self.store),
@@ -78,6 +81,7 @@ class Learner:
     self.server.start()
     self.roster = self.server.roster
     self.port = self.server.endpoint.port
+    self.path = self.server.address.path
 
   @staticmethod
   def snapshot(version, size=10):
@@ -109,8 +113,9 @@ class Learner:
 class Caller:
   """Sends a server whatever a test wants to send, byte by byte if need be."""
 
-  def __init__(self, learner):
-    self._client = rpc.Client('127.0.0.1', learner.port, 20.0)
+  def __init__(self, learner, path=None):
+    """`path`: another way to the learner than its socket."""
+    self._client = rpc.Client(path or learner.path, 20.0)
 
   def raw(self, function, *arguments, seconds=20.0):
     return self._client.call(function, *arguments, seconds=seconds)
@@ -123,7 +128,6 @@ class Caller:
       'kind': 'join',
       'name': name,
       'role': role,
-      'token': IDENTITY.token,
       'version': IDENTITY.version,
       'config': {},
     }
@@ -173,17 +177,16 @@ class Background:
     self._returned.set()
 
 
-def link(port, name='one', role='actor', patience=20.0, host='127.0.0.1', **others):
-  """A real link, not joined yet."""
+def link(port, name='one', role='actor', patience=20.0, host='127.0.0.1', token=TOKEN, **others):
+  """A real link through the gate, not joined yet."""
   applicant = {
     'name': name,
     'role': role,
     'version': IDENTITY.version,
-    'token': IDENTITY.token,
     'config': {},
   }
   applicant = links.Applicant(**{**applicant, **others})
-  return links.Link(cluster.Endpoint(host, port), applicant, patience)
+  return links.Link(cluster.Endpoint(host, port), applicant, patience, token)
 
 
 @contextlib.contextmanager

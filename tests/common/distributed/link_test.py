@@ -15,8 +15,8 @@ import pytest
 
 from common import errors
 from common.distributed import delivery as deliveries
+from common.distributed import gate, queues, wire
 from common.distributed import link as links
-from common.distributed import queues, rpc, wire
 from common.distributed import server as servers
 from common.distributed import session as sessions
 from scripts import processes
@@ -154,7 +154,6 @@ def test_a_put_that_waits_longer_than_a_call_may_take_arrives_once(
 @pytest.mark.parametrize(
   'changes, words',
   [
-    ({'token': 'x'}, 'token'),
     ({'version': 'x'}, 'version x'),
     ({'config': {'batch_size': 5}}, 'batch_size'),
   ],
@@ -175,7 +174,7 @@ def test_a_host_that_does_not_exist_is_a_user_error_at_once(linked):
 
 
 def test_waiting_for_a_learner_is_logged_and_ends(hasty, linked, caplog):
-  port = rpc.free_port('127.0.0.1', 0)
+  port = gate.free_port('127.0.0.1', 0)
   with (
     caplog.at_level(logging.INFO),
     pytest.raises(
@@ -200,7 +199,7 @@ def test_a_listener_that_is_no_learner_is_not_joined(hasty, linked, monkeypatch)
 
 
 def test_a_learner_that_starts_later_is_joined(start, hasty, linked):
-  port = rpc.free_port('127.0.0.1', 0)
+  port = gate.free_port('127.0.0.1', 0)
   link = linked(port, joins=False)
   joining = learners.Background(link.join)
   assert not joining.has_returned(WATCHED)
@@ -211,7 +210,7 @@ def test_a_learner_that_starts_later_is_joined(start, hasty, linked):
 
 
 def test_waiting_for_a_learner_can_be_stopped(hasty, linked):
-  link = linked(rpc.free_port('127.0.0.1', 0), joins=False, patience=600.0)
+  link = linked(gate.free_port('127.0.0.1', 0), joins=False, patience=600.0)
   joining = learners.Background(link.join)
   assert not joining.has_returned(WATCHED) and not link.is_ended()
   link.stop()
@@ -429,7 +428,7 @@ def test_the_end_of_training_ends_all_waiting(start, hasty):
       link.put(payload(5))
     with pytest.raises(queues.QueueClosed):
       link.latest()
-  assert rpc.free_port('127.0.0.1', learner.port) == learner.port
+  assert gate.free_port('127.0.0.1', learner.port) == learner.port
 
 
 def test_actors_wait_for_the_successor_of_a_stopped_learner(start, hasty, linked):

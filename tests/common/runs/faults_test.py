@@ -61,7 +61,7 @@ def test_clocks_that_jump_by_hours_do_no_harm(run):
 
 def test_training_continues_under_a_thousand_malformed_messages(run):
   before = run.rows()[-1]
-  assert harmed_runs.send_malformed(run.port, 1000) == 1000
+  assert harmed_runs.send_malformed(run, 1000) == 1000
   after = run.await_row(lambda row: row['messages_refused'] >= before['messages_refused'] + 1000)
   assert after['messages_refused'] == before['messages_refused'] + 1000
   assert after['frames'] > before['frames'] and after['actors'] == 2
