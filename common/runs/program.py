@@ -63,5 +63,5 @@ def _train(
   finished = run.train()
   # One learner evaluates for all, from the run's one checkpoint.
   if finished and config.evaluation_episodes and who.index == 0:
-    evaluation.evaluate(run.supervisor.run_dir, system, config.evaluation_episodes)
+    evaluation.evaluate(run.run_dir, system, config.evaluation_episodes)
   return 0 if finished else 130

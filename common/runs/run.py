@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import functools
 import logging
+import pathlib
 from collections.abc import Sequence
 
 from common.config import command_line, settings
@@ -63,6 +64,11 @@ class Run(abc.ABC):
     self._total_frames = config.total_frames
     self._learner_counters = learner
     self.supervisor = supervisor.Supervisor(config, options, learner, index)
+
+  @property
+  def run_dir(self) -> pathlib.Path:
+    """The run's folder, the same for all of its learners."""
+    return self.supervisor.run_dir
 
   def train(self) -> bool:
     """Trains until `total_frames`, or until Ctrl-C or SIGTERM; saves a checkpoint at the end.

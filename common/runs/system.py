@@ -14,13 +14,15 @@ from common.config import presets as all_presets
 
 # Importing TensorFlow takes seconds, so mistakes on the command line are found before that.
 if TYPE_CHECKING:
+  import pathlib
+
   import tensorflow as tf
 
   from common import environments
   from common.config import command_line
   from common.distributed import cluster, link, wire
   from common.evaluation import play
-  from common.runs import games, run
+  from common.runs import games
 
 
 class Actor(Protocol):
@@ -30,6 +32,17 @@ class Actor(Protocol):
 
   def run(self, put: Callable[[Any], None], stopped: Callable[[], bool]) -> None:
     """Acts and passes elements `[M, ...]` to `put`, until `stopped()` or the queue is closed."""
+
+
+class Run(Protocol):
+  """A learner's training run. `common.runs.run.Run` has what such runs have in common."""
+
+  @property
+  def run_dir(self) -> pathlib.Path:
+    """The run's folder."""
+
+  def train(self) -> bool:
+    """Trains, saves, and returns whether training is finished."""
 
 
 class PlayingAgent(NamedTuple):
@@ -70,7 +83,7 @@ class System(Protocol):
   @property
   def switches(self) -> Mapping[str, str]: ...
 
-  def make_run(self, config: Any, options: command_line.Options, who: cluster.Cluster) -> run.Run:
+  def make_run(self, config: Any, options: command_line.Options, who: cluster.Cluster) -> Run:
     """Builds a learner's training run; starts nothing.
 
     Raises:
