@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import graphlib
 import pathlib
 import re
 import subprocess
@@ -67,6 +68,19 @@ def importers(package: str, imported: str) -> list[str]:
   return [relative(path) for path in modules(package) if imported in imports(path.read_text())]
 
 
+def modules_imported(path: pathlib.Path) -> set[pathlib.Path]:
+  """The files of this tree that a module imports when it is imported itself, for types included."""
+  found = set()
+  nodes = list(ast.parse(path.read_text()).body)
+  for node in nodes:
+    if isinstance(node, ast.If):  # `if TYPE_CHECKING:`.
+      nodes.extend(node.body)
+    elif isinstance(node, ast.ImportFrom) and node.module:
+      folder = ROOT / node.module.replace('.', '/')
+      found.update(folder / f'{alias.name}.py' for alias in node.names)
+  return {imported for imported in found if imported.exists()}
+
+
 def relative(path: pathlib.Path) -> str:
   return str(path.relative_to(ROOT))
 
@@ -123,6 +137,15 @@ def name_of(value: object) -> str:
   if isinstance(value, pathlib.Path):
     return relative(value)
   return value[0] if isinstance(value, tuple) else str(value)
+
+
+def test_no_modules_import_each_other_in_a_circle():
+  graph = {path: modules_imported(path) for path in modules(*SYSTEMS, 'common', 'scripts')}
+  assert ROOT / 'impala/vtrace.py' in graph[ROOT / 'impala/learner.py']
+  try:
+    graphlib.TopologicalSorter(graph).prepare()
+  except graphlib.CycleError as error:
+    pytest.fail(' -> '.join(relative(path) for path in error.args[1]))
 
 
 def test_imports_are_found_in_all_their_forms():
