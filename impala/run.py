@@ -59,7 +59,7 @@ class Run(runs.Run):
     # `fit` resolves numbers that depend on the tasks.
     asked = dataclasses.replace(config)
     config.fit(self._suite)
-    # All refusals come before the folder is made: here, the actors that learners cannot share.
+    # Before the folder is made, like every refusal: several learners must share the actors evenly.
     cluster.assignments(who, config.num_actors)
     strategy = replicas.make_strategy(config.learner_devices, who.peers, who.index)
     # Before the agent, whose initial parameters depend on it.

@@ -2,7 +2,6 @@
 
 import dataclasses
 import fcntl
-import itertools
 import json
 import logging
 import os
@@ -35,7 +34,7 @@ class Lock:
       UserError: If another process has it, which is named.
     """
     try:
-      # Opened for appending: whoever is refused must not empty the file.
+      # Opened for appending: a process that is refused must not empty the file.
       self._file = open(folder / 'lock', 'a+')
     except OSError as error:
       raise _not_writable(folder, error) from error
@@ -108,14 +107,15 @@ def _holds_a_run(path: pathlib.Path) -> errors.UserError:
 
 def _make_numbered(path: pathlib.Path) -> pathlib.Path:
   """Makes a folder that did not exist: `path`, or `path-2`, `path-3`, ..."""
-  for number in itertools.count(1):
-    folder = path if number == 1 else path.with_name(f'{path.name}-{number}')
+  folder = path
+  number = 1
+  while True:
     try:
       folder.mkdir(parents=True)
       return folder
     except FileExistsError:
-      continue
-  raise AssertionError('not reached')
+      number += 1
+      folder = path.with_name(f'{path.name}-{number}')
 
 
 def save_config(path: pathlib.Path, config: Any) -> None:
@@ -147,7 +147,7 @@ def load_config(path: pathlib.Path, system: str = '') -> Mapping[str, Any]:
     raise errors.UserError(
       f'{path}/config.json is damaged: expected settings by name, found {config!r:.60}'
     )
-  # Runs of version 0.1.0 do not say which system's they are.
+  # Older runs do not name their system.
   found = config.get('system') or system
   if system and found != system:
     raise errors.UserError(

@@ -18,7 +18,7 @@ TORSOS: dict[str, int | None] = {'shallow': 20, 'deep': 1, 'nature': 36, 'vector
 class Settings:
   """Settings of every run. A system's config adds its own and may change the defaults."""
 
-  # The system that the settings are of, by the name of its package.
+  # The package of the system that these settings belong to.
   SYSTEM: ClassVar[str] = ''
 
   # The environment, see --help.

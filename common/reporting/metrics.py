@@ -167,9 +167,7 @@ def _keep_aside(path: pathlib.Path, reason: str) -> None:
   """Copies a damaged file to another name before it is replaced; warns."""
   copy = path.with_name(f'{path.name}.damaged')
   shutil.copy2(path, copy)
-  logging.warning(
-    '%s is damaged: %s. It is kept as %s; what can be read goes on.', path, reason, copy
-  )
+  logging.warning('%s is damaged: %s. A copy is kept: %s', path, reason, copy)
 
 
 def _number(cell: str) -> float:

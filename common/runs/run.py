@@ -71,7 +71,7 @@ class Run(abc.ABC):
     return self.supervisor.run_dir
 
   def train(self) -> bool:
-    """Trains until `total_frames`, or until Ctrl-C or SIGTERM; saves a checkpoint at the end.
+    """Trains until `total_frames`, or until a signal asks to end; saves a checkpoint at the end.
 
     Returns:
       Whether training is finished.

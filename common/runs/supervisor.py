@@ -142,7 +142,7 @@ class Supervisor:
     return time.monotonic() - self._last_save > self._config.checkpoint_every_seconds
 
   def watch(self, run: Watched) -> bool:
-    """Runs a run's threads until they stop, or until Ctrl-C or SIGTERM; then saves.
+    """Runs a run's threads until they stop, or until a signal asks to end; then saves.
 
     Returns:
       Whether the threads stopped by themselves.
