@@ -229,7 +229,7 @@ def test_a_process_that_starts_while_others_are_killed_is_killed_too(tmp_path, m
     janitor._clean(mark, str(folder), os.getpid())
     try:
       assert not folder.exists()
-      assert early.poll() == late.poll() == -signal.SIGKILL
+      assert early.wait(SECONDS) == late.wait(SECONDS) == -signal.SIGKILL
     finally:
       late.kill()
       early.kill()
