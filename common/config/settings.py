@@ -46,7 +46,7 @@ class Settings:
   # Episodes of each task to play when training is finished; 0: no evaluation.
   evaluation_episodes: int = 10
 
-  # DeepMind Lab. Folder of the images that two psychlab levels show, or 'dummy' for placeholders.
+  # DeepMind Lab. Folder of the images that some Psychlab levels show, or 'dummy' for placeholders.
   dmlab_dataset_path: str = ''
   # Folder where compiled maps are cached for all runs (empty: no cache), and its size limit.
   dmlab_level_cache: str = '~/.cache/dmlab_levels'
