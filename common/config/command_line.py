@@ -155,8 +155,8 @@ def import_tensorflow(intra_op_threads: int = 0) -> None:
   """
   # The user's own settings of the environment win.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-  # By itself, TensorFlow turns oneDNN on only where a processor has AVX512-VNNI or AMX. With AVX2 it
-  # makes a learner with convolutions 1.7 times as fast: see docs/speed.md.
+  # By itself, TensorFlow turns oneDNN on only where a processor has AVX512-VNNI or AMX. With AVX2,
+  # it makes a learner with convolutions 1.7 times as fast: see docs/speed.md.
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
   if intra_op_threads:
     os.environ.setdefault('TF_NUM_INTRAOP_THREADS', str(intra_op_threads))
