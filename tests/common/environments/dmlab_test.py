@@ -92,7 +92,9 @@ def labs(module, monkeypatch):
 @pytest.fixture
 def here(monkeypatch):
   """A function that makes the environments of a suite in this process, as a list."""
-  monkeypatch.setattr(parallel, 'ParallelVectorEnv', lambda makes, *_: [make() for make in makes])
+  monkeypatch.setattr(
+    parallel, 'ParallelVectorEnv', lambda makes, *_, **__: [make() for make in makes]
+  )
 
   def make(name, training=True, tasks=None, **options):
     loaded = environments.load(name, environments.Options(**options))
