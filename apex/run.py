@@ -257,7 +257,8 @@ class Run(runs.Run):
       tasks=self._suite.tasks,
       folder=self.supervisor.folder,
     )
-    codec = remote.codec(config, self._suite)
+    spec = transitions.specification(self._suite, config.block_length, config.n_step)
+    codec = wire.Codec(spec, transitions.bounds(config, self._suite, self._learner_version))
     arrivals = intake.Intake(queue=self.queue, codec=codec, store=self._store)
     return hosting.Host(who, description, arrivals, self.frames)
 
