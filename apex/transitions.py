@@ -120,7 +120,9 @@ def single_specification(suite: suites.Suite) -> structures.TransitionBlock:
   return specification(suite, length=1, n=1).block
 
 
-def separate(blocks: structures.TransitionBlock) -> structures.TransitionBlock:
+def separate(
+  blocks: structures.TransitionBlock,
+) -> tuple[structures.TransitionBlock, np.ndarray]:
   """Splits blocks into one block per transition, so that each can leave the replay alone.
 
   Each new block has two entries, the transition's two observations. Almost every observation is
@@ -130,7 +132,8 @@ def separate(blocks: structures.TransitionBlock) -> structures.TransitionBlock:
     blocks: Arrays `[M, ...]`. Observations must be vectors: a stack would need more entries.
 
   Returns:
-    Arrays `[K, ...]`, a block for each of the K valid transitions.
+    Arrays `[K, ...]`, a block for each of the K valid transitions; and the index of the block that
+    it was in, int `[K]`.
   """
   blocks = structures.TransitionBlock(*(np.asarray(part) for part in blocks))
   block, start = np.nonzero(blocks.valid)  # [K] each.
@@ -139,7 +142,7 @@ def separate(blocks: structures.TransitionBlock) -> structures.TransitionBlock:
   def per_transition(part: np.ndarray) -> np.ndarray:
     return part[block, start][:, np.newaxis]  # [K, 1, ...]
 
-  return structures.TransitionBlock(
+  separated = structures.TransitionBlock(
     observation=blocks.observation[block[:, np.newaxis], entries],
     frame_start=blocks.frame_start[block[:, np.newaxis], entries],
     action=per_transition(blocks.action),
@@ -149,6 +152,7 @@ def separate(blocks: structures.TransitionBlock) -> structures.TransitionBlock:
     valid=per_transition(blocks.valid),
     priority=per_transition(blocks.priority),
   )
+  return separated, block
 
 
 def n_step(
