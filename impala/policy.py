@@ -235,8 +235,9 @@ class CentralPolicy:
     self._inputs = inputs
     self._outputs = outputs
     self._core_state = core_state
-    # The version of the latest answer's parameters; 0 before the first.
+    # The version of the latest answer's parameters; 0 before a learner's first.
     self._version = 0
+    self._welcome: links.Welcome | None = None
 
   def initial_state(self, batch_size: int) -> Any:
     return self._core_state(batch_size)
@@ -244,6 +245,10 @@ class CentralPolicy:
   def refresh(self) -> int:
     """Begins an unroll at the learner; returns the version of the latest answer's parameters."""
     self._link.begin()
+    if self._link.welcome is not self._welcome:
+      # A learner that came back may be at an earlier version than the one that answered last.
+      self._welcome = self._link.welcome
+      self._version = 0
     return self._version
 
   def __call__(self, inputs: networks.AgentInput, core_state: Any) -> Decision:
@@ -275,8 +280,8 @@ def central_codecs(suite: suites.Suite, core_state: Any) -> tuple[wire.Codec, wi
     core_state=state,
   )
   # Paths start with the index into the tuple (inputs, state).
-  bounds: dict[str, tuple[float, float]] = {
-    f'0.observation.{name}': limits for name, limits in suites.integer_bounds(suite).items()
-  }
+  bounds = wire.magnitudes((inputs, state))
+  for name, integers in suites.integer_bounds(suite).items():
+    bounds[f'0.observation.{name}'] = integers
   bounds['0.last_action'] = (0, suite.num_actions - 1)
   return wire.Codec((inputs, state), bounds), wire.Codec(decision, {})

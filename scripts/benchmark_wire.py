@@ -90,7 +90,7 @@ def trajectories(config: configs.Config, suite: environments.Suite) -> tuple['wi
 
   agent = networks.make_agent(config, suite)
   spec = trajectory.specification(suite, config.unroll_length, agent.initial_state(1))
-  codec = wire.Codec(spec, trajectory.bounds(suite, config.num_actors))
+  codec = wire.Codec(spec, trajectory.bounds(spec, suite, config.num_actors, lambda: 0))
   collected = benchmark_impala.collect(config, suite, agent, config.envs_per_actor)
   return codec, codec.group(collected)[0]
 

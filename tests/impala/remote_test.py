@@ -72,7 +72,7 @@ class Learner:
       range(2),
       intake.Intake(
         queue=self.queue,
-        codec=wire.Codec(spec, trajectory.bounds(self.suite, 2)),
+        codec=wire.Codec(spec, trajectory.bounds(spec, self.suite, 2, lambda: self.version)),
         store=parameters.ParameterStore(snapshot),
       ),
       servers.Callbacks(frames=lambda: 0, seed_of=lambda number: number, on_report=print),

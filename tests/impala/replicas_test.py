@@ -28,6 +28,7 @@ _RESULTS = (
   'learning_rate',
   'finite',
   'parameters',
+  'parameters_finite',
   'stop',
 )
 

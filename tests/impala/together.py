@@ -94,7 +94,8 @@ def learn(
   for batch in make_batches(learner.agent):
     share = batching.split(batch, num_learners)[index]
     update = learner.update(share, frames)
-    results = {**update.statistics, 'parameters': update.parameters, 'stop': update.stop}
+    results = {**update.statistics, **update._asdict()}
+    del results['statistics']
     for name, value in results.items():
       found.setdefault(name, []).append(value.numpy())
     found['values'].append(values(learner, strategy))
