@@ -100,7 +100,7 @@ def _check_form(system: systems.System, given: Mapping[str, Any]) -> None:
         'none of which steers a terminal'
       )
     if isinstance(value, int) and abs(value) >= 2**62:
-      raise errors.UserError(f'{name} is {value:.3g}, expected less than 2^62')
+      raise errors.UserError(f'{name} is {notes.printable(value, 80)}, expected less than 2^62')
 
 
 def _check_sizes(config: settings.Settings) -> None:
