@@ -11,7 +11,12 @@ from common.distributed import wire
 def make_actor(
   config: configs.Config, suite: environments.Suite, link: links.Link, welcome: links.Welcome
 ) -> tuple[actors.Actor, wire.Codec]:
-  """Makes the actor that the learner assigned; returns it and the codec of its shipments."""
+  """Makes the actor that the learner assigned; returns it and the codec of its shipments.
+
+  Raises:
+    UserError: If the settings do not fit the environment or this machine.
+  """
+  config.check_environment(suite, actors=1)
   # The place determines the actor's epsilons.
   number = welcome.assignment
   tasks = [suite.tasks[0]] * config.envs_per_actor

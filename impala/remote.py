@@ -21,7 +21,7 @@ def make_actor(
     UserError: If the settings do not fit the environment or this machine.
   """
   # The learner sends its settings unresolved.
-  config.fit(suite)
+  config.fit(suite, actors=1)
   number = welcome.assignment
   tasks = environments.assign(suite.tasks, number, config.num_actors, config.envs_per_actor)
   acting = make_policy(config, suite, link, welcome.seed)

@@ -61,7 +61,9 @@ class Run(runs.Run):
     config.fit(self._suite)
     # Before the folder is made, like every refusal: several learners must share the actors evenly.
     cluster.assignments(who, config.num_actors)
-    strategy = replicas.make_strategy(config.learner_devices, who.peers, who.index)
+    strategy = replicas.make_strategy(
+      config.learner_devices, who.peers, who.index, who.trusted_network
+    )
     # Before the agent, whose initial parameters depend on it.
     tf.random.set_seed(config.seed)
     with replicas.watched(strategy), strategy.scope():

@@ -151,7 +151,7 @@ def main(folder_name: str, devices: str, index_text: str, *addresses: str) -> No
   tf.config.set_logical_device_configuration(
     cpu, [tf.config.LogicalDeviceConfiguration()] * int(devices)
   )
-  strategy = replicas.make_strategy(int(devices), addresses, index)
+  strategy = replicas.make_strategy(int(devices), addresses, index, trusted_network=True)
 
   for name, lstm in NETWORKS.items():
     config = make_config(lstm)
