@@ -10,7 +10,7 @@ if TYPE_CHECKING:
   from tensorflow.core.framework import tensor_pb2
 
 # A tensor of type variant, which names a type and does not hold it: it kills a server that decodes
-# it (TensorFlow 2.21).
+# it (TensorFlow 2.21), as those of `deadly` do.
 VARIANT = b'\x08\x15\x12\x04\x12\x02\x08\x01z\x16\n\x12tensorflow::Tensor\x12\x00'
 HUGE_BYTES = 2**28  # What each of `huge` makes a server allocate.
 MANY_STRINGS = 2**25
@@ -20,10 +20,18 @@ _STRANGE_VARIANTS = (
   'no::such::Type',
   'tensorflow::TensorList',
   'tensorflow::TensorMap',
-  'tensorflow::data::WrappedDatasetVariant',
+  'tensorflow::data::OptionalVariant',
   'RaggedTensorVariant',
   'CompressedElement',
 )
+
+
+def deadly() -> dict[str, bytes]:
+  """Variants that TensorFlow's decoder does not survive."""
+  return {
+    'no tensor': VARIANT,
+    'no data set': _variant('tensorflow::data::WrappedDatasetVariant'),
+  }
 
 
 def huge() -> dict[str, bytes]:
