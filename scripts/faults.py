@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
       logging.info('Round %d.', rounds)
       _run_round(base / f'{os.getpid()}-{rounds}', values.system, values.env, seen)
 
-  _log_summary(seen)
+  logging.info('\n%s', _table(seen))
   return int(any(result.seconds is None for results in seen.values() for result in results))
 
 
@@ -102,10 +102,6 @@ def _parse(argv: Sequence[str]) -> flags.FlagValues:
   )
   command_line.parse_flags(values, argv, __doc__)
   return values
-
-
-def _log_summary(seen: dict[str, list[_Result]]) -> None:
-  logging.info('\n%s', _table(seen))
 
 
 def _table(seen: dict[str, list[_Result]]) -> str:

@@ -317,12 +317,16 @@ def _shipments(values: flags.FlagValues) -> tuple[int, int, int]:
 
 def _stop(run: 'harmed_runs.HarmedRun') -> list[Check]:
   """Stops all processes, actors first; what must be left then."""
-  for process in (run.fleet, run.learner):
-    process.seconds_to_end(signal.SIGTERM, _STOP_SECONDS)
+  try:
+    for process in (run.fleet, run.learner):
+      process.seconds_to_end(signal.SIGTERM, _STOP_SECONDS)
+  except AssertionError as error:
+    return [Check('end', str(error)[:300], False)]
+
   statuses = [process.popen.returncode for process in run.processes]
   traces = sum(process.log().count('Traceback') for process in run.processes)
   try:
-    run.await_nothing_left()
+    run.await_nothing_left(_STOP_SECONDS)
     left = 'nothing'
   except AssertionError as error:
     left = str(error)
