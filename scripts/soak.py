@@ -302,9 +302,11 @@ def _shipments(values: flags.FlagValues) -> tuple[int, int, int]:
   suite = environments.load(config.env, config.environment_options())
   sent = config.num_actors * config.envs_per_actor  # The puts that wait for room.
   if values.system == 'apex':
-    from apex import remote
+    from apex import transitions
+    from common.distributed import wire
 
-    size = remote.codec(config, suite).element_bytes
+    spec = transitions.specification(suite, config.block_length, config.n_step)
+    size = wire.Codec(spec, {}).element_bytes
     return size, config.block_length * suite.action_repeat, 2 * config.queue_capacity + 2 * sent
 
   from scripts import benchmark_wire
