@@ -100,6 +100,11 @@ def known(level: str) -> str:
   return level
 
 
+def is_listed(level: str) -> bool:
+  """Whether a level is one of this module's, and no path that DeepMind Lab would look for."""
+  return level.removeprefix(_FOLDER) in {*_with_test_variants(), *SINGLE_TASKS}
+
+
 def path(level: str) -> str:
   """The path of a level in `deepmind_lab`; levels outside DMLab-30 are paths already."""
   return _FOLDER + level if is_of_dmlab_30(level) else level
