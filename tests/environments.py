@@ -76,19 +76,23 @@ class Undefined(Stuck):
 
 
 class Surge(gymnasium.Env):
-  """Episodes of ten steps that pay 1 each; one step in 1,000 pays what cannot be squared."""
+  """Episodes of ten steps that pay 1 each; one step in 500 pays what cannot be squared."""
 
   observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
   action_space = gymnasium.spaces.Discrete(2)
+  _total = None  # Steps of all episodes; environments begin at different numbers.
 
   def reset(self, *, seed=None, options=None):
     super().reset(seed=seed)
     self._steps = 0
+    if self._total is None:
+      self._total = int(self.np_random.integers(400))
     return np.zeros(2, np.float32), {}
 
   def step(self, action):
     self._steps += 1
-    reward = 3e38 if self.np_random.random() < 1e-3 else 1.0
+    self._total += 1
+    reward = 1.0 if self._total % 500 else 3e38
     return np.zeros(2, np.float32), reward, self._steps == 10, False, {}
 
 

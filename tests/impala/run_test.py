@@ -116,22 +116,23 @@ def test_parameters_that_are_not_finite_stop_the_run_at_once_and_are_not_saved(t
 
 @pytest.mark.parametrize('replay', [True, pytest.param(False, marks=pytest.mark.long)])
 def test_batches_that_are_not_finite_are_dropped_and_training_goes_on(tmp_path, replay):
-  """One trajectory in fifty has a reward of 3e38."""
+  """One trajectory in 25 has a reward of 3e38."""
   folder = tmp_path / 'run'
   process = train(
     '--env=gym:environments:Surge-v0',
     f'--run_dir={folder}',
-    '--total_frames=12000',
+    '--total_frames=8000',
+    '--config.evaluation_episodes=0',
     '--config.reward_clipping=none',
     f'--config.replay_fraction={0.5 * replay}',
     '--config.replay_capacity=1000',
   )
   output = finish(process)
   last = rows(folder)[-1]
-  assert last['frames'] == 12000 and last['updates'] == 75 * (1 + replay)
-  # About 12 of 600 new trajectories are bad; that each is replayed once more or twice is possible,
-  # since the next batches were assembled before it was removed.
-  assert 0 < last['dropped_batches'] < 60
+  assert last['frames'] == 8000 and last['updates'] == 50 * (1 + replay)
+  # About 16 of 400 new trajectories are bad. The two batches after one may replay it, since they
+  # were assembled before it was removed.
+  assert 0 < last['dropped_batches'] < 48
   assert f'dropped batches {int(last["dropped_batches"])}' in output
   warning = next(line for line in output.splitlines() if 'A batch is dropped' in line)
   assert 'beyond 1e+09, are of actor ' in warning and 'reward: largest magnitude 3e+38' in warning
