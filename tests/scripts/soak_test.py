@@ -27,7 +27,7 @@ def test_frames_of_whole_updates_hold():
 
 @pytest.mark.parametrize(
   'columns',
-  [{'updates': [0, 1, 2, 4, 4]}, {'frames': [0, 160, 160, 480, 640]}],
+  [{'updates': [0, 1, 2, 2, 4]}, {'frames': [0, 160, 300, 480, 640]}],
   ids=['an update', 'frames'],
 )
 def test_a_difference_between_frames_and_updates_fails(columns):
@@ -39,16 +39,25 @@ def test_frames_that_go_back_fail():
   assert not soak.counted(rows(frames=[0, 160, 320, 310, 640]), 0).holds
 
 
+def test_an_update_between_two_readings_is_no_loss():
+  assert soak.counted(rows(frames=[0, 160, 160, 480, 480]), PER_UPDATE).holds
+  assert not soak.counted(rows(frames=[0, 0, 0, 0, 0]), PER_UPDATE).holds
+
+
+def shipping(room, void=0.0):
+  return soak.Shipping(element_bytes=300, frames=20, room=room, void=void)
+
+
 def test_what_waits_has_room_and_what_is_lost_has_not():
-  check = soak.in_flight(rows(), 300, 20, 10)
+  check = soak.in_flight(rows(), shipping(10))
   assert check.holds and check.seen == '10.0 to 10.0 elements, room for 10'
-  assert not soak.in_flight(rows(), 300, 20, 9).holds
+  assert not soak.in_flight(rows(), shipping(9)).holds
+  assert soak.in_flight(rows(), shipping(9, void=0.03)).holds  # 1.3 of 42.
 
 
 def test_frames_that_nobody_sent_fail():
-  assert not soak.in_flight(
-    rows(received_mb=[0.0, 0.0024, 0.0048, 0.0069, 0.0096]), 300, 20, 9
-  ).holds
+  received = [0.0, 0.0024, 0.0048, 0.0069, 0.0096]
+  assert not soak.in_flight(rows(received_mb=received), shipping(9)).holds
 
 
 def test_the_longest_stall_is_found():
