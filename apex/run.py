@@ -67,7 +67,7 @@ class Run(runs.Run):
     # Before the folder is created: memory may be too small for the replay.
     self.replay = replays.make(config, self._suite)
     self.learner = learners.Learner(config, self._suite)
-    super().__init__(system, config, options, self.learner)
+    super().__init__(config, options, self.learner)
     self._warn_if_nothing_is_learned()
 
     self.ratio = pacing.ReplayRatio(config.replay_ratio, config.min_replay, config.batch_size)
@@ -144,7 +144,7 @@ class Run(runs.Run):
     """The writer's thread: moves transitions from the queue to the replay."""
     config = self._config
     while self.frames() < config.total_frames:
-      self.taker.enter('holding the replay ratio')
+      self.taker.enter('waiting to hold the replay ratio')
       self.ratio.await_insert()
       self.taker.enter('waiting for transitions')
       # All that have arrived, at least one: adding many blocks at once is cheaper.

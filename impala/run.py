@@ -74,7 +74,7 @@ class Run(runs.Run):
     # Before the folder is made: memory may be too small for the replay.
     self._replay = self._make_replay()
     # Restores the first learner if the run is resumed; the others then get its variables.
-    super().__init__(system, config, options, self._learner, who.index)
+    super().__init__(config, options, self._learner, who.index)
     self._learner.synchronise()
 
     self._store = parameters.ParameterStore(self._learner.snapshot())

@@ -80,7 +80,11 @@ def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
   def make(names: Sequence[str], training: bool) -> gymnasium.vector.VectorEnv:
     makes = [functools.partial(DmLabEnv, level(task, training, options)) for task in names]
     return parallel.ParallelVectorEnv(
-      makes, names, DmLabEnv.observation_space, DmLabEnv.action_space
+      makes,
+      names,
+      DmLabEnv.observation_space,
+      DmLabEnv.action_space,
+      options.environment_timeout_seconds,
     )
 
   return suite.Suite(

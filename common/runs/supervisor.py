@@ -13,10 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 from common import errors
-from common.config import command_line, run_folder, settings
+from common.config import command_line, invocation, run_folder, settings
 from common.machine import files, signals, threads
 from common.reporting import plots
-from common.runs import checkpoints, counters
+from common.runs import checkpoints, counters, silence
 from common.runs import recorder as recorders
 
 _POLL_SECONDS = 0.2
@@ -29,7 +29,6 @@ class NonFiniteLoss(errors.UserError):
 class Watched(Protocol):
   """What the supervisor needs of a `common.runs.run.Run`, which owns the supervisor."""
 
-  command: str
   recorder: recorders.Recorder
   taker: threads.Pulse
 
@@ -41,6 +40,9 @@ class Watched(Protocol):
 
   def describe(self) -> list[str]:
     """What each source of experience is doing, for the warning about a stalled run."""
+
+  def silences(self) -> list[silence.Silence]:
+    """How long each thread and each remote actor has done nothing new."""
 
   def look_after(self) -> None:
     """Maintains the actors; called several times a second."""
@@ -93,6 +95,7 @@ class Supervisor:
     self._saving = threading.Lock()
     self._last_save = time.monotonic()
     self._is_ending = False
+    self._has_saved_at_the_end = False
 
   def _restore_or_begin(self, resume: bool) -> None:
     if not resume:
@@ -163,9 +166,9 @@ class Supervisor:
           self._watch(run, crew, interrupted)
       except Exception as error:
         # An error of a thread comes first: `error`, its context, may be a consequence.
-        raise crew.error or error  # noqa: B904
+        raise self._with_advice(crew.error or error)  # noqa: B904
     if crew.error:
-      raise crew.error
+      raise self._with_advice(crew.error)
 
     with _unless_disk_is_full('The plot of learning curves'):
       plots.learning_curves(self.folder)
@@ -173,10 +176,9 @@ class Supervisor:
       self._lock.release()
     if interrupted.is_set():
       logging.info(
-        'Stopped at %s frames; saved. Resume with: %s --run_dir=%s --resume',
+        'Stopped at %s frames; saved. Resume with: %s',
         f'{int(self._learner.frames):,}',
-        run.command,
-        self.run_dir,
+        invocation.resuming(self.run_dir),
       )
     return not interrupted.is_set()
 
@@ -206,14 +208,26 @@ class Supervisor:
   def _save_at_the_end(self, run: Watched) -> None:
     self._is_ending = True
     run.save()
+    self._has_saved_at_the_end = True
+
+  def _with_advice(self, error: BaseException) -> BaseException:
+    """The error, with a note that says how to go on from the checkpoint saved because of it."""
+    if self._saves and self._has_saved_at_the_end:
+      error.add_note(
+        f'A checkpoint is saved, of {int(self._learner.frames):,} frames. '
+        f'Go on from there with: {invocation.resuming(self.run_dir)}'
+      )
+    return error
 
   def _watch(self, run: Watched, crew: threads.Crew, interrupted: threading.Event) -> None:
     stall_seconds = self._config.stall_seconds
+    register = silence.Register(stall_seconds)
     warned = 0.0  # When the last warning was, by `time.monotonic()`.
     while not crew.stop.wait(_POLL_SECONDS) and not interrupted.is_set():
       with _unless_disk_is_full('Metrics'):
         run.recorder.report_if_due()
       run.look_after()
+      register.look(run.silences())
       now = time.monotonic()
       # Updating may take long too, but then there is something to learn from.
       is_waiting = run.taker.activity.startswith('waiting for')

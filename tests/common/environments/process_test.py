@@ -50,7 +50,7 @@ def impossible():
 
 @pytest.fixture
 def environment():
-  made = process.ProcessVectorEnv(moody)
+  made = process.ProcessVectorEnv(moody, 600.0)
   yield made
   made.close()
 
@@ -66,7 +66,7 @@ def count(environment) -> float:
 
 
 def test_it_is_the_environment_that_it_runs():
-  apart = process.ProcessVectorEnv(functools.partial(control.together, TASKS))
+  apart = process.ProcessVectorEnv(functools.partial(control.together, TASKS), 600.0)
   here = control.together(TASKS)
   assert (apart.num_envs, apart.metadata) == (here.num_envs, here.metadata)
   for space in (
@@ -110,7 +110,7 @@ def test_a_bug_is_raised_with_its_stack_trace(environment):
     environment.step(np.array([2]))
   before = processes.children()
   with pytest.raises(RuntimeError, match='(?s)in impossible.*no such engine'):
-    process.ProcessVectorEnv(impossible)
+    process.ProcessVectorEnv(impossible, 600.0)
   assert processes.children() == before
 
 
@@ -149,7 +149,7 @@ def test_it_ends_with_a_process_that_is_killed():
   program = """
 from common.environments import process
 from tests.common.environments import process_test
-environment = process.ProcessVectorEnv(process_test.moody)
+environment = process.ProcessVectorEnv(process_test.moody, 600.0)
 environment.reset()
 print(environment._worker.pid, flush=True)
 environment.step([0])
