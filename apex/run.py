@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-import time
 
 import tensorflow as tf
 
@@ -205,11 +204,10 @@ class Run(runs.Run):
     learner = self.learner
     while not stop.is_set():
       self._learning.enter('waiting for samples')
-      is_filled = self.ratio.is_filled()
-      started = time.monotonic()
-      sample = self._samples.take()
       # The time until the replay holds `min_replay` is not waiting.
-      waited = time.monotonic() - started if is_filled else 0.0
+      self.ratio.await_filled()
+      with self.recorder.timed('learner_wait_share'):
+        sample = self._samples.take()
 
       self._learning.enter('updating')
       update = learner.update(sample)
@@ -224,7 +222,7 @@ class Run(runs.Run):
       if updates % self._config.remove_period == 0:
         self.replay.remove_to_fit()
 
-      self._recorder.record_update(sample, update, waited, late)
+      self._recorder.record_update(sample, update, late)
       if self.supervisor.is_save_due():
         self._learning.enter('saving a checkpoint')
         # The replay takes long to write, so another thread does that.
