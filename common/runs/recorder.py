@@ -84,7 +84,7 @@ class Recorder:
     self._clock: float | None = None
     # The names of blocks of `timed` that have not ended, and when they began.
     self._timed: dict[str, float] = {}
-    self._has_learned = False
+    self._updates_at_the_start = int(learner.updates)
     self._restart_interval(time.monotonic())
     if suite.note:
       logging.warning('All scores of this run: %s', suite.note)
@@ -179,11 +179,10 @@ class Recorder:
 
   def _has_news(self) -> bool:
     """Whether there has been an update in this interval; before the first one, any data."""
-    if int(self._learner.updates) > self._interval_updates:
-      self._has_learned = True
-      return True
-    has_data = bool(self._means or self._distributions or self._totals)
-    return has_data and not self._has_learned
+    updates = int(self._learner.updates)
+    if updates > self._updates_at_the_start:
+      return updates > self._interval_updates
+    return bool(self._means or self._distributions or self._totals)
 
   def _report(self) -> None:
     with self._lock:
