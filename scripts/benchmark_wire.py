@@ -70,12 +70,18 @@ def measure(config: configs.Config, seconds: float) -> dict[str, float]:
 def _through_the_gate(config: configs.Config, seconds: float) -> measuring.Speed:
   """Measures training with actor processes that connect as those of another machine do."""
   from common.distributed import actor_processes, gate
+  from common.runs import trust
 
   address = f'127.0.0.1:{gate.free_port("127.0.0.1", 0)}'
   who = cluster.Cluster(role='learner', listen=address, token=_TOKEN, name='benchmark')
   with tempfile.TemporaryDirectory() as folder:
     actors = actor_processes.ActorProcesses(
-      'impala.train', config.num_actors, address, who, pathlib.Path(folder)
+      'impala.train',
+      config.num_actors,
+      address,
+      who,
+      trust.flags_for_own(config),
+      pathlib.Path(folder),
     )
     try:
       return benchmark_impala.together(config, seconds, who)
@@ -90,7 +96,7 @@ def trajectories(config: configs.Config, suite: environments.Suite) -> tuple['wi
 
   agent = networks.make_agent(config, suite)
   spec = trajectory.specification(suite, config.unroll_length, agent.initial_state(1))
-  codec = wire.Codec(spec, trajectory.bounds(suite, config.num_actors))
+  codec = wire.Codec(spec, trajectory.bounds(spec, suite, config.num_actors, lambda: 0))
   collected = benchmark_impala.collect(config, suite, agent, config.envs_per_actor)
   return codec, codec.group(collected)[0]
 

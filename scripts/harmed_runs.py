@@ -14,7 +14,7 @@ import time
 import uuid
 from typing import Any, Callable, Iterator, Sequence
 
-from common.distributed import cluster, gate, rpc
+from common.distributed import answers, cluster, gate, rpc
 from common.reporting import metrics
 from scripts import processes
 
@@ -169,7 +169,10 @@ class HarmedRun:
 
   def start_actor(self, *flags: str) -> Process:
     """Starts an actor, or a supervisor of several."""
-    return self._start('actor', '--role=actor', f'--learner=127.0.0.1:{self.port}', *flags)
+    # An actor plays only an environment of the user's own if its own command line names it.
+    environment = [setting for setting in self._settings if setting.startswith('--env=')]
+    address = f'--learner=127.0.0.1:{self.port}'
+    return self._start('actor', '--role=actor', address, *environment, *flags)
 
   def rows(self) -> list[dict[str, float]]:
     """The rows of `metrics.csv`."""
@@ -350,7 +353,8 @@ def send_malformed(run: HarmedRun, count: int) -> int:
     client = rpc.Client(tunnel.path, 30.0)
     refused = 0
     for function, arguments in malformed(count):
-      answer, *_ = client.call(function, *arguments, seconds=30.0)
+      outputs = answers.OUTPUTS[function]
+      answer, *_ = client.call(function, *arguments, outputs=outputs, seconds=30.0)
       refused += b'"refused"' in answer
     return refused
   finally:

@@ -50,7 +50,7 @@ class Settings:
   # Episodes of each task to play when training is finished; 0: no evaluation.
   evaluation_episodes: int = 10
 
-  # DeepMind Lab. Folder of the images that two psychlab levels show, or 'dummy' for placeholders.
+  # DeepMind Lab. Folder of the images that some Psychlab levels show, or 'dummy' for placeholders.
   dmlab_dataset_path: str = ''
   # Folder where compiled maps are cached for all runs (empty: no cache), and its size limit.
   dmlab_level_cache: str = '~/.cache/dmlab_levels'
@@ -101,8 +101,12 @@ class Settings:
     """Environment frames after which a training episode is cut; None for the suite's own limit."""
     return None
 
-  def check_shares(self, suite: suites.Suite) -> None:
+  def check_shares(self, suite: suites.Suite, actors: int | None = None) -> None:
     """Refuses numbers of environments that tasks cannot share equally or memory cannot hold.
+
+    Args:
+      suite: The environments.
+      actors: How many of the run's actors work in this process; None for all.
 
     Raises:
       UserError: Names the setting, its value and what would work.
@@ -118,6 +122,7 @@ class Settings:
       f'tasks, for example {nearest}: all tasks get the same number of environments',
     )
 
+    count = self.envs_per_actor * (self.num_actors if actors is None else actors)
     needed = count * suite.bytes_per_environment
     free = memory.available()
     self.expect(

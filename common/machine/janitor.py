@@ -30,7 +30,7 @@ _PART_MARK = 'DISTRIBUTED_RL_PART'
 # VizDoom names an engine's shared memory after a random ID of ten letters, which is one of the
 # engine's arguments. Shorter arguments are no IDs and could match the memory of others.
 _MIN_ID_LENGTH = 10
-_KILL_SECONDS = 5.0  # How long a killed process may take to vanish.
+_SECONDS = 10.0  # For killed processes to be gone: one that waits for a disk may not be for longer.
 
 
 @contextlib.contextmanager
@@ -91,14 +91,7 @@ def clean_up_after(mark: str) -> None:
   Args:
     mark: The mark of the part, whose own process must have been waited for.
   """
-  deadline = time.monotonic() + _KILL_SECONDS
-  # Again and again: one of them may have started another meanwhile.
-  while left := _marked_processes(_PART_MARK, mark):
-    for pid in left:
-      _end(pid)
-    if time.monotonic() > deadline:
-      break
-    time.sleep(0.01)
+  _end_all(_PART_MARK, mark)
   folder = os.environ.get('TMPDIR') or '/tmp'
   _remove_memory_of_engines(folder, mark)
 
@@ -117,13 +110,27 @@ def _marked_processes(name: str, mark: str) -> list[int]:
   return found
 
 
-def _end(pid: int) -> None:
-  """Kills a process, and removes its shared memory."""
-  # Looked up first: a dead process has no maps.
-  segments = _shared_memory_of(pid)
-  with contextlib.suppress(ProcessLookupError):
-    os.kill(pid, signal.SIGKILL)
-  _remove(segments)
+def _end_all(name: str, mark: str, spared: int = 0) -> None:
+  """Kills the processes with this mark, and removes their shared memory.
+
+  A process may start another one after they were listed (a map of DeepMind Lab is compiled by one
+  program after the other), and a dying one may still write to the run's folder: so all are listed
+  again until none is left.
+
+  Args:
+    name: The environment variable that holds the mark.
+    mark: The mark.
+    spared: A process to leave alone.
+  """
+  deadline = time.monotonic() + _SECONDS
+  while (pids := set(_marked_processes(name, mark)) - {spared}) and time.monotonic() < deadline:
+    for pid in pids:
+      # Looked up first: a dead process has no maps.
+      segments = _shared_memory_of(pid)
+      with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+      _remove(segments)
+    time.sleep(0.01)
 
 
 def _shared_memory_of(pid: int) -> set[str]:
@@ -166,10 +173,8 @@ def _remove_memory_of_engines(folder: str, mark: str) -> None:
 
 def _clean(mark: str, folder: str, run: int) -> None:
   """Kills the run's processes, and removes their shared memory and the run's folder."""
-  for pid in _marked_processes(_MARK, mark):
-    # After a block that ended normally the run lives on, whether or not it carries its own mark.
-    if pid != run:
-      _end(pid)
+  # After a block that ended normally the run lives on, whether or not it carries its own mark.
+  _end_all(_MARK, mark, spared=run)
   _remove_memory_of_engines(folder, '')
   shutil.rmtree(folder, ignore_errors=True)
 

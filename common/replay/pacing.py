@@ -69,16 +69,6 @@ class ReplayRatio:
       self.sampled += count
       self._condition.notify_all()
 
-  def await_filled(self) -> None:
-    """Waits until the replay holds its minimum.
-
-    Raises:
-      QueueClosed: If `close` has been called.
-    """
-    with self._condition:
-      self._condition.wait_for(lambda: self._closed or self._held >= self._minimum)
-      self._check_open()
-
   def is_filled(self) -> bool:
     """Whether the replay holds its minimum."""
     with self._condition:

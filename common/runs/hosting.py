@@ -15,7 +15,7 @@ from common.distributed import inference as inferences
 from common.distributed import intake as intakes
 from common.distributed import server as servers
 from common.machine import version
-from common.runs import games, silence
+from common.runs import games, silence, trust
 
 _REPORT = {
   'task': str,
@@ -101,6 +101,7 @@ class Host:
         count=self._who.actor_processes,
         learner=self._server.address.address,
         who=self._who,
+        flags=trust.flags_for_own(self._run.config),
         folder=self._run.folder / 'actors',
       )
 

@@ -260,16 +260,3 @@ def test_a_closed_ratio_refuses_both_sides():
     with pytest.raises(queues.QueueClosed):
       step(ratio)
   assert counts(ratio) == (0, 0)
-
-
-def test_who_waits_for_the_minimum_goes_on_when_it_is_held_or_the_ratio_is_closed():
-  ratio = pacing.ReplayRatio(1.0, MINIMUM, BATCH)
-  waiting = Background(ratio.await_filled)
-  ratio.add_inserted(BLOCK, MINIMUM - 1)
-  assert not waiting.has_returned(WATCHED)
-  ratio.add_inserted(1, MINIMUM)
-  assert waiting.has_returned() and waiting.error is None
-  closed = pacing.ReplayRatio(1.0, MINIMUM, BATCH)
-  waiting = Background(closed.await_filled)
-  closed.close()
-  assert waiting.has_returned() and isinstance(waiting.error, queues.QueueClosed)
