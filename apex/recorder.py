@@ -108,15 +108,12 @@ class Recorder:
       if self._is_shown[environment[block]]:
         self.base.add_episode(self._task, episode_return, int(lengths[block, step]))
 
-  def record_update(
-    self, sample: structures.Sample, update: learners.Update, waited: float, late: int
-  ) -> None:
+  def record_update(self, sample: structures.Sample, update: learners.Update, late: int) -> None:
     """Adds the statistics of an update.
 
     Args:
       sample: The update's batch, `[K, ...]`.
       update: The update's result.
-      waited: Seconds that the learner waited for the batch.
       late: The number of new priorities whose transitions had left the replay.
     """
     # Samples whose losses are infinite or NaN are dropped, not recorded.
@@ -130,7 +127,6 @@ class Recorder:
       totals={
         'transitions_out_per_second': len(sample.age),
         'updates_per_second': 1,
-        'learner_wait_share': waited,
         'late_priorities_per_second': late,
       },
     )

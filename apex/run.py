@@ -5,10 +5,10 @@ actors -> queue -> writer -> replay -> sampler -> queue -> learner -> priorities
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import threading
-import time
 
 import numpy as np
 import tensorflow as tf
@@ -68,7 +68,7 @@ class Run(runs.Run):
     # Before the folder is created: memory may be too small for the replay.
     self.replay = replays.make(config, self._suite)
     self.learner = learners.Learner(config, self._suite)
-    super().__init__(system, config, options, self.learner)
+    super().__init__(config, options, self.learner)
     self._warn_if_nothing_is_learned()
 
     self.ratio = pacing.ReplayRatio(config.replay_ratio, config.min_replay, config.batch_size)
@@ -146,7 +146,7 @@ class Run(runs.Run):
     """The writer's thread: moves transitions from the queue to the replay."""
     config = self._config
     while self.frames() < config.total_frames:
-      self.taker.enter('holding the replay ratio')
+      self.taker.enter('waiting to hold the replay ratio')
       self.ratio.await_insert()
       self.taker.enter('waiting for transitions')
       # All that have arrived, at least one: adding many blocks at once is cheaper.
@@ -219,11 +219,10 @@ class Run(runs.Run):
     learner = self.learner
     while not stop.is_set():
       self._learning.enter('waiting for samples')
-      is_filled = self.ratio.is_filled()
-      started = time.monotonic()
-      sample = self._samples.take()
       # The time until the replay holds `min_replay` is not waiting.
-      waited = time.monotonic() - started if is_filled else 0.0
+      is_filled = self.ratio.is_filled()
+      with self.recorder.timed('learner_wait_share') if is_filled else contextlib.nullcontext():
+        sample = self._samples.take()
 
       self._learning.enter('updating')
       update = learner.update(sample)
@@ -239,7 +238,7 @@ class Run(runs.Run):
       if updates % self._config.remove_period == 0:
         self.replay.remove_to_fit()
 
-      self._recorder.record_update(sample, update, waited, late)
+      self._recorder.record_update(sample, update, late)
       if self.supervisor.is_save_due():
         self._learning.enter('saving a checkpoint')
         # The replay takes long to write, so another thread does that.

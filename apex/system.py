@@ -20,7 +20,6 @@ class ApeX:
 
   title = 'Ape-X'
   name = 'apex'
-  command = 'python -m apex.train'
   presets = configs.PRESETS
   switches = {
     'checkpoint_replay': 'Save the replay with each checkpoint, so that --resume finds it filled.'

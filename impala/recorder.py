@@ -57,13 +57,12 @@ class Recorder:
       config, suite, folder, learner, columns, self._gauges, self._note
     )
 
-  def record(self, batch: trajectory.Trajectory, update: learners.Update, waited: float) -> None:
+  def record(self, batch: trajectory.Trajectory, update: learners.Update) -> None:
     """Adds the statistics of an update and of the episodes that ended in its batch.
 
     Args:
       batch: The update's batch, `[T+1, B]`.
       update: The update's result.
-      waited: Seconds that the learner waited for the batch.
     """
     self.base.start_clock()
     # The version that was updated: `updates` already counts this update.
@@ -71,11 +70,7 @@ class Recorder:
     lags = version - batch.parameter_version[: self._fresh].numpy()
     # Batches whose losses are infinite or NaN are dropped, not recorded.
     statistics = {k: float(v) for k, v in update.statistics.items() if k != 'finite'}
-    self.base.record(
-      means=statistics,
-      distributions={'policy_lag': lags.tolist()},
-      totals={'learner_wait_share': waited},
-    )
+    self.base.record(means=statistics, distributions={'policy_lag': lags.tolist()})
     self._add_episodes(batch)
 
   def record_drop(self) -> None:

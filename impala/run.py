@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -76,7 +75,7 @@ class Run(runs.Run):
     # Before the folder is made: memory may be too small for the replay.
     self._replay = self._make_replay()
     # Restores the first learner if the run is resumed; the others then get its variables.
-    super().__init__(system, config, options, self._learner, who.index)
+    super().__init__(config, options, self._learner, who.index)
     self._learner.synchronise()
 
     self._store = parameters.ParameterStore(self._learner.snapshot())
@@ -206,14 +205,13 @@ class Run(runs.Run):
     # All learners count the same frames, so they end after the same update.
     while self.frames() < config.total_frames:
       self.taker.enter('waiting for trajectories')
-      started = time.monotonic()
-      batch = None if stop.is_set() else next(batches, None)
+      with self.recorder.timed('learner_wait_share'):
+        batch = None if stop.is_set() else next(batches, None)
       if batch is None:
         # The others would wait for this learner's gradients forever.
         if not self._is_only_learner:
           learners.ask_to_stop(learner, self._spec)
         break
-      waited = time.monotonic() - started
 
       self.taker.enter('updating')
       update = learner.update(batch.trajectories, new_frames)
@@ -225,7 +223,7 @@ class Run(runs.Run):
         continue
 
       self._store.publish(parameters.Snapshot(self._learner_version(), update.parameters))
-      self._recorder.record(batch.trajectories, update, waited)
+      self._recorder.record(batch.trajectories, update)
       if self.supervisor.is_save_due():
         self.taker.enter('saving a checkpoint')
         self.save()

@@ -20,7 +20,6 @@ class Impala:
 
   title = 'IMPALA'
   name = 'impala'
-  command = 'scripts/train'
   presets = configs.PRESETS
   switches: dict[str, str] = {}
   has_several_learners = True

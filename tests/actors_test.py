@@ -261,9 +261,9 @@ def test_the_pulse_follows_the_loop(make):
   pulse = made.actor.games.pulse
   enter = pulse.enter
 
-  def record(activity):
+  def record(activity, *detail):
     entered.append(activity)
-    enter(activity)
+    enter(activity, *detail)
 
   pulse.enter = record
   waiting = 'waiting for the learner to take what was collected'

@@ -3,6 +3,8 @@
 Selected as `gym:environments:NAME`, with tests/ in PYTHONPATH.
 """
 
+import contextlib
+import os
 import time
 
 import gymnasium
@@ -68,6 +70,19 @@ class Faulty(Stuck):
     return np.zeros(2, np.float32), 1.0 / int(action * 0), False, False, {}
 
 
+class Halting(Stuck):
+  """Goes on, but the first one to find the file that HALT names hangs until it finds another."""
+
+  def step(self, action):
+    halt = os.environ['HALT']
+    with contextlib.suppress(FileNotFoundError):
+      os.rename(halt, f'{halt}ed')
+      while not os.path.exists(f'{halt}-no-more'):
+        time.sleep(0.05)
+    time.sleep(0.001)
+    return np.zeros(2, np.float32), 0.0, False, False, {}
+
+
 class Undefined(Stuck):
   """Pays NaN in every step."""
 
@@ -99,5 +114,6 @@ class Surge(gymnasium.Env):
 gymnasium.register('Catch-v0', Catch)
 gymnasium.register('Stuck-v0', Stuck)
 gymnasium.register('Faulty-v0', Faulty)
+gymnasium.register('Halting-v0', Halting)
 gymnasium.register('Undefined-v0', Undefined)
 gymnasium.register('Surge-v0', Surge)

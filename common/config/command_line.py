@@ -21,6 +21,7 @@ from ml_collections import config_flags
 from common import errors
 from common.config import presets as all_presets
 from common.config import run_folder
+from common.machine import exits
 
 _HELP = ('-h', '--help', '-help')
 # Errors of absl and ml_collections for flags that they cannot parse.
@@ -119,19 +120,27 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
   """Runs `main(sys.argv)` and exits with its status; 2 after a UserError, which is printed."""
   logging.basicConfig(level=logging.INFO, format='%(message)s', handlers=[_Terminal(sys.stdout)])
   logging.getLogger('absl').setLevel(logging.WARNING)
+  exits.leave(_status_of(main))
+
+
+def _status_of(main: Callable[[Sequence[str]], int | None]) -> int:
+  """The exit status of a program, whose errors are printed."""
   try:
-    sys.exit(main(sys.argv))
+    return main(sys.argv) or 0
   except KeyboardInterrupt:
     # A shell's status for SIGINT, 128 + 2.
-    sys.exit(130)
+    return 130
   except errors.UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
+    print(f'error: {error}', *getattr(error, '__notes__', ()), sep='\n', file=sys.stderr)
+    return 2
   except BrokenPipeError:
     # The reader of our output (`| head`) is gone. Python flushes stdout once more at exit, which
     # must not fail again.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(1)
+    return 1
+  except Exception as error:
+    sys.excepthook(type(error), error, error.__traceback__)
+    return 1
 
 
 class _Terminal(logging.StreamHandler):

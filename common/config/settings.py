@@ -41,8 +41,12 @@ class Settings:
 
   log_every_seconds: float = 10.0
   checkpoint_every_seconds: float = 120.0
-  # After this long without new experience, the run logs what each of its parts is doing.
+  # After this long without new experience, the run logs what each of its parts is doing. Actors
+  # that do the same for this long are named, whatever the others do.
   stall_seconds: float = 60.0
+  # An environment in a child process that takes longer than this for a step, or three times as long
+  # to be made or reset, is killed and started again, as if it had crashed.
+  environment_timeout_seconds: float = 600.0
   # Episodes of each task to play when training is finished; 0: no evaluation.
   evaluation_episodes: int = 10
 
@@ -70,6 +74,7 @@ class Settings:
       'log_every_seconds',
       'checkpoint_every_seconds',
       'stall_seconds',
+      'environment_timeout_seconds',
       'dmlab_level_cache_gb',
     )
     self.expect_at_least_zero(
@@ -82,6 +87,7 @@ class Settings:
     """The settings that concern the environment, beside its name."""
     return options.Options(
       tasks=self.tasks,
+      environment_timeout_seconds=self.environment_timeout_seconds,
       max_training_frames=self.max_training_frames(),
       dmlab_dataset_path=self.dmlab_dataset_path,
       dmlab_level_cache=self.dmlab_level_cache,

@@ -10,6 +10,7 @@ from typing import Sequence
 
 from common import errors
 from common.distributed import cluster, notes
+from common.machine import exits
 
 _MOST_FAILURES = 5  # In a row, of one actor.
 _HEALTHY_SECONDS = 60.0  # An actor that ran for longer did not fail at starting.
@@ -104,17 +105,15 @@ class ActorProcesses:
       self._failures[i] = 0
     self._failures[i] += 1
 
-    status = self._processes[i].returncode
+    how = exits.describe(self._processes[i].returncode)
     words = self._last_words(i)
     none_runs = all(process.poll() is not None for process in self._processes)
     if self._failures[i] >= _MOST_FAILURES and none_runs:
       raise errors.UserError(
-        f'actor process {i} has ended {self._failures[i]} times in a row, the last time with '
-        f'status {status}: {words}'
+        f'actor process {i} has failed {self._failures[i]} times in a row. The last time it {how}. '
+        f'It wrote last: {words}'
       )
-    logging.warning(
-      'Actor process %d has ended with status %d and is started again. %s', i, status, words
-    )
+    logging.warning('Actor process %d %s. It is started again. It wrote last: %s', i, how, words)
     self.restarts += 1
     self._processes[i] = self._start(i)
 
@@ -154,5 +153,5 @@ class ActorProcesses:
     with open(path, 'rb') as log:
       log.seek(max(0, os.path.getsize(path) - _LAST_WORDS))
       lines = log.read().decode(errors='replace').strip().splitlines()
-    last = notes.printable(lines[-1], 1000) if lines else 'It has written nothing.'
+    last = notes.printable(lines[-1], 1000) if lines else 'nothing'
     return f'{last} (full log: {path})'

@@ -22,6 +22,7 @@ from typing import Iterator
 
 from common import errors
 from common.distributed import cluster, credentials, relay, rpc
+from common.machine import exits
 
 _LONGEST_PATH = 107  # Bytes of a Unix socket's path, on Linux.
 _RESTART_SECONDS = 1.0
@@ -105,9 +106,9 @@ class Gate:
       return
     if time.monotonic() - self._started > _RESTART_SECONDS:
       logging.warning(
-        'The gate at %s has ended with status %d and is started again.',
+        'The gate at %s %s. It is started again.',
         self.endpoint.address,
-        self._process.returncode,
+        exits.describe(self._process.returncode),
       )
       self._run()
 

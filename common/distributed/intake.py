@@ -121,5 +121,5 @@ class Reception:
     """Answers a put that is in the queue. Raises Unknown if its sender has gone meanwhile."""
     request = wire.from_json(header)
     self._counts.add('puts')
-    self._roster.find(request['session']).delivered = request['sequence']
+    self._roster.deliver(request['session'], request['sequence'])
     return (wire.to_json(state='taken'),)

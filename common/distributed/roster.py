@@ -25,6 +25,7 @@ class Member:
       those below.
     session: The secret that accompanies all its calls.
     heard: When it last called, by the roster's clock, in seconds.
+    put: When its last put was in the queue, or when it joined.
     activity: What it last said it was doing.
     crashes: Crashes of its environments, as it reported.
     dropped: Puts it dropped because its learner was gone, as it reported.
@@ -39,6 +40,7 @@ class Member:
   place: int
   session: str
   heard: float
+  put: float
   activity: str = 'joining'
   crashes: int = 0
   dropped: int = 0
@@ -105,6 +107,7 @@ class Roster:
         place=place,
         session=secrets.token_hex(16),
         heard=self._clock(),
+        put=self._clock(),
       )
       self._members[member.session] = member
       if role == 'actor':
@@ -144,7 +147,29 @@ class Roster:
 
   def describe(self) -> list[str]:
     """What each member is doing."""
-    return [member.describe(self._clock()) for member in self.members()]
+    return [self.describe_one(member) for member in self.members()]
+
+  def describe_one(self, member: Member) -> str:
+    """What a member is doing."""
+    return member.describe(self._clock())
+
+  def deliver(self, session: str, sequence: int) -> None:
+    """Notes that a put is in the queue. Raises Unknown if its sender has gone meanwhile."""
+    member = self.find(session)
+    member.delivered = sequence
+    member.put = self._clock()
+
+  def lateness(self) -> list[tuple[Member, float]]:
+    """Each actor with the seconds by which its last put is older than the latest of all actors.
+
+    An actor whose put waits for room in the queue is not late.
+    """
+    actors = [member for member in self.members() if member.role == 'actor']
+    latest = max((member.put for member in actors), default=0.0)
+    return [
+      (member, 0.0 if member.admitted > member.delivered else latest - member.put)
+      for member in actors
+    ]
 
   def totals(self) -> dict[str, int]:
     """Crashes and dropped puts, summed over present and former members."""

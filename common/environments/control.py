@@ -49,13 +49,20 @@ def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
       'have bounds around 1.'
     )
   probe = ControlEnv(member)
+
+  def make(names: Sequence[str], training: bool) -> gymnasium.vector.VectorEnv:
+    del training  # The tasks are the same in evaluation.
+    return process.ProcessVectorEnv(
+      functools.partial(together, tuple(names)), options.environment_timeout_seconds
+    )
+
   return suite.Suite(
     name=name,
     tasks=selected,
     observation_space=probe.observation_space,
     action_space=probe.action_space,
     action_repeat=1,
-    make=_make,
+    make=make,
   )
 
 
@@ -133,13 +140,4 @@ class ControlEnv(gymnasium.Env):
 
 def together(names: Sequence[str]) -> gymnasium.vector.VectorEnv:
   """Environments of tasks, stepped one after the other in this process."""
-  return gymnasium.vector.SyncVectorEnv(
-    [functools.partial(ControlEnv, name) for name in names],
-    copy=False,
-    autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP,
-  )
-
-
-def _make(names: Sequence[str], training: bool) -> gymnasium.vector.VectorEnv:
-  del training  # The tasks are the same in evaluation.
-  return process.ProcessVectorEnv(functools.partial(together, tuple(names)))
+  return process.one_by_one([functools.partial(ControlEnv, name) for name in names], names)

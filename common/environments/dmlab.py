@@ -92,6 +92,7 @@ def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
       names,
       DmLabEnv.observation_space,
       DmLabEnv.action_space,
+      options.environment_timeout_seconds,
       patience=_PATIENCE,
     )
 

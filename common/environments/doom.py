@@ -94,13 +94,20 @@ def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
   if member and member not in INSTRUCTIONS:
     raise errors.unknown('doom scenario', member, INSTRUCTIONS)
   tasks = (member,) if member else tuple(INSTRUCTIONS)
+
+  def make(names: Sequence[str], training: bool) -> gymnasium.vector.VectorEnv:
+    del training  # The games are the same in evaluation.
+    return process.ProcessVectorEnv(
+      functools.partial(together, tuple(names)), options.environment_timeout_seconds
+    )
+
   return suite.Suite(
     name=name,
     tasks=suite.select_tasks(name, tasks, options),
     observation_space=DoomEnv.observation_space,
     action_space=DoomEnv.action_space,
     action_repeat=ACTION_REPEAT,
-    make=_make,
+    make=make,
     steps_per_second=vizdoom.DEFAULT_TICRATE / ACTION_REPEAT,
     reward_scales=_REWARD_SCALES,
   )
@@ -194,13 +201,4 @@ class DoomEnv(gymnasium.Env):
 
 def together(tasks: Sequence[str]) -> gymnasium.vector.VectorEnv:
   """Games of tasks, stepped one after the other by this process."""
-  return gymnasium.vector.SyncVectorEnv(
-    [functools.partial(DoomEnv, task) for task in tasks],
-    copy=False,
-    autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP,
-  )
-
-
-def _make(tasks: Sequence[str], training: bool) -> gymnasium.vector.VectorEnv:
-  del training  # The games are the same in evaluation.
-  return process.ProcessVectorEnv(functools.partial(together, tuple(tasks)))
+  return process.one_by_one([functools.partial(DoomEnv, task) for task in tasks], tasks)

@@ -2,6 +2,10 @@
 
 import dataclasses
 
+# Making and resetting environments may take this many times as long as a step: DeepMind Lab
+# compiles maps then, for minutes.
+RESET_FACTOR = 3
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -11,6 +15,8 @@ class Options:
 
   Attributes:
     tasks: Names of the suite's tasks to keep, separated by commas; '' for all of them.
+    environment_timeout_seconds: How long a step may take in a child process, until it is killed and
+      started again. Resets may take `RESET_FACTOR` times as long.
     max_training_frames: Environment frames after which an Atari game is truncated in training;
       None for the limit of evaluation.
     dmlab_dataset_path: Folder of the images that some levels of Psychlab show, `dummy` for the
@@ -23,6 +29,7 @@ class Options:
   """
 
   tasks: str = ''
+  environment_timeout_seconds: float = 600.0
   max_training_frames: int | None = None
   dmlab_dataset_path: str = ''
   dmlab_level_cache: str = ''

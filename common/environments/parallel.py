@@ -5,18 +5,20 @@ goes wrong.
 """
 
 import time
-from typing import Any, Callable, Iterable, Mapping, Sequence
+from typing import Any, Callable, Collection, Mapping, Sequence
 
 import gymnasium
 import numpy as np
 
 from common import errors
+from common.environments import options as option_sets
 from common.environments import suite
 from common.machine import workers
 
 _MAX_DEATHS = 5  # Of one environment in a row, without an episode that ended between them.
 # Added to the seed of an environment that is restarted: under the same seed it would die again.
 _RESTART_SEED = 1_000_003
+_SOON = 1.0  # Seconds.
 
 
 class ParallelVectorEnv(gymnasium.vector.VectorEnv):
@@ -29,8 +31,9 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
     has the first observation of an episode, reward 0 and no end, and `crashes` has the reason. If
     it dies in the reset after an episode, that episode keeps its reward and its end.
     `EnvironmentCrashed` is never raised; an environment that dies again and again is a `UserError`.
+  - Hangs: an environment that does not answer in time is killed, which is a crash like any other.
 
-  Not thread-safe.
+  Not thread-safe, except for `awaited`.
   """
 
   def __init__(
@@ -39,6 +42,7 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
     names: Sequence[str],
     observation_space: gymnasium.spaces.Dict,
     action_space: gymnasium.Space,
+    timeout_seconds: float,
     patience: float | None = None,
   ):
     """Starts the processes and makes the environments there.
@@ -49,6 +53,7 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
       names: Names of the environments, for messages.
       observation_space: The space of one environment.
       action_space: The space of one environment.
+      timeout_seconds: See `options.Options.environment_timeout_seconds`.
       patience: Seconds for all processes to end when this is closed, before they are killed; None
         for `workers.PATIENCE`.
 
@@ -64,16 +69,18 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
 
     self._makes = makes
     self._names = names
+    self._timeout = timeout_seconds
     self._patience = patience
     self._observation_names = tuple(observation_space)
     self._seeds = np.arange(self.num_envs)
     self._deaths = np.zeros(self.num_envs, int)  # In a row.
     self._workers: dict[int, workers.Worker] = {}
+    self._awaited = ''
     try:
       # All processes start before the first one is waited for.
       for i in range(self.num_envs):
         self._workers[i] = workers.Worker(self._makes[i])
-      self._restart(_crashes(self._receive(self._workers)))
+      self._restart(_crashes(self._receive('make', self._workers)))
     except BaseException:  # Ctrl-C too, or the processes would be left behind.
       self.close()
       raise
@@ -123,6 +130,10 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
     info = {'final_obs': final, 'crashes': _reasons(crashes)}
     return self._stacked(observations), rewards, terminated, truncated, info
 
+  def awaited(self) -> str:
+    """Which environments have not answered yet, and to what; may be called by any thread."""
+    return self._awaited
+
   def close_extras(self, **kwargs: Any) -> None:
     """Ends the processes."""
     del kwargs
@@ -150,17 +161,30 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
         self._workers[i].send(method, **asked)
       except workers.WorkerDied as death:
         unsent[i] = death
-    return self._receive([i for i in arguments if i not in unsent]) | unsent
+    return self._receive(method, [i for i in arguments if i not in unsent]) | unsent
 
-  def _receive(self, which: Iterable[int]) -> dict[int, Any]:
-    """Waits for answers; returns them, or the exceptions of environments that crashed, by index."""
-    answers: dict[int, Any] = {}
-    for i in which:
-      try:
-        answers[i] = self._workers[i].receive()
-      except (workers.WorkerDied, suite.EnvironmentCrashed) as crash:
-        answers[i] = crash
+  def _receive(self, method: str, which: Collection[int]) -> dict[int, Any]:
+    """Waits for answers to a method; returns them, or the exceptions of crashes, by index.
+
+    An environment that does not answer in time is killed, and has crashed.
+    """
+    timeout = self._timeout * (1 if method == 'step' else option_sets.RESET_FACTOR)
+    left = {self._workers[i]: i for i in which}
+    # Mostly all answer soon: to ask each in turn costs less than to wait for all at once.
+    ready = [worker for worker in left if workers.answered([worker], _SOON)]
+    answers = {left.pop(worker): _answer(worker) for worker in ready}
+    while left:
+      self._awaited = f'{method} of ' + ', '.join(map(self._title, left.values()))
+      ready = workers.answered(left, timeout)
+      answers |= {left.pop(worker): _answer(worker) for worker in ready}
+      if not ready:
+        answers |= {i: worker.give_up(timeout) for worker, i in left.items()}
+        break
+    self._awaited = ''
     return answers
+
+  def _title(self, i: int) -> str:
+    return f'environment {i} ({self._names[i]})'
 
   def _restart(self, crashes: Mapping[int, Exception]) -> dict[int, suite.Observation]:
     """Restarts crashed environments until each has begun an episode.
@@ -182,7 +206,7 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
         self._workers[i].close()
         self._workers[i] = workers.Worker(self._makes[i])
       # They may die while they are made, or in the reset: the next round is for those.
-      made = self._receive(crashes)
+      made = self._receive('make', crashes)
       died = _crashes(made)
 
       seeds = {i: {'seed': int(self._seeds[i])} for i in made if i not in died}
@@ -204,6 +228,14 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
       name: np.stack([observations[i][name] for i in range(self.num_envs)])
       for name in self._observation_names
     }
+
+
+def _answer(worker: workers.Worker) -> Any:
+  """A worker's answer, or the exception of an environment that crashed."""
+  try:
+    return worker.receive()
+  except (workers.WorkerDied, suite.EnvironmentCrashed) as crash:
+    return crash
 
 
 def _crashes(answers: Mapping[int, Any]) -> dict[int, Exception]:

@@ -8,11 +8,12 @@ hangs now and then.
 """
 
 import functools
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Sequence
 
 import gymnasium
 import numpy as np
 
+from common.environments import options as option_sets
 from common.environments import suite
 from common.machine import workers
 
@@ -25,15 +26,17 @@ class ProcessVectorEnv(gymnasium.vector.VectorEnv):
   - `info`: the environment's.
   - Crashes: if the child process dies, or the environment raises `EnvironmentCrashed`, so does the
     call that notices. The next `reset` starts another process, if the first one is dead.
+  - Hangs: a process that does not answer in time is killed, which is a crash like any other.
 
-  Not thread-safe.
+  Not thread-safe, except for `awaited`.
   """
 
-  def __init__(self, make: Callable[[], gymnasium.vector.VectorEnv]):
+  def __init__(self, make: Callable[[], gymnasium.vector.VectorEnv], timeout_seconds: float):
     """Starts the process and makes the environment there.
 
     Args:
       make: Builds the environment. It is pickled, as it is called in the child process.
+      timeout_seconds: See `options.Options.environment_timeout_seconds`.
 
     Raises:
       EnvironmentCrashed: If the process dies meanwhile.
@@ -41,9 +44,10 @@ class ProcessVectorEnv(gymnasium.vector.VectorEnv):
       RuntimeError: If `make` raises anything else; with its stack trace.
     """
     self._make = functools.partial(_Hosted, make)
+    self._timeout = timeout_seconds
     self._worker = self._start()
     # The spaces come from there, as making an environment here is what this class avoids.
-    form: _Form = self._worker.call('form')
+    form: _Form = self._call('form', self._timeout)
     self.num_envs = form.num_envs
     self.metadata = form.metadata
     self.single_observation_space = form.observation_space
@@ -58,10 +62,15 @@ class ProcessVectorEnv(gymnasium.vector.VectorEnv):
     if not self._worker.is_alive():
       self._worker.close()
       self._worker = self._start()
-    return self._call('reset', seed=seed, options=options)
+    patience = option_sets.RESET_FACTOR * self._timeout
+    return self._call('reset', patience, seed=seed, options=options)
 
   def step(self, actions: np.ndarray) -> suite.VectorStep:
-    return self._call('step', actions=actions)
+    return self._call('step', self._timeout, actions=actions)
+
+  def awaited(self) -> str:
+    """What the environment is doing, if it says so; may be called by any thread."""
+    return self._worker.note()
 
   def close_extras(self, **kwargs: Any) -> None:
     """Ends the process."""
@@ -71,7 +80,7 @@ class ProcessVectorEnv(gymnasium.vector.VectorEnv):
   def _start(self) -> workers.Worker:
     worker = workers.Worker(self._make)
     try:
-      worker.receive()
+      worker.receive(option_sets.RESET_FACTOR * self._timeout)
     except BaseException as error:  # Ctrl-C too, or the process would be left behind.
       worker.close()
       if isinstance(error, workers.WorkerDied):
@@ -79,11 +88,46 @@ class ProcessVectorEnv(gymnasium.vector.VectorEnv):
       raise
     return worker
 
-  def _call(self, method: str, **arguments: Any) -> Any:
+  def _call(self, method: str, patience: float, **arguments: Any) -> Any:
     try:
-      return self._worker.call(method, **arguments)
+      return self._worker.call(method, patience, **arguments)
     except workers.WorkerDied as death:
       raise suite.EnvironmentCrashed(f'environments: {death}') from death
+
+
+def one_by_one(
+  makes: Sequence[Callable[[], gymnasium.Env]], names: Sequence[str]
+) -> gymnasium.vector.VectorEnv:
+  """Environments that are stepped one after the other by this process.
+
+  Args:
+    makes: A function for each environment that builds it.
+    names: Their names, for messages about those that hang.
+  """
+  return gymnasium.vector.SyncVectorEnv(
+    [
+      functools.partial(_Noted, make, f'environment {i} ({name})')
+      for i, (make, name) in enumerate(zip(makes, names, strict=True))
+    ],
+    copy=False,
+    autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP,
+  )
+
+
+class _Noted(gymnasium.Wrapper):
+  """Says what it is doing while it does it."""
+
+  def __init__(self, make: Callable[[], gymnasium.Env], name: str):
+    super().__init__(make())
+    self._name = name
+
+  def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> suite.Reset:
+    workers.note(f'resetting {self._name}')
+    return self.env.reset(seed=seed, options=options)
+
+  def step(self, action: Any) -> Any:
+    workers.note(f'stepping {self._name}')
+    return self.env.step(action)
 
 
 class _Form(NamedTuple):

@@ -79,6 +79,10 @@ class MakeVectorEnv(Protocol):
     restarts it alone and reports it in `info['crashes']`. Engines that can never run raise
     `UserError`.
 
+    Hangs: environments in child processes are killed and restarted as if they had died, if they do
+    not answer for `environment_timeout_seconds`. A method `awaited`, if there is one, says what the
+    vector environment is waiting for; any thread may call it.
+
     Lifetime: `close` ends the engine's processes and may be called again.
 
     Args:
@@ -242,6 +246,12 @@ def integer_bounds(suite: Suite) -> dict[str, tuple[int, int]]:
     if (low, high) != (limits.min, limits.max):
       bounds[name] = (low, high)
   return bounds
+
+
+def awaited(environment: gymnasium.vector.VectorEnv) -> str:
+  """What a vector environment is waiting for, if it can say so; see `MakeVectorEnv`."""
+  say = getattr(environment, 'awaited', None)
+  return say() if say else ''
 
 
 def final_observations(info: StepInfo, which: np.ndarray) -> np.ndarray:

@@ -36,6 +36,7 @@ _INDECISIVE = (
   'log_every_seconds',
   'checkpoint_every_seconds',
   'stall_seconds',
+  'environment_timeout_seconds',
 )
 
 

@@ -6,6 +6,10 @@ process group that blocks on a pipe whose other end only the run holds. When the
 kernel closes the pipe. The janitor then kills every process that carries the run's mark in its
 environment variables, and removes the engines' shared memory and the run's temporary folder.
 
+A process within the run that dies alone, such as the one that steps an actor's games, leaves
+engines too. Whoever started it gives it a mark of its own, and calls `clean_up_after` once it has
+died: the run may go on for days.
+
 Needs Linux's /proc; on other systems only the folder is removed.
 """
 
@@ -22,6 +26,7 @@ import uuid
 from typing import Iterator
 
 _MARK = 'DISTRIBUTED_RL_RUN'
+_PART_MARK = 'DISTRIBUTED_RL_PART'
 # VizDoom names an engine's shared memory after a random ID of ten letters, which is one of the
 # engine's arguments. Shorter arguments are no IDs and could match the memory of others.
 _MIN_ID_LENGTH = 10
@@ -38,7 +43,7 @@ def attend() -> Iterator[pathlib.Path]:
   mark = uuid.uuid4().hex
   folder = pathlib.Path(tempfile.mkdtemp(prefix='run-'))
   # The janitor itself must not carry the mark, of this run or of one around it.
-  clean_environment = {k: v for k, v in os.environ.items() if k != _MARK}
+  clean_environment = {k: v for k, v in os.environ.items() if k not in (_MARK, _PART_MARK)}
   janitor = subprocess.Popen(
     # Isolated from site packages and PYTHON* variables: it starts fast, whatever the run sets.
     [sys.executable, '-S', '-E', __file__, mark, str(folder)],
@@ -67,17 +72,65 @@ def attend() -> Iterator[pathlib.Path]:
     janitor.wait()
 
 
-def _marked_processes(mark: str) -> list[int]:
-  """The PIDs of all processes with this mark in their environment."""
-  wanted = f'{_MARK}={mark}'.encode()
+def part_mark() -> str:
+  """A new mark for a part of this run: a child process, and all that it will start.
+
+  A part within a part has the outer one's mark as the beginning of its own.
+  """
+  return f'{os.environ.get(_PART_MARK, "")}/{uuid.uuid4().hex}'
+
+
+def marked(mark: str) -> dict[str, str]:
+  """The environment variables by which a child process carries a `part_mark`."""
+  return {_PART_MARK: mark}
+
+
+def clean_up_after(mark: str) -> None:
+  """Kills what a part of the run that has died left behind, and removes its shared memory.
+
+  Args:
+    mark: The mark of the part, whose own process must have been waited for.
+  """
+  _end_all(_PART_MARK, mark)
+  folder = os.environ.get('TMPDIR') or '/tmp'
+  _remove_memory_of_engines(folder, mark)
+
+
+def _marked_processes(name: str, mark: str) -> list[int]:
+  """The PIDs of all processes with an environment variable that begins with this mark."""
+  wanted = f'{name}={mark}'.encode()
   found = []
   for entry in pathlib.Path('/proc').glob('[0-9]*'):
     try:
-      if wanted in (entry / 'environ').read_bytes().split(b'\0'):
-        found.append(int(entry.name))
+      variables = (entry / 'environ').read_bytes().split(b'\0')
     except OSError:  # The process has ended or belongs to another user.
       continue
+    if any(variable.startswith(wanted) for variable in variables):
+      found.append(int(entry.name))
   return found
+
+
+def _end_all(name: str, mark: str, spared: int = 0) -> None:
+  """Kills the processes with this mark, and removes their shared memory.
+
+  A process may start another one after they were listed (a map of DeepMind Lab is compiled by one
+  program after the other), and a dying one may still write to the run's folder: so all are listed
+  again until none is left.
+
+  Args:
+    name: The environment variable that holds the mark.
+    mark: The mark.
+    spared: A process to leave alone.
+  """
+  deadline = time.monotonic() + _SECONDS
+  while (pids := set(_marked_processes(name, mark)) - {spared}) and time.monotonic() < deadline:
+    for pid in pids:
+      # Looked up first: a dead process has no maps.
+      segments = _shared_memory_of(pid)
+      with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+      _remove(segments)
+    time.sleep(0.01)
 
 
 def _shared_memory_of(pid: int) -> set[str]:
@@ -106,29 +159,23 @@ def _remove(segments: set[str]) -> None:
       os.unlink(segment)
 
 
-def _clean(mark: str, folder: str, run: int) -> None:
-  """Kills the run's processes, and removes their shared memory and the run's folder.
+def _remove_memory_of_engines(folder: str, mark: str) -> None:
+  """Removes the shared memory of all engines that parts with this mark have ever started.
 
-  A process may start another one after they were listed (a map of DeepMind Lab is compiled by one
-  program after the other), and a dying one may still write to the folder: so all are listed again
-  until none is left.
+  `common/environments/doom_engine.sh` lists each engine's part and arguments in the folder, so that
+  the memory of engines that died by themselves is found too.
   """
-  deadline = time.monotonic() + _SECONDS
-  # After a block that ended normally the run lives on, whether or not it carries its own mark.
-  while (pids := set(_marked_processes(mark)) - {run}) and time.monotonic() < deadline:
-    for pid in pids:
-      # Looked up first: a dead process has no maps.
-      segments = _shared_memory_of(pid)
-      with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-      _remove(segments)
-    time.sleep(0.01)
-
-  # `common/environments/doom_engine.sh` lists every engine's arguments here, so that the memory of
-  # engines that died by themselves is found too. Without engines there is no list.
-  with contextlib.suppress(OSError):
-    ids = pathlib.Path(folder, 'engines').read_text().split()
+  with contextlib.suppress(OSError):  # Without engines there is no list.
+    lines = pathlib.Path(folder, 'engines').read_text().splitlines()
+    ids = [word for line in lines if line.startswith(mark) for word in line.split()[1:]]
     _remove(_shared_memory_named_after(ids))
+
+
+def _clean(mark: str, folder: str, run: int) -> None:
+  """Kills the run's processes, and removes their shared memory and the run's folder."""
+  # After a block that ended normally the run lives on, whether or not it carries its own mark.
+  _end_all(_MARK, mark, spared=run)
+  _remove_memory_of_engines(folder, '')
   shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -6,6 +6,7 @@ import time
 from typing import Callable
 
 from common.distributed import queues
+from common.machine import exits
 
 
 @dataclasses.dataclass
@@ -16,21 +17,30 @@ class Pulse:
     name: The worker's name.
     activity: What it is doing.
     since: When it began that, by `time.monotonic()`.
+    detail: Says more about the activity; called by any thread.
   """
 
   name: str
   activity: str = 'starting'
   since: float = dataclasses.field(default_factory=time.monotonic)
+  detail: Callable[[], str] = str
 
-  def enter(self, activity: str) -> None:
-    """Begins an activity."""
-    # Set first: a reader between the two lines would otherwise report the new activity with the
-    # old one's duration, and so as stalled.
+  def enter(self, activity: str, detail: Callable[[], str] = str) -> None:
+    """Begins an activity. One that only waits for other threads begins with `waiting`."""
+    # Set first: a reader between the lines would otherwise report the new activity with the old
+    # one's duration, and so as stalled.
     self.since = time.monotonic()
     self.activity = activity
+    self.detail = detail
+
+  def seconds_at_work(self) -> float:
+    """How long the activity has gone on; 0 if the worker waits for others."""
+    return 0.0 if self.activity.startswith('waiting') else time.monotonic() - self.since
 
   def describe(self) -> str:
-    return f'{self.name}: {self.activity} for {time.monotonic() - self.since:.0f} s'
+    detail = self.detail()
+    more = f' ({detail})' if detail else ''
+    return f'{self.name}: {self.activity} for {time.monotonic() - self.since:.0f} s{more}'
 
 
 class Crew:
@@ -58,6 +68,7 @@ class Crew:
     """Runs a function in a thread of the crew."""
     thread = threading.Thread(target=self._run, args=(function,), name=name, daemon=True)
     self._threads.append(thread)
+    exits.may_hang(thread)
     thread.start()
     return thread
 
@@ -69,7 +80,7 @@ class Crew:
 
     Returns:
       The names of threads that have not ended by then, because they hang in foreign code. They are
-      daemons and end with the process.
+      daemons and end with the process, see `exits.leave`.
     """
     self.stop.set()
     self._close()

@@ -1,7 +1,8 @@
 """An actor's environments: made, stepped, restarted after crashes, their episodes counted."""
 
+import contextlib
 import logging
-from typing import Any, NamedTuple, Self, Sequence, cast
+from typing import Any, Iterator, NamedTuple, Self, Sequence, cast
 
 import gymnasium
 import numpy as np
@@ -89,7 +90,8 @@ class Games:
 
   def __enter__(self) -> Self:
     self.pulse.enter('making environments')
-    self._environment = self._suite.make(self._tasks, True)
+    with self._naming_who_fails():
+      self._environment = self._suite.make(self._tasks, True)
     self._crashes_in_a_row = 0
     return self
 
@@ -105,11 +107,12 @@ class Games:
     Raises:
       EnvironmentCrashed: If an engine dies while starting.
     """
-    self.pulse.enter('resetting environments')
+    self.pulse.enter('resetting environments', self._awaited)
     # The same seeds would replay the episodes that led to the crash. The modulus keeps seeds within
     # 31 bits however often an actor crashes.
     seed = self._seed + 1_000_003 * (self.crashes % 900)
-    observation, info = self._environment.reset(seed=seed)
+    with self._naming_who_fails():
+      observation, info = self._environment.reset(seed=seed)
     self._count_single_crashes(cast(suites.StepInfo, info))
     self._running_return[:] = 0.0
     self._running_length[:] = 0
@@ -124,8 +127,9 @@ class Games:
     Raises:
       EnvironmentCrashed: If the environments crashed together.
     """
-    self.pulse.enter('stepping environments')
-    observation, rewards, terminated, truncated, answer = self._environment.step(actions)
+    self.pulse.enter('stepping environments', self._awaited)
+    with self._naming_who_fails():
+      observation, rewards, terminated, truncated, answer = self._environment.step(actions)
     info = cast(suites.StepInfo, answer)
     done = terminated | truncated
 
@@ -171,6 +175,20 @@ class Games:
         f'{self.pulse.name}: environments crashed {_MAX_CRASHES} times in a row: {crash}'
       ) from crash
     self._warn_of_restart(str(crash))
+
+  @contextlib.contextmanager
+  def _naming_who_fails(self) -> Iterator[None]:
+    """Notes on errors in environments' own code whose they are."""
+    try:
+      yield
+    except (suites.EnvironmentCrashed, errors.UserError):
+      raise
+    except Exception as error:
+      error.add_note(f'Raised by an environment of {self.pulse.name}, {self.pulse.activity}.')
+      raise
+
+  def _awaited(self) -> str:
+    return suites.awaited(self._environment)
 
   def _count_single_crashes(self, info: suites.StepInfo) -> np.ndarray:
     """Counts and logs environments that died alone; returns which ones, bool `[N]`."""

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import logging
 import pathlib
 import shlex
@@ -14,7 +15,7 @@ from common.distributed import inference as inferences
 from common.distributed import intake as intakes
 from common.distributed import server as servers
 from common.machine import version
-from common.runs import games, trust
+from common.runs import games, silence, trust
 
 _REPORT = {
   'task': str,
@@ -143,6 +144,16 @@ class Host:
       else ''
     )
     return self._server.roster.describe() or [f'no actor is connected{elsewhere}']
+
+  def silences(self) -> list[silence.Silence]:
+    """For how long each remote actor has put nothing while others have."""
+    if not self._server:
+      return []
+    roster = self._server.roster
+    return [
+      silence.Silence(member.title(), seconds, functools.partial(roster.describe_one, member))
+      for member, seconds in roster.lateness()
+    ]
 
   def close(self, finished: bool) -> None:
     """Ends the server and the actor processes of this machine.

@@ -1,5 +1,6 @@
 """The training program: one process of a run, from command line to exit status."""
 
+import shlex
 from collections.abc import Sequence
 
 from common import environments, errors
@@ -63,5 +64,12 @@ def _train(
   finished = run.train()
   # One learner evaluates for all, from the run's one checkpoint.
   if finished and config.evaluation_episodes and who.index == 0:
-    evaluation.evaluate(run.run_dir, system, config.evaluation_episodes)
+    try:
+      evaluation.evaluate(run.run_dir, system, config.evaluation_episodes)
+    except Exception as error:
+      error.add_note(
+        'Training is finished and saved. Evaluate it again with: '
+        f'python -m {system.name}.evaluate {shlex.quote(str(run.run_dir))}'
+      )
+      raise
   return 0 if finished else 130

@@ -1,11 +1,12 @@
 """Reports on a run in progress: the progress line, rows of metrics, TensorBoard."""
 
+import contextlib
 import logging
 import pathlib
 import threading
 import time
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -81,6 +82,9 @@ class Recorder:
     self._lock = threading.Lock()
     # When `seconds` was last brought up to date; None until there are data.
     self._clock: float | None = None
+    # The names of blocks of `timed` that have not ended, and when they began.
+    self._timed: dict[str, float] = {}
+    self._updates_at_the_start = int(learner.updates)
     self._restart_interval(time.monotonic())
     if suite.note:
       logging.warning('All scores of this run: %s', suite.note)
@@ -92,7 +96,8 @@ class Recorder:
     """
     with self._lock:
       if self._clock is None:
-        self._clock = self._interval_start = time.monotonic()
+        self._clock = time.monotonic()
+        self._restart_interval(self._clock)
 
   def record(
     self,
@@ -118,6 +123,21 @@ class Recorder:
       for name, value in totals.items():
         self._totals[name] = self._totals.get(name, 0.0) + float(value)
 
+  @contextlib.contextmanager
+  def timed(self, name: str) -> Iterator[None]:
+    """Adds the seconds of the block to a total, each to the interval in which it passes.
+
+    Per second, this is the share of time spent in the block. One thread at a time may time a name.
+    """
+    with self._lock:
+      self._timed[name] = time.monotonic()
+    try:
+      yield
+    finally:
+      with self._lock:
+        self._add_time(name, time.monotonic())
+        del self._timed[name]
+
   def add_episode(self, task: str, episode_return: float, length: int) -> None:
     """Adds an episode that ended; its length is in agent steps."""
     with self._lock:
@@ -139,10 +159,16 @@ class Recorder:
       self._update_clock(time.monotonic())
 
   def report_if_due(self) -> None:
-    """Reports if the interval is over. Only one thread may call this and `close`."""
+    """Reports if the interval is over. Only one thread may call this and `close`.
+
+    An interval is over when it is as long as `log_every_seconds` and there has been an update in
+    it. If updates take longer than that, intervals without any would alternate with some in which
+    more was learned than time had passed for.
+    """
     if self._clock is None:
       return
-    if time.monotonic() - self._interval_start > self._config.log_every_seconds:
+    is_long = time.monotonic() - self._interval_start > self._config.log_every_seconds
+    if is_long and self._has_news():
       self._report()
 
   def close(self) -> None:
@@ -151,10 +177,19 @@ class Recorder:
       self._report()
     self._writer.close()
 
+  def _has_news(self) -> bool:
+    """Whether there has been an update in this interval; before the first one, any data."""
+    updates = int(self._learner.updates)
+    if updates > self._updates_at_the_start:
+      return updates > self._interval_updates
+    return bool(self._means or self._distributions or self._totals)
+
   def _report(self) -> None:
     with self._lock:
       now = time.monotonic()
       self._update_clock(now)
+      for name in self._timed:
+        self._add_time(name, now)
       row = self._row(now)
       row |= self._episodes.report()
       distributions = self._distributions
@@ -204,6 +239,11 @@ class Recorder:
     summary = scores.summary(self._references, returns)
     return {f'score/{name}': value for name, value in summary.items()}
 
+  def _add_time(self, name: str, now: float) -> None:
+    """Adds the time since a block of `timed` began, or since the last report."""
+    begin = max(self._timed[name], self._interval_start)
+    self._totals[name] = self._totals.get(name, 0.0) + now - begin
+
   def _update_clock(self, now: float) -> None:
     if self._clock is not None:
       self._learner.seconds.assign_add(now - self._clock)
@@ -212,6 +252,7 @@ class Recorder:
   def _restart_interval(self, now: float) -> None:
     self._interval_start = now
     self._interval_frames = int(self._learner.frames)
+    self._interval_updates = int(self._learner.updates)
     self._means: dict[str, list[float]] = {}
     self._distributions: dict[str, list[float]] = {}
     self._totals: dict[str, float] = {}

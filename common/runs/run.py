@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from common.config import command_line, settings
 from common.distributed import queues
 from common.machine import kernels, threads
-from common.runs import counters, hosting, supervisor
+from common.runs import counters, hosting, silence, supervisor
 from common.runs import recorder as recorders
 from common.runs import system as systems
 
@@ -22,7 +22,6 @@ class Run(abc.ABC):
   A system's run builds its parts in its constructor and implements the abstract methods.
 
   Attributes:
-    command: What a user types to train, for messages.
     supervisor: Saves checkpoints and watches the threads.
     queue: Where actors put their experience.
     host: Serves actors and evaluators in other processes.
@@ -42,7 +41,6 @@ class Run(abc.ABC):
 
   def __init__(
     self,
-    system: systems.System,
     config: settings.Settings,
     options: command_line.Options,
     learner: counters.Counters,
@@ -51,7 +49,6 @@ class Run(abc.ABC):
     """Opens the run's folder, and restores the learner if the run is resumed.
 
     Args:
-      system: The system to train.
       config: The run's settings.
       options: The run's folder, and whether to resume the run in it.
       learner: The root of the run's checkpoints.
@@ -60,7 +57,6 @@ class Run(abc.ABC):
     Raises:
       UserError: If the folder cannot be used, or its checkpoint does not fit.
     """
-    self.command = system.command
     self._total_frames = config.total_frames
     self._learner_counters = learner
     self.supervisor = supervisor.Supervisor(config, options, learner, index)
@@ -124,6 +120,12 @@ class Run(abc.ABC):
     """What the actors, here and elsewhere, and the threads of `pulses` are doing, a line each."""
     own = [*(actor.games.pulse for actor in self.actors), *self.pulses]
     return [*(pulse.describe() for pulse in own), *self.host.describe()]
+
+  def silences(self) -> list[silence.Silence]:
+    """How long each thread and each remote actor has done nothing new."""
+    pulses = [*(actor.games.pulse for actor in self.actors), self.taker, *self.pulses]
+    own = [silence.Silence(each.name, each.seconds_at_work(), each.describe) for each in pulses]
+    return [*own, *self.host.silences()]
 
   def look_after(self) -> None:
     """Restarts actor processes that died, and drops actors that went silent.

@@ -11,10 +11,10 @@ from typing import Protocol
 
 import tensorflow as tf
 
-from common.config import command_line, run_folder, settings
+from common.config import command_line, invocation, run_folder, settings
 from common.machine import signals, threads
 from common.reporting import plots
-from common.runs import checkpoints, counters, dropping
+from common.runs import checkpoints, counters, dropping, silence
 from common.runs import recorder as recorders
 
 _POLL_SECONDS = 0.2
@@ -23,7 +23,6 @@ _POLL_SECONDS = 0.2
 class Watched(Protocol):
   """What the supervisor needs of a `common.runs.run.Run`, which owns the supervisor."""
 
-  command: str
   recorder: recorders.Recorder
   taker: threads.Pulse
 
@@ -35,6 +34,9 @@ class Watched(Protocol):
 
   def describe(self) -> list[str]:
     """What each source of experience is doing, for the warning about a stalled run."""
+
+  def silences(self) -> list[silence.Silence]:
+    """How long each thread and each remote actor has done nothing new."""
 
   def look_after(self) -> None:
     """Maintains the actors; called several times a second."""
@@ -87,6 +89,7 @@ class Supervisor:
     self._saving = threading.Lock()
     self._last_save = time.monotonic()
     self._is_ending = False
+    self._has_saved_at_the_end = False
 
   def _restore_or_begin(self, resume: bool) -> None:
     if not resume:
@@ -122,6 +125,7 @@ class Supervisor:
       returns = recorder.settled_returns()
       try:
         self._checkpoints.save(updates)
+        self._has_saved_at_the_end = self._is_ending
         if returns:
           self._checkpoints.save_if_best(updates, returns)
       except checkpoints.NotSaved as error:
@@ -161,9 +165,9 @@ class Supervisor:
           self._watch(run, crew, interrupted)
       except Exception as error:
         # An error of a thread comes first: `error`, its context, may be a consequence.
-        raise crew.error or error  # noqa: B904
+        raise self._with_advice(crew.error or error)  # noqa: B904
     if crew.error:
-      raise crew.error
+      raise self._with_advice(crew.error)
 
     with _unless_disk_is_full('The plot of learning curves'):
       plots.learning_curves(self.folder)
@@ -171,10 +175,9 @@ class Supervisor:
       self._lock.release()
     if interrupted.is_set():
       logging.info(
-        'Stopped at %s frames; saved. Resume with: %s --run_dir=%s --resume',
+        'Stopped at %s frames; saved. Resume with: %s',
         f'{int(self._learner.frames):,}',
-        run.command,
-        self.run_dir,
+        invocation.resuming(self.run_dir),
       )
     return not interrupted.is_set()
 
@@ -182,13 +185,24 @@ class Supervisor:
     self._is_ending = True
     run.save()
 
+  def _with_advice(self, error: BaseException) -> BaseException:
+    """The error, with a note that says how to go on from the checkpoint saved because of it."""
+    if self._has_saved_at_the_end:
+      error.add_note(
+        f'A checkpoint is saved, of {int(self._learner.frames):,} frames. '
+        f'Go on from there with: {invocation.resuming(self.run_dir)}'
+      )
+    return error
+
   def _watch(self, run: Watched, crew: threads.Crew, interrupted: threading.Event) -> None:
     stall_seconds = self._config.stall_seconds
+    register = silence.Register(stall_seconds)
     warned = 0.0  # When the last warning was, by `time.monotonic()`.
     while not crew.stop.wait(_POLL_SECONDS) and not interrupted.is_set():
       with _unless_disk_is_full('Metrics'):
         run.recorder.report_if_due()
       run.look_after()
+      register.look(run.silences())
       now = time.monotonic()
       # Updating may take long too, but then there is something to learn from.
       is_waiting = run.taker.activity.startswith('waiting for')

@@ -66,7 +66,6 @@ class System(Protocol):
   Attributes:
     title: The system's name in messages.
     name: The package's name: `python -m NAME.train` and `python -m NAME.evaluate` are its programs.
-    command: What a user types to train, for messages that say how to resume.
     presets: The system's configs by name.
     switches: Boolean fields of the config that get a flag of their own, `--FIELD`, by name; the
       values are the flags' help texts.
@@ -75,7 +74,6 @@ class System(Protocol):
 
   title: str
   name: str
-  command: str
   presets: all_presets.Presets
   has_several_learners: bool
 

@@ -1,7 +1,9 @@
 """Whole runs in child processes: files, refusals, interruption, killing, resuming, failing."""
 
 import json
+import re
 import signal
+import sys
 import time
 
 import numpy as np
@@ -102,6 +104,7 @@ def test_losses_that_are_never_finite_stop_the_run_and_the_first_batch_is_saved(
   output = finish(train(f'--run_dir={folder}', '--config.learning_rate=1e30'), 2)
   assert 'the loss is not finite at update 1, for 10 batches in a row' in output
   assert output.count('A batch is dropped at update 1') == 9
+  assert 'A checkpoint is saved' in output and f'--run_dir={folder} --resume' in output
   batch = np.load(folder / 'non_finite_batch.npz')
   assert batch['reward'].shape == (21, 8) and np.isfinite(batch['reward']).all()
 
@@ -152,6 +155,50 @@ def test_rewards_that_are_nan_end_the_run_and_name_the_environment_and_the_task(
 def test_an_error_in_an_actor_ends_the_run_with_its_cause(tmp_path):
   output = finish(train('--env=gym:environments:Faulty-v0', f'--run_dir={tmp_path}/run'), 1)
   assert 'ZeroDivisionError' in output
+  assert (
+    'Raised by an environment of actor 0 (environments:Faulty-v0), stepping environments.' in output
+  )
+  # Below the stack trace, where it is read.
+  said = output.rpartition('ZeroDivisionError')[2]
+  flags = '--env=gym:CartPole-v1 .*--env=gym:environments:Faulty-v0'
+  again = f'{sys.executable} -u -m impala.train {flags} --run_dir={tmp_path}/run --resume\n'
+  assert re.search(f'A checkpoint is saved, of 0 frames. Go on from there with: {again}', said)
+
+
+@pytest.mark.long
+def test_one_of_two_actors_that_hangs_is_named_once_and_again_when_it_goes_on(
+  tmp_path, monkeypatch
+):
+  folder = tmp_path / 'run'
+  halt = tmp_path / 'halt'
+  monkeypatch.setenv('HALT', str(halt))
+  process = train(
+    '--env=gym:environments:Halting-v0',
+    f'--run_dir={folder}',
+    '--total_frames=100000000',
+    '--config.num_actors=2',
+    '--config.stall_seconds=3',
+  )
+  lines = []
+
+  def await_line(pattern):
+    while not (found := re.search(pattern, lines[-1] if lines else '')):
+      lines.append(process.stdout.readline())
+      assert lines[-1], 'the run ended'
+    return found.group(1)
+
+  programs.wait_for_rows(folder, 2, process)
+  halt.touch()
+  named = await_line(
+    r'^Silent for more than 3 s: (actor \d \(environments:Halting-v0\)): stepping environments for'
+  )
+  programs.wait_for_rows(folder, len(rows(folder)) + 2, process)
+  (tmp_path / 'halt-no-more').touch()
+  await_line(f'^({re.escape(named)}) goes on, after')
+  process.send_signal(signal.SIGINT)
+  lines += finish(process, 130).splitlines()
+  stepping = [line for line in lines if 'Silent' in line and f'{named}: stepping' in line]
+  assert len(stepping) == 1
 
 
 @pytest.mark.long

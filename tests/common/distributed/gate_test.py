@@ -631,7 +631,9 @@ def test_a_gate_that_is_killed_is_replaced_and_members_go_on(learner, caplog, mo
     link.latest()
     link.put(payload(3))
     assert 3 in learner.take()
-  assert any('has ended with status -9 and is started again' in text for text in caplog.messages)
+  assert any(
+    'was killed by SIGKILL (9)' in text and 'started again' in text for text in caplog.messages
+  )
 
 
 def test_a_closed_gate_leaves_no_process_and_frees_the_port(gated):

@@ -180,3 +180,33 @@ def test_concurrent_joins_get_different_places():
   ]
   assert all(one.has_returned(10.0) and one.error is None for one in joining)
   assert sorted(place for one in joining for place in one.result) == list(range(32))
+
+
+def put(roster, member, sequence=1):
+  member.admitted = sequence
+  roster.deliver(member.session, sequence)
+
+
+def test_an_actor_is_late_by_what_others_have_put_since(roster, clock):
+  first, second = join(roster, 'a', 'b')
+  roster.join('e', 'evaluator')  # Puts nothing, and is not late.
+
+  def lateness():
+    return {member.name: seconds for member, seconds in roster.lateness()}
+
+  clock.now += 70.0
+  # Nobody has put anything: the learner may be the one who holds them up.
+  assert lateness() == {'a': 0.0, 'b': 0.0}
+  put(roster, first)
+  assert lateness() == {'a': 0.0, 'b': 70.0}
+  clock.now += 20.0
+  put(roster, first, 2)
+  assert lateness() == {'a': 0.0, 'b': 90.0} and first.delivered == 2
+  second.admitted = 1  # Its put waits for room.
+  assert lateness() == {'a': 0.0, 'b': 0.0}
+  roster.deliver(second.session, 1)
+  assert lateness() == {'a': 0.0, 'b': 0.0}
+  roster.leave(first.session)
+  assert lateness() == {'b': 0.0}
+  with pytest.raises(rosters.Unknown):
+    roster.deliver(first.session, 3)

@@ -222,7 +222,7 @@ def test_a_task_with_discount_zero_terminates():
     references = [Reference(task, SEED + i) for i in range(2)]
     environment.reset(seed=SEED)  # Loads the engines.
     # Not `assert_plays_as`: its reset with a seed would load other engines, without the friction.
-    engines = [env._env for env in environment.envs]
+    engines = [env.unwrapped._env for env in environment.envs]
     engines += [reference.engine for reference in references]
     for engine in engines:
       engine.physics.model.dof_damping[:] = 5.0
@@ -255,7 +255,7 @@ def test_a_task_with_discount_zero_terminates():
 def test_actions_span_each_actuators_own_bounds():
   with opened('quadruped-walk', 1) as environment:
     environment.reset(seed=SEED)
-    controls = environment.envs[0]._env.physics.data
+    controls = environment.envs[0].unwrapped._env.physics.data
     controls_of_a_leg = {
       -1.0: [-1.0, -1.0, -0.8],
       1.0: [1.0, 1.1, 0.8],
@@ -274,7 +274,7 @@ def test_each_actuator_has_its_own_action():
     environment.reset(seed=SEED)
     (actions,) = random_actions(environment, 1)
     environment.step(actions)
-    controls = environment.envs[0]._env.physics.data.ctrl
+    controls = environment.envs[0].unwrapped._env.physics.data.ctrl
     np.testing.assert_allclose(controls, actions[0], rtol=0, atol=1e-12)
 
 
@@ -339,7 +339,7 @@ def test_a_physics_error_is_a_crash_and_a_reset_starts_again(value):
     actions = random_actions(environment, 20)
     expected = play(environment, actions, SEED)
     environment.reset(seed=SEED + 1)
-    environment.envs[1]._env.physics.data.qpos[0] = value
+    environment.envs[1].unwrapped._env.physics.data.qpos[0] = value
     with pytest.raises(suite.EnvironmentCrashed, match='cartpole-swingup.*BADQPOS'):
       environment.step(actions[0])
     observations, _ = environment.reset()
@@ -358,7 +358,7 @@ def test_an_episode_after_a_crash_has_all_its_steps():
     still = np.zeros((1, 1), np.float32)
     for _ in range(10):
       environment.step(still)
-    environment.envs[0]._env.physics.data.qvel[:] = np.inf
+    environment.envs[0].unwrapped._env.physics.data.qvel[:] = np.inf
     with pytest.raises(suite.EnvironmentCrashed):
       environment.step(still)
     environment.reset()
@@ -374,7 +374,7 @@ def test_other_errors_are_no_crashes(monkeypatch):
     def mistaken(_):
       raise ZeroDivisionError
 
-    monkeypatch.setattr(environment.envs[0]._env.task, 'get_reward', mistaken)
+    monkeypatch.setattr(environment.envs[0].unwrapped._env.task, 'get_reward', mistaken)
     with pytest.raises(ZeroDivisionError):
       environment.step(np.zeros((1, 1), np.float32))
 

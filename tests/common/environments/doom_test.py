@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pathlib
 import signal
 
 import gymnasium
@@ -132,18 +133,41 @@ def test_reset_of_a_dead_engine_raises_or_restarts_it(two_games, name):
 
 
 def test_the_death_of_the_process_that_steps_games_is_a_crash_even_if_they_live():
-  """The games must not keep the connection open that this process listens to."""
+  """The games must not keep the connection open that this process listens to.
+
+  They end, and their shared memory goes: a run may go on for days.
+  """
   with contextlib.closing(environments.load('doom:basic').make(['basic'], True)) as environment:
     environment.reset(seed=1)
     (engine,) = processes.engines()
     (stepping,) = (child for child in processes.children() if engine in processes.children(child))
+    segments = processes.shared_memory(engine)
+    assert segments and all(segment.exists() for segment in segments)
     os.kill(stepping, signal.SIGKILL)
-    with pytest.raises(environments.EnvironmentCrashed, match='status -9'):
+    with pytest.raises(environments.EnvironmentCrashed, match='SIGKILL'):
       environment.step([0])
+    assert not processes.is_alive(engine)
+    assert not [segment for segment in segments if segment.exists()]
     environment.reset(seed=1)
     assert environment.step([0])[1].shape == (1,)
-    # It is no child of this process any more; at the end of a run, the janitor would find it.
-    os.kill(engine, signal.SIGKILL)
+
+
+def test_a_frozen_game_is_named_ended_and_restarted():
+  made = environments.load('doom').make(['basic', 'take_cover'], True)
+  with contextlib.closing(made) as environment:
+    environment.reset(seed=1)
+    before = processes.engines()
+    scenario = b'scenarios/take_cover.wad'
+    (frozen,) = [x for x in before if scenario in pathlib.Path(f'/proc/{x}/cmdline').read_bytes()]
+    os.kill(frozen, signal.SIGSTOP)
+    environment._timeout = 1.0
+    said = r'for 1 s .* it was stepping environment 1 \(take_cover\)'
+    with pytest.raises(environments.EnvironmentCrashed, match=said):
+      environment.step([0, 0])
+    assert len(before) == 2 and not any(map(processes.is_alive, before))
+    environment._timeout = 600.0
+    environment.reset(seed=1)
+    assert environment.step([0, 0])[1].shape == (2,)
 
 
 def test_a_dead_engine_leaves_no_shared_memory(two_games):

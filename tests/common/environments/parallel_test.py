@@ -7,6 +7,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ import pytest
 
 from common import environments, errors
 from common.environments import dmlab, parallel, suite
+from common.environments import options as option_sets
 from common.machine import workers
 from scripts import processes
 
@@ -27,7 +29,7 @@ LEVELS = (WATERMAZE, MAZE, LANGUAGE)
 SECONDS = 'episodeLengthSeconds=2'
 STEPS = 30  # Agent steps of such an episode.
 # Actions of `Moody`.
-GO_ON, END, TRUNCATE, CRASH, DIE, MISTAKE, TIRED = range(7)
+GO_ON, END, TRUNCATE, CRASH, DIE, MISTAKE, TIRED, HANG, SLEEPY = range(9)
 
 
 class Moody(gymnasium.Env):
@@ -39,17 +41,19 @@ class Moody(gymnasium.Env):
   observation_space = gymnasium.spaces.Dict(
     {'observation': gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)}
   )
-  action_space = gymnasium.spaces.Discrete(7)
+  action_space = gymnasium.spaces.Discrete(9)
 
   def __init__(self, name: str, folder: pathlib.Path):
     self._note(folder / f'{name}.born')
     self._closed = folder / f'{name}.closed'
     self._tired = False
+    self._sleepy = False
     self._observation = np.zeros(2)
 
   def reset(self, *, seed=None, options=None):
     if self._tired:
       os._exit(9)
+    time.sleep(self._sleepy * 1.5)
     self._observation = np.array([-1.0 if seed is None else seed, 0.0])
     return {'observation': self._observation}, {}
 
@@ -59,9 +63,18 @@ class Moody(gymnasium.Env):
     if action == DIE:
       os.write(2, b'Sys_Error: out of memory')
       os._exit(7)
+    if action == HANG:
+      time.sleep(100.0)
     self._tired = action == TIRED  # It dies in the reset that follows.
+    self._sleepy = action == SLEEPY  # And takes long in this one.
     self._observation = self._observation + [0.0, 1 // int(action != MISTAKE)]
-    return {'observation': self._observation}, 1.0, action in (END, TIRED), action == TRUNCATE, {}
+    return (
+      {'observation': self._observation},
+      1.0,
+      action in (END, TIRED, SLEEPY),
+      action == TRUNCATE,
+      {},
+    )
 
   def close(self):
     self._note(self._closed)
@@ -128,7 +141,14 @@ def moody_ones(kind, folder, names='abc'):
     names,
     Moody.observation_space,
     Moody.action_space,
+    timeout_seconds=600.0,
   )
+
+
+@pytest.fixture
+def patient(monkeypatch):
+  """Steps may have short limits, without limits of a slow machine's starts."""
+  monkeypatch.setattr(option_sets, 'RESET_FACTOR', 1000)
 
 
 def load(names, engine=SECONDS):
@@ -425,7 +445,7 @@ def test_a_process_that_is_killed_restarts(moody, tmp_path):
   assert processes.becomes_true(lambda: not processes.is_alive(killed))
   observation, reward, terminated, truncated, info = environment.step([GO_ON, GO_ON])
   (number,) = info['crashes']
-  assert 'status -9' in info['crashes'][number]
+  assert 'SIGKILL' in info['crashes'][number]
   assert reward[number] == 0.0 and reward[1 - number] == 1.0
   assert not terminated.any() and not truncated.any()
   assert list(observation['observation'][[number, 1 - number], 1]) == [0, 1]
@@ -435,6 +455,48 @@ def test_a_process_that_is_killed_restarts(moody, tmp_path):
   assert len(info['crashes']) == 1
   *_, info = environment.step([GO_ON, GO_ON])
   assert info['crashes'] == {}
+
+
+def test_those_that_hang_are_named_ended_and_restarted(moody, patient, tmp_path):
+  environment = moody(3)
+  environment.reset(seed=5)
+  environment._timeout = 0.5
+  began = threading.Event()
+  said = []
+
+  def ask():
+    began.wait()
+    asked = 'step of environment 0 (a), environment 2 (c)'
+    said.append(processes.becomes_true(lambda: suite.awaited(environment) == asked))
+
+  asking = threading.Thread(target=ask)
+  asking.start()
+  began.set()
+  begin = time.monotonic()
+  _, reward, _, _, info = environment.step([HANG, GO_ON, HANG])
+  asking.join()
+  assert said == [True] and suite.awaited(environment) == ''
+  # Both had their time at once; they were restarted like those that die.
+  assert time.monotonic() - begin < 15.0 and info['crashes'].keys() == {0, 2}
+  assert all('not answered for 0.5 s' in reason for reason in info['crashes'].values())
+  assert list(reward) == [0.0, 1.0, 0.0] and lives(tmp_path, 'a') == 2 and lives(tmp_path, 'b') == 1
+
+
+def test_one_that_hangs_again_and_again_ends_the_run(moody, patient):
+  environment = moody(1)
+  environment.reset(seed=5)
+  environment._timeout = 0.1
+  for _ in range(4):
+    assert environment.step([HANG])[-1]['crashes'].keys() == {0}
+  with pytest.raises(errors.UserError, match='(?s)a died 5 times in a row.*not answered for 0.1 s'):
+    environment.step([HANG])
+
+
+def test_a_reset_may_take_longer_than_a_step(moody):
+  environment = moody(2)
+  environment.reset(seed=5)
+  environment._timeout = 1.0
+  assert environment.step([SLEEPY, GO_ON])[-1]['crashes'] == {}
 
 
 def test_a_bug_is_raised_with_its_stack_trace(moody):
@@ -531,6 +593,7 @@ def test_environments_that_cannot_be_made_leave_nothing(tmp_path):
       'ab',
       Moody.observation_space,
       Moody.action_space,
+      timeout_seconds=600.0,
     )
   assert processes.children() == before
   assert lives(tmp_path) == 1 and (tmp_path / 'a.closed').exists()

@@ -6,6 +6,8 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import gymnasium
 import numpy as np
@@ -16,17 +18,20 @@ from scripts import processes
 
 TASKS = ('cartpole-swingup',) * 3
 STEPS = 1100  # An episode has 1,000.
+SLOW = 5  # A seed whose reset takes a while.
 
 
 class Moody(gymnasium.Env):
-  """Does what its action says: 0 goes on, 1 crashes, 2 has a bug, 3 ends the process."""
+  """Does what its action says: 0 goes on, 1 crashes, 2 has a bug, 3 ends the process, 4 hangs."""
 
   observation_space = gymnasium.spaces.Dict(
     {'observation': gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)}
   )
-  action_space = gymnasium.spaces.Discrete(4)
+  action_space = gymnasium.spaces.Discrete(5)
 
   def reset(self, *, seed=None, options=None):
+    if seed == SLOW:
+      time.sleep(1.5)
     self._steps = np.zeros(1, np.float32)
     return {'observation': self._steps}, {}
 
@@ -35,13 +40,14 @@ class Moody(gymnasium.Env):
       raise suite.EnvironmentCrashed('an engine has died')
     if action == 3:
       os._exit(7)
+    if action == 4:
+      time.sleep(100.0)
     self._steps = self._steps + 1 // int(action != 2)
     return {'observation': self._steps}, 0.0, False, False, {}
 
 
 def moody():
-  mode = gymnasium.vector.AutoresetMode.SAME_STEP
-  return gymnasium.vector.SyncVectorEnv([Moody], autoreset_mode=mode)
+  return process.one_by_one([Moody], ['moody'])
 
 
 def impossible():
@@ -50,7 +56,7 @@ def impossible():
 
 @pytest.fixture
 def environment():
-  made = process.ProcessVectorEnv(moody)
+  made = process.ProcessVectorEnv(moody, 600.0)
   yield made
   made.close()
 
@@ -66,7 +72,7 @@ def count(environment) -> float:
 
 
 def test_it_is_the_environment_that_it_runs():
-  apart = process.ProcessVectorEnv(functools.partial(control.together, TASKS))
+  apart = process.ProcessVectorEnv(functools.partial(control.together, TASKS), 600.0)
   here = control.together(TASKS)
   assert (apart.num_envs, apart.metadata) == (here.num_envs, here.metadata)
   for space in (
@@ -110,7 +116,7 @@ def test_a_bug_is_raised_with_its_stack_trace(environment):
     environment.step(np.array([2]))
   before = processes.children()
   with pytest.raises(RuntimeError, match='(?s)in impossible.*no such engine'):
-    process.ProcessVectorEnv(impossible)
+    process.ProcessVectorEnv(impossible, 600.0)
   assert processes.children() == before
 
 
@@ -120,13 +126,56 @@ def test_a_process_that_ends_is_a_crash_and_a_reset_starts_another(environment, 
   (first,) = pids(environment)
   if end == 'killed':
     os.kill(first, signal.SIGKILL)
-  status = -9 if end == 'killed' else 7
-  with pytest.raises(suite.EnvironmentCrashed, match=f'has ended, with status {status}'):
+  how = r'was killed by SIGKILL \(9\)' if end == 'killed' else 'has ended with status 7'
+  with pytest.raises(suite.EnvironmentCrashed, match=f'environments: the process {how}'):
     environment.step(np.array([3]))
   environment.reset(seed=1)
   assert count(environment) == 1.0
   (second,) = pids(environment)
   assert second != first
+
+
+def test_a_process_that_hangs_is_a_crash_and_a_reset_starts_another(environment):
+  environment.reset(seed=1)
+  (first,) = pids(environment)
+  environment._timeout = 0.5
+  said = r'not answered for 0.5 s and was ended: it was stepping environment 0 \(moody\)'
+  with pytest.raises(suite.EnvironmentCrashed, match=said):
+    environment.step(np.array([4]))
+  assert not processes.is_alive(first)
+  environment._timeout = 600.0
+  environment.reset(seed=1)
+  assert count(environment) == 1.0
+
+
+def test_a_reset_may_take_longer_than_a_step(environment):
+  environment._timeout = 1.0
+  environment.reset(seed=SLOW)
+  assert count(environment) == 1.0
+  environment._timeout = 0.3
+  with pytest.raises(suite.EnvironmentCrashed, match='not answered for 0.9 s'):
+    environment.reset(seed=SLOW)
+
+
+def test_it_says_what_it_waits_for(environment):
+  environment.reset(seed=1)
+  said = []
+
+  def step():
+    with pytest.raises(suite.EnvironmentCrashed):
+      environment.step(np.array([4]))
+
+  stepping = threading.Thread(target=step)
+  stepping.start()
+
+  def has_begun():
+    said.append(suite.awaited(environment))
+    return said[-1] == 'stepping environment 0 (moody)'
+
+  assert processes.becomes_true(has_begun)
+  assert said[0] in ('resetting environment 0 (moody)', 'stepping environment 0 (moody)')
+  environment._worker.kill()
+  stepping.join()
 
 
 def test_closing_ends_the_process_and_may_be_done_again(environment):
@@ -149,7 +198,7 @@ def test_it_ends_with_a_process_that_is_killed():
   program = """
 from common.environments import process
 from tests.common.environments import process_test
-environment = process.ProcessVectorEnv(process_test.moody)
+environment = process.ProcessVectorEnv(process_test.moody, 600.0)
 environment.reset()
 print(environment._worker.pid, flush=True)
 environment.step([0])

@@ -253,7 +253,7 @@ def test_a_killed_process_is_a_clear_error(tmp_path):
   killer.join()
   assert killed
   assert str(refused.value).startswith(
-    'while slow was played, the process has ended, with status -9'
+    'while slow was played, the process was killed by SIGKILL (9)'
   )
   assert 'Results so far are kept: the same command continues.' in str(refused.value)
   assert set(files_in(tmp_path / 'results')) == {'agent-a.json', 'agent-b.json'}

@@ -167,3 +167,22 @@ def test_no_thread_outlives_its_crew():
     crew.start(f'waits {i}', closing.wait)
   crew.end()
   assert processes.becomes_true(lambda: set(threading.enumerate()) <= before)
+
+
+def test_a_pulse_says_more_if_it_can():
+  pulse = threads.Pulse('actor 3')
+  pulse.enter('stepping environments', lambda: 'step of environment 2 (pong)')
+  described = 'actor 3: stepping environments for 0 s (step of environment 2 (pong))'
+  assert pulse.describe() == described
+  pulse.enter('choosing actions')
+  assert pulse.describe() == 'actor 3: choosing actions for 0 s'
+
+
+def test_waiting_for_others_is_not_work():
+  pulse = threads.Pulse('actor 3')
+  pulse.enter('stepping environments')
+  pulse.since -= 61.0
+  assert 61.0 <= pulse.seconds_at_work() < 120.0
+  pulse.enter('waiting for the learner')
+  pulse.since -= 61.0
+  assert pulse.seconds_at_work() == 0.0

@@ -50,6 +50,27 @@ class Thing:
     os.write(2, err.encode()[: len(err.encode()) - cut])
     os._exit(status)  # As engines do, without Python's cleaning up.
 
+  def spawn(self, name: str, path: pathlib.Path) -> int:
+    """Starts an engine: a process in a session of its own, with a file of its own to map."""
+    program = f"""
+import mmap, time
+with open({str(path)!r}, 'w+b') as file:
+  file.write(bytes(10))
+  file.flush()
+  memory = mmap.mmap(file.fileno(), 10)
+print('mapped', flush=True)
+time.sleep(1000)
+"""
+    engine = subprocess.Popen(
+      [sys.executable, '-c', program, name], stdout=subprocess.PIPE, start_new_session=True
+    )
+    engine.stdout.readline()
+    return engine.pid
+
+  def work(self, text: str, seconds: float) -> None:
+    workers.note(text)
+    time.sleep(seconds)
+
   def warn(self, text: str) -> str:
     logging.info('nothing of interest')
     logging.warning('%s!', text)
@@ -257,21 +278,21 @@ def test_a_killed_process_is_reported_by_every_later_call(mortal):
   os.kill(mortal.pid, signal.SIGKILL)
   assert processes.becomes_true(lambda: not mortal.is_alive())
   for _ in range(2):
-    with pytest.raises(workers.WorkerDied, match='status -9'):
+    with pytest.raises(workers.WorkerDied, match=r'killed by SIGKILL \(9\).*out of memory'):
       mortal.call('echo', value=1)
 
 
 def test_a_process_killed_at_work_is_reported(mortal):
   mortal.send('slowly', seconds=60.0)
-  os.kill(mortal.pid, signal.SIGKILL)
-  with pytest.raises(workers.WorkerDied, match='status -9'):
+  os.kill(mortal.pid, signal.SIGBUS)
+  with pytest.raises(workers.WorkerDied, match=r'killed by SIGBUS \(7\): /dev/shm'):
     mortal.receive()
 
 
 def test_killing_ends_the_wait_for_an_answer(mortal):
   mortal.send('slowly', seconds=60.0)
   mortal.kill()
-  with pytest.raises(workers.WorkerDied, match='status -9'):
+  with pytest.raises(workers.WorkerDied, match='the process was ended$'):
     mortal.receive()
   mortal.kill()  # Of a dead process: does nothing.
 
@@ -374,3 +395,141 @@ def test_no_process_and_no_file_is_left(thing):
     worker = start()
     worker.close()
   assert (processes.children(), descriptors()) == before
+
+
+# What a dead process leaves.
+
+
+@pytest.fixture
+def engine(mortal):
+  """The engine of `mortal`, in a session of its own, and its shared memory."""
+  path = pathlib.Path(f'/dev/shm/engine-{mortal.pid}')
+  yield mortal.call('spawn', name='engine', path=path), path
+  path.unlink(missing_ok=True)
+
+
+def assert_left_nothing(engine):
+  pid, path = engine
+  assert not processes.is_alive(pid) and not path.exists()
+
+
+def test_the_engines_of_a_killed_process_end_with_it(mortal, engine):
+  assert processes.is_alive(engine[0]) and engine[1].exists()
+  os.kill(mortal.pid, signal.SIGKILL)
+  with pytest.raises(workers.WorkerDied):
+    mortal.call('echo', value=1)
+  assert_left_nothing(engine)
+
+
+def test_the_engines_of_a_process_that_does_not_close_end_with_it(mortal, engine):
+  mortal.send('slowly', seconds=60.0)
+  mortal.close(patience=0.1)
+  assert_left_nothing(engine)
+
+
+def test_the_engines_of_a_process_that_this_one_kills_end_with_it(mortal, engine):
+  mortal.send('slowly', seconds=60.0)
+  mortal.kill()
+  with pytest.raises(workers.WorkerDied):
+    mortal.receive()
+  assert_left_nothing(engine)
+
+
+def test_other_processes_are_left_alone(mortal, engine, tmp_path):
+  other = start()
+  kept = other.call('spawn', name='other', path=tmp_path / 'memory')
+  os.kill(mortal.pid, signal.SIGKILL)
+  with pytest.raises(workers.WorkerDied):
+    mortal.call('echo', value=1)
+  assert_left_nothing(engine)
+  assert processes.is_alive(kept) and other.call('echo', value=1) == 1
+  other.kill()
+  other.close()
+  assert not processes.is_alive(kept)
+
+
+class Nested(Thing):
+  """Hosts a worker itself, as an evaluation's process does."""
+
+  def __init__(self):
+    super().__init__()
+    self._inner = start()
+
+  def inner(self) -> int:
+    self._inner.send('slowly', seconds=1000.0)
+    return self._inner.pid
+
+
+def test_workers_of_a_worker_that_do_not_answer_end_with_it():
+  outer = start(Nested)
+  inner = outer.call('inner')
+  outer.kill()
+  outer.close()
+  assert not processes.is_alive(inner)
+
+
+# Hangs.
+
+
+def test_a_process_that_does_not_answer_is_ended_with_its_engines_and_says_what_it_did(
+  mortal, engine
+):
+  begin = time.monotonic()
+  with pytest.raises(workers.WorkerHung) as hung:
+    mortal.call('work', 0.3, text='stepping level 4', seconds=60.0)
+  assert 0.3 <= time.monotonic() - begin < 20.0
+  assert str(hung.value) == (
+    'the process has not answered for 0.3 s and was ended: it was stepping level 4'
+  )
+  assert not mortal.is_alive()
+  assert_left_nothing(engine)
+
+
+def test_a_frozen_process_is_ended(mortal):
+  os.kill(mortal.pid, signal.SIGSTOP)
+  with pytest.raises(workers.WorkerHung):
+    mortal.call('echo', 0.3, value=1)
+  assert mortal.pid not in processes.children()
+
+
+def test_an_answer_in_time_is_returned(thing):
+  assert thing.call('slowly', 60.0, seconds=0.2) == 'done'
+
+
+def test_answers_are_awaited_from_several_at_once(thing, mortal):
+  assert workers.answered([thing, mortal], 0.05) == []
+  mortal.send('echo', value=1)
+  assert workers.answered([thing, mortal], 60.0) == [mortal] and mortal.receive() == 1
+  # A dead one has answered: `receive` raises at once.
+  os.kill(mortal.pid, signal.SIGKILL)
+  assert workers.answered([thing, mortal], 60.0) == [mortal]
+
+
+def test_time_in_which_this_process_is_stopped_does_not_count(tmp_path):
+  """As a suspended job: what it waits for may have been suspended too."""
+  program = """
+import time
+from common.machine import workers
+from tests.common.machine import workers_test
+worker = workers_test.start()
+worker.send('slowly', seconds=6.0)
+print('waits', flush=True)
+print(worker.receive(5.0), flush=True)
+worker.close()
+"""
+  with subprocess.Popen(
+    [sys.executable, '-c', program], cwd=ROOT, stdout=subprocess.PIPE, text=True
+  ) as waiting:
+    assert waiting.stdout.readline() == 'waits\n'
+    os.kill(waiting.pid, signal.SIGSTOP)
+    time.sleep(5.2)
+    os.kill(waiting.pid, signal.SIGCONT)
+    assert waiting.stdout.read() == 'done\n'
+
+
+def test_notes_are_kept_until_the_next_one(thing):
+  thing.call('work', text='a long note', seconds=0.0)
+  thing.call('work', text='a note', seconds=0.0)
+  assert thing.note() == 'a note'
+  thing.call('work', text='\N{SNOWMAN}' * 100, seconds=0.0)
+  assert len(thing.note().encode()) <= 203

@@ -5,7 +5,9 @@ import logging
 import math
 import threading
 import time
+import types
 
+import numpy as np
 import pytest
 
 from common import environments
@@ -92,6 +94,103 @@ def test_a_row_is_due_after_the_interval_and_covers_only_that(tmp_path, learner,
   learner.frames.assign(10)
   recorder.close()
   assert [row['loss'] for row in rows(tmp_path)] == [4.0, 8.0]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+  """A clock that only `advance` moves."""
+  now = [1000.0]
+  monkeypatch.setattr(recorders, 'time', types.SimpleNamespace(monotonic=lambda: now[0]))
+
+  def advance(seconds):
+    now[0] += seconds
+
+  return advance
+
+
+def make_recorder(folder, learner, columns=('samples', 'wait_share')):
+  config = settings.Settings(env='some:task', total_frames=10_000, log_every_seconds=10.0)
+  suite = dataclasses.replace(environments.load('gym:CartPole-v1'), tasks=('task',))
+  return recorders.Recorder(
+    config, suite, folder, learner, columns, gauges=lambda row: {}, note=lambda row: ''
+  )
+
+
+def learn(learner, recorder, frames=160):
+  """An update."""
+  learner.updates.assign_add(1)
+  learner.frames.assign_add(frames)
+  recorder.start_clock()
+  recorder.record(totals={'samples': 32})
+
+
+def watch(recorder, clock, seconds):
+  """Passes the time as the main thread does."""
+  for _ in range(int(seconds * 5)):
+    clock(0.2)
+    recorder.report_if_due()
+
+
+def test_updates_longer_than_the_interval_are_not_reported_as_nothing_and_too_much(
+  tmp_path, learner, clock
+):
+  recorder = make_recorder(tmp_path, learner)
+  learn(learner, recorder)
+  for _ in range(4):
+    watch(recorder, clock, 25.0)
+    learn(learner, recorder)
+    recorder.report_if_due()
+  recorder.close()
+  seen = rows(tmp_path)
+  assert [row['updates'] for row in seen] == [2, 3, 4, 5]
+  assert [row['frames_per_second'] for row in seen] == pytest.approx([160 / 25] * 4, rel=1e-3)
+  # The first update came before the clock started.
+  assert [row['samples'] for row in seen] == pytest.approx([64 / 25, *[32 / 25] * 3], rel=1e-3)
+
+
+def test_a_share_of_waiting_is_that_of_the_time_between_two_reports(tmp_path, learner, clock):
+  recorder = make_recorder(tmp_path, learner)
+  # Waiting for the first data does not count.
+  with recorder.timed('wait_share'):
+    clock(300.0)
+  learn(learner, recorder)
+  for _ in range(4):
+    # Reported after 10 s, while it waits, because of the update before.
+    with recorder.timed('wait_share'):
+      watch(recorder, clock, 160.0)
+    watch(recorder, clock, 4.0)
+    learn(learner, recorder)
+    watch(recorder, clock, 4.0)
+    learn(learner, recorder)
+  recorder.report_if_due()
+  recorder.close()
+  seen = rows(tmp_path)
+  shares = [row['wait_share'] for row in seen if not math.isnan(row['wait_share'])]
+  assert len(shares) > 4 and 0 < max(shares) <= 1.0
+  # All of the waiting is in some row.
+  waited = 0.0
+  before = 0.0
+  for row in seen:
+    waited += np.nan_to_num(row['wait_share']) * (row['seconds'] - before)
+    before = row['seconds']
+  assert waited == pytest.approx(4 * 160.0, rel=1e-3)
+
+
+def test_data_are_reported_although_learning_has_not_begun(tmp_path, learner, clock):
+  """As while a replay fills; after the first update, rows wait for one."""
+  recorder = make_recorder(tmp_path, learner)
+  recorder.start_clock()
+  for _ in range(2):
+    recorder.record(totals={'samples': 1})
+    watch(recorder, clock, 11.0)
+  assert len(rows(tmp_path)) == 2
+  learn(learner, recorder)
+  watch(recorder, clock, 11.0)
+  recorder.record(totals={'samples': 1})
+  watch(recorder, clock, 11.0)
+  assert len(rows(tmp_path)) == 3
+  recorder.close()
+  assert len(rows(tmp_path)) == 4
 
 
 def test_the_learner_s_seconds_count_from_the_first_data(learner, recorder):

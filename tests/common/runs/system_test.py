@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -40,8 +42,13 @@ def test_a_third_system_trains_reports_saves_resumes_and_is_evaluated(tmp_path):
   programs.wait_for_rows(folder, 2, endless)
   endless.send_signal(signal.SIGINT)
   output = programs.finish(endless, 130)
-  resume = f'python -m tests.common.runs.third_system --run_dir={folder} --resume'
-  assert f'Resume with: {resume}' in output
+  # The command that was really used.
+  resume = re.search(r'Resume with: (.*)', output.replace(_PROGRAM, 'PROGRAM')).group(1)
+  assert shlex.split(resume) == [
+    *(sys.executable, '-c', 'PROGRAM'),
+    *('--config.evaluation_episodes=3', '--config.log_every_seconds=0.2'),
+    *('--total_frames=100000000', f'--run_dir={folder}', '--resume'),
+  ]
 
   counted = metrics.read(folder / 'metrics.csv')[-1]
   total = int(counted['frames']) + 2000

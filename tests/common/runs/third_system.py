@@ -72,7 +72,7 @@ class Run(runs.Run):
     suite = environments.load(config.env, config.environment_options())
     self._learner = counters.Counters('learner')
     # Creates the run's folder, or restores the counters from it.
-    super().__init__(system, config, options, self._learner, who.index)
+    super().__init__(config, options, self._learner, who.index)
     self._task = suite.tasks[0]
     self._repeat = suite.action_repeat
     self.queue = queues.StructureQueue(SPEC, 100)
@@ -136,7 +136,6 @@ class Third:
   title = 'Third'
   # There is no such package: only actor processes would need it.
   name = 'third'
-  command = 'python -m tests.common.runs.third_system'
   presets = presets.Presets(config=Config, rows={'only': {}}, families={}, default='only')
   switches: dict[str, str] = {}
   has_several_learners = False

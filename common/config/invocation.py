@@ -1,0 +1,34 @@
+"""The command that started this process, for messages that say how to resume its run."""
+
+import os
+import pathlib
+import shlex
+import sys
+
+# `scripts/train` sets it to its own name: what it runs is not what the user typed.
+_PROGRAM = 'DISTRIBUTED_RL_PROGRAM'
+# Those that `resuming` sets itself, and those that are refused together with --resume.
+_REPLACED = ('run_dir', 'preset', 'resume', 'noresume')
+_WITHOUT_VALUE = ('resume', 'noresume')
+
+
+def resuming(run_dir: pathlib.Path) -> str:
+  """The command, as for a shell, that resumes a run with the flags of this process."""
+  flags = sys.argv[1:]
+  program = sys.orig_argv[: len(sys.orig_argv) - len(flags)]
+  if name := os.environ.get(_PROGRAM):
+    program = [name]
+  return shlex.join([*program, *_kept(flags), f'--run_dir={run_dir}', '--resume'])
+
+
+def _kept(flags: list[str]) -> list[str]:
+  """The flags that still apply when the run is resumed."""
+  kept = []
+  words = iter(flags)
+  for word in words:
+    name, equals, _ = word.lstrip('-').partition('=')
+    if not word.startswith('-') or name not in _REPLACED:
+      kept.append(word)
+    elif not equals and name not in _WITHOUT_VALUE:
+      next(words, None)  # Its value is a word of its own.
+  return kept
