@@ -17,6 +17,7 @@ from ale_py import roms
 from common import errors
 from common.environments import concatenated, suite
 from common.environments import options as option_sets
+from common.machine import cores
 
 ACTION_REPEAT = 4
 STACK = 4
@@ -140,7 +141,7 @@ class AtariVectorEnv(gymnasium.vector.VectorWrapper):
       max_frames: Environment frames after which a game is truncated.
       full_action_space: Whether to offer all 18 actions, not only the game's own. An action that
         the game does not know (Skiing has no fire button) is a no-op then.
-      num_threads: Of the engine; 0 for one per core.
+      num_threads: Of the engine; 0 for one per core that this process may use.
     """
     # No banner per game on the terminal.
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
@@ -156,7 +157,8 @@ class AtariVectorEnv(gymnasium.vector.VectorWrapper):
       reward_clipping=False,
       use_fire_reset=False,
       full_action_space=full_action_space,
-      num_threads=num_threads,
+      # Its own choice would be all cores of the machine, even in a container with few.
+      num_threads=num_threads or min(num_envs, cores.count()),
     )
     super().__init__(self._engine)
     frames = self._engine.single_observation_space
