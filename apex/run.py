@@ -93,6 +93,7 @@ class Run(runs.Run):
     self._learning = threads.Pulse('learner')
     self.pulses = (self.taker, self._sampler, self._learning)
     self._refused_in_a_row = 0
+    self._filling = replays.Filling(config, self.replay)
     # The learner's thread sets it after each checkpoint; the saver's thread waits for it.
     self._is_replay_save_due = threading.Event()
     self._saved_updates = int(self.learner.updates)
@@ -156,6 +157,7 @@ class Run(runs.Run):
       for _ in range(config.replicas):
         inserted += replays.insert(config, self.replay, arrived.block)
       self.ratio.add_inserted(inserted, self.replay.size())
+      self._filling.record(config.replicas * len(arrived.block.priority))
       # Copies are not new experience (Figure 6).
       new_transitions = inserted // config.replicas
       self.learner.frames.assign_add(new_transitions * self._suite.action_repeat)

@@ -6,8 +6,9 @@ sticky actions, up to 30 no-ops at the start. In training a lost life ends the e
 learner, yet the game goes on from there: `info['game_over']` tells the two apart.
 """
 
+import functools
 import itertools
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 import ale_py
 import gymnasium
@@ -100,13 +101,13 @@ def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
   if name.partition(':')[0] == 'atari57':
     suite.refuse_member(name, member, 'atari:GAME')
     tasks = suite.select_tasks(name, ATARI_57, options)
-    return _suite(name, tasks, _make_many(options.max_training_frames), 'atari57')
+    return _suite(name, tasks, _make_many, options, 'atari57')
 
   if member not in games():
     raise errors.unknown('Atari game', member, games(), 'Write it as in atari:pong.')
   tasks = suite.select_tasks(name, (member,), options)
   references = 'atari57' if member in ATARI_57 else ''
-  return _suite(name, tasks, _make_one(member, options.max_training_frames), references)
+  return _suite(name, tasks, functools.partial(_make_one, member), options, references)
 
 
 def games() -> list[str]:
@@ -242,8 +243,14 @@ def _frame_limit(training: bool, max_training_frames: int | None) -> int:
 
 
 def _suite(
-  name: str, tasks: tuple[str, ...], make: suite.MakeVectorEnv, references: str
+  name: str,
+  tasks: tuple[str, ...],
+  make_with: Callable[[int | None], suite.MakeVectorEnv],
+  options: option_sets.Options,
+  references: str,
 ) -> suite.Suite:
+  max_training_frames = options.max_training_frames
+  make = make_with(max_training_frames)
   probe = make(tasks[:1], True)
   observation_space = probe.single_observation_space
   action_space = probe.single_action_space
@@ -259,4 +266,5 @@ def _suite(
     make=make,
     frame_stack=STACK,
     references=references,
+    max_episode_steps=_frame_limit(True, max_training_frames) // ACTION_REPEAT,
   )
