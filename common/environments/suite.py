@@ -26,7 +26,7 @@ Observation = dict[str, np.ndarray]
 Reset = tuple[Observation, dict[str, Any]]
 Step = tuple[Observation, float, bool, bool, dict[str, Any]]
 VectorStep = tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
-ActionSpace = gymnasium.spaces.Discrete | gymnasium.spaces.Box
+ActionSpace = gymnasium.spaces.Discrete | gymnasium.spaces.MultiDiscrete | gymnasium.spaces.Box
 
 
 class EnvironmentCrashed(workers.Expected):
@@ -95,11 +95,13 @@ class Suite:
   Attributes:
     name: The value of `--env`, e.g. `doom` or `atari:pong`.
     tasks: The names of the tasks; `assign` gives them to environments.
-    observation_space: Of one environment, without a batch axis: `observation` (uint8 pixels or
-      float32 vectors), and `instruction` (int32 `[MAX_WORDS]`) in suites that give one. Pixels are
-      `[height, width, channels]`, or `[stack, height, width]` if `frame_stack` > 1.
-    action_space: Of one environment: `Discrete`, numbered from 0, or a float32 `Box` of vectors in
-      [-1, 1].
+    observation_space: Of one environment, without a batch axis. `observation` is what the torso
+      reads, uint8 pixels or float32 vectors. Pixels are `[height, width, channels]`, or
+      `[stack, height, width]` if `frame_stack` > 1. The others are optional: `instruction` (int32
+      `[MAX_WORDS]`), `vector` (float32 `[D]`, what is observed beside pixels) and `action_mask`
+      (uint8 `[A]`, 1 for the actions that may be taken now; only with discrete actions).
+    action_space: Of one environment: `Discrete` or `MultiDiscrete`, numbered from 0, or a float32
+      `Box` of vectors in [-1, 1].
     action_repeat: Environment frames per agent step.
     make: Builds the vector environments.
     steps_per_second: Agent steps in a second of the game's own time, for films.
