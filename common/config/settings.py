@@ -45,6 +45,9 @@ class Settings:
   stall_seconds: float = 60.0
   # Episodes of each task to play when training is finished; 0: no evaluation.
   evaluation_episodes: int = 10
+  # Agent steps after which an episode of an evaluation is cut: some agents never end theirs. Atari
+  # cuts its own before, after 108,000 frames.
+  max_evaluation_steps: int = 100_000
 
   # DeepMind Lab. Folder of the images that two psychlab levels show, or 'dummy' for placeholders.
   dmlab_dataset_path: str = ''
@@ -70,6 +73,7 @@ class Settings:
       'log_every_seconds',
       'checkpoint_every_seconds',
       'stall_seconds',
+      'max_evaluation_steps',
       'dmlab_level_cache_gb',
     )
     self.expect_at_least_zero(
