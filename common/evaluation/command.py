@@ -126,10 +126,11 @@ def evaluate(
     max_steps: Agent steps after which an episode is cut; None for the run's `max_evaluation_steps`.
 
   Raises:
-    UserError: If the run or its checkpoint cannot be read, environments crash repeatedly, or there
-      is nothing to film.
+    UserError: If the run or its checkpoint cannot be read, its folder cannot be written,
+      environments crash repeatedly, or there is nothing to film.
   """
   config = system.presets.from_json(run_folder.load_config(run, system.name))
+  _expect_writable(run)
   if max_steps:
     config = dataclasses.replace(config, max_evaluation_steps=max_steps)
   request = jobs.Request(run, system, config, checkpoint, seed, film)
@@ -167,6 +168,16 @@ def evaluate(
   logging.info('\nWritten: %s', run / 'evaluation.json')
   if film:
     logging.info('Videos: %s', run / 'videos')
+
+
+def _expect_writable(run: pathlib.Path) -> None:
+  """Refuses a run's folder that cannot get results, before the episodes are played for nothing."""
+  for folder in (run, run / 'evaluation'):
+    if folder.exists() and not os.access(folder, os.W_OK):
+      raise errors.UserError(
+        f'{folder} cannot be written by this user, and results belong there: evaluate a copy of '
+        'the run'
+      )
 
 
 def _write(

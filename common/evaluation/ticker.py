@@ -42,8 +42,8 @@ class Ticker:
       if time.monotonic() < self._next:
         return
       self._next = time.monotonic() + self._seconds
-      line = self._line()
-    logging.info('  %s', line)
+      # Still with the lock, so that no later line comes first.
+      logging.info('  %s', self._line())
 
   def line(self) -> str:
     """Episodes done of those asked for, agent steps, time left, and what is being played."""

@@ -25,6 +25,7 @@ from common.reporting import scores
 from impala import config as configs
 from impala import system
 from scripts import processes
+from tests import other_user
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 SEED = 5
@@ -169,7 +170,7 @@ def test_progress_is_logged_while_jobs_are_played(tmp_path, caplog, monkeypatch,
   monkeypatch.setattr(sys.modules[__name__], 'LOG_EVERY', 0.0)
   play(tmp_path, JOBS[:2], processes_=count)
   lines = [message for message in caplog.messages if 'ETA' in message]
-  pattern = r'  (\d+) of 24 episodes, ([\d,]+) steps, ETA (at most )?\d+:\d\d( \(playing (.*)\))?'
+  pattern = r'  (\d+) of 24 episodes, ([\d,]+) steps, ETA (at most )?[\d:]+( \(playing (.*)\))?'
   found = [re.fullmatch(pattern, line) for line in lines]
   assert len(found) > 100 and all(found)
   episodes = [int(match[1]) for match in found]
@@ -529,6 +530,20 @@ def test_films_are_made_even_if_there_are_results(evaluated, played):
     'breakout.gif',
     'road_runner.gif',
   }
+
+
+def test_a_run_that_cannot_get_results_is_refused_before_it_is_played(tmp_path):
+  run_folder.create(tmp_path / 'run', configs.PRESETS.preset('gym'))
+  run = other_user.protect(tmp_path / 'run')
+  program = [sys.executable, '-m', 'impala.evaluate', str(run)]
+  done = subprocess.run(
+    [*other_user.command(), *program], cwd=ROOT, capture_output=True, text=True, timeout=120.0
+  )
+  message = (
+    f'error: {run} cannot be written by this user, and results belong there: evaluate a copy of '
+    'the run\n'
+  )
+  assert (done.returncode, done.stderr) == (2, message)
 
 
 def test_zero_processes_are_refused():

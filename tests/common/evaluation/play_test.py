@@ -235,7 +235,9 @@ def test_an_episode_as_long_as_the_limit_is_not_cut():
   assert played.lengths == [5] * 10 and played.cut == 0
 
 
-@pytest.mark.parametrize('name', ['atari:pong', 'control:cartpole-swingup', 'doom:health_gathering'])
+@pytest.mark.parametrize(
+  'name', ['atari:pong', 'control:cartpole-swingup', 'doom:health_gathering']
+)
 def test_each_family_begins_other_episodes_after_a_cut(name, monkeypatch):
   monkeypatch.setattr(play, '_MAX_ENVIRONMENTS', 2)
   suite = environments.load(name)
