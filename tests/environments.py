@@ -75,6 +75,23 @@ class Undefined(Stuck):
     return np.zeros(2, np.float32), float('nan'), False, False, {}
 
 
+class Surge(gymnasium.Env):
+  """Episodes of ten steps that pay 1 each; one step in 1,000 pays what cannot be squared."""
+
+  observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+  action_space = gymnasium.spaces.Discrete(2)
+
+  def reset(self, *, seed=None, options=None):
+    super().reset(seed=seed)
+    self._steps = 0
+    return np.zeros(2, np.float32), {}
+
+  def step(self, action):
+    self._steps += 1
+    reward = 3e38 if self.np_random.random() < 1e-3 else 1.0
+    return np.zeros(2, np.float32), reward, self._steps == 10, False, {}
+
+
 class Fleeting(gymnasium.Env):
   """Cuts its episodes after seven steps, without stating that as its time limit."""
 
@@ -100,5 +117,6 @@ gymnasium.register('Catch-v0', Catch)
 gymnasium.register('Stuck-v0', Stuck)
 gymnasium.register('Faulty-v0', Faulty)
 gymnasium.register('Undefined-v0', Undefined)
+gymnasium.register('Surge-v0', Surge)
 gymnasium.register('Fleeting-v0', Fleeting)
 gymnasium.register('FleetingPush-v0', FleetingPush)

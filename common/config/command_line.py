@@ -38,8 +38,7 @@ class Options:
   Attributes:
     run_dir: The run's folder.
     resume: Whether to resume the run in that folder.
-    asked: The settings named on the command line; all settings if it names a preset or an
-      environment.
+    asked: The settings named on the command line; all settings if it names a preset.
     values: All flags, including those that the caller defined.
   """
 
@@ -107,7 +106,7 @@ def parse(
       setattr(config, name, value)
       asked.add(name)
   # An actor that names a preset must agree with its learner on all settings.
-  if values.preset or values.env:
+  if values.preset:
     asked = {field.name for field in dataclasses.fields(config)}
   config.check()
   options = Options(

@@ -20,7 +20,16 @@ from common.environments import levels
 from common.environments.options import Options
 from common.environments.suite import EnvironmentCrashed, Family, Suite, assign
 
-__all__ = ['HELP', 'EnvironmentCrashed', 'Options', 'Suite', 'assign', 'describe', 'load']
+__all__ = [
+  'HELP',
+  'EnvironmentCrashed',
+  'Options',
+  'Suite',
+  'assign',
+  'code_of',
+  'describe',
+  'load',
+]
 
 # The part of `--env` before a colon -> the family's module. Modules are imported when asked for:
 # each needs a package that users of the other families may not have.
@@ -85,6 +94,19 @@ def load(name: str, options: Options = Options()) -> Suite:
       f'{name} needs the package {error.name!r}, which cannot be imported ({error}). '
       'Install the requirements: scripts/train --help does it, if a package is missing'
     ) from error
+
+
+def code_of(name: str) -> str:
+  """The code of this machine that an environment's name asks to run, for a message.
+
+  Empty for all other environments: their names only choose from what installed packages list.
+  """
+  family, _, member = name.partition(':')
+  if family == 'gym' and ':' in member:
+    return f'the Python module {member.partition(":")[0]}'
+  if family == 'dmlab' and not levels.is_listed(member):
+    return f'the script of the level {member}'
+  return ''
 
 
 def _imported(module: str) -> Family:

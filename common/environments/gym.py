@@ -32,6 +32,9 @@ def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
     UserError: If the id is not registered, or its spaces are of other kinds than those above.
   """
   tasks = suite.select_tasks(name, (member,), options)
+  module, colon, rest = member.partition(':')
+  if colon and (not module or not rest or ':' in rest):
+    raise errors.UserError(f'{name!r} is not an environment: expected gym:ID or gym:MODULE:ID')
   # With a module, only importing it tells whether the id exists.
   if ':' not in member and member not in gymnasium.registry:
     raise errors.unknown('gymnasium environment', member, gymnasium.registry.keys())

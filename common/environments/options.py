@@ -13,8 +13,8 @@ class Options:
     tasks: Names of the suite's tasks to keep, separated by commas; '' for all of them.
     max_training_frames: Environment frames after which an Atari game is truncated in training;
       None for the limit of evaluation.
-    dmlab_dataset_path: Folder of the images that two levels show, `dummy` for the levels' own
-      dummy images, or '' to leave those levels out.
+    dmlab_dataset_path: Folder of the images that some levels of Psychlab show, `dummy` for the
+      levels' own dummy images, or '' to leave those levels out.
     dmlab_level_cache: Folder of compiled maps; '' to compile a map at every reset.
     dmlab_level_cache_gb: The most that folder may hold, in units of 10^9 bytes.
     dmlab_renderer: `software` or `hardware`.

@@ -4,12 +4,12 @@ import dataclasses
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from apex import config as configs
 from apex import replay as replays
 from apex import transitions
 from common import environments, errors
-from tests.common.replay import replays as blocks
 
 # 300 transitions in blocks of 10: 32 slots with 320 places.
 CONFIG = dataclasses.replace(
@@ -55,14 +55,18 @@ class Filled:
   def __init__(self, config):
     suite = suite_cut_after(None)
     self._config = config
-    self._kind = blocks.Kind(1, transitions.specification(suite, 10, config.n_step).block)
+    self._spec = transitions.specification(suite, 10, config.n_step)
     self.replay = replays.make(config, suite)
     self._filling = replays.Filling(config, self.replay)
 
   def add(self, count, valid):
-    for number in range(count):
-      some = np.arange(10)[np.newaxis] < valid
-      replays.insert(self._config, self.replay, blocks.blocks(self._kind, [number % 5], valid=some))
+    shipment = tf.nest.map_structure(
+      lambda s: np.ones((1, *s.shape), s.dtype.as_numpy_dtype), self._spec
+    )
+    some = np.arange(10)[np.newaxis] < valid
+    shipment = shipment._replace(block=shipment.block._replace(valid=some))
+    for _ in range(count):
+      replays.insert(self._config, self.replay, shipment)
       self._filling.record(1)
 
 

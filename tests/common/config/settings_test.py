@@ -93,6 +93,17 @@ def test_more_environments_than_memory_holds_are_refused():
     too_many.check_shares(suite)
 
 
+def test_memory_must_hold_the_environments_of_this_process_only():
+  free = memory.available()
+  suite = dataclasses.replace(suite_of(1), bytes_per_environment=free // 20)
+  config = Config(num_actors=100, envs_per_actor=10)
+  with pytest.raises(errors.UserError, match='1000 environments'):
+    config.check_shares(suite)
+  config.check_shares(suite, actors=1)
+  with pytest.raises(errors.UserError, match='100 environments'):
+    config.check_shares(suite, actors=10)
+
+
 def test_memory_for_all_engines_of_deepmind_lab_is_checked(monkeypatch):
   """`table_3_shallow` has 210 engines of 115 MB each: 24.15 GB."""
   config = dataclasses.replace(
@@ -116,6 +127,12 @@ def test_impala_checks_shares_against_the_environment():
   with pytest.raises(errors.UserError, match='57 tasks'):
     config.check_environment(suite)
   dataclasses.replace(config, envs_per_actor=57).check_environment(suite)
+
+
+def test_an_evaluation_without_a_limit_of_steps_is_refused():
+  dataclasses.replace(Config(), max_evaluation_steps=1).check()
+  with pytest.raises(errors.UserError, match='max_evaluation_steps is 0, expected more than 0'):
+    dataclasses.replace(Config(), max_evaluation_steps=0).check()
 
 
 def test_environment_options_come_from_the_config():

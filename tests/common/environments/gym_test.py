@@ -120,3 +120,9 @@ def test_actions_that_do_not_start_at_zero_are_refused(tmp_path, monkeypatch):
   monkeypatch.syspath_prepend(tmp_path)
   with pytest.raises(errors.UserError, match=r'Discrete\(2, start=1\)'):
     environments.load('gym:shifted_actions:Shifted-v0')
+
+
+@pytest.mark.parametrize('member', [':CartPole-v1', 'module:', 'a:b:c', ':'])
+def test_a_name_with_other_colons_is_refused(member):
+  with pytest.raises(errors.UserError, match='expected gym:ID or gym:MODULE:ID'):
+    environments.load(f'gym:{member}')
