@@ -4,17 +4,19 @@ import numpy as np
 
 from apex import config as configs
 from apex import transitions
-from common import environments
+from common import environments, errors
 from common.machine import memory
-from common.replay import prioritized
+from common.replay import eviction, prioritized
 
 
 def make(config: configs.Config, suite: environments.Suite) -> prioritized.PrioritizedReplay:
   """Makes an empty replay.
 
   Raises:
-    UserError: If the machine's memory cannot hold the replay when it is full.
+    UserError: If the machine's memory cannot hold the replay when it is full, or if the replay
+      cannot hold `min_replay` transitions of the suite's episodes.
   """
+  _check_minimum(config, suite)
   # Eviction by priority removes single transitions. Eviction of the oldest removes whole blocks,
   # which store every observation only once.
   if config.evicts_by_priority:
@@ -60,3 +62,61 @@ def insert(
     blocks, block = transitions.separate(blocks)
     origins = origins[block]
   return replay.add(blocks, origins)
+
+
+class Filling:
+  """Notices a replay that is full below `min_replay`: learning would never begin.
+
+  Eviction of the oldest holds a number of blocks. The last observation of an episode that a time
+  limit cuts takes the place of a transition in its block, so that of short episodes they hold less
+  than the capacity. Where the suite does not state its time limit, only playing tells.
+  """
+
+  def __init__(self, config: configs.Config, replay: prioritized.PrioritizedReplay):
+    """Starts with nothing added."""
+    self._config = config
+    self._replay = replay
+    self._blocks = 0  # Since the minimum was last held.
+    self._largest = 0
+
+  def record(self, count: int) -> None:
+    """Counts blocks that were added.
+
+    Args:
+      count: Blocks, copies included.
+
+    Raises:
+      UserError: If every block has been replaced since the replay was full, and it never held the
+        minimum.
+    """
+    size = self._replay.size()
+    if size >= self._config.min_replay:
+      self._blocks = 0
+      self._largest = 0
+      return
+    self._blocks += count
+    self._largest = max(self._largest, size)
+    if self._blocks > 2 * self._replay.slots:
+      raise _never_filled(self._config, self._largest)
+
+
+def _check_minimum(config: configs.Config, suite: environments.Suite) -> None:
+  """Refuses a minimum that the replay does not hold if time limits cut all episodes."""
+  if config.evicts_by_priority or not suite.max_episode_steps:
+    return
+  places = config.block_length * eviction.OldestFirst.num_slots(
+    config.replay_capacity, config.block_length
+  )
+  # See `actor.Actor`: a time limit's last observation takes the place of a transition.
+  held = places * suite.max_episode_steps // (suite.max_episode_steps + 1)
+  if held < config.min_replay:
+    raise _never_filled(config, held)
+
+
+def _never_filled(config: configs.Config, held: int) -> errors.UserError:
+  return errors.UserError(
+    f'a replay of {config.replay_capacity:,} transitions is full when it holds {held:,}, as the '
+    f'episodes of {config.env} are cut after few steps, but learning starts at '
+    f'{config.min_replay:,}. Lower --config.min_replay to {held * 9 // 10} or less, or set '
+    '--config.replay_capacity higher'
+  )

@@ -94,6 +94,7 @@ class Run(runs.Run):
     self._learning = threads.Pulse('learner')
     self.pulses = (self.taker, self._sampler, self._learning)
     self._refused_in_a_row = 0
+    self._filling = replays.Filling(config, self.replay)
     self._drops = dropping.Drops(self.supervisor.folder, self.learner)
     # The learner's thread sets it after each checkpoint; the saver's thread waits for it.
     self._is_replay_save_due = threading.Event()
@@ -158,6 +159,7 @@ class Run(runs.Run):
       for _ in range(config.replicas):
         inserted += replays.insert(config, self.replay, arrived)
       self.ratio.add_inserted(inserted, self.replay.size())
+      self._filling.record(config.replicas * len(arrived.block.priority))
       # Copies are not new experience (Figure 6).
       new_transitions = inserted // config.replicas
       self.learner.frames.assign_add(new_transitions * self._suite.action_repeat)

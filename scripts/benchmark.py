@@ -24,8 +24,7 @@ from absl import flags
 
 from common import errors
 from common.config import command_line
-from common.machine import files, janitor
-from scripts import measuring
+from common.machine import cores, files, janitor
 
 # By system, the module that measures it, and the preset if the command line names neither a preset
 # nor an environment. Each module has PRESETS, `measure(config, seconds)` and
@@ -63,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
     rounds = [system.measure(config, values.seconds) for _ in range(values.rounds)]
 
   result = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
-  result |= {'env': config.env, 'cores': measuring.cores(), 'rounds': rounds}
+  result |= {'env': config.env, 'cores': cores.count(), 'rounds': rounds}
   print(system.table(config, result))
   if values.json:
     with files.replacing(pathlib.Path(values.json)) as file:

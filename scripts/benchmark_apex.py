@@ -20,6 +20,7 @@ from apex import config as configs
 from common import environments, errors
 from common.config import command_line
 from common.distributed import cluster
+from common.machine import cores
 from scripts import measuring
 
 # Modules that import TensorFlow are imported in functions: the benchmark first silences its notes.
@@ -60,7 +61,7 @@ def measure(config: configs.Config, seconds: float) -> dict[str, float]:
 
   per_inserted = cost['environment'] + cost['policy'] + cost['add']
   per_sampled = cost['sample'] + cost['learner'] + cost['update_priorities']
-  limit = measuring.cores() * 1e6 / (per_inserted + config.replay_ratio * per_sampled)
+  limit = cores.count() * 1e6 / (per_inserted + config.replay_ratio * per_sampled)
   # Of all work on the replay, per sampled transition.
   replay = cost['sample'] + cost['update_priorities'] + cost['add'] / config.replay_ratio
 

@@ -13,6 +13,7 @@ import numpy as np
 from common import environments
 from common.config import command_line
 from common.distributed import cluster
+from common.machine import cores
 from impala import config as configs
 from scripts import measuring
 
@@ -36,7 +37,7 @@ def measure(config: configs.Config, seconds: float) -> dict[str, float]:
     'learner': _learner(config, suite, seconds),
   }
   speed, cost = together(config, seconds)
-  limit = measuring.cores() * 1e6 / sum(part.cpu_microseconds for part in parts.values())
+  limit = cores.count() * 1e6 / sum(part.cpu_microseconds for part in parts.values())
   result = {
     'end_to_end': speed,
     'limit': limit,
@@ -191,7 +192,7 @@ def table(config: configs.Config, result: dict[str, Any]) -> str:
   lines = [
     f'{config.env}: T={config.unroll_length}, B={config.batch_size}, {config.num_actors} actors of '
     f'{config.envs_per_actor} environments, {config.torso}{" LSTM" if config.lstm else ""}, '
-    f'{measuring.cores()} cores; medians of {len(result["rounds"])}',
+    f'{cores.count()} cores; medians of {len(result["rounds"])}',
     f'{"part":<16}{"steps/s alone":>16}{"CPU us/step":>14}',
   ]
   for name in ('environment', 'policy', 'learner'):

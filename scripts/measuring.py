@@ -21,11 +21,6 @@ class Speed(NamedTuple):
   cpu_microseconds: float  # Of all cores, per agent step.
 
 
-def cores() -> int:
-  """The number of cores that this process may use."""
-  return len(os.sched_getaffinity(0))
-
-
 def environments_alone(
   suite: environments.Suite, num_actors: int, envs_per_actor: int, seconds: float
 ) -> Speed:

@@ -313,10 +313,12 @@ def _shipping(values: flags.FlagValues) -> Shipping:
   suite = environments.load(config.env, config.environment_options())
   sent = config.num_actors * config.envs_per_actor  # The puts that wait for room.
   if values.system == 'apex':
-    from apex import remote
+    from apex import transitions
+    from common.distributed import wire
 
+    spec = transitions.specification(suite, config.block_length, config.n_step)
     return Shipping(
-      element_bytes=remote.codec(config, suite).element_bytes,
+      element_bytes=wire.Codec(spec, {}).element_bytes,
       frames=config.block_length * suite.action_repeat,
       room=2 * config.queue_capacity + 2 * sent,
       void=0.01,

@@ -10,7 +10,6 @@ Begins the episodes of the seeds 0 to N-1 of each level once. Training with
 import concurrent.futures
 import functools
 import logging
-import os
 import pathlib
 import sys
 import threading
@@ -24,7 +23,7 @@ from absl import flags
 from common import environments, errors
 from common.config import command_line, settings
 from common.environments import dmlab
-from common.machine import janitor, workers
+from common.machine import cores, janitor, workers
 from common.reporting import progress
 
 
@@ -151,7 +150,7 @@ def _define_flags() -> flags.FlagValues:
   text('env', 'dmlab30', 'dmlab30, dmlab5 or dmlab:LEVEL.')
   text('tasks', '', 'Which of many levels to take: A,B,C.')
   count('seeds', 100, 'N: different episodes of each level.')
-  count('processes', os.cpu_count(), 'Maps that are compiled at the same time.')
+  count('processes', cores.count(), 'Maps that are compiled at the same time.')
   text('dmlab_level_cache', defaults.dmlab_level_cache, 'Folder of the cache.')
   flags.DEFINE_float(
     'dmlab_level_cache_gb',

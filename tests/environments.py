@@ -111,9 +111,32 @@ class Surge(gymnasium.Env):
     return np.zeros(2, np.float32), reward, self._steps == 10, False, {}
 
 
+class Fleeting(gymnasium.Env):
+  """Cuts its episodes after seven steps, without stating that as its time limit."""
+
+  observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+  action_space = gymnasium.spaces.Discrete(2)
+
+  def reset(self, *, seed=None, options=None):
+    self._steps = 0
+    return np.zeros(2, np.float32), {}
+
+  def step(self, action):
+    self._steps += 1
+    return np.zeros(2, np.float32), 1.0, False, self._steps == 7, {}
+
+
+class FleetingPush(Fleeting):
+  """The same with continuous actions."""
+
+  action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+
 gymnasium.register('Catch-v0', Catch)
 gymnasium.register('Stuck-v0', Stuck)
 gymnasium.register('Faulty-v0', Faulty)
 gymnasium.register('Halting-v0', Halting)
 gymnasium.register('Undefined-v0', Undefined)
 gymnasium.register('Surge-v0', Surge)
+gymnasium.register('Fleeting-v0', Fleeting)
+gymnasium.register('FleetingPush-v0', FleetingPush)

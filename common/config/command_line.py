@@ -5,6 +5,7 @@ Flags: --preset, --env, --tasks, --run_dir, --total_frames, --seed, --resume, --
 
 import dataclasses
 import difflib
+import errno
 import importlib
 import logging
 import os
@@ -21,9 +22,11 @@ from ml_collections import config_flags
 from common import errors
 from common.config import presets as all_presets
 from common.config import run_folder
-from common.machine import exits
+from common.machine import chart_cache, exits, files
 
 _HELP = ('-h', '--help', '-help')
+# Of files and folders that a user has named or owns.
+_ERRORS_OF_USERS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 # Errors of absl and ml_collections for flags that they cannot parse.
 _PARSE_ERRORS = (flags.Error, AttributeError, TypeError, ValueError, KeyError)
 
@@ -117,7 +120,10 @@ def parse(
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
-  """Runs `main(sys.argv)` and exits with its status; 2 after a UserError, which is printed."""
+  """Runs `main(sys.argv)` and exits with its status; 2 after a UserError, which is printed.
+
+  So are errors of files and folders that may not be read or written, or have no room.
+  """
   logging.basicConfig(level=logging.INFO, format='%(message)s', handlers=[_Terminal(sys.stdout)])
   logging.getLogger('absl').setLevel(logging.WARNING)
   exits.leave(_status_of(main))
@@ -126,6 +132,8 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
 def _status_of(main: Callable[[Sequence[str]], int | None]) -> int:
   """The exit status of a program, whose errors are printed."""
   try:
+    if not any(argument in _HELP for argument in sys.argv[1:]):
+      files.expect_temporary_folder()
     return main(sys.argv) or 0
   except KeyboardInterrupt:
     # A shell's status for SIGINT, 128 + 2.
@@ -138,9 +146,19 @@ def _status_of(main: Callable[[Sequence[str]], int | None]) -> int:
     # must not fail again.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
+  except OSError as error:
+    if error.errno in _ERRORS_OF_USERS and error.filename is not None:
+      print(f'error: {error.filename} cannot be used: {error.strerror}', file=sys.stderr)
+      return 2
+    return _crashed(error)
   except Exception as error:
-    sys.excepthook(type(error), error, error.__traceback__)
-    return 1
+    return _crashed(error)
+
+
+def _crashed(error: Exception) -> int:
+  """Shows an error that is nobody's mistake but ours, with its stack trace."""
+  sys.excepthook(type(error), error, error.__traceback__)
+  return 1
 
 
 class _Terminal(logging.StreamHandler):
@@ -161,6 +179,7 @@ def import_tensorflow(intra_op_threads: int = 0) -> None:
   Args:
     intra_op_threads: Threads that share one operation; 0 for TensorFlow's choice.
   """
+  chart_cache.prepare()
   # The user's own settings of the environment win.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   # By itself, TensorFlow turns oneDNN on only where a processor has AVX512-VNNI or AMX. With AVX2,

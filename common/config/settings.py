@@ -49,6 +49,9 @@ class Settings:
   environment_timeout_seconds: float = 600.0
   # Episodes of each task to play when training is finished; 0: no evaluation.
   evaluation_episodes: int = 10
+  # Agent steps after which an episode of an evaluation is cut: some agents never end theirs. Atari
+  # cuts its own before, after 108,000 frames.
+  max_evaluation_steps: int = 100_000
 
   # DeepMind Lab. Folder of the images that some Psychlab levels show, or 'dummy' for placeholders.
   dmlab_dataset_path: str = ''
@@ -75,6 +78,7 @@ class Settings:
       'checkpoint_every_seconds',
       'stall_seconds',
       'environment_timeout_seconds',
+      'max_evaluation_steps',
       'dmlab_level_cache_gb',
     )
     self.expect_at_least_zero(

@@ -6,8 +6,9 @@ sticky actions, up to 30 no-ops at the start. In training a lost life ends the e
 learner, yet the game goes on from there: `info['game_over']` tells the two apart.
 """
 
+import functools
 import itertools
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 import ale_py
 import gymnasium
@@ -17,6 +18,7 @@ from ale_py import roms
 from common import errors
 from common.environments import concatenated, suite
 from common.environments import options as option_sets
+from common.machine import cores
 
 ACTION_REPEAT = 4
 STACK = 4
@@ -99,13 +101,13 @@ def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
   if name.partition(':')[0] == 'atari57':
     suite.refuse_member(name, member, 'atari:GAME')
     tasks = suite.select_tasks(name, ATARI_57, options)
-    return _suite(name, tasks, _make_many(options.max_training_frames), 'atari57')
+    return _suite(name, tasks, _make_many, options, 'atari57')
 
   if member not in games():
     raise errors.unknown('Atari game', member, games(), 'Write it as in atari:pong.')
   tasks = suite.select_tasks(name, (member,), options)
   references = 'atari57' if member in ATARI_57 else ''
-  return _suite(name, tasks, _make_one(member, options.max_training_frames), references)
+  return _suite(name, tasks, functools.partial(_make_one, member), options, references)
 
 
 def games() -> list[str]:
@@ -140,7 +142,7 @@ class AtariVectorEnv(gymnasium.vector.VectorWrapper):
       max_frames: Environment frames after which a game is truncated.
       full_action_space: Whether to offer all 18 actions, not only the game's own. An action that
         the game does not know (Skiing has no fire button) is a no-op then.
-      num_threads: Of the engine; 0 for one per core.
+      num_threads: Of the engine; 0 for one per core that this process may use.
     """
     # No banner per game on the terminal.
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
@@ -156,7 +158,8 @@ class AtariVectorEnv(gymnasium.vector.VectorWrapper):
       reward_clipping=False,
       use_fire_reset=False,
       full_action_space=full_action_space,
-      num_threads=num_threads,
+      # Its own choice would be all cores of the machine, even in a container with few.
+      num_threads=num_threads or min(num_envs, cores.count()),
     )
     super().__init__(self._engine)
     frames = self._engine.single_observation_space
@@ -240,8 +243,14 @@ def _frame_limit(training: bool, max_training_frames: int | None) -> int:
 
 
 def _suite(
-  name: str, tasks: tuple[str, ...], make: suite.MakeVectorEnv, references: str
+  name: str,
+  tasks: tuple[str, ...],
+  make_with: Callable[[int | None], suite.MakeVectorEnv],
+  options: option_sets.Options,
+  references: str,
 ) -> suite.Suite:
+  max_training_frames = options.max_training_frames
+  make = make_with(max_training_frames)
   probe = make(tasks[:1], True)
   observation_space = probe.single_observation_space
   action_space = probe.single_action_space
@@ -257,4 +266,5 @@ def _suite(
     make=make,
     frame_stack=STACK,
     references=references,
+    max_episode_steps=_frame_limit(True, max_training_frames) // ACTION_REPEAT,
   )

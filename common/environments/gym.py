@@ -38,9 +38,9 @@ def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
   # With a module, only importing it tells whether the id exists.
   if ':' not in member and member not in gymnasium.registry:
     raise errors.unknown('gymnasium environment', member, gymnasium.registry.keys())
-  actions, observations = _probe(member)
-  action_space = _action_space(name, actions)
-  observation_space = _observation_space(name, observations)
+  probe = _probe(member)
+  action_space = _action_space(name, probe.action_space)
+  observation_space = _observation_space(name, probe.observation_space)
 
   def make_one() -> gymnasium.Env:
     return NamedObservation(rescaled(gymnasium.make(member)), observation_space)
@@ -60,6 +60,7 @@ def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
     action_space=action_space,
     action_repeat=1,
     make=make,
+    max_episode_steps=probe.spec.max_episode_steps if probe.spec else None,
   )
 
 
@@ -86,14 +87,14 @@ class NamedObservation(gymnasium.ObservationWrapper):
     return {'observation': np.asarray(observation, self._dtype)}
 
 
-def _probe(member: str) -> tuple[gymnasium.Space, gymnasium.Space]:
-  """The action and observation space of an id."""
+def _probe(member: str) -> gymnasium.Env:
+  """An environment of an id, closed: only its spaces and its specification are of use."""
   try:
     probe = gymnasium.make(member)
   except (gymnasium.error.Error, ImportError) as error:
     raise errors.UserError(f'gymnasium cannot make {member!r}: {error}') from error
   probe.close()
-  return probe.action_space, probe.observation_space
+  return probe
 
 
 def _action_space(name: str, space: gymnasium.Space) -> suite.ActionSpace:

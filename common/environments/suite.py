@@ -115,6 +115,8 @@ class Suite:
     references: The table of `common.reporting.scores` that scores are compared with; '' for none.
     note: A remark that every report of this suite's scores must carry; '' for none.
     bytes_per_environment: Memory that one engine takes; 0 where that does not matter.
+    max_episode_steps: Agent steps after which every episode is truncated in training; None if that
+      is not known.
   """
 
   name: str
@@ -129,6 +131,7 @@ class Suite:
   references: str = ''
   note: str = ''
   bytes_per_environment: int = 0
+  max_episode_steps: int | None = None
 
   @property
   def is_discrete(self) -> bool:

@@ -15,7 +15,7 @@ from absl import flags
 from common import environments, errors
 from common.config import command_line, run_folder, settings
 from common.evaluation import jobs, play
-from common.machine import files, janitor, memory
+from common.machine import cores, files, janitor, memory
 from common.reporting import score_report
 from common.runs import system as systems
 
@@ -71,6 +71,7 @@ def main(argv: Sequence[str], description: str, system: systems.System) -> int:
       seed=values.seed,
       film=values.video,
       processes=values.processes,
+      max_steps=values.max_steps,
     )
   return 0
 
@@ -83,10 +84,17 @@ def _define_flags(values: flags.FlagValues) -> None:
     'checkpoint', 'latest', 'latest, best, or the path of a checkpoint.', flag_values=values
   )
   flags.DEFINE_integer('seed', _SEED, 'Seed of environments and actions.', flag_values=values)
+  flags.DEFINE_integer(
+    'max_steps',
+    None,
+    "Agent steps after which an episode is cut. Default: the run's max_evaluation_steps.",
+    lower_bound=1,
+    flag_values=values,
+  )
   flags.DEFINE_boolean('video', False, "Film each task's first episode.", flag_values=values)
   flags.DEFINE_integer(
     'processes',
-    os.cpu_count(),
+    cores.count(),
     'How many tasks to play at once, each in its own process.',
     lower_bound=1,
     flag_values=values,
@@ -101,6 +109,7 @@ def evaluate(
   seed: int = _SEED,
   film: bool = False,
   processes: int | None = None,
+  max_steps: int | None = None,
 ) -> None:
   """Evaluates the run in a folder; prints a table and writes `evaluation.json`.
 
@@ -115,12 +124,16 @@ def evaluate(
     seed: Seed of environments and actions.
     film: Whether to write `videos/TASK.gif`.
     processes: How many tasks to play at once; None for the number of cores.
+    max_steps: Agent steps after which an episode is cut; None for the run's `max_evaluation_steps`.
 
   Raises:
-    UserError: If the run or its checkpoint cannot be read, environments crash repeatedly, or there
-      is nothing to film.
+    UserError: If the run or its checkpoint cannot be read, its folder cannot be written,
+      environments crash repeatedly, or there is nothing to film.
   """
   config = system.presets.from_json(run_folder.load_config(run, system.name))
+  _expect_writable(run)
+  if max_steps:
+    config = dataclasses.replace(config, max_evaluation_steps=max_steps)
   request = jobs.Request(run, system, config, checkpoint, seed, film)
   player = jobs.TaskPlayer(request)
   # Workers play the checkpoint that this process found, even if training saves a newer one.
@@ -140,7 +153,8 @@ def evaluate(
     run / 'evaluation' / _results_name(request, episodes),
     player,
     functools.partial(jobs.TaskPlayer, request),
-    _processes(processes or os.cpu_count() or 1, suite, episodes),
+    _processes(processes or cores.count(), suite, episodes),
+    config.log_every_seconds,
   )
   results = {who: {task: played[jobs.Job(who, task)] for task in suite.tasks} for who in players}
 
@@ -150,9 +164,21 @@ def evaluate(
     score_report.write(run, suite.references, results['agent'], suite.note)
   else:
     logging.info('%s', play.table(results))
+  if note := play.cut_note(results, config.max_evaluation_steps):
+    logging.info('%s', note)
   logging.info('\nWritten: %s', run / 'evaluation.json')
   if film:
     logging.info('Videos: %s', run / 'videos')
+
+
+def _expect_writable(run: pathlib.Path) -> None:
+  """Refuses a run's folder that cannot get results, before the episodes are played for nothing."""
+  for folder in (run, run / 'evaluation'):
+    if folder.exists() and not os.access(folder, os.W_OK):
+      raise errors.UserError(
+        f'{folder} cannot be written by this user, and results belong there: evaluate a copy of '
+        'the run'
+      )
 
 
 def _write(

@@ -5,14 +5,17 @@ import dataclasses
 import json
 import logging
 import pathlib
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
 from common import environments, errors
 from common.config import command_line, settings
-from common.evaluation import play
+from common.evaluation import play, ticker
 from common.machine import files, workers
 from common.runs import system as systems
+
+_TURN_SECONDS = 1.0  # How long a player plays until it reports.
 
 
 class Job(NamedTuple):
@@ -20,6 +23,18 @@ class Job(NamedTuple):
 
   who: str  # 'agent' or 'random'.
   task: str
+
+
+class Turn(NamedTuple):
+  """What a player reports of a job.
+
+  Attributes:
+    standing: How far it is.
+    summary: Of the `play.Episodes`, once all are played; None before.
+  """
+
+  standing: play.Standing
+  summary: dict[str, Any] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +60,8 @@ class Request:
 
 class TaskPlayer:
   """The agent of a checkpoint, and a random policy; in this process or as a `workers.Worker`.
+
+  `begin` begins a job, and `play_on` plays it bit by bit, so that progress is seen from outside.
 
   Attributes:
     suite: The suite that has the tasks.
@@ -72,27 +89,51 @@ class TaskPlayer:
     saved = checkpoints.Checkpoints(request.run / 'checkpoints', agent.checkpointed)
     self.checkpoint = saved.restore(request.checkpoint)
     self._make_agent_player = agent.make_player
+    self._job = Job('', '')
+    self._playing: Generator[play.Episodes, None, None] | None = None
 
-  def play_task(self, who: str, task: str, episodes: int) -> dict[str, Any]:
-    """Plays a job.
+  def begin(self, who: str, task: str, episodes: int) -> None:
+    """Begins a job.
 
     Args:
       who: `agent` or `random`.
       task: The task's name.
       episodes: The number of episodes.
-
-    Returns:
-      The summary of the `play.Episodes`.
     """
-    is_agent = who == 'agent'
-    is_filmed = self._request.film and is_agent
-    make_player = self._make_agent_player if is_agent else self._make_random_player
-    played = play.play_episodes(
-      self.suite, task, make_player, episodes, self._request.seed, pictures=is_filmed
+    self._job = Job(who, task)
+    make_player = self._make_agent_player if who == 'agent' else self._make_random_player
+    self._playing = play.play_episodes(
+      self.suite,
+      task,
+      make_player,
+      episodes,
+      self._request.seed,
+      self._request.config.max_evaluation_steps,
+      pictures=self._is_filmed(),
     )
-    if is_filmed:
-      self._write_film(task, played)
-    return played.summary()
+
+  def play_on(self, seconds: float) -> Turn:
+    """Plays the job on for some seconds, or to its end.
+
+    Raises:
+      UserError: As `play.play_episodes`.
+    """
+    assert self._playing, 'no job has begun'
+    end = time.monotonic() + seconds
+    for played in self._playing:
+      if time.monotonic() > end and len(played.returns) < played.asked:
+        return Turn(played.standing(), None)
+    if self._is_filmed():
+      self._write_film(self._job.task, played)
+    return Turn(played.standing(), played.summary())
+
+  def close(self) -> None:
+    """Ends the environments of a job that is not finished."""
+    if self._playing:
+      self._playing.close()
+
+  def _is_filmed(self) -> bool:
+    return self._request.film and self._job.who == 'agent'
 
   def _write_film(self, task: str, played: play.Episodes) -> None:
     from common.reporting import films
@@ -119,6 +160,7 @@ def play_all(
   player: TaskPlayer,
   make_player: Callable[[], TaskPlayer],
   processes: int,
+  log_every_seconds: float,
 ) -> dict[Job, dict[str, Any]]:
   """Plays the jobs whose results are not in the folder yet; adds each result as it arrives.
 
@@ -129,6 +171,7 @@ def play_all(
     player: Plays in this process if one process is enough.
     make_player: Makes a player in another process; it is pickled.
     processes: The maximum number of processes.
+    log_every_seconds: Time between two lines of progress.
 
   Returns:
     The summaries of `play.Episodes` by job.
@@ -143,6 +186,8 @@ def play_all(
   if results:
     logging.info('%d of %d results are there already, in %s', len(results), len(jobs), folder)
 
+  watch = ticker.Ticker(episodes * len(left), log_every_seconds)
+
   def keep(job: Job, summary: dict[str, Any]) -> None:
     # Atomically: an interrupted evaluation leaves only complete results.
     with files.replacing(paths[job]) as file:
@@ -154,10 +199,11 @@ def play_all(
   count = min(processes, len(left))
   try:
     if count > 1:
-      _play_in_processes(left, episodes, make_player, count, keep)
+      _play_in_processes(left, episodes, make_player, count, watch, keep)
     else:
       for job in left:
-        keep(job, player.play_task(job.who, job.task, episodes))
+        player.begin(job.who, job.task, episodes)
+        keep(job, _finish(job, watch, lambda: player.play_on(_TURN_SECONDS)))
   except KeyboardInterrupt:
     logging.info(
       'Stopped. %d of %d results are kept: the same command continues from there.',
@@ -169,11 +215,22 @@ def play_all(
   return {job: results[job] for job in jobs}
 
 
+def _finish(job: Job, watch: ticker.Ticker, play_on: Callable[[], Turn]) -> dict[str, Any]:
+  """Plays a job that has begun to its end, turn by turn; returns its summary."""
+  while True:
+    turn = play_on()
+    is_done = turn.summary is not None
+    watch.note(f'{job.task}, {job.who}', turn.standing, is_done)
+    if turn.summary is not None:
+      return turn.summary
+
+
 def _play_in_processes(
   jobs: Sequence[Job],
   episodes: int,
   make_player: Callable[[], TaskPlayer],
   count: int,
+  watch: ticker.Ticker,
   keep: Callable[[Job, dict[str, Any]], None],
 ) -> None:
   """Plays in `count` processes, each of which takes the next job whenever it finishes one."""
@@ -186,7 +243,8 @@ def _play_in_processes(
       # The player was made, or could not be.
       worker.receive()
       for job in todo:
-        keep(job, worker.call('play_task', who=job.who, task=job.task, episodes=episodes))
+        worker.call('begin', who=job.who, task=job.task, episodes=episodes)
+        keep(job, _finish(job, watch, lambda: worker.call('play_on', seconds=_TURN_SECONDS)))
     except workers.WorkerDied as death:
       task = job.task if job else 'the first task'
       raise errors.UserError(

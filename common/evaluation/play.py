@@ -1,8 +1,9 @@
 """Plays whole episodes of a task with any policy, and summarizes their returns."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -20,17 +21,36 @@ _MAX_CRASHES = 3
 
 @dataclasses.dataclass
 class Episodes:
-  """Episodes of one task.
+  """Episodes of one task, so far.
 
   Attributes:
-    returns: Undiscounted and unclipped.
-    lengths: In agent steps.
+    asked: How many are played.
+    max_steps: Agent steps after which an episode is cut.
+    returns: Of those that have ended, undiscounted and unclipped.
+    lengths: Of the same, in agent steps.
+    cut: How many of them were cut.
+    running: The agent steps so far of those being played.
     pictures: The observations of the first episode, if asked for.
   """
 
+  asked: int
+  max_steps: int
   returns: list[float] = dataclasses.field(default_factory=list)
   lengths: list[int] = dataclasses.field(default_factory=list)
+  cut: int = 0
+  running: list[int] = dataclasses.field(default_factory=list)
   pictures: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+  def standing(self) -> 'Standing':
+    """How far these episodes are."""
+    # As long as none has ended, all may take as many steps as they may.
+    expected = np.mean(self.lengths) if self.lengths else self.max_steps
+    parts = sum(min(1.0, steps / expected) for steps in self.running)
+    return Standing(
+      episodes=len(self.lengths),
+      steps=sum(self.lengths) + sum(self.running),
+      work=len(self.lengths) + float(parts),
+    )
 
   def summary(self) -> dict[str, Any]:
     """The mean return with its 95% bootstrap interval, and every episode's return and length."""
@@ -42,7 +62,22 @@ class Episodes:
       'episodes': len(self.returns),
       'returns': self.returns,
       'lengths': self.lengths,
+      'cut': self.cut,
     }
+
+
+class Standing(NamedTuple):
+  """How far the episodes of a task are.
+
+  Attributes:
+    episodes: Those that have ended.
+    steps: Agent steps so far.
+    work: Episodes, where one being played counts by its share of the steps expected of it.
+  """
+
+  episodes: int
+  steps: int
+  work: float
 
 
 def bootstrap_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
@@ -84,8 +119,9 @@ def play_episodes(
   make_player: Callable[[str, int], Player],
   episodes: int,
   seed: int,
+  max_steps: int,
   pictures: bool = False,
-) -> Episodes:
+) -> Generator[Episodes, None, None]:
   """Plays a number of episodes of a task.
 
   Args:
@@ -94,15 +130,21 @@ def play_episodes(
     make_player: Makes a player for a task and a number of environments.
     episodes: The number of episodes.
     seed: Seed of the environments.
+    max_steps: Agent steps after which an episode is cut: some never end by themselves.
     pictures: Whether to keep the observations of the first episode.
+
+  Yields:
+    The episodes so far, after each step of the environments; the last ones are complete.
 
   Raises:
     UserError: If all environments crash in each of three attempts.
   """
   for attempt in range(_MAX_CRASHES):
+    result = Episodes(episodes, max_steps)
     try:
       # Another seed for each attempt: the same episodes would crash again.
-      return _play(suite, task, make_player, episodes, seed + attempt, pictures)
+      yield from _play(suite, task, make_player, result, seed + attempt, pictures)
+      return
     except environments.EnvironmentCrashed as error:
       crash = error
   raise errors.UserError(
@@ -133,6 +175,26 @@ def table(columns: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
   return '\n'.join(lines)
 
 
+def cut_note(columns: Mapping[str, Mapping[str, Mapping[str, Any]]], max_steps: int) -> str:
+  """A sentence about episodes that were cut; '' if none was.
+
+  Args:
+    columns: As for `table`.
+    max_steps: Agent steps after which episodes were cut.
+  """
+  parts = []
+  for name, column in columns.items():
+    # Results of earlier versions do not have the number.
+    cut = {task: summary.get('cut', 0) for task, summary in column.items()}
+    tasks = [task for task, number in cut.items() if number]
+    if tasks:
+      asked = sum(column[task]['episodes'] for task in tasks)
+      parts.append(f'{name}, {sum(cut.values())} of {asked} episodes of {", ".join(tasks)}')
+  if not parts:
+    return ''
+  return f'Cut after {max_steps:,} agent steps (max_evaluation_steps): {"; ".join(parts)}.'
+
+
 def _cell(summary: Mapping[str, Any]) -> str:
   return f'{summary["mean"]:10.2f}  [{summary["low"]:9.2f}, {summary["high"]:9.2f}]'
 
@@ -141,49 +203,108 @@ def _play(
   suite: environments.Suite,
   task: str,
   make_player: Callable[[str, int], Player],
-  episodes: int,
+  result: Episodes,
   seed: int,
   pictures: bool,
-) -> Episodes:
+) -> Iterator[Episodes]:
   """Plays the episodes in one attempt. Raises EnvironmentCrashed."""
-  # Each environment plays a fixed share, however long its episodes are: counting those that end
-  # first would favour short ones.
-  count = environments_at_once(episodes)
-  share = np.full(count, episodes // count) + (np.arange(count) < episodes % count)
-
-  result = Episodes()
-  environment = suite.make([task] * count, False)
-  try:
+  count = environments_at_once(result.asked)
+  tally = _Tally(count, result)
+  with contextlib.closing(suite.make([task] * count, False)) as environment:
     observations, _ = environment.reset(seed=seed)
     player = make_player(task, count)
     rewards = np.zeros(count, np.float32)
     done = np.ones(count, bool)
-    returns = np.zeros(count)
-    lengths = np.zeros(count, int)
-    played = np.zeros(count, int)
 
-    while np.any(played < share):
-      if pictures and not played[0]:
+    while not tally.is_complete():
+      if tally.only_waits():
+        # Goes on with the generators of the environments: other episodes than those before.
+        observations, _ = environment.reset()
+        tally.restart()
+        rewards = np.zeros(count, np.float32)
+        done = np.ones(count, bool)
+      if pictures and tally.plays_first():
         # Copied, since the environment may reuse the array.
         result.pictures.append(np.array(observations['observation'][0]))
+
       actions = player(observations, rewards, done)
       observations, rewards, terminated, truncated, info = environment.step(actions)
       rewards = rewards.astype(np.float32)
       done = terminated | truncated
-      returns += rewards
-      lengths += 1
-
       # `done` may be a lost life, but returns are those of whole games.
-      for i in np.flatnonzero(info.get('game_over', done)):
-        if played[i] < share[i]:
-          result.returns.append(float(returns[i]))
-          result.lengths.append(int(lengths[i]))
-        played[i] += 1
-        returns[i] = lengths[i] = 0
+      tally.count_step(rewards, info.get('game_over', done))
       # The engine was restarted: its episode did not finish and does not count.
       for i in info.get('crashes', {}):
-        returns[i] = lengths[i] = 0
+        tally.drop(i)
         done[i] = True
-  finally:
-    environment.close()
-  return result
+      yield result
+
+
+class _Tally:
+  """Which episodes of N environments count, and their returns and lengths.
+
+  Each environment plays a fixed share, however long its episodes are: counting those that end first
+  would favour short ones.
+
+  An environment whose episode was cut cannot be reset alone. It waits until that episode ends after
+  all, or until no other environment plays one that counts: then all of them are reset.
+  """
+
+  def __init__(self, count: int, result: Episodes):
+    """Starts with `count` first episodes; those that end are added to `result`."""
+    episodes = result.asked
+    self._result = result
+    self._share = np.full(count, episodes // count) + (np.arange(count) < episodes % count)
+    self._played = np.zeros(count, int)
+    self._returns = np.zeros(count)
+    self._lengths = np.zeros(count, int)
+    self._waits = np.zeros(count, bool)
+
+  def is_complete(self) -> bool:
+    return not np.any(self._played < self._share)
+
+  def only_waits(self) -> bool:
+    """Whether no environment plays an episode that counts."""
+    return not np.any(self._counts())
+
+  def plays_first(self) -> bool:
+    """Whether environment 0 plays its first episode."""
+    return not self._played[0]
+
+  def restart(self) -> None:
+    """Begins episodes in all environments, which were reset."""
+    self._returns[:] = 0.0
+    self._lengths[:] = 0
+    self._waits[:] = False
+
+  def drop(self, i: int) -> None:
+    """Forgets environment i's episode so far, which another one has replaced."""
+    self._returns[i] = 0.0
+    self._lengths[i] = 0
+    self._waits[i] = False
+
+  def count_step(self, rewards: np.ndarray, game_over: np.ndarray) -> None:
+    """Counts a step of all environments.
+
+    Args:
+      rewards: float32 `[N]`.
+      game_over: bool `[N]`, episodes that ended with this step.
+    """
+    self._returns += rewards
+    self._lengths += 1
+    counts = self._counts()
+    cut = counts & ~game_over & (self._lengths >= self._result.max_steps)
+    for i in np.flatnonzero(counts & (game_over | cut)):
+      self._result.returns.append(float(self._returns[i]))
+      self._result.lengths.append(int(self._lengths[i]))
+      self._played[i] += 1
+    self._result.cut += int(cut.sum())
+
+    self._waits |= cut
+    for i in np.flatnonzero(game_over):
+      self.drop(int(i))
+    self._result.running = self._lengths[self._counts()].tolist()
+
+  def _counts(self) -> np.ndarray:
+    """bool `[N]`: the environment plays an episode that counts."""
+    return (self._played < self._share) & ~self._waits

@@ -3,7 +3,25 @@
 import contextlib
 import os
 import pathlib
+import tempfile
 from typing import IO, Any, Iterator
+
+from common import errors
+
+
+def expect_temporary_folder() -> None:
+  """Makes sure that temporary files can be written.
+
+  Raises:
+    UserError: Names the folders that were tried.
+  """
+  try:
+    tempfile.gettempdir()
+  except OSError as error:
+    raise errors.UserError(
+      f'there is no folder where temporary files can be written: {error.strerror}. Make some room '
+      'there, or set TMPDIR to a folder that this user can write'
+    ) from error
 
 
 @contextlib.contextmanager
@@ -25,5 +43,10 @@ def replacing(path: pathlib.Path, mode: str = 'w') -> Iterator[IO[Any]]:
       file.flush()
       os.fsync(file.fileno())
     os.replace(temporary, path)
+  except OSError as error:
+    # Users do not know the temporary file.
+    if error.filename == str(temporary):
+      error.filename = str(path)
+    raise
   finally:
     temporary.unlink(missing_ok=True)

@@ -5,8 +5,7 @@ import re
 from typing import Callable
 
 from common import errors
-
-_CGROUP = pathlib.Path('/sys/fs/cgroup')
+from common.machine import cgroups
 
 
 def check(size_in_bytes: Callable[[int], int], capacity: int, elements: str) -> None:
@@ -42,19 +41,34 @@ def available() -> int:
   """
   meminfo = pathlib.Path('/proc/meminfo').read_text()
   free = _number(r'^MemAvailable: +(\d+) kB', meminfo) * 1024
-
-  # Version 2 control groups; `max` stands for no limit.
-  limit = _CGROUP / 'memory.max'
-  if limit.exists() and limit.read_text().strip() != 'max':
-    cached = _number(r'^inactive_file (\d+)$', (_CGROUP / 'memory.stat').read_text())
-    used = int((_CGROUP / 'memory.current').read_text())
-    free = min(free, int(limit.read_text()) - used + cached)
-  return free
+  left = [_left(group) for group in cgroups.of_process('memory')]
+  return min([free, *(number for number in left if number is not None)])
 
 
-def _number(pattern: str, text: str) -> int:
-  """The number in the first line that matches."""
+def _left(group: cgroups.Group) -> int | None:
+  """Bytes that the processes of a control group can still use; None without a limit."""
+  if group.version == 1:
+    # Without a limit, this is near the largest integer.
+    limits = [group.number('memory.limit_in_bytes')]
+    used = group.number('memory.usage_in_bytes')
+    # Like the use, of the groups within it too.
+    cached = 'total_inactive_file'
+  else:
+    # Beyond `high` the kernel slows processes down until they hardly run.
+    limits = [group.number('memory.max'), group.number('memory.high')]
+    used = group.number('memory.current')
+    cached = 'inactive_file'
+  known = [limit for limit in limits if limit is not None]
+  if not known or used is None:
+    return None
+  return max(0, min(known) - used + _number(rf'^{cached} (\d+)$', group.text('memory.stat'), 0))
+
+
+def _number(pattern: str, text: str, default: int | None = None) -> int:
+  """The number in the first line that matches, or the default if none does."""
   match = re.search(pattern, text, re.MULTILINE)
-  if match is None:
+  if match is not None:
+    return int(match.group(1))
+  if default is None:
     raise ValueError(f'no line matches {pattern!r} in {text[:200]!r}')
-  return int(match.group(1))
+  return default

@@ -16,7 +16,8 @@ def of_code() -> str:
   root = pathlib.Path(__file__).resolve().parents[2]
   paths = [path for package in _PACKAGES for path in (root / package).rglob('*.py')]
   digest = hashlib.sha256()
-  for path in sorted(paths):
+  # An editor's lock is a link that leads nowhere.
+  for path in sorted(filter(pathlib.Path.is_file, paths)):
     # With the names, as text may move from one module to another.
     digest.update(f'{path.relative_to(root)}\0'.encode())
     digest.update(path.read_bytes())

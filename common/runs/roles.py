@@ -17,7 +17,7 @@ from common import environments, errors
 from common.config import command_line, run_folder, settings
 from common.distributed import actor_processes, cluster, parameters, queues
 from common.distributed import link as links
-from common.evaluation import play
+from common.evaluation import play, ticker
 from common.machine import signals, threads, version
 from common.runs import system as systems
 from common.runs import trust
@@ -189,17 +189,24 @@ def _evaluate(
     played = snapshot
     frames = link.frames
 
+    watch = ticker.Ticker(episodes * len(suite.tasks), config.log_every_seconds)
+    link.be_described_by(watch.line, lambda: 0)
+
     for task in suite.tasks:
-
-      def activity(task: str = task) -> str:
-        return f'playing {task}'
-
-      link.be_described_by(activity, lambda: 0)
-      if link.is_ended():
-        return
       # Another seed for each round: no episode is played twice.
-      seed = welcome.seed + attempt
-      summary = play.play_episodes(suite, task, agent.make_player, episodes, seed).summary()
+      playing = play.play_episodes(
+        suite,
+        task,
+        agent.make_player,
+        episodes,
+        welcome.seed + attempt,
+        config.max_evaluation_steps,
+      )
+      for so_far in playing:
+        if link.is_ended():
+          return
+        watch.note(task, so_far.standing(), len(so_far.returns) == episodes)
+      summary = so_far.summary()
       link.report(
         task=task,
         frames=frames,
@@ -210,3 +217,5 @@ def _evaluate(
         high=summary['high'],
       )
       logging.info('%s frames: %s %.2f', f'{frames:,}', task, summary['mean'])
+      if note := play.cut_note({'agent': {task: summary}}, config.max_evaluation_steps):
+        logging.info('  %s', note)

@@ -182,6 +182,25 @@ def test_priorities_that_are_nan_are_refused_and_their_actor_named(tmp_path):
   assert last['replay_size'] == last['frames'] == 0 and last['refused_blocks_per_second'] > 0
 
 
+@pytest.mark.parametrize('name', ['Fleeting', 'FleetingPush'])
+def test_a_replay_that_never_holds_its_minimum_ends_the_run(tmp_path, name):
+  """Every eighth of the 320 places has an episode's last observation: 280 transitions fill it."""
+  process = train(
+    f'--env=gym:environments:{name}-v0',
+    f'--run_dir={tmp_path}/run',
+    '--config.replay_capacity=300',
+    '--config.min_replay=300',
+    '--config.block_length=10',
+    '--config.local_buffer=20',
+    '--config.eviction=oldest',
+  )
+  output = finish(process, 2)
+  assert 'a replay of 300 transitions is full when it holds 28' in output
+  assert 'but learning starts at 300. Lower --config.min_replay to 25' in output
+  # Two turns of the ring, and what was under way.
+  assert rows(tmp_path / 'run')[-1]['frames'] < 3 * 320
+
+
 def test_an_error_in_an_actor_ends_the_run_with_its_cause(tmp_path):
   output = finish(train('--env=gym:environments:Faulty-v0', f'--run_dir={tmp_path}/run'), 1)
   assert 'ZeroDivisionError' in output

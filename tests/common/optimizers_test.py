@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from common import optimizers
+from tests.common import adam
 
 SHAPES = [(2, 3), (4,), ()]
 LEARNING_RATES = [0.1, 0.05, 0.02, 0.3, 0.1]
@@ -185,44 +186,64 @@ class TestLinearDecay:
 
 
 class TestAdam:
+  def gradients_of_all_sizes(self, steps):
+    """Down to those for which epsilon matters."""
+    rng = np.random.default_rng(41)
+    scales = [rng.choice([1e-9, 1e-7, 1e-2, 10.0], size=shape) for shape in SHAPES]
+    return [
+      [scale * array for scale, array in zip(scales, random_arrays(rng), strict=True)]
+      for _ in range(steps)
+    ]
+
   @pytest.mark.parametrize(
-    'learning_rate, rates', [(0.1, {}), (0.003, {'beta_1': 0.7, 'beta_2': 0.9, 'epsilon': 0.1})]
+    'learning_rate, rates',
+    [
+      (0.01, {}),
+      (0.1, {}),
+      (0.003, {'beta_1': 0.7, 'beta_2': 0.9, 'epsilon': 0.1}),
+      (0.01, {'epsilon': 1e-7}),
+    ],
   )
   def test_equals_section_2_of_its_paper(self, learning_rate, rates):
     variables = new_variables()
+    expected = [np.array(variable, np.float64) for variable in variables]
     optimizer = optimizers.Adam(variables, learning_rate, **rates)
-    beta_1 = rates.get('beta_1', 0.9)
-    beta_2 = rates.get('beta_2', 0.999)
-    epsilon = rates.get('epsilon', 1e-8)
-
-    expected = [variable.numpy().astype(np.float64) for variable in variables]
-    first, second = ([np.zeros_like(array) for array in expected] for _ in range(2))
-    for step, gradients in enumerate(random_gradients(), 1):
+    by_hand = adam.NumpyAdam(expected, learning_rate, **rates)
+    for gradients in self.gradients_of_all_sizes(30):
       optimizer.apply(as_tensors(gradients), variables)
-      for i, gradient in enumerate(gradients):
-        first[i] = beta_1 * first[i] + (1 - beta_1) * gradient
-        second[i] = beta_2 * second[i] + (1 - beta_2) * gradient**2
-        rate = learning_rate * np.sqrt(1 - beta_2**step) / (1 - beta_1**step)
-        expected[i] -= rate * first[i] / (np.sqrt(second[i]) + epsilon)
-    for variable, values in zip(variables, expected, strict=True):
-      np.testing.assert_allclose(variable, values, rtol=1e-4, atol=1e-5)
+      by_hand.apply(gradients, expected)
+      for variable, values in zip(variables, expected, strict=True):
+        np.testing.assert_allclose(variable, values, rtol=0.0, atol=2e-3 * learning_rate)
 
-  def test_continues_from_a_checkpoint_as_if_not_interrupted(self, tmp_path):
-    def make():
+  def test_its_whole_state_exists_before_the_first_step(self):
+    optimizer = optimizers.Adam(new_variables(), 0.1)
+    shapes = sorted(tuple(slot.shape) for slot in optimizer.variables)
+    assert shapes == sorted([(), *SHAPES, *SHAPES])
+    optimizer.apply(as_tensors(random_gradients()[0]), new_variables())
+    assert len(optimizer.variables) == len(shapes)
+
+  @pytest.mark.parametrize('done', [0, 3])
+  def test_continues_from_a_checkpoint_as_if_not_interrupted(self, done, tmp_path):
+    def make(values):
       module = tf.Module()
-      module.variables_of_mine = new_variables()
-      module.optimizer = optimizers.Adam(module.variables_of_mine, 0.1)
+      module.variables_of_mine = values
+      module.optimizer = optimizers.Adam(values, 0.1)
       return module
 
-    once, again = make(), make()
+    def apply(module, steps):
+      for gradients in steps:
+        module.optimizer.apply(as_tensors(gradients), module.variables_of_mine)
+
+    once = make(new_variables())
+    again = make([tf.Variable(tf.zeros(shape)) for shape in SHAPES])
     steps = random_gradients()
-    for gradients in steps[:3]:
-      once.optimizer.apply(as_tensors(gradients), once.variables_of_mine)
+    apply(once, steps[:done])
     path = tf.train.Checkpoint(root=once).write(str(tmp_path / 'saved'))
+    saved = [name for name, _ in tf.train.list_variables(path) if 'optimizer' in name]
+    assert len(saved) >= len(once.optimizer.variables)
     tf.train.Checkpoint(root=again).read(path).assert_consumed()
     for module in (once, again):
-      for gradients in steps[3:]:
-        module.optimizer.apply(as_tensors(gradients), module.variables_of_mine)
+      apply(module, steps[done:])
     pairs = zip(once.variables_of_mine, again.variables_of_mine, strict=True)
     for variable, other in pairs:
       np.testing.assert_array_equal(variable, other)

@@ -6,12 +6,15 @@ import subprocess
 
 import pytest
 
+from tests import other_user
+
 SCRIPTS = pathlib.Path(__file__).resolve().parents[2] / 'scripts'
 
 # Stands in for a Python: reports a version, makes virtual environments, and logs what pip is told.
 FAKE_PYTHON = """\
 #!/bin/bash
 if [ "$1" = -c ]; then
+  case "$2" in *tempfile*) [ -z "$NO_TEMPORARY_FOLDER" ] || exit 1;; esac
   echo {version}
 elif [ "$2" = venv ]; then
   mkdir -p "$3/bin"
@@ -50,12 +53,12 @@ class Checkout:
     path.write_text(FAKE_PYTHON.format(version=version))
     path.chmod(0o755)
 
-  def set_up(self, returncode=0):
-    """Sources the script; returns what it prints."""
+  def set_up(self, returncode=0, user=(), **variables):
+    """Sources the script, perhaps as another user; returns what it prints."""
     done = subprocess.run(
-      ['/bin/bash', '-c', 'source scripts/setup.sh'],
+      [*user, '/bin/bash', '-c', 'source scripts/setup.sh'],
       cwd=self.root,
-      env={'PATH': str(self.bin), 'PIP_LOG': str(self.log)},
+      env={'PATH': str(self.bin), 'PIP_LOG': str(self.log), **variables},
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
       text=True,
@@ -109,6 +112,7 @@ def test_without_a_supported_python_the_message_names_those_needed(checkout, pyt
     checkout.add_python(command, version)
   output = checkout.set_up(returncode=1)
   assert 'error: no supported Python was found (tried python3.11, python3.12, ' in output
+  assert all(f'{command} is {version}' in output for command, version in pythons.items())
   assert 'Install one of the versions 3.11, 3.12, 3.13' in output
   assert not (checkout.root / '.venv' / 'installed.txt').exists()
 
@@ -180,3 +184,59 @@ def test_an_nvidia_driver_brings_cuda(checkout):
   driver.chmod(0o755)
   checkout.set_up()
   assert 'tensorflow[and-cuda]==2.0' in checkout.installed()
+
+
+def as_other_user(checkout, returncode=0):
+  """What the script prints for a user who cannot write the checkout."""
+  other_user.protect(checkout.root)
+  # Looked up here, as the PATH of a checkout has nothing but the commands that the script needs.
+  prefix = [shutil.which(word) or word for word in other_user.command()]
+  return checkout.set_up(returncode, prefix)
+
+
+def test_a_finished_environment_is_used_by_those_who_cannot_write_it(checkout):
+  checkout.add_python('python3.11', '3.11')
+  checkout.set_up()
+  checkout.installed()
+  (checkout.root / '.venv' / 'setup.lock').unlink()
+  assert as_other_user(checkout) == ''
+  assert not checkout.installed() and not (checkout.root / '.venv' / 'setup.lock').exists()
+
+
+@pytest.mark.parametrize('is_there', [True, False])
+def test_an_environment_to_be_set_up_by_those_who_cannot_write_it_is_refused(checkout, is_there):
+  checkout.add_python('python3.11', '3.11')
+  if is_there:
+    checkout.set_up()
+    (checkout.root / 'requirements.txt').write_text('tensorflow==2.1\n')
+  checkout.installed()
+  output = as_other_user(checkout, returncode=2)
+  assert output.startswith(f'error: {checkout.root}/.venv is not set up for these requirements')
+  assert output.count('\n') == 1 and not checkout.installed()
+
+
+def test_an_environment_without_cuda_is_used_by_those_who_cannot_write_it(checkout):
+  checkout.add_python('python3.11', '3.11')
+  checkout.set_up()
+  driver = checkout.bin / 'nvidia-smi'
+  driver.write_text('#!/bin/bash\n')
+  driver.chmod(0o755)
+  output = as_other_user(checkout)
+  assert output.startswith('warning: ') and 'the GPU stays unused' in output
+
+
+def test_a_python_that_another_user_cannot_run_is_named(checkout):
+  checkout.add_python('python3.11', '3.11')
+  checkout.set_up()
+  (checkout.root / '.venv' / 'bin' / 'python').chmod(0o644)
+  output = as_other_user(checkout, returncode=2)
+  assert f'{checkout.root}/.venv/bin/python cannot be run by this user' in output
+
+
+def test_without_a_temporary_folder_nothing_is_installed(checkout):
+  checkout.add_python('python3.11', '3.11')
+  output = checkout.set_up(returncode=1, NO_TEMPORARY_FOLDER='1')
+  assert 'error: there is no folder where temporary files can be written.' in output
+  assert not checkout.installed()
+  checkout.set_up()
+  assert checkout.installed()

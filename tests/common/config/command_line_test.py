@@ -8,9 +8,13 @@ import sys
 
 import pytest
 
+import common
 from common import errors
 from common.config import command_line, run_folder
 from impala import config as configs
+from tests import other_user
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 DESCRIPTION = 'Trains something.'
 
@@ -212,7 +216,7 @@ def test_help(capsys, flag):
   assert ', '.join(configs.PRESETS.rows) in ' '.join(shown.split())
 
 
-def run_script(body, reader=''):
+def run_script(body, reader='', arguments='first second', user=()):
   """Runs `command_line.run` with a main function of this body; pipes its output to `reader`."""
   script = f"""
 import logging, sys
@@ -222,19 +226,74 @@ def main(argv):
   {body}
 command_line.run(main)
 """
-  command = f'set -o pipefail; "$0" -c "$1" first second {reader}'
+  command = f'set -o pipefail; "$0" -c "$1" {arguments} {reader}'
   return subprocess.run(
-    ['bash', '-c', command, sys.executable, script],
+    [*user, 'bash', '-c', command, sys.executable, script],
     capture_output=True,
     text=True,
     timeout=60,
-    cwd=pathlib.Path(__file__).parents[3],
+    cwd=ROOT,
   )
 
 
 def test_a_users_mistake_is_one_message_without_a_stack_trace():
   done = run_script('raise errors.UserError("there is no such game")')
   assert (done.returncode, done.stdout, done.stderr) == (2, '', 'error: there is no such game\n')
+
+
+def test_a_file_that_cannot_be_written_is_one_message(tmp_path):
+  path = other_user.protect(tmp_path) / 'a.png'
+  done = run_script(
+    'import pathlib; from common.machine import files; '
+    f'files.replacing(pathlib.Path({str(path)!r})).__enter__()',
+    user=other_user.command(),
+  )
+  message = f'error: {path} cannot be used: Permission denied\n'
+  assert (done.returncode, done.stdout, done.stderr) == (2, '', message)
+
+
+# As where /tmp is full, or all file systems are mounted for reading only.
+_NO_TEMPORARY_FOLDER = """
+import sys, tempfile
+if 'pass' not in sys.argv:
+  tempfile._candidate_tempdir_list = lambda: ['/nowhere']
+  tempfile.tempdir = None
+"""
+
+
+def test_without_a_temporary_folder_there_is_one_message(monkeypatch, tmp_path):
+  (tmp_path / 'sitecustomize.py').write_text(_NO_TEMPORARY_FOLDER)
+  monkeypatch.setenv('PYTHONPATH', f'{tmp_path}:.')
+  done = run_script('print("done")')
+  assert (done.returncode, done.stdout) == (2, '')
+  assert done.stderr.startswith('error: there is no folder where temporary files can be written')
+  assert '/nowhere' in done.stderr and done.stderr.count('\n') == 1
+  # Help needs none.
+  assert run_script('print("done")', arguments='--help').stdout == 'done\n'
+
+
+@pytest.mark.parametrize('version', [(3, 10), (3, 14)])
+def test_another_python_is_refused_with_those_that_work(version):
+  program = f'import sys; sys.version_info = {(*version, 1, "final", 0)}; import common'
+  done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True)
+  message = f'error: this is Python {version[0]}.{version[1]}, expected one of 3.11, 3.12, 3.13\n'
+  assert (done.returncode, done.stdout, done.stderr) == (2, '', message)
+
+
+def test_a_python_without_the_packages_is_refused():
+  done = subprocess.run(
+    [sys.executable, '-S', '-m', 'apex.train'], cwd=ROOT, capture_output=True, text=True
+  )
+  assert done.returncode == 2 and done.stderr.count('\n') == 1
+  assert 'has no packages of requirements.txt: use .venv/bin/python' in done.stderr
+
+
+def test_the_versions_of_python_that_work_are_the_same_everywhere():
+  versions = [f'{major}.{minor}' for major, minor in common._SUPPORTED]
+  setup = (ROOT / 'scripts' / 'setup.sh').read_text()
+  assert f'supported_versions=({" ".join(versions)})\n' in setup
+  readme = (ROOT / 'README.md').read_text()
+  assert f'Python {", ".join(versions[:-1])} or {versions[-1]}' in readme
 
 
 def test_a_bug_has_a_stack_trace():

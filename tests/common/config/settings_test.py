@@ -129,6 +129,12 @@ def test_impala_checks_shares_against_the_environment():
   dataclasses.replace(config, envs_per_actor=57).check_environment(suite)
 
 
+def test_an_evaluation_without_a_limit_of_steps_is_refused():
+  dataclasses.replace(Config(), max_evaluation_steps=1).check()
+  with pytest.raises(errors.UserError, match='max_evaluation_steps is 0, expected more than 0'):
+    dataclasses.replace(Config(), max_evaluation_steps=0).check()
+
+
 def test_environment_options_come_from_the_config():
   config = dataclasses.replace(
     Config(),

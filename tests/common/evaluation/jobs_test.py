@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import logging
 import os
 import pathlib
 import re
@@ -24,6 +25,7 @@ from common.reporting import scores
 from impala import config as configs
 from impala import system
 from scripts import processes
+from tests import other_user
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 SEED = 5
@@ -32,6 +34,7 @@ JOBS = [
   evaluation_jobs.Job(who, task) for who in ('random', 'agent') for task in ('a', 'b', 'c', 'd')
 ]
 FOREVER = 600.0
+LOG_EVERY = 10.0
 
 
 class Diary:
@@ -42,7 +45,7 @@ class Diary:
     self._suite = environments.load('gym:CartPole-v1')
     folder.mkdir(exist_ok=True)
 
-  def play_task(self, who, task, episodes):
+  def begin(self, who, task, episodes):
     path = self._folder / f'{time.monotonic_ns()}-{who}-{task}'
     # Renamed when complete: tests read the folder at any time.
     path.with_suffix('.new').write_text(str(os.getpid()))
@@ -53,8 +56,15 @@ class Diary:
     def make_player(name, count):
       return playing.random_player(self._suite.action_space, seed)
 
-    played = playing.play_episodes(self._suite, 'CartPole-v1', make_player, episodes, seed)
-    return played.summary()
+    self._playing = playing.play_episodes(
+      self._suite, 'CartPole-v1', make_player, episodes, seed, 100_000
+    )
+
+  def play_on(self, seconds):
+    """Every turn is a step."""
+    played = next(self._playing)
+    is_done = len(played.returns) == played.asked
+    return evaluation_jobs.Turn(played.standing(), played.summary() if is_done else None)
 
   def meet(self, task):
     """What else happens while a task is played; nothing here."""
@@ -103,7 +113,17 @@ def names(folder):
 
 def play(tmp_path, jobs=JOBS, processes_=2, player=Diary, results='results'):
   make = functools.partial(player, tmp_path / 'diary')
-  return evaluation_jobs.play_all(jobs, EPISODES, tmp_path / results, make(), make, processes_)
+  return evaluation_jobs.play_all(
+    jobs, EPISODES, tmp_path / results, make(), make, processes_, LOG_EVERY
+  )
+
+
+def finished(player, job):
+  """The summary of a job that a player plays to its end."""
+  player.begin(*job, EPISODES)
+  while not (summary := player.play_on(1.0).summary):
+    pass
+  return summary
 
 
 def expected(jobs=JOBS):
@@ -111,7 +131,7 @@ def expected(jobs=JOBS):
   diary = pathlib.Path(f'/tmp/diary-of-{os.getpid()}')
   try:
     player = Diary(diary)
-    return {job: player.play_task(*job, EPISODES) for job in jobs}
+    return {job: finished(player, job) for job in jobs}
   finally:
     shutil.rmtree(diary)
 
@@ -141,6 +161,21 @@ def test_results_do_not_depend_on_the_number_of_processes(tmp_path, count):
   else:
     assert os.getpid() not in pids
     assert len(pids) <= count
+
+
+@pytest.mark.parametrize('count', [1, 2])
+def test_progress_is_logged_while_jobs_are_played(tmp_path, caplog, monkeypatch, count):
+  caplog.set_level(logging.INFO)
+  # A line after each turn.
+  monkeypatch.setattr(sys.modules[__name__], 'LOG_EVERY', 0.0)
+  play(tmp_path, JOBS[:2], processes_=count)
+  lines = [message for message in caplog.messages if 'ETA' in message]
+  pattern = r'  (\d+) of 24 episodes, ([\d,]+) steps, ETA (at most )?[\d:]+( \(playing (.*)\))?'
+  found = [re.fullmatch(pattern, line) for line in lines]
+  assert len(found) > 100 and all(found)
+  episodes = [int(match[1]) for match in found]
+  assert episodes == sorted(episodes) and len(set(episodes)) > 4 and episodes[-1] == 24
+  assert found[0][3] and found[0][5] in ('a, random', 'b, random') and not found[-1][4]
 
 
 def test_no_more_processes_are_started_than_there_are_jobs(tmp_path):
@@ -183,7 +218,7 @@ def test_existing_results_are_not_played_again(tmp_path, count):
 def test_complete_results_start_no_process(tmp_path):
   first = play(tmp_path, processes_=1)
   shutil.rmtree(tmp_path / 'diary')
-  again = evaluation_jobs.play_all(JOBS, EPISODES, tmp_path / 'results', None, None, 4)
+  again = evaluation_jobs.play_all(JOBS, EPISODES, tmp_path / 'results', None, None, 4, LOG_EVERY)
   assert again == first
 
 
@@ -226,7 +261,7 @@ def test_an_error_keeps_finished_results(tmp_path):
 
 def test_the_error_of_a_player_that_cannot_be_made_is_raised_unchanged(tmp_path):
   with pytest.raises(errors.UserError, match='^no checkpoint here$'):
-    evaluation_jobs.play_all(JOBS, EPISODES, tmp_path / 'results', None, Unmakeable, 2)
+    evaluation_jobs.play_all(JOBS, EPISODES, tmp_path / 'results', None, Unmakeable, 2, LOG_EVERY)
 
 
 def test_a_killed_process_is_a_clear_error(tmp_path):
@@ -398,7 +433,7 @@ def test_the_json_of_an_evaluation(evaluated_run):
   assert found['seed'] == 2_000_000_000
   assert list(found['agent']) == ['breakout', 'road_runner']
   for summary in found['agent'].values():
-    assert set(summary) == {'mean', 'low', 'high', 'episodes', 'returns', 'lengths'}
+    assert set(summary) == {'mean', 'low', 'high', 'episodes', 'returns', 'lengths', 'cut'}
     assert summary['episodes'] == len(summary['returns']) == len(summary['lengths']) == 3
     assert summary['mean'] == pytest.approx(sum(summary['returns']) / 3)
 
@@ -463,6 +498,18 @@ def test_results_with_other_episodes_seeds_and_checkpoints_are_not_reused(evalua
   assert not played and played_episodes(evaluated) == whole
 
 
+def test_a_limit_of_steps_cuts_episodes_and_the_report_says_so(evaluated, played, caplog):
+  caplog.set_level(logging.INFO)
+  found = evaluate(evaluated, max_steps=20)
+  assert played == ['breakout', 'road_runner']
+  for summary in found['agent'].values():
+    assert summary['lengths'] == [20] * 3 and summary['cut'] == 3
+  assert (
+    'Cut after 20 agent steps (max_evaluation_steps): agent, 6 of 6 episodes of breakout, '
+    'road_runner.'
+  ) in caplog.messages
+
+
 def test_results_of_another_run_s_checkpoint_of_the_same_name_are_not_reused(
   evaluated, played, tmp_path
 ):
@@ -483,6 +530,20 @@ def test_films_are_made_even_if_there_are_results(evaluated, played):
     'breakout.gif',
     'road_runner.gif',
   }
+
+
+def test_a_run_that_cannot_get_results_is_refused_before_it_is_played(tmp_path):
+  run_folder.create(tmp_path / 'run', configs.PRESETS.preset('gym'))
+  run = other_user.protect(tmp_path / 'run')
+  program = [sys.executable, '-m', 'impala.evaluate', str(run)]
+  done = subprocess.run(
+    [*other_user.command(), *program], cwd=ROOT, capture_output=True, text=True, timeout=120.0
+  )
+  message = (
+    f'error: {run} cannot be written by this user, and results belong there: evaluate a copy of '
+    'the run\n'
+  )
+  assert (done.returncode, done.stderr) == (2, message)
 
 
 def test_zero_processes_are_refused():

@@ -61,6 +61,12 @@ def cartpole(tasks=('CartPole-v1',), wrap=lambda env, i: env):
   return dataclasses.replace(suite, name='cartpole', tasks=tuple(tasks), make=make)
 
 
+def play_all(suite, task, make_player, episodes, seed, max_steps=100_000, pictures=False):
+  """Plays to the end; returns the complete episodes."""
+  *_, played = play.play_episodes(suite, task, make_player, episodes, seed, max_steps, pictures)
+  return played
+
+
 class Crashing(gymnasium.vector.VectorWrapper):
   """Crashes in its 60th step, when some episodes are finished."""
 
@@ -77,7 +83,7 @@ class Crashing(gymnasium.vector.VectorWrapper):
 
 @pytest.mark.parametrize('episodes', [1, 2, 10, 13, 25])
 def test_each_environment_plays_its_share(episodes):
-  played = play.play_episodes(cartpole(), TASK, lambda task, count: angle_player, episodes, SEED)
+  played = play_all(cartpole(), TASK, lambda task, count: angle_player, episodes, SEED)
   expected = play_by_hand(min(episodes, 10), episodes)
   assert len(played.returns) == len(played.lengths) == episodes
   assert played.returns == [total for *_, total, _ in expected]
@@ -92,7 +98,7 @@ def test_the_player_gets_the_last_rewards_and_dones():
     seen.append((np.array(observations['observation']), rewards.copy(), done.copy()))
     return by_angle(observations['observation'])
 
-  play.play_episodes(cartpole(), TASK, lambda task, count: player, 4, SEED)
+  play_all(cartpole(), TASK, lambda task, count: player, 4, SEED)
   ends = np.zeros((len(seen), 4), bool)
   ends[0] = True
   for step, i, *_ in play_by_hand(4, 4 * 10):
@@ -113,7 +119,7 @@ def test_a_player_is_made_for_the_task_and_its_environments():
     made.append((task, count))
     return angle_player
 
-  play.play_episodes(cartpole(['a', 'b', 'c']), 'b', make_player, 12, SEED)
+  play_all(cartpole(['a', 'b', 'c']), 'b', make_player, 12, SEED)
   assert made == [('b', 10)]
 
 
@@ -139,10 +145,8 @@ def test_an_episode_whose_engine_dies_does_not_count():
 
     return player
 
-  whole = play.play_episodes(cartpole(), TASK, lambda task, count: angle_player, 2, SEED)
-  played = play.play_episodes(
-    cartpole(wrap=lambda env, attempt: OneDies(env)), TASK, make_player, 2, SEED
-  )
+  whole = play_all(cartpole(), TASK, lambda task, count: angle_player, 2, SEED)
+  played = play_all(cartpole(wrap=lambda env, attempt: OneDies(env)), TASK, make_player, 2, SEED)
   # The engine is not really restarted here, so the episode's other steps are the same.
   lengths = [length - 5 * (i == 1) for _, i, _, length in play_by_hand(2, 2)]
   assert sorted(played.lengths) == sorted(lengths)
@@ -152,10 +156,118 @@ def test_an_episode_whose_engine_dies_does_not_count():
   assert ends[5].tolist() == [False, True]
 
 
-def test_pictures_show_the_first_episode():
-  played = play.play_episodes(
-    cartpole(), TASK, lambda task, count: angle_player, 3, SEED, pictures=True
+class Scripted(gymnasium.Env):
+  """Episodes of given lengths, then endless ones; pays 1 in each step.
+
+  Shows the episode's number and the step.
+  """
+
+  observation_space = gymnasium.spaces.Dict(
+    {'observation': gymnasium.spaces.Box(0, np.inf, (2,), np.float32)}
   )
+  action_space = gymnasium.spaces.Discrete(2)
+
+  def __init__(self, lengths):
+    self._lengths = lengths
+    self._episode = -1
+
+  def reset(self, *, seed=None, options=None):
+    self._episode += 1
+    self._step = 0
+    return self._shown(), {}
+
+  def step(self, action):
+    self._step += 1
+    ended = self._step in self._lengths[self._episode : self._episode + 1]
+    return self._shown(), 1.0, ended, False, {}
+
+  def _shown(self):
+    return {'observation': np.array([self._episode, self._step], np.float32)}
+
+
+def play_scripted(scripts, episodes, max_steps):
+  """Plays environments of these episodes' lengths; returns the episodes, and what a player saw."""
+  seen = []
+
+  def player(observations, rewards, done):
+    seen.append((observations['observation'].copy(), rewards.copy(), done.copy()))
+    return np.zeros(len(done), int)
+
+  def make(tasks, training):
+    return gymnasium.vector.SyncVectorEnv(
+      [lambda script=script: Scripted(script) for script in scripts],
+      autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP,
+    )
+
+  suite = dataclasses.replace(cartpole(), make=make)
+  return play_all(suite, TASK, lambda task, count: player, episodes, SEED, max_steps), seen
+
+
+def test_episodes_that_never_end_are_cut_and_others_begin():
+  played, seen = play_scripted([[]] * 10, episodes=25, max_steps=7)
+  assert played.lengths == [7] * 25 and played.returns == [7.0] * 25 and played.cut == 25
+  # Ten environments, five of which play a third episode: all are reset together.
+  assert len(seen) == 3 * 7
+  for step, (shown, rewards, done) in enumerate(seen):
+    np.testing.assert_array_equal(shown, [[step // 7, step % 7]] * 10)
+    assert np.all(done == (step % 7 == 0)) and np.all(rewards == (step % 7 > 0))
+
+
+def test_an_environment_whose_episode_was_cut_waits_until_the_others_have_played():
+  scripts = [[None, 2]] + [[3, 4]] * 9
+  played, seen = play_scripted(scripts, episodes=20, max_steps=5)
+  assert played.lengths == [3] * 9 + [5] + [4] * 9 + [2]
+  assert played.returns == played.lengths and played.cut == 1
+  # The others have played at step 7; then all are reset, for two steps.
+  assert len(seen) == 7 + 2 and seen[7][2].all()
+  np.testing.assert_array_equal([shown[0] for shown, *_ in seen[7:]], [[1, 0], [1, 1]])
+
+
+def test_an_environment_whose_cut_episode_ends_after_all_waits_no_longer():
+  scripts = [[6, 2]] + [[3, 4]] * 9
+  played, seen = play_scripted(scripts, episodes=20, max_steps=5)
+  assert played.lengths == [3] * 9 + [5] + [4] * 9 + [2] and played.cut == 1
+  assert len(seen) == 6 + 2 and not seen[7][2][0]
+
+
+def test_an_episode_as_long_as_the_limit_is_not_cut():
+  played, _ = play_scripted([[5]] * 10, episodes=10, max_steps=5)
+  assert played.lengths == [5] * 10 and played.cut == 0
+
+
+@pytest.mark.parametrize(
+  'name', ['atari:pong', 'control:cartpole-swingup', 'doom:health_gathering']
+)
+def test_each_family_begins_other_episodes_after_a_cut(name, monkeypatch):
+  monkeypatch.setattr(play, '_MAX_ENVIRONMENTS', 2)
+  suite = environments.load(name)
+  firsts = []
+
+  def make_player(task, count):
+    def player(observations, rewards, done):
+      if done.all():
+        firsts.append(observations['observation'].copy())
+      return play.random_actions(suite.action_space, len(done), np.random.default_rng(1))
+
+    return player
+
+  played = play_all(suite, suite.tasks[0], make_player, 3, SEED, max_steps=4)
+  assert played.lengths == [4] * 3 and played.cut == 3
+  assert len(firsts) == 2
+  if name != 'atari:pong':  # Pong's first frames are all alike.
+    assert not np.array_equal(*firsts)
+
+
+def test_standing_counts_parts_of_episodes():
+  played = play.Episodes(10, 100, running=[10, 60])
+  assert played.standing() == (0, 70, 0.7)
+  # Once some have ended, their mean length of 40 is what is expected.
+  played = play.Episodes(10, 100, returns=[1.0, 1.0], lengths=[30, 50], running=[10, 60])
+  assert played.standing() == (2, 150, 2 + 0.25 + 1.0)
+
+
+def test_pictures_show_the_first_episode():
+  played = play_all(cartpole(), TASK, lambda task, count: angle_player, 3, SEED, pictures=True)
   game = gymnasium.make('CartPole-v1')
   observation, _ = game.reset(seed=SEED)
   ended = False
@@ -168,7 +280,7 @@ def test_pictures_show_the_first_episode():
 
 
 def test_no_pictures_unless_asked_for():
-  played = play.play_episodes(cartpole(), TASK, lambda task, count: angle_player, 1, SEED)
+  played = play_all(cartpole(), TASK, lambda task, count: angle_player, 1, SEED)
   assert not played.pictures
 
 
@@ -180,9 +292,7 @@ def test_a_lost_life_does_not_end_an_episode():
   def make_player(task, count):
     return play.random_player(suite.action_space, seed=1)
 
-  played, again = (
-    play.play_episodes(s, 'breakout', make_player, 3, SEED) for s in (suite, as_in_training)
-  )
+  played, again = (play_all(s, 'breakout', make_player, 3, SEED) for s in (suite, as_in_training))
   assert played == again
   assert len(played.returns) == 3
   assert min(played.lengths) > 100  # Five lives.
@@ -191,8 +301,8 @@ def test_a_lost_life_does_not_end_an_episode():
 @pytest.mark.parametrize('crashes', [1, 2])
 def test_a_task_is_played_again_after_a_crash(crashes):
   suite = cartpole(wrap=lambda env, attempt: Crashing(env) if attempt <= crashes else env)
-  played = play.play_episodes(suite, TASK, lambda task, count: angle_player, 25, SEED)
-  after = play.play_episodes(cartpole(), TASK, lambda task, count: angle_player, 25, SEED + crashes)
+  played = play_all(suite, TASK, lambda task, count: angle_player, 25, SEED)
+  after = play_all(cartpole(), TASK, lambda task, count: angle_player, 25, SEED + crashes)
   assert played == after
 
 
@@ -201,7 +311,7 @@ def test_repeated_crashes_are_an_error():
   with pytest.raises(
     errors.UserError, match='cartpole: 3 attempts at CartPole-v1 .*the game ended by itself'
   ):
-    play.play_episodes(suite, TASK, lambda task, count: angle_player, 25, SEED)
+    play_all(suite, TASK, lambda task, count: angle_player, 25, SEED)
 
 
 @pytest.mark.parametrize('failing', [False, True])
@@ -214,9 +324,9 @@ def test_environments_are_closed(failing):
 
   if failing:
     with pytest.raises(errors.UserError):
-      play.play_episodes(cartpole(wrap=remember), TASK, lambda task, count: angle_player, 25, SEED)
+      play_all(cartpole(wrap=remember), TASK, lambda task, count: angle_player, 25, SEED)
   else:
-    play.play_episodes(cartpole(wrap=remember), TASK, lambda task, count: angle_player, 2, SEED)
+    play_all(cartpole(wrap=remember), TASK, lambda task, count: angle_player, 2, SEED)
   assert len(made) == (3 if failing else 1)
   assert all(env.unwrapped.closed for env in made)
 
@@ -276,10 +386,24 @@ def test_the_interval_is_narrower_with_less_confidence():
 
 
 def test_summary():
-  summary = play.Episodes(returns=[1.0, 2.0, 6.0], lengths=[10, 20, 30]).summary()
-  assert summary['mean'] == 3.0 and summary['episodes'] == 3
+  played = play.Episodes(3, 30, returns=[1.0, 2.0, 6.0], lengths=[10, 20, 30], cut=1)
+  summary = played.summary()
+  assert summary['mean'] == 3.0 and summary['episodes'] == 3 and summary['cut'] == 1
   assert summary['returns'] == [1.0, 2.0, 6.0] and summary['lengths'] == [10, 20, 30]
   assert 1.0 <= summary['low'] < 3.0 < summary['high'] <= 6.0
+
+
+def test_the_report_says_how_many_episodes_were_cut():
+  def column(cut):
+    return {task: {'episodes': 10, 'cut': number} for task, number in cut.items()}
+
+  whole = {'agent': column({'a': 0, 'b': 0}), 'random': {'a': {'episodes': 10}}}
+  assert play.cut_note(whole, 100_000) == ''
+  some = {'agent': column({'a': 3, 'b': 0, 'c': 9}), 'random': column({'a': 0, 'b': 10, 'c': 0})}
+  assert play.cut_note(some, 100_000) == (
+    'Cut after 100,000 agent steps (max_evaluation_steps): agent, 12 of 20 episodes of a, c; '
+    'random, 10 of 10 episodes of b.'
+  )
 
 
 def test_table():

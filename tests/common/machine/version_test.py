@@ -86,3 +86,9 @@ def test_files_that_are_not_modules_do_not_count(tree):
   (tree / 'impala/__pycache__').mkdir()
   (tree / 'impala/__pycache__/a.cpython-311.pyc').write_text('x')
   assert version_of(tree) == before
+
+
+def test_an_editors_lock_does_not_count(tree):
+  before = version_of(tree)
+  (tree / 'common/.#note.py').symlink_to('somebody@somewhere.123')
+  assert version_of(tree) == before
