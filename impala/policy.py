@@ -65,7 +65,10 @@ def decide(
   unroll_of_one = tf.nest.map_structure(lambda x: x[tf.newaxis], inputs)  # [1, N, ...]
   output, core_state = agent.unroll(unroll_of_one, core_state)
   logits = output.policy_logits[0]  # [N, A]
-  actions = tfp.distributions.Categorical(logits=logits).sample(seed=seed)
+  drawn = tfp.distributions.Categorical(logits=logits).sample(seed=seed)
+  # From logits that are NaN, TensorFlow draws A, which no environment or loss can take. The learner
+  # drops the trajectory for its logits.
+  actions = tf.minimum(drawn, suite.num_actions - 1)
   return Decision(actions=actions, logits=logits, core_state=core_state)
 
 
