@@ -216,9 +216,10 @@ def _kill(run: 'harmed_runs.HarmedRun', count: int) -> str:
 def _freeze(run: 'harmed_runs.HarmedRun') -> str:
   before = run.rows()[-1]
   joined = run.learner.log().count(' joins: ')
+  silent = run.learner.log().count('(solo) is gone: silent for')  # It may have been killed.
   began = time.monotonic()
   run.solo.popen.send_signal(signal.SIGSTOP)
-  run.learner.await_log(r'\(solo\) is gone: silent for', seconds=_SECONDS)
+  run.learner.await_log(r'\(solo\) is gone: silent for', silent + 1, _SECONDS)
   gone = time.monotonic() - began
   row = run.await_row(lambda row: row['actors_lost'] == before['actors_lost'] + 1)
   assert row['actors'] == _ACTORS - 1 and row['frames'] > before['frames'], row
