@@ -9,7 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from common import frames
+from common.distributed import wire
 from common.environments import suite as suites
+from impala import actions as acting
 
 
 class Trajectory(NamedTuple):
@@ -43,7 +45,7 @@ class Trajectory(NamedTuple):
   observation: Mapping[str, Any]
   # bool [T+stack]. The frame is the first of a game: no stack reaches back beyond it.
   frame_start: Any
-  # int32 [T+1].
+  # int32 [T+1], or [T+1, K] for K actions at once.
   last_action: Any
   # float32 [T+1], scaled by the suite for its task, not clipped.
   reward: Any
@@ -61,7 +63,7 @@ class AlignedSteps(NamedTuple):
   """What was done at x_0 to x_{T-1}, and what came of it: row t belongs to the action at x_t.
 
   Attributes:
-    actions: int32 `[T, B]`, a_t, drawn from mu at x_t.
+    actions: int32 `[T, B]`, or `[T, B, K]`, a_t, drawn from mu at x_t.
     rewards: float32 `[T, B]`, r_t, the reward for a_t, not clipped.
     done: bool `[T, B]`, whether a_t ended its episode; x_{t+1} is then the first of the next one.
   """
@@ -106,10 +108,12 @@ def specification(suite: suites.Suite, unroll_length: int, core_state: Any) -> T
     core_state=tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape[1:], x.dtype), core_state),
     observation=_observation_specification(suite, steps, num_frames),
     frame_start=tf.TensorSpec([num_frames], tf.bool),
-    last_action=tf.TensorSpec([steps], tf.int32),
+    last_action=tf.TensorSpec([steps, *acting.shape_of(suite.action_space)], tf.int32),
     reward=tf.TensorSpec([steps], tf.float32),
     done=tf.TensorSpec([steps], tf.bool),
-    behaviour_logits=tf.TensorSpec([unroll_length, suite.num_actions], tf.float32),
+    behaviour_logits=tf.TensorSpec(
+      [unroll_length, acting.num_logits(suite.action_space)], tf.float32
+    ),
     episode_return=tf.TensorSpec([steps], tf.float32),
     episode_length=tf.TensorSpec([steps], tf.int32),
   )
@@ -130,7 +134,7 @@ def _observation_specification(
   return specs
 
 
-def bounds(suite: suites.Suite, num_actors: int) -> dict[str, tuple[float, float]]:
+def bounds(suite: suites.Suite, num_actors: int) -> wire.Bounds:
   """The lowest and highest legal value of each integer field, for `wire.Codec` to check."""
   any_count = (0, np.iinfo(np.int64).max)
   observation = {
@@ -141,7 +145,7 @@ def bounds(suite: suites.Suite, num_actors: int) -> dict[str, tuple[float, float
     'actor': (0, num_actors - 1),
     'parameter_version': any_count,
     'task': (0, len(suite.tasks) - 1),
-    'last_action': (0, suite.num_actions - 1),
+    'last_action': acting.bounds(suite.action_space),
     'episode_length': any_count,
   }
 

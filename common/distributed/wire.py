@@ -14,6 +14,10 @@ import tensorflow as tf
 # gRPC accepts 4 MiB; the remainder leaves room for the request beside the payload.
 MESSAGE_BYTES = 4 * 2**20 - 2**16
 
+# The lowest and the highest valid value by field path, such as `block.action`. If the highest is an
+# array, it has one for each place along the field's last axis.
+Bounds = dict[str, tuple[Any, Any]]
+
 
 class Malformed(Exception):
   """A message is not what its receiver expects; the text names the difference."""
@@ -34,12 +38,12 @@ class Codec:
     element_bytes: The encoded size of one element.
   """
 
-  def __init__(self, spec: Any, bounds: Mapping[str, tuple[float, float]]):
+  def __init__(self, spec: Any, bounds: Bounds):
     """Computes the layout.
 
     Args:
       spec: The nested `tf.TensorSpec`s of one element.
-      bounds: The lowest and highest valid value by field path, such as `block.action`.
+      bounds: See `Bounds`.
 
     Raises:
       ValueError: If a bound names a field that does not exist.
@@ -97,7 +101,7 @@ class Codec:
     for field in self._fields:
       values = np.frombuffer(payload, np.uint8, count * field.size, start)
       start += count * field.size
-      fields.append(self._checked(field, values).reshape(count, *field.spec.shape))
+      fields.append(self._checked(field, values, count))
     return fields
 
   def group(self, elements: Any) -> list[Any]:
@@ -112,25 +116,34 @@ class Codec:
       for i in range(0, total, size)
     ]
 
-  def _checked(self, field: _Field, values: np.ndarray) -> np.ndarray:
-    """Views uint8 values as the field's dtype. Raises Malformed."""
+  def _checked(self, field: _Field, values: np.ndarray, count: int) -> np.ndarray:
+    """Views uint8 values as the field of `count` elements. Raises Malformed."""
+    shape = (count, *field.spec.shape)
     if field.dtype == np.bool_:
       # Operations on booleans are undefined for any other byte.
       if values.size and values.max() > 1:
         raise Malformed(f'{field.path} holds {values.max()}, expected booleans')
-      return values.view(np.bool_)
+      return values.view(np.bool_).reshape(shape)
 
-    values = values.view(field.dtype)
+    values = values.view(field.dtype).reshape(shape)
     if field.dtype.kind == 'f' and not np.isfinite(values).all():
       raise Malformed(f'{field.path} holds numbers that are not finite')
     if field.path in self._bounds and values.size:
       low, high = self._bounds[field.path]
-      least = values.min()
-      most = values.max()
-      if least < low or most > high:
-        wrong = least if least < low else most
-        raise Malformed(f'{field.path} holds {wrong}, expected {low:g} to {high:g}')
+      if np.ndim(high):
+        for i, limit in enumerate(high):
+          _check_bounds(f'{field.path}[..., {i}]', values[..., i], low, limit)
+      else:
+        _check_bounds(field.path, values, low, high)
     return values
+
+
+def _check_bounds(path: str, values: np.ndarray, low: float, high: float) -> None:
+  least = values.min()
+  most = values.max()
+  if least < low or most > high:
+    wrong = least if least < low else most
+    raise Malformed(f'{path} holds {wrong}, expected {low:g} to {high:g}')
 
 
 def _field(path: str, spec: tf.TensorSpec) -> _Field:

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from common import environments
-from impala import networks, trajectory, vtrace
+from impala import trajectory, vtrace
 
 T, B = 4, 2
 
@@ -85,7 +85,7 @@ def test_specification_counts_entries_frames_and_logits():
 
 def test_empty_arrays_have_the_specification_after_a_batch_axis():
   suite = environments.load('gym:CartPole-v1')
-  spec = trajectory.specification(suite, T, tf.zeros([1, networks.CORE_SIZE]))
+  spec = trajectory.specification(suite, T, tf.zeros([1, 256]))
   arrays = trajectory.empty(spec, 3)
   for array, expected in zip(tf.nest.flatten(arrays), tf.nest.flatten(spec), strict=True):
     assert array.shape == (3, *expected.shape)
