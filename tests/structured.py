@@ -4,7 +4,7 @@ Each step shows three digits: one by a bright column of pixels, one by a vector,
 are to be named, by three actions at once or by the number of their combination.
 """
 
-import dataclasses
+from collections.abc import Callable
 
 import gymnasium
 import numpy as np
@@ -98,11 +98,19 @@ def make_suite(several: bool, masked: bool) -> suites.Suite:
   )
 
 
-def with_masks(suite: suites.Suite, mask: np.ndarray) -> suites.Suite:
-  """A suite whose masks are always the same one, whatever the task's are."""
+class Masked(gymnasium.vector.VectorWrapper):
+  """Vector environments whose masks a test changes; the array is the environment's own."""
 
-  class Fixed(gymnasium.vector.VectorObservationWrapper):
-    def observations(self, observations):
-      return {**observations, 'action_mask': np.tile(mask, (self.num_envs, 1))}
+  def __init__(self, env, change: Callable[[np.ndarray], None]):
+    super().__init__(env)
+    self._change = change
 
-  return dataclasses.replace(suite, make=lambda *arguments: Fixed(suite.make(*arguments)))
+  def reset(self, *, seed=None, options=None):
+    observations, info = self.env.reset(seed=seed, options=options)
+    self._change(observations['action_mask'])
+    return observations, info
+
+  def step(self, actions):
+    observations, *rest = self.env.step(actions)
+    self._change(observations['action_mask'])
+    return observations, *rest

@@ -32,15 +32,25 @@ def test_each_row_and_each_component_has_its_own_mask():
     np.testing.assert_array_equal(drawn, [[2, 0], [0, 1], [1, 1]])
 
 
-def fixed(several, mask):
+def forbidding(several, first, last, after=0):
+  """The suite with masks that forbid some actions of the last environment, `after` some steps."""
   suite = structured.make_suite(several, masked=True)
-  return structured.with_masks(suite, np.uint8(mask))
+  seen = []
+
+  def change(mask):
+    seen.append(mask)
+    if len(seen) > after:
+      mask[-1, first:last] = 0
+
+  return dataclasses.replace(
+    suite, make=lambda *arguments: structured.Masked(suite.make(*arguments), change)
+  )
 
 
 @pytest.mark.parametrize('how', ['training', 'evaluation'])
 def test_a_mask_that_forbids_everything_is_refused(how):
-  suite = fixed(several=False, mask=np.zeros(24))
-  message = 'digits: the action mask of environment 0 forbids all actions'
+  suite = forbidding(several=False, first=0, last=24)
+  message = 'digits: the action mask of environment . forbids all actions'
   with pytest.raises(errors.UserError, match=message):
     if how == 'training':
       with games.Games(0, suite, suite.tasks * 2, seed=1) as made:
@@ -54,25 +64,13 @@ def no_player(observations, rewards, done):
 
 
 def test_a_mask_that_forbids_one_choice_of_several_is_refused_in_a_step():
-  suite = structured.make_suite(several=True, masked=True)
+  suite = forbidding(several=True, first=3, last=5, after=1)
+  player = play.random_player(suite.action_space, seed=2)
   with games.Games(0, suite, suite.tasks * 2, seed=1) as made:
-    observation = made.reset()
-    player = play.random_player(suite.action_space, seed=2)
-    made._environment = with_bad_second_choice(made._environment)
-    with pytest.raises(
-      errors.UserError, match='environment 1 forbids all 2 actions of component 1'
-    ):
-      made.step(player(observation, np.zeros(2), np.zeros(2)))
-
-
-def with_bad_second_choice(environment):
-  class Bad(gymnasium.vector.VectorObservationWrapper):
-    def observations(self, observations):
-      mask = observations['action_mask'].copy()
-      mask[1, 3:5] = 0
-      return {**observations, 'action_mask': mask}
-
-  return Bad(environment)
+    actions = player(made.reset(), np.zeros(2), np.zeros(2))
+    message = 'environment 1 forbids all 2 actions of component 1'
+    with pytest.raises(errors.UserError, match=message):
+      made.step(actions)
 
 
 @pytest.mark.parametrize('several', [False, True])
@@ -83,11 +81,10 @@ def test_random_play_takes_legal_actions_only(several):
     suite, 'digits', lambda *_: play.random_player(suite.action_space, 1), episodes=30, seed=1
   )
   assert played.lengths == [structured.LENGTH] * 30
-  plain = dataclasses.replace(suite, observation_space=suite.observation_space)
   with pytest.raises(AssertionError, match='is illegal'):
     rng = np.random.default_rng(0)
     play.play_episodes(
-      plain,
+      suite,
       'digits',
       lambda task, count: lambda *_: play.random_actions(suite.action_space, count, rng),
       episodes=30,
