@@ -145,16 +145,19 @@ class _Terminal(logging.StreamHandler):
 
 
 def import_tensorflow(intra_op_threads: int = 0) -> None:
-  """Imports TensorFlow without its messages about CPU and GPU.
+  """Imports TensorFlow without its messages about CPU and GPU, with its oneDNN kernels on.
 
-  No setting silences them, since they are written directly to file descriptor 2. During the import
-  that is a temporary file, whose text is shown if the import fails.
+  No setting silences the messages, since they are written directly to file descriptor 2. During the
+  import that is a temporary file, whose text is shown if the import fails.
 
   Args:
     intra_op_threads: Threads that share one operation; 0 for TensorFlow's choice.
   """
   # The user's own settings of the environment win.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  # By itself, TensorFlow turns oneDNN on only where a processor has AVX512-VNNI or AMX. With AVX2,
+  # it makes a learner with convolutions 1.7 times as fast: see docs/speed.md.
+  os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
   if intra_op_threads:
     os.environ.setdefault('TF_NUM_INTRAOP_THREADS', str(intra_op_threads))
   # TensorFlow warns about retracing, but several actors trace several graphs on purpose.
