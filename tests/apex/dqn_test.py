@@ -397,6 +397,55 @@ class TestEvaluateSample:
     np.testing.assert_allclose(evaluated.td_errors, targets - taken, **FORWARD)
 
 
+class TestMasks:
+  """Networks of vectors with masks of actions beside them."""
+
+  def make(self, seed):
+    box = gymnasium.spaces.Box(-np.inf, np.inf, (INPUT,), np.float32)
+    mask = gymnasium.spaces.Box(0, 1, (ACTIONS,), np.uint8)
+    space = gymnasium.spaces.Dict({'observation': box, 'action_mask': mask})
+    network = dqn.DuelingNetwork(encoders.ObservationEncoder(space, 'vector'), ACTIONS, HIDDEN)
+    rng = np.random.default_rng(seed)
+    for variable in network.trainable_variables:
+      variable.assign(rng.normal(size=variable.shape))
+    return network
+
+  def masked_sample(self):
+    """A sample in which the action taken was legal, and some of the next ones are."""
+    sample, rng = make_sample(discount=0.9), np.random.default_rng(5)
+    now, later = (rng.random((2, BATCH, 1, ACTIONS)) < 0.5).astype(np.uint8)
+    now[np.arange(BATCH), 0, sample.action] = 1
+    later[np.arange(BATCH), 0, rng.integers(ACTIONS, size=BATCH)] = 1
+    return sample._replace(
+      observation={**sample.observation, 'action_mask': tf.constant(now)},
+      next_observation={**sample.next_observation, 'action_mask': tf.constant(later)},
+    )
+
+  def test_targets_are_of_the_best_legal_action_of_the_next_state(self):
+    network, target_network, sample = self.make(0), self.make(1), self.masked_sample()
+    next_x = sample.next_observation['observation'][:, 0].numpy().astype(np.float64)
+    legal = sample.next_observation['action_mask'][:, 0].numpy() > 0
+    next_q, next_target_q = Replica(network)(next_x), Replica(target_network)(next_x)
+    best = [max(np.flatnonzero(legal[k]), key=next_q[k].__getitem__) for k in range(BATCH)]
+    targets = sample.n_step_return + 0.9 * next_target_q[np.arange(BATCH), best]
+    q = Replica(network)(sample.observation['observation'][:, 0].numpy().astype(np.float64))
+    taken = q[np.arange(BATCH), sample.action]
+    evaluated = dqn.evaluate_sample(network, target_network, sample)
+    np.testing.assert_allclose(evaluated.q_values, taken, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(evaluated.td_errors, targets - taken, rtol=1e-4, atol=1e-4)
+    # Masks matter: the best action of all is illegal in some of the next states.
+    assert np.any(next_q.argmax(axis=1) != best)
+
+  def test_illegal_actions_have_no_gradient(self):
+    network, sample = self.make(0), self.masked_sample()
+    observation = {name: part[:, 0] for name, part in sample.observation.items()}
+    is_illegal = observation['action_mask'] == 0
+    with tf.GradientTape() as tape:
+      total = tf.reduce_sum(tf.boolean_mask(network(observation), is_illegal))
+    gradients = tape.gradient(total, network.trainable_variables)
+    assert all(gradient is None or not np.any(gradient) for gradient in gradients)
+
+
 def image_suite():
   space = gymnasium.spaces.Dict(
     {'observation': gymnasium.spaces.Box(0, 255, (4, 36, 36), np.uint8)}

@@ -15,6 +15,7 @@ from impala import actor as actors
 from impala import batching, losses, networks, policy, trajectory, vtrace
 from impala import config as configs
 from impala import learner as learners
+from impala import system
 from tests import structured
 
 T, B = 5, 4
@@ -300,6 +301,33 @@ def test_an_actor_of_dynamic_batching_takes_several_actions(run):
   np.testing.assert_array_equal(outputs.pack(fields).actions, decision.actions)
   example = (policy.example_inputs(suite, N), learner.agent.initial_state(N))
   assert len(inputs.decode(inputs.encode(example))) == len(tf.nest.flatten(example))
+
+
+@pytest.mark.parametrize('deterministic', [False, True])
+def test_players_take_the_most_likely_actions_only_if_asked(run, deterministic):
+  suite, config, _, _ = run
+  agent = system.IMPALA.make_playing_agent(config, suite, 3, deterministic)
+  environment = suite.make(suite.tasks * N, False)
+  observation, _ = environment.reset(seed=1)
+  players = [
+    system.IMPALA.make_playing_agent(config, suite, seed, deterministic) for seed in (3, 4, 5)
+  ]
+  actions = []
+  for player in players:
+    for variable, value in zip(player.variables, agent.variables, strict=True):
+      variable.assign(value)
+    act = player.make_player('digits', N)
+    actions.append(act(observation, np.zeros(N, np.float32), np.ones(N, bool)))
+  same = [np.array_equal(actions[0], other) for other in actions[1:]]
+  assert all(same) if deterministic else not any(same)
+  if deterministic and suite.is_discrete:
+    network = agent.checkpointed.agent
+    inputs = policy.example_inputs(suite, N)._replace(
+      observation=observation, done=np.ones(N, bool)
+    )
+    inputs = tf.nest.map_structure(lambda x: tf.constant(x)[tf.newaxis], inputs)
+    logits = network.unroll(inputs, network.initial_state(N))[0].policy_logits[0]
+    np.testing.assert_array_equal(actions[0], np.argmax(logits, axis=1))
 
 
 def test_a_plain_policy_has_no_operation_for_masks_vectors_or_choices():
