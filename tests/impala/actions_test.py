@@ -12,10 +12,9 @@ from common import networks as parts
 from common.distributed import parameters, wire
 from impala import actions as acting
 from impala import actor as actors
-from impala import batching, losses, networks, policy, trajectory, vtrace
+from impala import batching, losses, networks, policy, system, trajectory, vtrace
 from impala import config as configs
 from impala import learner as learners
-from impala import system
 from tests import structured
 
 T, B = 5, 4
