@@ -277,7 +277,7 @@ def test_ape_x_dpg_trains_evicts_by_priority_and_resumes_with_its_replay(tmp_pat
       ['--env=atari:pong', '--preset=gym', '--config.eviction=by_priority'],
       "eviction is 'by_priority', expected 'oldest'",
     ),
-    (['--config.torso=nature'], "torso is 'nature', expected 'vector' for vectors"),
+    (['--config.torso=nature'], "torso is 'nature', expected 'auto', or 'vector' for vectors"),
     (['--config.replay_capacity=100000000000'], 'lower --config.replay_capacity'),
     (
       ['--config.replay_capacit=5'],

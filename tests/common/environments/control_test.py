@@ -74,7 +74,7 @@ def play(environment, actions, seed):
 
 def last_of(info, i):
   """The observation that ended environment i's episode."""
-  (observation,) = suite.final_observations(info, np.array([i]))
+  (observation,) = suite.final_observations(info, np.array([i]))['observation']
   return observation
 
 
