@@ -233,7 +233,9 @@ def _fill_disk(run: 'harmed_runs.HarmedRun') -> str:
   from scripts import harmed_runs
 
   before = run.saved()[-1]
-  with harmed_runs.full_disk(run.learner, 50_000):
+  # Logs and metrics grow, and must not be what fails.
+  size = harmed_runs.newest_data(run).stat().st_size
+  with harmed_runs.full_disk(run.learner, int(0.9 * size)):
     warnings = run.learner.log().count('NOT SAVED: ')
     warnings = len(run.learner.await_log('NOT SAVED: ', warnings + 2, _SECONDS))
     # Unless a newer one was finished just before the disk was full.
