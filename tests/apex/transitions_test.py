@@ -4,8 +4,6 @@ The ground truth looks at whole episodes: it sums gamma^k R up to an episode's e
 It knows neither a discount of zero nor blocks, windows or overlaps.
 """
 
-import operator
-
 import gymnasium
 import numpy as np
 import pytest
@@ -411,6 +409,13 @@ class TestAccumulator:
     np.testing.assert_array_equal(shipment.block.priority, [[abs(2.0 + 0.5 * 8.0 - 4.0)]])
 
 
+def part(structure, path):
+  """What stands at a path such as `block.action`."""
+  for name in path.split('.'):
+    structure = structure[name] if isinstance(structure, dict) else getattr(structure, name)
+  return structure
+
+
 class TestBounds:
   """What a learner takes from an actor."""
 
@@ -428,7 +433,7 @@ class TestBounds:
     [
       ('parameter_version', VERSION, VERSION + 1),
       ('parameter_version', 0, 2**63 - 1),
-      ('block.observation', -wire.LARGEST, -3e38),
+      ('block.observation.observation', -wire.LARGEST, -3e38),
       ('block.action', 1, 2),
       ('block.n_step_return', -wire.LARGEST_SUM, -3e38),
       ('block.discount', 1, 1.5),
@@ -444,7 +449,7 @@ class TestBounds:
       shipment = tf.nest.map_structure(
         lambda s: np.zeros([1, *s.shape], s.dtype.as_numpy_dtype), codec.spec
       )
-      operator.attrgetter(name)(shipment).flat[-1] = value
+      part(shipment, name).flat[-1] = value
       payload = codec.encode(shipment)
       if value == sane:
         codec.decode(payload)
