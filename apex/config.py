@@ -179,7 +179,7 @@ class Config(settings.Settings):
 
     shape = suite.observation_space['observation'].shape or ()
     shows_vectors = len(shape) == 1
-    preset = PRESETS.preset_for(suite.name)
+    preset = PRESETS.preset_for(suite.name, self.environment_options())
     # DQN takes the maximum over actions, DPG the gradient with respect to them.
     fitting, kind = ('dqn', 'discrete') if suite.is_discrete else ('dpg', 'continuous')
     self.expect(
@@ -317,9 +317,9 @@ _ROWS: dict[str, dict[str, Any]] = {
 }
 
 
-def _gym_preset(env: str) -> str:
+def _gym_preset(env: str, options: environments.Options) -> str:
   """The preset for a gymnasium environment, which only loading it can tell."""
-  return 'gym' if environments.load(env).is_discrete else 'gym_continuous'
+  return 'gym' if environments.load(env, options).is_discrete else 'gym_continuous'
 
 
 PRESETS = presets.Presets(

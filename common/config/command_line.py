@@ -1,6 +1,7 @@
 """The command line of the training programs; the start and exit of every program.
 
-Flags: --preset, --env, --tasks, --run_dir, --total_frames, --seed, --resume, --config.FIELD.
+Flags: --preset, --env, --env_kwargs, --wrappers, --tasks, --run_dir, --total_frames, --seed,
+--resume, --config.FIELD.
 """
 
 import dataclasses
@@ -18,10 +19,12 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from common import errors
+from common import environments, errors
 from common.config import presets as all_presets
 from common.config import run_folder
 
+# Settings that have a flag of their own, without --config.
+_NAMED = ('env', 'env_kwargs', 'wrappers', 'tasks', 'total_frames', 'seed')
 _HELP = ('-h', '--help', '-help')
 # Errors of absl and ml_collections for flags that they cannot parse.
 _PARSE_ERRORS = (flags.Error, AttributeError, TypeError, ValueError, KeyError)
@@ -97,7 +100,7 @@ def parse(
   config = values.config
   names = [_name(argument) for argument in argv[1:]]
   asked = {name.removeprefix('config.') for name in names if name.startswith('config.')}
-  for name in ('env', 'tasks', 'total_frames', 'seed', *switches):
+  for name in (*_NAMED, *switches):
     value = getattr(values, name)
     if value is not None:
       setattr(config, name, value)
@@ -188,7 +191,10 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], description: str)
 def _initial_config(values: flags.FlagValues, presets: all_presets.Presets) -> Any:
   """The config before flags override it."""
   if not values.resume:
-    return presets.preset(values.preset or presets.preset_for(values.env or ''))
+    options = environments.Options(
+      env_kwargs=values.env_kwargs or '', wrappers=values.wrappers or ''
+    )
+    return presets.preset(values.preset or presets.preset_for(values.env or '', options))
   if not values.run_dir:
     raise errors.UserError('--resume needs the folder of the run to resume: --run_dir=DIR')
   if values.preset:
@@ -214,6 +220,18 @@ def _define_common(values: flags.FlagValues, presets: all_presets.Presets) -> No
     flag_values=values,
   )
   flags.DEFINE_string('env', None, 'The environment, see above.', flag_values=values)
+  flags.DEFINE_string(
+    'env_kwargs',
+    None,
+    "Arguments of a gym: environment's constructor: NAME=VALUE,NAME=VALUE.",
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'wrappers',
+    None,
+    'What wraps a gym: environment, the innermost first: MODULE:NAME,MODULE:NAME.',
+    flag_values=values,
+  )
   flags.DEFINE_string(
     'tasks',
     None,

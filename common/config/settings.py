@@ -5,7 +5,7 @@ from collections.abc import Collection
 from typing import ClassVar
 
 from common import errors
-from common.environments import options
+from common.environments import options, stepping
 from common.environments import suite as suites
 from common.machine import memory
 
@@ -46,6 +46,20 @@ class Settings:
   # Episodes of each task to play when training is finished; 0: no evaluation.
   evaluation_episodes: int = 10
 
+  # For gym:ID and MODULE:FUNCTION. Arguments of the constructor, NAME=VALUE,NAME=VALUE, with
+  # Python's literals; and wrappers, the innermost first, MODULE:NAME,MODULE:NAME.
+  env_kwargs: str = ''
+  wrappers: str = ''
+  # What is done to images: made grey, resized to HEIGHTxWIDTH, stacked (only grey ones).
+  grayscale: bool = False
+  image_size: str = ''
+  frame_stack: int = 1
+  # Environment frames in one agent step.
+  action_repeat: int = 1
+  # Whether each environment steps in a process of its own: always, never, or auto: those that take
+  # more than 0.5 ms a step.
+  env_processes: str = 'auto'
+
   # DeepMind Lab. Folder of the images that two psychlab levels show, or 'dummy' for placeholders.
   dmlab_dataset_path: str = ''
   # Folder where compiled maps are cached for all runs (empty: no cache), and its size limit.
@@ -71,11 +85,14 @@ class Settings:
       'checkpoint_every_seconds',
       'stall_seconds',
       'dmlab_level_cache_gb',
+      'frame_stack',
+      'action_repeat',
     )
     self.expect_at_least_zero(
       'seed', 'evaluation_episodes', 'dmlab_episode_seeds', 'intra_op_threads'
     )
     self.expect_one_of('torso', TORSOS)
+    self.expect_one_of('env_processes', stepping.CHOICES)
     self.expect_one_of('dmlab_renderer', ('software', 'hardware'))
 
   def environment_options(self) -> options.Options:
@@ -83,6 +100,13 @@ class Settings:
     return options.Options(
       tasks=self.tasks,
       max_training_frames=self.max_training_frames(),
+      env_kwargs=self.env_kwargs,
+      wrappers=self.wrappers,
+      grayscale=self.grayscale,
+      image_size=self.image_size,
+      frame_stack=self.frame_stack,
+      action_repeat=self.action_repeat,
+      env_processes=self.env_processes,
       dmlab_dataset_path=self.dmlab_dataset_path,
       dmlab_level_cache=self.dmlab_level_cache,
       dmlab_level_cache_gb=self.dmlab_level_cache_gb,

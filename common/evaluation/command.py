@@ -29,6 +29,7 @@ _INDECISIVE = (
   'intra_op_threads',
   'num_actors',
   'envs_per_actor',
+  'env_processes',
   'evaluation_episodes',
   'dmlab_level_cache',
   'dmlab_level_cache_gb',

@@ -28,6 +28,7 @@ _OF_THE_MACHINE = (
   'dmlab_level_cache',
   'dmlab_level_cache_gb',
   'dmlab_renderer',
+  'env_processes',
 )
 
 
