@@ -121,8 +121,7 @@ def parse(
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
   """Runs `main(sys.argv)` and exits with its status; 2 after a UserError, which is printed."""
-  logging.basicConfig(level=logging.INFO, format='%(message)s', handlers=[_Terminal(sys.stdout)])
-  logging.getLogger('absl').setLevel(logging.WARNING)
+  show_log()
   try:
     sys.exit(main(sys.argv))
   except KeyboardInterrupt:
@@ -136,6 +135,12 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     # must not fail again.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(1)
+
+
+def show_log() -> None:
+  """Prints what is logged, unless the program logs in its own way."""
+  logging.basicConfig(level=logging.INFO, format='%(message)s', handlers=[_Terminal(sys.stdout)])
+  logging.getLogger('absl').setLevel(logging.WARNING)
 
 
 class _Terminal(logging.StreamHandler):

@@ -31,6 +31,7 @@ __all__ = [
   'family_of',
   'load',
   'modules_of',
+  'remember',
 ]
 
 # The part of `--env` before a colon -> the family's module. Modules are imported when asked for:
@@ -100,6 +101,11 @@ def load(name: str, options: Options = Options()) -> Suite:
     return _imported(module).load(name, member, options)
   except ImportError as error:
     raise packages.missing(name, error) from error
+
+
+def remember(make_env: making.MakeEnv) -> str:
+  """The value of `--env` for a function that makes environments, see `making.remember`."""
+  return making.remember(make_env, _MODULES)
 
 
 def family_of(name: str) -> str:

@@ -24,6 +24,10 @@ class AdaptedEnv(gymnasium.Env):
   - `info` is empty: what an environment puts there is not ours.
   - Where it ends by itself and by the clock at once, it has terminated.
   - Whatever it does wrong is a `UserError`, which names it, the step and the fault.
+
+  Attributes:
+    notes: Remarks for the user on what is observed.
+    first_info: The environment's own `info` of the last reset.
   """
 
   metadata = {'render_modes': []}
@@ -52,6 +56,7 @@ class AdaptedEnv(gymnasium.Env):
       self._env.close()
       raise errors.UserError(f'{self._name} {error}') from error
     self.notes = self._reader.notes
+    self.first_info: Mapping[str, Any] = {}
     self.observation_space: gymnasium.spaces.Dict = self._reader.space
     self.action_space: suite.ActionSpace = self._actions.space
     # The last frames, uint8 [H, W], where they are stacked.
@@ -59,19 +64,12 @@ class AdaptedEnv(gymnasium.Env):
 
   def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> suite.Reset:
     del options
-    return self._convert(self.reset_as_is(seed), is_first=True), {}
-
-  def reset_as_is(self, seed: int | None = None) -> tuple[Any, Mapping[str, Any]]:
-    """Resets; returns the environment's own observation and info.
-
-    Raises:
-      UserError: If it fails.
-    """
     self._steps = 0
     answer = self._ask(self._env.reset, seed=seed)
     if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], Mapping)):
       raise self._fault(_OLD_API)
-    return answer
+    observation, self.first_info = answer
+    return self._convert(observation, self.first_info, is_first=True), {}
 
   def step(self, action: Any) -> suite.Step:
     try:
@@ -90,16 +88,15 @@ class AdaptedEnv(gymnasium.Env):
       truncated = self._ask(bool, truncated) and not terminated
       if terminated or truncated:
         break
-    return self._convert((observation, info)), total, terminated, truncated, {}
+    return self._convert(observation, info), total, terminated, truncated, {}
 
   def close(self) -> None:
     self._env.close()
 
   def _convert(
-    self, answer: tuple[Any, Mapping[str, Any]], is_first: bool = False
+    self, observation: Any, info: Mapping[str, Any], is_first: bool = False
   ) -> suite.Observation:
     """The environment's observation in our form."""
-    observation, info = answer
     try:
       result = self._reader(observation)
       if self._has_mask and not self._reader.reads_mask:

@@ -88,9 +88,9 @@ def _probe(recipe: making.Recipe, given: making.MakeEnv | None) -> _Probe:
   try:
     for note in env.notes:
       logging.info('%s %s.', recipe.name, note)
-    _, info = env.reset_as_is(seed=0)
+    env.reset(seed=0)
     is_discrete = not isinstance(env.action_space, gymnasium.spaces.Box)
-    has_mask = is_discrete and observations.MASK in info
+    has_mask = is_discrete and observations.MASK in env.first_info
     if has_mask:
       env.close()
       env = adapted.AdaptedEnv(recipe, has_mask)

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import gymnasium
@@ -81,15 +81,19 @@ def is_function(env: str) -> bool:
     return False
 
 
-def remember(make_env: MakeEnv) -> str:
+def remember(make_env: MakeEnv, families: Collection[str] = ()) -> str:
   """Makes a function known to `make`; returns the value of `--env` for it.
 
   That is MODULE:FUNCTION, if other processes can import it; otherwise `python:NAME`, which only
   this process knows.
+
+  Args:
+    make_env: Returns a new environment.
+    families: Names that MODULE must not have.
   """
   module = getattr(make_env, '__module__', '') or ''
   function = getattr(make_env, '__qualname__', type(make_env).__name__)
-  if module != '__main__' and _find(module, function) is make_env:
+  if module not in ('__main__', *families) and _find(module, function) is make_env:
     return f'{module}:{function}'
   name = f'{PYTHON}:{function.rpartition(".")[2].strip("<>")}'
   _GIVEN[name] = make_env
@@ -141,7 +145,7 @@ def fault_of(error: BaseException) -> str:
   stack = traceback.extract_tb(error.__traceback__)
   # Not inside a library: the line of the user's that called it.
   own = [frame for frame in stack if 'site-packages' not in frame.filename] or stack
-  place = f', in {own[-1].filename}, line {own[-1].lineno}' if own else ''
+  place = f' (in {own[-1].filename}, line {own[-1].lineno}: {own[-1].line})' if own else ''
   return f'{type(error).__name__}: {error}{place}'
 
 

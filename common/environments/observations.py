@@ -7,6 +7,7 @@ where there is none.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -142,7 +143,7 @@ class Reader:
       result['vector' if self.shows_images else 'observation'] = self._vector(observation)
     if self._texts:
       words = ' '.join(str(entry.of(observation)) for entry in self._texts)
-      result['instruction'] = suite.hash_words(words)
+      result['instruction'] = _hashed(words).copy()
     if self._masks:
       result[MASK] = self.mask(self._masks[0].of(observation))
     return result
@@ -227,9 +228,9 @@ class Reader:
 
   def _refuse_view(self) -> None:
     """Refuses settings of images where there are none."""
-    for name, value in dataclasses.asdict(self._view).items():
-      if value and value != 1:
-        setting = 'image_size' if name == 'size' else name
+    settings = {'grayscale': 'grayscale', 'size': 'image_size', 'frame_stack': 'frame_stack'}
+    for name, setting in settings.items():
+      if getattr(self._view, name) != getattr(View, name):
         raise errors.UserError(f'shows no images: leave out --config.{setting}')
 
   def _pixels(self, observation: Any) -> np.ndarray:
@@ -263,6 +264,10 @@ class Reader:
           f'{entry.label} has {values[wrong[0]]} at index {wrong[0]}, expected finite numbers (as '
           'float32)'
         )
+
+
+# Instructions stay for whole episodes.
+_hashed = functools.lru_cache(maxsize=1024)(suite.hash_words)
 
 
 def _entries(space: gymnasium.Space, path: tuple[Any, ...] = ()) -> Iterator[_Entry]:

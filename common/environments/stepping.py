@@ -56,6 +56,8 @@ def in_processes(recipe: making.Recipe, choice: str, make_one: Callable[[], gymn
     return False
   if choice == 'always':
     return True
+  if _is_surely_cheap(recipe):
+    return False
   with _lock:  # Actors make their environments at the same time.
     measured = _measured(recipe, make_one)
   # An engine that is a process must not be forked from one with TensorFlow's threads: see
@@ -118,6 +120,16 @@ def _has_children() -> bool:
   """Whether this process has child processes."""
   children = pathlib.Path('/proc/self/task').glob('*/children')
   return any(path.read_text().strip() for path in children)
+
+
+def _is_surely_cheap(recipe: making.Recipe) -> bool:
+  """Whether it is one of gymnasium's smallest, bare: measuring would take longer than they do."""
+  registered = gymnasium.registry.get(recipe.name.removeprefix(f'{making.GYM}:'))
+  if not registered or recipe.wrappers:
+    return False
+  return str(registered.entry_point).startswith(
+    ('gymnasium.envs.classic_control', 'gymnasium.envs.toy_text')
+  )
 
 
 def _is_picklable(make_one: Callable[[], gymnasium.Env]) -> bool:
