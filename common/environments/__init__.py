@@ -91,7 +91,10 @@ def load(name: str, options: Options = Options()) -> Suite:
   """
   family = family_of(name)
   if family not in _MODULES:
-    raise errors.unknown('environment', name, _names(), 'See --help for the list of environments.')
+    hint = 'See --help for the list of environments.'
+    if ':' in name:
+      hint += f' If {family} is a module of your own, put its folder into PYTHONPATH.'
+    raise errors.unknown('environment', name, _names(), hint)
   module = _MODULES[family]
   if module != 'gym':
     options.check_family(name)

@@ -84,8 +84,8 @@ class AdaptedEnv(gymnasium.Env):
         raise self._fault(_OLD_API)
       observation, reward, terminated, truncated, info = answer
       total += self._number(reward)
-      terminated = self._ask(bool, terminated)
-      truncated = self._ask(bool, truncated) and not terminated
+      terminated = self._flag(terminated)
+      truncated = self._flag(truncated) and not terminated
       if terminated or truncated:
         break
     return self._convert(observation, info), total, terminated, truncated, {}
@@ -125,8 +125,13 @@ class AdaptedEnv(gymnasium.Env):
       fault = _OLD_API if is_old else making.fault_of(error)
       raise self._fault(fault) from error
 
+  def _flag(self, ended: Any) -> bool:
+    return ended if type(ended) is bool else self._ask(bool, ended)
+
   def _number(self, reward: Any) -> float:
     """A reward; an array of a single number counts as that number."""
+    if type(reward) is float and abs(reward) <= _LARGEST:
+      return reward
     try:
       number = float(reward) if np.ndim(reward) == 0 else float(np.asarray(reward).item())
     except (TypeError, ValueError) as error:

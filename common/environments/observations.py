@@ -47,6 +47,9 @@ class _Entry:
 
   path: tuple[Any, ...]
   space: gymnasium.Space
+  is_box: bool
+  dtype: Any  # Of the space, whose properties are slow to ask for.
+  shape: Any
 
   @property
   def label(self) -> str:
@@ -74,16 +77,16 @@ class _Entry:
       Fault: If it has another shape, or numbers that the dtype cannot hold.
     """
     value = np.asarray(self.of(observation))
-    if value.shape != self.space.shape:
-      raise Fault(f'{self.label} has the shape {value.shape}, declared is {self.space.shape}')
-    if value.dtype == self.space.dtype:
+    if value.shape != self.shape:
+      raise Fault(f'{self.label} has the shape {value.shape}, declared is {self.shape}')
+    if value.dtype == self.dtype:
       return value
     with np.errstate(all='ignore'):
-      cast = value.astype(self.space.dtype) if value.dtype.kind in 'biuf' else None
+      cast = value.astype(self.dtype) if value.dtype.kind in 'biuf' else None
     # float64 for float32 loses digits, which is common and does no harm.
     is_rounded = cast is not None and cast.dtype.kind == 'f'
     if cast is None or not (is_rounded or np.array_equal(cast, value)):
-      raise Fault(f'{self.label} is {value.dtype}, declared is {self.space.dtype}')
+      raise Fault(f'{self.label} is {value.dtype}, declared is {self.dtype}')
     return cast
 
 
@@ -251,7 +254,7 @@ class Reader:
       return np.zeros(1, np.float32)
     flat = [_flat(entry, observation) for entry in self._numbers]
     vector = flat[0] if len(flat) == 1 else np.concatenate(flat)
-    if not np.all(np.isfinite(vector)):
+    if not np.isfinite(vector).all():
       self._name_infinite(flat)
     return vector
 
@@ -279,12 +282,12 @@ def _entries(space: gymnasium.Space, path: tuple[Any, ...] = ()) -> Iterator[_En
     for i, part in enumerate(space.spaces):
       yield from _entries(part, (*path, i))
   else:
-    yield _Entry(path, space)
+    is_box = isinstance(space, gymnasium.spaces.Box)
+    yield _Entry(path, space, is_box, space.dtype, space.shape)
 
 
 def _size(entry: _Entry) -> int:
-  shape = entry.space.shape
-  return int(np.prod(shape)) if shape is not None else 0
+  return int(np.prod(entry.shape)) if entry.shape is not None else 0
 
 
 def _is_text(space: gymnasium.Space) -> bool:
@@ -321,7 +324,9 @@ def _flat(entry: _Entry, observation: Any) -> np.ndarray:
   """
   space = entry.space
   value = entry.array(observation)
-  if isinstance(space, gymnasium.spaces.Box):
+  if entry.is_box:
+    if value.dtype == np.float32:
+      return value.flatten()
     # What is cast may overflow: the caller finds what is not finite.
     with np.errstate(over='ignore'):
       return np.array(value, np.float32).reshape(-1)

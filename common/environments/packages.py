@@ -26,8 +26,10 @@ def missing(name: str, error: Exception) -> errors.UserError:
     name: The environment, the value of `--env`.
     error: Python's, or gymnasium's `DependencyNotInstalled`.
   """
+  package = getattr(error, 'name', None)
+  what = f'the package {package!r}' if package else 'a package'
   return errors.UserError(
-    f'{name} needs a package that cannot be imported ({error}). Install it: {_command(error)}'
+    f'{name} needs {what}, which cannot be imported ({error}). Install it: {_command(error)}'
   )
 
 

@@ -8,7 +8,6 @@ import functools
 import logging
 import pathlib
 import pickle
-import statistics
 import threading
 import time
 from collections.abc import Callable
@@ -33,7 +32,7 @@ class Measured(NamedTuple):
   """What is found out about an environment.
 
   Attributes:
-    seconds: Of a step; infinite if it hangs or dies.
+    seconds: Of the fastest step, as others may wait for the machine; infinite if it hangs or dies.
     has_processes: Whether it starts processes of its own.
   """
 
@@ -110,7 +109,7 @@ class _Steps:
       seconds.append(time.perf_counter() - start)
       if terminated or truncated:
         self._env.reset()
-    return Measured(statistics.median(seconds), _has_children())
+    return Measured(min(seconds), _has_children())
 
   def close(self) -> None:
     self._env.close()
