@@ -1,6 +1,7 @@
 """The settings of every run, and checks that refuse values that cannot work."""
 
 import dataclasses
+import shlex
 from collections.abc import Collection
 from typing import ClassVar
 
@@ -114,6 +115,11 @@ class Settings:
       dmlab_engine=self.dmlab_engine,
       dmlab_episode_seeds=self.dmlab_episode_seeds,
     )
+
+  def environment_flags(self) -> str:
+    """The flags that name the environment, for messages."""
+    flags = {name: getattr(self, name) for name in ('env', 'env_kwargs', 'wrappers')}
+    return shlex.join(f'--{name}={value}' for name, value in flags.items() if value)
 
   def max_training_frames(self) -> int | None:
     """Environment frames after which a training episode is cut; None for the suite's own limit."""

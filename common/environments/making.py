@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib
 import importlib.util
+import pathlib
 import sys
 import traceback
 from collections.abc import Callable, Collection
@@ -19,6 +20,7 @@ MakeEnv = Callable[..., gymnasium.Env]
 GYM = 'gym'
 PYTHON = 'python'  # The family of functions that no other process can import.
 _GIVEN: dict[str, MakeEnv] = {}  # By the value of `--env`.
+_FOLDER = pathlib.Path(__file__).parent
 _CONSTANTS = {'true': True, 'false': False, 'none': None}
 # Where ids that begin like this are registered, for those who leave the module out.
 _HOMES = {
@@ -143,8 +145,9 @@ def make(recipe: Recipe) -> gymnasium.Env:
 def fault_of(error: BaseException) -> str:
   """An exception in words, with the line of the environment's code that raised it."""
   stack = traceback.extract_tb(error.__traceback__)
-  # Not inside a library: the line of the user's that called it.
-  own = [frame for frame in stack if 'site-packages' not in frame.filename] or stack
+  # Neither ours nor inside a library: the line of the user's that called it.
+  others = [frame for frame in stack if str(_FOLDER) not in frame.filename]
+  own = [frame for frame in others if 'site-packages' not in frame.filename] or others
   place = f' (in {own[-1].filename}, line {own[-1].lineno}: {own[-1].line})' if own else ''
   return f'{type(error).__name__}: {error}{place}'
 

@@ -130,9 +130,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_sample(tmp_path):
   assert sample['n_step_return'].shape == (64,) and np.isfinite(sample['n_step_return']).all()
 
 
-def test_priorities_that_are_nan_are_refused_and_their_actor_named(tmp_path):
+def test_priorities_that_are_not_finite_are_refused_and_their_actor_named(tmp_path):
   process = train(
-    '--env=gym:environments:Undefined-v0', f'--run_dir={tmp_path}/run', '--config.num_actors=1'
+    '--env=gym:environments:Overflowing-v0', f'--run_dir={tmp_path}/run', '--config.num_actors=1'
   )
   line = ''
   while 'is refused' not in line:
@@ -146,8 +146,8 @@ def test_priorities_that_are_nan_are_refused_and_their_actor_named(tmp_path):
 
 
 def test_an_error_in_an_actor_ends_the_run_with_its_cause(tmp_path):
-  output = finish(train('--env=gym:environments:Faulty-v0', f'--run_dir={tmp_path}/run'), 1)
-  assert 'ZeroDivisionError' in output
+  output = finish(train('--env=gym:environments:Faulty-v0', f'--run_dir={tmp_path}/run'), 2)
+  assert 'gym:environments:Faulty-v0, step 1 of an episode: ZeroDivisionError' in output
 
 
 @pytest.mark.long
