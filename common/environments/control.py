@@ -18,8 +18,8 @@ from dm_control import suite as control_suite
 from dm_control.rl import control
 
 from common import errors
-from common.environments import options as option_sets
 from common.environments import actions, process, suite
+from common.environments import options as option_sets
 
 _MAX_BOUND = 1e6  # Of actions; those of lqr have 1e10.
 

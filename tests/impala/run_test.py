@@ -141,25 +141,6 @@ def test_dynamic_batching_and_replay_train(tmp_path):
   assert last['frames'] == 8000 and last['updates'] == 100
 
 
-@pytest.mark.parametrize(
-  'flags, message',
-  [
-    (
-      ['--env=gym:CartPol-v1'],
-      "unknown gymnasium environment 'CartPol-v1'. Did you mean CartPole-v1",
-    ),
-    (['--env=dom'], "unknown environment 'dom'. Did you mean doom"),
-    (
-      ['--config.learnin_rate=1'],
-      "unknown config field 'learnin_rate'. Did you mean learning_rate",
-    ),
-    (['--run_dir=/proc/none'], 'the run folder /proc/none cannot be written'),
-    (
-      ['--config.replay_fraction=0.5', '--config.replay_capacity=1000000000'],
-      'lower --config.replay_capacity',
-    ),
-  ],
-)
 def test_arguments_and_wrappers_are_in_the_config_and_evaluation_uses_them(tmp_path):
   folder = tmp_path / 'run'
   flags = (
@@ -207,5 +188,24 @@ def test_training_from_python(tmp_path, system, frames):
   assert max(evaluation['agent']['python:Short']['lengths']) <= 11
 
 
+@pytest.mark.parametrize(
+  'flags, message',
+  [
+    (
+      ['--env=gym:CartPol-v1'],
+      "unknown gymnasium environment 'CartPol-v1'. Did you mean CartPole-v1",
+    ),
+    (['--env=dom'], "unknown environment 'dom'. Did you mean doom"),
+    (
+      ['--config.learnin_rate=1'],
+      "unknown config field 'learnin_rate'. Did you mean learning_rate",
+    ),
+    (['--run_dir=/proc/none'], 'the run folder /proc/none cannot be written'),
+    (
+      ['--config.replay_fraction=0.5', '--config.replay_capacity=1000000000'],
+      'lower --config.replay_capacity',
+    ),
+  ],
+)
 def test_user_errors_are_one_sentence(flags, message):
   assert message in programs.refusal('impala', *flags)
