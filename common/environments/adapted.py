@@ -17,7 +17,7 @@ _OLD_API = (
 )
 
 
-class AdaptedEnv(gymnasium.Env):
+class AdaptedEnv(gymnasium.Wrapper):
   """The environment of a recipe, with observations and actions as `suite.Suite` describes.
 
   - Arrays are fresh: an environment may reuse its own.
@@ -29,8 +29,6 @@ class AdaptedEnv(gymnasium.Env):
     notes: Remarks for the user on what is observed.
     first_info: The environment's own `info` of the last reset.
   """
-
-  metadata = {'render_modes': []}
 
   def __init__(self, recipe: making.Recipe, has_mask: bool = False):
     """Makes the environment.
@@ -46,14 +44,14 @@ class AdaptedEnv(gymnasium.Env):
     self._action_repeat = recipe.action_repeat
     self._has_mask = has_mask
     self._steps = 0  # Of the environment, in this episode.
-    self._env = making.make(recipe)
+    super().__init__(making.make(recipe))
     try:
-      self._actions = actions.converter(self._env.action_space)
+      self._actions = actions.converter(self.env.action_space)
       self._reader = observations.Reader(
-        self._env.observation_space, self._actions.size, has_mask, recipe.view
+        self.env.observation_space, self._actions.size, has_mask, recipe.view
       )
     except errors.UserError as error:
-      self._env.close()
+      self.env.close()
       raise errors.UserError(f'{self._name} {error}') from error
     self.notes = self._reader.notes
     self.first_info: Mapping[str, Any] = {}
@@ -65,7 +63,7 @@ class AdaptedEnv(gymnasium.Env):
   def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> suite.Reset:
     del options
     self._steps = 0
-    answer = self._ask(self._env.reset, seed=seed)
+    answer = self._ask(self.env.reset, seed=seed)
     if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], Mapping)):
       raise self._fault(_OLD_API)
     observation, self.first_info = answer
@@ -79,7 +77,7 @@ class AdaptedEnv(gymnasium.Env):
     total = 0.0
     for _ in range(self._action_repeat):
       self._steps += 1
-      answer = self._ask(self._env.step, action)
+      answer = self._ask(self.env.step, action)
       if not (isinstance(answer, tuple) and len(answer) == 5 and isinstance(answer[4], Mapping)):
         raise self._fault(_OLD_API)
       observation, reward, terminated, truncated, info = answer
@@ -89,9 +87,6 @@ class AdaptedEnv(gymnasium.Env):
       if terminated or truncated:
         break
     return self._convert(observation, info), total, terminated, truncated, {}
-
-  def close(self) -> None:
-    self._env.close()
 
   def _convert(
     self, observation: Any, info: Mapping[str, Any], is_first: bool = False

@@ -123,8 +123,8 @@ def test_taxi_says_which_actions_move():
     observations, _ = environment.reset(seed=3)
     for _ in range(30):
       mask = observations['action_mask'][0]
-      own = environment.envs[0]._env
-      np.testing.assert_array_equal(mask, own.unwrapped.action_mask(own.unwrapped.s))
+      own = environment.envs[0].unwrapped
+      np.testing.assert_array_equal(mask, own.action_mask(own.s))
       observations, *_ = environment.step(np.array([np.flatnonzero(mask)[-1]]))
 
 
