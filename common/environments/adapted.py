@@ -55,8 +55,8 @@ class AdaptedEnv(gymnasium.Wrapper):
       raise errors.UserError(f'{self._name} {error}') from error
     self.notes = self._reader.notes
     self.first_info: Mapping[str, Any] = {}
-    self.observation_space: gymnasium.spaces.Dict = self._reader.space
-    self.action_space: suite.ActionSpace = self._actions.space
+    self.observation_space = self._reader.space
+    self.action_space = self._actions.space
     # The last frames, uint8 [H, W], where they are stacked.
     self._frames: collections.deque[np.ndarray] = collections.deque(maxlen=recipe.view.frame_stack)
 

@@ -6,7 +6,7 @@ limits and rewards are the environment's own.
 
 import functools
 import logging
-from typing import NamedTuple, Sequence
+from typing import NamedTuple, Sequence, cast
 
 import gymnasium
 
@@ -35,7 +35,7 @@ def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
     options.grayscale, images.parse_size(options.image_size), options.frame_stack
   )
   recipe = making.Recipe(name, options.env_kwargs, options.wrappers, view, options.action_repeat)
-  probe = _probe(recipe, making.given(name))
+  probe = _probe(recipe, making.source(name))
   make_one = functools.partial(adapted.AdaptedEnv, recipe, probe.has_mask)
 
   def make(tasks: Sequence[str], training: bool) -> gymnasium.vector.VectorEnv:
@@ -76,14 +76,14 @@ class _Probe(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-def _probe(recipe: making.Recipe, given: making.MakeEnv | None) -> _Probe:
+def _probe(recipe: making.Recipe, source: object) -> _Probe:
   """Makes an environment and begins an episode; once in this process.
 
   Args:
     recipe: The environment.
-    given: The function that makes it, where only this process has it.
+    source: What makes it: another under the same name is another environment.
   """
-  del given  # Another function under the same name is another environment.
+  del source
   env = adapted.AdaptedEnv(recipe)
   try:
     for note in env.notes:
@@ -94,6 +94,10 @@ def _probe(recipe: making.Recipe, given: making.MakeEnv | None) -> _Probe:
     if has_mask:
       env.close()
       env = adapted.AdaptedEnv(recipe, has_mask)
-    return _Probe(env.observation_space, env.action_space, has_mask)
+    return _Probe(
+      cast(gymnasium.spaces.Dict, env.observation_space),
+      cast(suite.ActionSpace, env.action_space),
+      has_mask,
+    )
   finally:
     env.close()

@@ -107,6 +107,12 @@ def given(env: str) -> MakeEnv | None:
   return _GIVEN.get(env)
 
 
+def source(env: str) -> object:
+  """What makes an environment now; names may be given or registered again. None if not known."""
+  registered = gymnasium.registry.get(env.rpartition(':')[2])
+  return _GIVEN.get(env) or (registered and registered.entry_point)
+
+
 def parse_kwargs(text: str) -> dict[str, Any]:
   """Parses `NAME=VALUE,NAME=VALUE`.
 

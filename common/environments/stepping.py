@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import gymnasium
 
+from common import errors
 from common.environments import making
 from common.machine import workers
 
@@ -25,7 +26,7 @@ _SECONDS = 1.0  # The steps end after this time, or with the episode.
 _PATIENCE = 20.0  # For making, resetting and stepping: an environment may hang.
 
 _lock = threading.Lock()
-_known: dict[making.Recipe, 'Measured'] = {}
+_known: dict[tuple[making.Recipe, object], 'Measured'] = {}
 
 
 class Measured(NamedTuple):
@@ -47,9 +48,6 @@ def in_processes(recipe: making.Recipe, choice: str, make_one: Callable[[], gymn
     recipe: The environment.
     choice: One of `CHOICES`; 'auto' measures it, once in this process.
     make_one: Makes one.
-
-  Raises:
-    UserError: If measuring it fails, as training would.
   """
   if choice == 'never' or making.given(recipe.name) or not _is_picklable(make_one):
     return False
@@ -66,8 +64,9 @@ def in_processes(recipe: making.Recipe, choice: str, make_one: Callable[[], gymn
 
 def _measured(recipe: making.Recipe, make_one: Callable[[], gymnasium.Env]) -> Measured:
   """Measures an environment once, in a process that may hang or die."""
-  if recipe in _known:
-    return _known[recipe]
+  key = (recipe, making.source(recipe.name))
+  if key in _known:
+    return _known[key]
   worker = workers.Worker(functools.partial(_Steps, make_one))
   killer = threading.Timer(_PATIENCE, worker.kill)
   killer.start()
@@ -76,6 +75,9 @@ def _measured(recipe: making.Recipe, make_one: Callable[[], gymnasium.Env]) -> M
     measured = worker.call('measure')
   except workers.WorkerDied:
     measured = Measured(float('inf'), False)
+  except errors.UserError:
+    # It was registered by this process only, or it is at fault: that shows here soon enough.
+    measured = Measured(0.0, False)
   finally:
     killer.cancel()
     killer.join()
@@ -87,7 +89,7 @@ def _measured(recipe: making.Recipe, make_one: Callable[[], gymnasium.Env]) -> M
       recipe.name,
       1000 * measured.seconds,
     )
-  _known[recipe] = measured
+  _known[key] = measured
   return measured
 
 

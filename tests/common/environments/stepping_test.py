@@ -135,3 +135,11 @@ def test_processes_play_the_same_episodes():
       for i in np.flatnonzero(steps[0][2] | steps[0][3]):
         last = [step[4]['final_obs'][i] for step in steps]
         np.testing.assert_array_equal(last[0]['vector'], last[1]['vector'])
+
+
+def test_environments_registered_by_this_process_only_step_here():
+  gymnasium.register('Here-v0', lambda: Heavy())
+  try:
+    assert kind('gym:Here-v0') is gymnasium.vector.SyncVectorEnv
+  finally:
+    gymnasium.registry.pop('Here-v0')
