@@ -164,8 +164,12 @@ class Config(settings.Settings):
     self.expect_at_least_zero('max_gradient_norm')
     self.expect_fraction('rmsprop_decay')
 
-  def check_environment(self, suite: suites.Suite) -> None:
+  def check_environment(self, suite: suites.Suite, actors: int | None = None) -> None:
     """Refuses suites of several tasks, and settings that do not fit the suite or this machine.
+
+    Args:
+      suite: The environments.
+      actors: How many of the run's actors work in this process; None for all.
 
     Raises:
       UserError: Names the setting, its value and what is expected.
@@ -175,7 +179,7 @@ class Config(settings.Settings):
         f'{suite.name} has {len(suite.tasks)} tasks, but Ape-X learns one. Choose it, for example: '
         f'--env={suite.name} --tasks={suite.tasks[0]}'
       )
-    self.check_shares(suite)
+    self.check_shares(suite, actors)
 
     shape = suite.observation_space['observation'].shape or ()
     shows_vectors = len(shape) == 1

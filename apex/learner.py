@@ -19,11 +19,13 @@ class Update(NamedTuple):
   Attributes:
     statistics: Scalars by name; all float32, except `finite`, a bool.
     parameters: float32 `[P]`, all parameters after the update as one vector.
+    parameters_finite: bool `[]`, whether all of them are finite.
     priorities: float32 `[K]`, the sample's new priorities.
   """
 
   statistics: dict[str, tf.Tensor]
   parameters: tf.Tensor
+  parameters_finite: tf.Tensor
   priorities: tf.Tensor
 
 
@@ -60,7 +62,10 @@ class Learner(counters.Counters):
       'weight': tf.reduce_mean(sample.weight),
       'finite': finite,
     }
-    return Update(statistics, self._flat_parameters(), priorities)
+    values = self._flat_parameters()
+    # The loss need not show it: TensorFlow's fused ReLU turns NaN into 0 on CPUs.
+    parameters_finite = tf.reduce_all(tf.math.is_finite(values))
+    return Update(statistics, values, parameters_finite, priorities)
 
   def _flat_parameters(self) -> tf.Tensor:
     return parameters.flatten(self.agent.networks.trainable_variables)
@@ -78,3 +83,15 @@ def warm_up(learner: Learner, spec: structures.Sample) -> None:
   learner.update(
     sample._replace(weight=sample.weight + 1.0, n_step_return=sample.n_step_return + np.nan)
   )
+
+
+def culprits(update: Update) -> np.ndarray:
+  """Which transitions keep an update's loss or gradient from being finite, bool `[K]`.
+
+  Those whose squared error is not finite. If all are, no single one can be told from the others,
+  and it is all of them.
+  """
+  with np.errstate(over='ignore'):
+    squares = np.square(update.priorities.numpy())
+  found = ~np.isfinite(squares)
+  return found if found.any() else np.ones_like(found)

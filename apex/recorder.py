@@ -30,6 +30,7 @@ _COLUMNS = (
   'refused_blocks_per_second',
   'queue_length',
   'crashes',
+  'dropped_batches',
   'td_error',
   'weight',
   'return_of_all',
@@ -73,6 +74,7 @@ class Recorder:
     self._replay = replay
     self._ratio = ratio
     self._supply = supply
+    self._dropped = 0
     algorithm = algorithms.module(config)
     # bool by environment: returns of exploring environments would hide what was learned.
     self._is_shown = algorithm.shown_environments(config)
@@ -117,7 +119,7 @@ class Recorder:
       waited: Seconds that the learner waited for the batch.
       late: The number of new priorities whose transitions had left the replay.
     """
-    # Infinite or NaN losses end the run before they are recorded.
+    # Samples whose losses are infinite or NaN are dropped, not recorded.
     statistics = {k: float(v) for k, v in update.statistics.items() if k != 'finite'}
     self.base.record(
       means=statistics,
@@ -137,9 +139,14 @@ class Recorder:
     """Counts a block that was refused."""
     self.base.record(totals={'refused_blocks_per_second': 1})
 
+  def record_drop(self) -> None:
+    """Counts a sample that was dropped."""
+    self._dropped += 1
+
   def _gauges(self, row: Mapping[str, float]) -> dict[str, float]:
     gauges: dict[str, float] = {
       'replay_size': self._replay.size(),
+      'dropped_batches': self._dropped,
       **self._supply.gauges(),
     }
     # Both rates are per second of the same interval, so the seconds cancel.

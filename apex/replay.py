@@ -1,10 +1,12 @@
 """The replay of a run, in the form that its eviction needs."""
 
+import numpy as np
+
 from apex import config as configs
 from apex import transitions
 from common import environments
 from common.machine import memory
-from common.replay import prioritized, structures
+from common.replay import prioritized
 
 
 def make(config: configs.Config, suite: environments.Suite) -> prioritized.PrioritizedReplay:
@@ -40,13 +42,21 @@ def make(config: configs.Config, suite: environments.Suite) -> prioritized.Prior
 def insert(
   config: configs.Config,
   replay: prioritized.PrioritizedReplay,
-  blocks: structures.TransitionBlock,
+  shipments: transitions.Shipment,
 ) -> int:
-  """Adds actors' blocks `[M, ...]`, split into single transitions if the eviction needs that.
+  """Adds actors' blocks, split into single transitions if the eviction needs that.
+
+  Args:
+    config: The run's settings.
+    replay: Where to add them. It keeps the numbers of their environments as their origins.
+    shipments: `[M, ...]`, stacked.
 
   Returns:
     The number of transitions added.
   """
+  blocks = shipments.block
+  origins = np.asarray(shipments.environment)
   if config.evicts_by_priority:
-    blocks = transitions.separate(blocks)
-  return replay.add(blocks)
+    blocks, block = transitions.separate(blocks)
+    origins = origins[block]
+  return replay.add(blocks, origins)

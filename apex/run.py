@@ -10,19 +10,20 @@ import logging
 import threading
 import time
 
+import numpy as np
 import tensorflow as tf
 
 from apex import actor as actors
-from apex import algorithms, recorder, remote, transitions
+from apex import algorithms, recorder, transitions
 from apex import config as configs
 from apex import learner as learners
 from apex import replay as replays
 from common import environments, errors
 from common.config import command_line
-from common.distributed import cluster, intake, parameters, queues
+from common.distributed import cluster, intake, parameters, queues, wire
 from common.machine import threads
-from common.replay import pacing, saving, structures
-from common.runs import games, hosting
+from common.replay import pacing, saving, storage, structures
+from common.runs import dropping, games, hosting
 from common.runs import recorder as recorders
 from common.runs import run as runs
 from common.runs import system as systems
@@ -93,6 +94,7 @@ class Run(runs.Run):
     self._learning = threads.Pulse('learner')
     self.pulses = (self.taker, self._sampler, self._learning)
     self._refused_in_a_row = 0
+    self._drops = dropping.Drops(self.supervisor.folder, self.learner)
     # The learner's thread sets it after each checkpoint; the saver's thread waits for it.
     self._is_replay_save_due = threading.Event()
     self._saved_updates = int(self.learner.updates)
@@ -154,7 +156,7 @@ class Run(runs.Run):
       arrived = self._without_refused(arrived)
       inserted = 0
       for _ in range(config.replicas):
-        inserted += replays.insert(config, self.replay, arrived.block)
+        inserted += replays.insert(config, self.replay, arrived)
       self.ratio.add_inserted(inserted, self.replay.size())
       # Copies are not new experience (Figure 6).
       new_transitions = inserted // config.replicas
@@ -173,9 +175,14 @@ class Run(runs.Run):
       self._refused_in_a_row += len(bad)
     else:
       self._refused_in_a_row = 0
-    for number in arrived.environment.numpy()[bad]:
-      name = f'environment {number}, of actor {number // self._config.envs_per_actor}'
-      logging.warning('A block of %s, is refused: not all of its numbers are finite.', name)
+    for i in np.flatnonzero(bad):
+      name = self._name(int(arrived.environment[i]))
+      fields = structures.not_finite(tf.nest.map_structure(lambda x, i=i: x[i], arrived.block))
+      logging.warning(
+        'A block of %s, is refused: not all of its numbers are finite (%s).',
+        name,
+        ', '.join(fields),
+      )
       self._recorder.record_refusal()
       if self._refused_in_a_row > _MAX_REFUSED:
         raise errors.UserError(
@@ -186,6 +193,13 @@ class Run(runs.Run):
     if not bad.any():
       return arrived
     return tf.nest.map_structure(lambda x: x[~bad], arrived)  # [M', ...]
+
+  def _name(self, environment: int) -> str:
+    """Names an environment by its number among those of all actors."""
+    if environment == storage.UNKNOWN:
+      return 'an environment that is no longer known'
+    actor = environment // self._config.envs_per_actor
+    return f'environment {environment} ({self._suite.tasks[0]}), of actor {actor}'
 
   def _draw(self) -> None:
     """The sampler's thread: samples batches ahead of the learner."""
@@ -213,8 +227,9 @@ class Run(runs.Run):
 
       self._learning.enter('updating')
       update = learner.update(sample)
-      if not update.statistics['finite']:
-        raise self.supervisor.non_finite(sample)
+      if not self._is_applied(sample, update):
+        self._discard()
+        continue
 
       # Late: transitions that left the replay after they were sampled.
       late = self.replay.update_priorities(sample.leaf, sample.stamp, update.priorities)
@@ -230,6 +245,37 @@ class Run(runs.Run):
         # The replay takes long to write, so another thread does that.
         self._saved_updates = self.supervisor.save(self.recorder)
         self._is_replay_save_due.set()
+
+  def _is_applied(self, sample: structures.Sample, update: learners.Update) -> bool:
+    """Whether an update was applied. If not, its sample's culprits are removed from the replay.
+
+    Raises:
+      NonFiniteLoss: If too many samples were dropped in a row.
+      NonFiniteParameters: If the parameters are not finite.
+    """
+    if update.statistics['finite'] and update.parameters_finite:
+      self._drops.end_row()
+      return True
+    culprits = learners.culprits(update)
+    leaf = sample.leaf[culprits]
+    stamp = sample.stamp[culprits]
+    names = [self._name(int(number)) for number in self.replay.origins(leaf, stamp)]
+    origin = f'transitions of {dropping.listed(names)}, of {self._config.env}'
+    if not update.parameters_finite:
+      raise self._drops.end_run(sample, origin)
+    self._recorder.record_drop()
+    self._drops.add(sample, origin)
+    self.replay.remove(leaf, stamp)
+    # Below the minimum, sampling waits until it is filled again.
+    self.ratio.add_inserted(0, self.replay.size())
+    return False
+
+  def _discard(self) -> None:
+    """Discards samples that were drawn before a removal: they may hold what was removed."""
+    self._learning.enter('waiting for samples')
+    # One more than the queue holds: the sampler may have drawn it and wait for room.
+    for _ in range(self._samples.size() + 1):
+      self._samples.take()
 
   def _save_replay(self, saver: saving.Saver, stop: threading.Event) -> None:
     """The saver's thread: saves the replay after each checkpoint while training continues."""
@@ -257,7 +303,10 @@ class Run(runs.Run):
       tasks=self._suite.tasks,
       folder=self.supervisor.folder,
     )
-    codec = remote.codec(config, self._suite)
+    spec = transitions.specification(self._suite, config.block_length, config.n_step)
+    codec = wire.Codec(
+      spec, transitions.bounds(config, self._suite, lambda: int(self.learner.updates))
+    )
     arrivals = intake.Intake(queue=self.queue, codec=codec, store=self._store)
     return hosting.Host(who, description, arrivals, self.frames)
 

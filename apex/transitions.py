@@ -1,11 +1,12 @@
 """From environment steps to blocks of n-step transitions with initial priorities (appendix F)."""
 
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from apex import config as configs
+from common.distributed import wire
 from common.environments import suite as suites
 from common.replay import structures
 
@@ -84,22 +85,33 @@ def specification(suite: suites.Suite, length: int, n: int) -> Shipment:
   )
 
 
-def bounds(config: configs.Config, suite: suites.Suite) -> dict[str, tuple[float, float]]:
-  """The lowest and highest values of a shipment's fields, for `wire.Codec`."""
-  any_count = (0, np.iinfo(np.int64).max)
-  limits: dict[str, tuple[float, float]] = {
+def bounds(
+  config: configs.Config, suite: suites.Suite, version: Callable[[], int]
+) -> dict[str, tuple[wire.Bound, wire.Bound]]:
+  """The lowest and highest values of a shipment's fields, for `wire.Codec`.
+
+  Args:
+    config: The run's settings.
+    suite: The environments.
+    version: The learner's updates so far. No parameters can be newer.
+  """
+  sums = (-wire.LARGEST_SUM, wire.LARGEST_SUM)
+  limits = wire.magnitudes(specification(suite, config.block_length, config.n_step))
+  limits |= {
+    'block.n_step_return': sums,
     'block.end': (0, config.block_length + config.n_step - 1),
     'block.discount': (0, 1),
-    'block.priority': (0, np.inf),
+    'block.priority': (0, wire.LARGEST_SUM),
     'environment': (0, config.num_environments - 1),
-    'parameter_version': any_count,
-    'episode_length': any_count,
+    'parameter_version': (0, version),
+    'episode_return': sums,
+    'episode_length': (0, np.iinfo(np.int32).max),
   }
   observation_bounds = suites.integer_bounds(suite)
   if 'observation' in observation_bounds:
     limits['block.observation'] = observation_bounds['observation']
-  if suite.is_discrete:
-    limits['block.action'] = (0, suite.num_actions - 1)
+  # Policies clip continuous actions to the suites' range.
+  limits['block.action'] = (0, suite.num_actions - 1) if suite.is_discrete else (-1, 1)
   return limits
 
 
@@ -108,7 +120,9 @@ def single_specification(suite: suites.Suite) -> structures.TransitionBlock:
   return specification(suite, length=1, n=1).block
 
 
-def separate(blocks: structures.TransitionBlock) -> structures.TransitionBlock:
+def separate(
+  blocks: structures.TransitionBlock,
+) -> tuple[structures.TransitionBlock, np.ndarray]:
   """Splits blocks into one block per transition, so that each can leave the replay alone.
 
   Each new block has two entries, the transition's two observations. Almost every observation is
@@ -118,7 +132,8 @@ def separate(blocks: structures.TransitionBlock) -> structures.TransitionBlock:
     blocks: Arrays `[M, ...]`. Observations must be vectors: a stack would need more entries.
 
   Returns:
-    Arrays `[K, ...]`, a block for each of the K valid transitions.
+    Arrays `[K, ...]`, a block for each of the K valid transitions; and the index of the block that
+    it was in, int `[K]`.
   """
   blocks = structures.TransitionBlock(*(np.asarray(part) for part in blocks))
   block, start = np.nonzero(blocks.valid)  # [K] each.
@@ -127,7 +142,7 @@ def separate(blocks: structures.TransitionBlock) -> structures.TransitionBlock:
   def per_transition(part: np.ndarray) -> np.ndarray:
     return part[block, start][:, np.newaxis]  # [K, 1, ...]
 
-  return structures.TransitionBlock(
+  separated = structures.TransitionBlock(
     observation=blocks.observation[block[:, np.newaxis], entries],
     frame_start=blocks.frame_start[block[:, np.newaxis], entries],
     action=per_transition(blocks.action),
@@ -137,6 +152,7 @@ def separate(blocks: structures.TransitionBlock) -> structures.TransitionBlock:
     valid=per_transition(blocks.valid),
     priority=per_transition(blocks.priority),
   )
+  return separated, block
 
 
 def n_step(

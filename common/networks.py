@@ -1,5 +1,11 @@
-"""Network parts shared by both systems: torsos for pixels and vectors, an LSTM with resets."""
+"""Network parts shared by both systems: torsos for pixels and vectors, an LSTM with resets.
 
+Initial weights are those of IMPALA's released code, on Sonnet 1.23 and TensorFlow 1.9. Convolutions
+and linear layers have them by Sonnet 2's defaults: weights of a truncated normal with standard
+deviation 1/sqrt(fan-in), biases of zero. Embeddings and LSTMs differ, and are set here.
+"""
+
+import math
 from typing import Callable
 
 import sonnet as snt
@@ -94,14 +100,26 @@ TORSOS: dict[str, Callable[[], snt.Module]] = {
 }
 
 
+def _lstm(input_size: int, hidden_size: int) -> snt.LSTM:
+  """An LSTM with all of its variables, initialized as TensorFlow 1's LSTMBlockCell.
+
+  The input's and the state's weights are one matrix there, `[input_size + hidden_size, 4 H]`, drawn
+  from Glorot's uniform distribution; the forget gate's bias is 1, others 0.
+  """
+  limit = math.sqrt(6 / (input_size + hidden_size + 4 * hidden_size))
+  uniform = snt.initializers.RandomUniform(-limit, limit)
+  lstm = snt.LSTM(hidden_size, w_i_init=uniform, w_h_init=uniform)
+  # Sonnet creates variables in the first call.
+  lstm(tf.zeros([1, input_size]), lstm.initial_state(1))
+  return lstm
+
+
 class ResettingLSTM(snt.Module):
   """An LSTM core whose state is zero at the start of every episode."""
 
   def __init__(self, input_size: int, hidden_size: int):
     super().__init__(name='resetting_lstm')
-    self._lstm = snt.LSTM(hidden_size)
-    # Sonnet creates variables in the first call.
-    self._lstm(tf.zeros([1, input_size]), self._lstm.initial_state(1))
+    self._lstm = _lstm(input_size, hidden_size)
 
   def initial_state(self, batch_size: int) -> snt.LSTMState:
     """A core state of zeros, `[batch_size, H]` each."""
@@ -146,9 +164,9 @@ class InstructionEncoder(snt.Module):
 
   def __init__(self, buckets: int = 1000, embedding_size: int = 20, hidden_size: int = 64):
     super().__init__(name='instruction_encoder')
-    self._embed = snt.Embed(buckets, embedding_size)
-    self._lstm = snt.LSTM(hidden_size)
-    self._lstm(tf.zeros([1, embedding_size]), self._lstm.initial_state(1))
+    normal = snt.initializers.TruncatedNormal(stddev=1 / math.sqrt(buckets))
+    self._embed = snt.Embed(buckets, embedding_size, initializer=normal)
+    self._lstm = _lstm(embedding_size, hidden_size)
 
   def __call__(self, words: tf.Tensor) -> tf.Tensor:
     """Encodes a batch of instructions.

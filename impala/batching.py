@@ -1,12 +1,14 @@
 """From the queue to the learner: batches of trajectories, some of them replayed."""
 
-from typing import Any, Iterator, Sequence
+from typing import Any, Iterator, NamedTuple, Sequence
 
+import numpy as np
 import tensorflow as tf
 
-from common.distributed import queues
+from common.distributed import queues, wire
 from common.environments import suite as suites
 from common.replay import uniform
+from common.runs import dropping
 from impala import config as configs
 from impala import trajectory
 
@@ -14,13 +16,25 @@ from impala import trajectory
 _TIMELESS = frozenset({'actor', 'parameter_version', 'task', 'core_state'})
 
 
+class Batch(NamedTuple):
+  """What one update learns from.
+
+  Attributes:
+    trajectories: `[T+1, B]`.
+    serials: int64 `[B]`, the trajectories' serial numbers in the replay; `[0]` without a replay.
+  """
+
+  trajectories: trajectory.Trajectory
+  serials: tf.Tensor
+
+
 def from_queue(
   queue: queues.StructureQueue,
   batch_size: int,
   replay: uniform.UniformReplay | None,
   replayed: int,
-) -> Iterator[trajectory.Trajectory]:
-  """Batches `[T+1, B]` until the queue is closed, each assembled while the learner uses the last.
+) -> Iterator[Batch]:
+  """Batches until the queue is closed, each assembled while the learner uses the last.
 
   Args:
     queue: The queue of single trajectories.
@@ -29,13 +43,15 @@ def from_queue(
     replayed: How many of a batch's trajectories, its last ones, are drawn from the replay.
   """
 
-  def next_batch(_: tf.Tensor) -> trajectory.Trajectory:
+  def next_batch(_: tf.Tensor) -> Batch:
     trajectories = [queue.dequeue() for _ in range(batch_size - replayed)]
-    if replay:
-      # New ones first: the replay is then never empty when it is sampled.
-      replay.add(tf.nest.map_structure(lambda *x: tf.stack(x), *trajectories))
-      trajectories += unstack(replay.sample(replayed), replayed)
-    return stack(trajectories)
+    if not replay:
+      return Batch(stack(trajectories), tf.zeros([0], tf.int64))
+    # New ones first: the replay is then never empty when it is sampled.
+    added = replay.add(tf.nest.map_structure(lambda *x: tf.stack(x), *trajectories))
+    drawn, serials = replay.sample(replayed)
+    trajectories += unstack(drawn, replayed)
+    return Batch(stack(trajectories), tf.concat([added, serials], axis=0))
 
   options = tf.data.Options()
   options.autotune.enabled = False
@@ -46,9 +62,7 @@ def from_queue(
   return _until_closed(iterator, queue)
 
 
-def _until_closed(
-  iterator: Iterator[trajectory.Trajectory], queue: queues.StructureQueue
-) -> Iterator[trajectory.Trajectory]:
+def _until_closed(iterator: Iterator[Batch], queue: queues.StructureQueue) -> Iterator[Batch]:
   """The iterator's elements, ending without an error if the queue is closed."""
   try:
     yield from iterator
@@ -77,6 +91,38 @@ def split(batch: trajectory.Trajectory, count: int) -> list[trajectory.Trajector
     tf.split(x, count, axis=axis) for x, axis in zip(tf.nest.flatten(batch), axes, strict=True)
   ]
   return [tf.nest.pack_sequence_as(batch, parts) for parts in zip(*cut, strict=True)]
+
+
+def origins(batch: trajectory.Trajectory, tasks: Sequence[str]) -> str:
+  """Names the actors and tasks of a batch's trajectories, and those whose numbers are suspicious.
+
+  Args:
+    batch: `[T+1, B]`.
+    tasks: The names of the suite's tasks.
+  """
+  names = [
+    f'actor {actor} ({tasks[task]})'
+    for actor, task in zip(batch.actor.numpy(), batch.task.numpy(), strict=True)
+  ]
+  words = f'trajectories of {dropping.listed(names)}'
+  suspicious = dropping.listed([names[i] for i in np.flatnonzero(_are_suspicious(batch))])
+  if not suspicious:
+    return words
+  return f'{words}; numbers that are not finite, or beyond {wire.LARGEST:g}, are of {suspicious}'
+
+
+def _are_suspicious(batch: trajectory.Trajectory) -> np.ndarray:
+  """Which trajectories hold numbers that no sane actor sends, bool `[B]`."""
+  found = np.zeros(len(batch.actor), bool)
+  # Nothing is learned from the returns of episodes.
+  learned = batch._replace(episode_return=())
+  axes = tf.nest.flatten(_batch_axes(learned))
+  for values, axis in zip(tf.nest.flatten(learned), axes, strict=True):
+    if values.dtype.is_floating:
+      rows = np.moveaxis(values.numpy(), axis, 0).reshape(len(found), -1)  # [B, ...]
+      # False for NaN, too.
+      found |= ~(np.abs(rows) <= wire.LARGEST).all(axis=1)
+  return found
 
 
 def _batch_axes(element: trajectory.Trajectory) -> Any:

@@ -108,18 +108,21 @@ class Config(settings.Settings):
       f'at most clip_rho_threshold, {self.clip_rho_threshold} (section 4.1)',
     )
 
-  def fit(self, suite: suites.Suite) -> None:
+  def fit(self, suite: suites.Suite, actors: int | None = None) -> None:
     """Sets actors and environments that are 0 from the number of tasks; checks them all.
 
-    Raises:
-      UserError: As `check_environment`.
+    Arguments and errors are those of `check_environment`.
     """
     self.num_actors = self.num_actors or len(suite.tasks)
     self.envs_per_actor = self.envs_per_actor or len(suite.tasks)
-    self.check_environment(suite)
+    self.check_environment(suite, actors)
 
-  def check_environment(self, suite: suites.Suite) -> None:
+  def check_environment(self, suite: suites.Suite, actors: int | None = None) -> None:
     """Refuses continuous actions, and settings that do not fit the suite or this machine.
+
+    Args:
+      suite: The environments.
+      actors: How many of the run's actors work in this process; None for all.
 
     Raises:
       UserError: Names the setting, its value and what is expected.
@@ -130,7 +133,7 @@ class Config(settings.Settings):
         f'python -m apex.train {self.environment_flags()}'
       )
     self.check_torso(suite)
-    self.check_shares(suite)
+    self.check_shares(suite, actors)
 
 
 def _rows(base: Mapping[str, Any], **rows: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -23,11 +23,13 @@ class Update(NamedTuple):
   Attributes:
     statistics: By name, float32 `[]`; `finite` is bool `[]`.
     parameters: The parameters after the update as one vector, float32 `[P]`.
+    parameters_finite: bool `[]`, whether all of them are finite.
     stop: bool `[]`, whether any learner asked to stop; the update has then changed nothing.
   """
 
   statistics: dict[str, tf.Tensor]
   parameters: tf.Tensor
+  parameters_finite: tf.Tensor
   stop: tf.Tensor
 
 
@@ -117,9 +119,12 @@ class Learner(counters.Counters):
     if statistics['finite'] & ~stop:
       self.updates.assign_add(1)
       self.frames.assign_add(new_frames)
+    values = parameters.flatten(self.agent.trainable_variables)
     return Update(
       statistics=statistics,
-      parameters=parameters.flatten(self.agent.trainable_variables),
+      parameters=values,
+      # The loss need not show it: TensorFlow's fused ReLU turns NaN into 0 on CPUs.
+      parameters_finite=tf.reduce_all(tf.math.is_finite(values)),
       stop=stop,
     )
 

@@ -2,9 +2,11 @@
 
 from typing import Any, Callable, NamedTuple, Protocol, Sequence
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from common import errors
 from common.distributed import link as links
 from common.distributed import parameters, wire
 from common.environments import suite as suites
@@ -235,8 +237,9 @@ class CentralPolicy:
     self._inputs = inputs
     self._outputs = outputs
     self._core_state = core_state
-    # The version of the latest answer's parameters; 0 before the first.
+    # The version of the latest answer's parameters; 0 before a learner's first.
     self._version = 0
+    self._welcome: links.Welcome | None = None
 
   def initial_state(self, batch_size: int) -> Any:
     return self._core_state(batch_size)
@@ -244,13 +247,31 @@ class CentralPolicy:
   def refresh(self) -> int:
     """Begins an unroll at the learner; returns the version of the latest answer's parameters."""
     self._link.begin()
+    if self._link.welcome is not self._welcome:
+      # A learner that came back may be at an earlier version than the one that answered last.
+      self._welcome = self._link.welcome
+      self._version = 0
     return self._version
 
   def __call__(self, inputs: networks.AgentInput, core_state: Any) -> Decision:
+    """Asks the learner. Raises UserError if it refuses, or answers oddly."""
     request = self._inputs.encode((inputs, core_state))
     self._version, answer = self._link.infer(request)
-    decision = self._outputs.pack(self._outputs.decode(answer))
+    decision = self._outputs.pack(self._decoded(answer, len(inputs.done)))
     return tf.nest.map_structure(tf.constant, decision)
+
+  def _decoded(self, answer: bytes, count: int) -> list[np.ndarray]:
+    """The flat fields of `count` decisions. Raises UserError if the learner sent something else."""
+    try:
+      fields = self._outputs.decode(answer)
+      found = len(fields[0])
+      if found != count:
+        raise wire.Malformed(f'{found} decisions, expected {count}')
+    except wire.Malformed as error:
+      raise errors.UserError(
+        f'the learner decides oddly: {error}. Do both run the same code and environment?'
+      ) from error
+    return fields
 
 
 def central_codecs(suite: suites.Suite, core_state: Any) -> tuple[wire.Codec, wire.Codec]:
@@ -275,8 +296,9 @@ def central_codecs(suite: suites.Suite, core_state: Any) -> tuple[wire.Codec, wi
     core_state=state,
   )
   # Paths start with the index into the tuple (inputs, state).
-  bounds: dict[str, tuple[float, float]] = {
-    f'0.observation.{name}': limits for name, limits in suites.integer_bounds(suite).items()
-  }
+  bounds = wire.magnitudes((inputs, state))
+  for name, integers in suites.integer_bounds(suite).items():
+    bounds[f'0.observation.{name}'] = integers
   bounds['0.last_action'] = (0, suite.num_actions - 1)
-  return wire.Codec((inputs, state), bounds), wire.Codec(decision, {})
+  actions = {'actions': (0, suite.num_actions - 1)}
+  return wire.Codec((inputs, state), bounds), wire.Codec(decision, actions)

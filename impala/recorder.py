@@ -17,6 +17,7 @@ _COLUMNS = (
   'learner_wait_share',
   'queue_length',
   'crashes',
+  'dropped_batches',
   'learning_rate',
   'gradient_norm',
   'entropy',
@@ -50,6 +51,7 @@ class Recorder:
     self._supply = supply
     # Fresh trajectories come first in a batch.
     self._fresh = learner.batch_size - learner.replayed
+    self._dropped = 0
     columns = [*_COLUMNS, *supply.host.columns]
     self.base = recorders.Recorder(
       config, suite, folder, learner, columns, self._gauges, self._note
@@ -67,7 +69,7 @@ class Recorder:
     # The version that was updated: `updates` already counts this update.
     version = int(self._learner.updates) - 1
     lags = version - batch.parameter_version[: self._fresh].numpy()
-    # Infinite or NaN losses end the run before they are recorded.
+    # Batches whose losses are infinite or NaN are dropped, not recorded.
     statistics = {k: float(v) for k, v in update.statistics.items() if k != 'finite'}
     self.base.record(
       means=statistics,
@@ -76,9 +78,14 @@ class Recorder:
     )
     self._add_episodes(batch)
 
+  def record_drop(self) -> None:
+    """Counts a batch that was dropped."""
+    self.base.start_clock()
+    self._dropped += 1
+
   def _gauges(self, row: Mapping[str, float]) -> dict[str, float]:
     del row
-    return self._supply.gauges()
+    return {**self._supply.gauges(), 'dropped_batches': self._dropped}
 
   def _note(self, row: Mapping[str, float]) -> str:
     return f'lag {row.get("policy_lag_mean", 0.0):.1f}{recorders.faults(row)}'

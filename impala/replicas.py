@@ -26,9 +26,21 @@ _GONE = (
   tf.errors.CancelledError,
 )
 
+_OPEN_DOOR = """\
+several learners reach each other by TensorFlow's servers, here at {address}. These listen on every
+interface of the machine, ask for no token, and run any graph for whoever connects: everybody who
+reaches the port can read, write and execute what you can, as your user. This code cannot shut that
+door, so put a fence before it: a firewall rule that lets only the learners' machines reach that
+port, a private network that holds nothing but this run, or, for learners on one machine, a network
+namespace that has only loopback. docs/distributed.md has the commands. Then start all learners with
+--trusted_network, which says that you trust everybody who can still reach them"""
+
 
 def make_strategy(
-  devices: int = 1, addresses: Sequence[str] = (), index: int = 0
+  devices: int = 1,
+  addresses: Sequence[str] = (),
+  index: int = 0,
+  trusted_network: bool = False,
 ) -> tf.distribute.Strategy:
   """The strategy that connects this learner with the others.
 
@@ -40,10 +52,15 @@ def make_strategy(
       are none.
     addresses: `host:port` of every learner process, as the others reach it; empty if there is one.
     index: This process's index into `addresses`. Learner 0, the chief, saves and restores.
+    trusted_network: Whether the user trusts everybody who can reach the port of this address.
 
   Raises:
-    UserError: The machine has fewer devices.
+    UserError: The machine has fewer devices, or there are several processes and the user has not
+      said that the network can be trusted.
   """
+  # Before anything listens.
+  if len(addresses) > 1 and not trusted_network:
+    raise errors.UserError(_OPEN_DOOR.format(address=addresses[index]).replace('\n', ' '))
   kind = 'GPU' if tf.config.list_physical_devices('GPU') else 'CPU'
   if len(addresses) > 1:
     return _multi_worker(kind, devices, addresses, index)

@@ -20,7 +20,7 @@ from common.config import command_line
 from common.distributed import cluster, inference, intake, parameters, queues, wire
 from common.machine import memory, threads
 from common.replay import uniform
-from common.runs import games, hosting
+from common.runs import dropping, games, hosting
 from common.runs import recorder as recorders
 from common.runs import run as runs
 from common.runs import system as systems
@@ -61,7 +61,9 @@ class Run(runs.Run):
     config.fit(self._suite)
     # Before the folder is made, like every refusal: several learners must share the actors evenly.
     cluster.assignments(who, config.num_actors)
-    strategy = replicas.make_strategy(config.learner_devices, who.peers, who.index)
+    strategy = replicas.make_strategy(
+      config.learner_devices, who.peers, who.index, who.trusted_network
+    )
     # Before the agent, whose initial parameters depend on it.
     tf.random.set_seed(config.seed)
     with replicas.watched(strategy), strategy.scope():
@@ -90,6 +92,7 @@ class Run(runs.Run):
       config, self._suite, self.supervisor.folder, self._learner, supply
     )
     self.recorder = self._recorder.base
+    self._drops = dropping.Drops(self.supervisor.folder, self._learner)
     self.taker = threads.Pulse('learner')
 
   def summary(self) -> str:
@@ -102,6 +105,8 @@ class Run(runs.Run):
 
   def warm_up(self) -> None:
     learners.warm_up(self._learner, self._spec)
+    if self._replay:
+      self._replay.remove(tf.zeros([0], tf.int64))
     # The input pipeline is a graph too. It starts here, and waits for trajectories.
     self._batches = batching.from_queue(
       self.queue, self._learner.batch_size, self._replay, self._learner.replayed
@@ -127,7 +132,8 @@ class Run(runs.Run):
       tasks=self._suite.tasks,
       folder=self.supervisor.folder,
     )
-    codec = wire.Codec(self._spec, trajectory.bounds(self._suite, num_actors))
+    bounds = trajectory.bounds(self._spec, self._suite, num_actors, self._learner_version)
+    codec = wire.Codec(self._spec, bounds)
     arrivals = intake.Intake(queue=self.queue, codec=codec, store=self._store)
     return hosting.Host(who, description, arrivals, self.frames, self._inference())
 
@@ -192,7 +198,7 @@ class Run(runs.Run):
     memory.check(size, config.replay_capacity, 'trajectories')
     return uniform.UniformReplay(self._spec, config.replay_capacity)
 
-  def _learn(self, batches: Iterator[trajectory.Trajectory], stop: threading.Event) -> None:
+  def _learn(self, batches: Iterator[batching.Batch], stop: threading.Event) -> None:
     """The learner's thread: updates, publishes parameters, records and saves, in turn."""
     config = self._config
     learner = self._learner
@@ -210,17 +216,39 @@ class Run(runs.Run):
       waited = time.monotonic() - started
 
       self.taker.enter('updating')
-      update = learner.update(batch, new_frames)
+      update = learner.update(batch.trajectories, new_frames)
       # Nothing was learned from the batch.
       if update.stop:
         logging.info('Another learner has stopped.')
         break
-      if not update.statistics['finite']:
-        raise self.supervisor.non_finite(batch)
+      if not self._is_applied(batch, update):
+        continue
 
       self._store.publish(parameters.Snapshot(self._learner_version(), update.parameters))
-      self._recorder.record(batch, update, waited)
+      self._recorder.record(batch.trajectories, update, waited)
       if self.supervisor.is_save_due():
         self.taker.enter('saving a checkpoint')
         self.save()
     stop.set()
+
+  def _is_applied(self, batch: batching.Batch, update: learners.Update) -> bool:
+    """Whether an update was applied. If not, its batch is dropped, and is not replayed again.
+
+    All learners have the same results of the update, so they decide alike.
+
+    Raises:
+      NonFiniteLoss: If too many were dropped in a row.
+      NonFiniteParameters: If the parameters are not finite.
+    """
+    if update.statistics['finite'] and update.parameters_finite:
+      self._drops.end_row()
+      return True
+    named = batching.origins(batch.trajectories, self._suite.tasks)
+    origin = f'{named}, of {self._config.env}'
+    if not update.parameters_finite:
+      raise self._drops.end_run(batch.trajectories, origin)
+    self._recorder.record_drop()
+    self._drops.add(batch.trajectories, origin)
+    if self._replay:
+      self._replay.remove(batch.serials)
+    return False

@@ -3,12 +3,13 @@
 The layout, with its overlap of one entry, is that of the authors' released code.
 """
 
-from typing import Any, Mapping, NamedTuple
+from typing import Any, Callable, Mapping, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from common import frames
+from common.distributed import wire
 from common.environments import suite as suites
 
 
@@ -130,19 +131,27 @@ def _observation_specification(
   return specs
 
 
-def bounds(suite: suites.Suite, num_actors: int) -> dict[str, tuple[float, float]]:
-  """The lowest and highest legal value of each integer field, for `wire.Codec` to check."""
-  any_count = (0, np.iinfo(np.int64).max)
-  observation = {
-    f'observation.{name}': limits for name, limits in suites.integer_bounds(suite).items()
-  }
-  return {
-    **observation,
+def bounds(
+  spec: Trajectory, suite: suites.Suite, num_actors: int, version: Callable[[], int]
+) -> dict[str, tuple[wire.Bound, wire.Bound]]:
+  """The lowest and highest value of each field, for `wire.Codec`.
+
+  Args:
+    spec: As `specification` returns it.
+    suite: The environments.
+    num_actors: Of the run.
+    version: The learner's updates so far. No behaviour policy can be newer.
+  """
+  limits: dict[str, tuple[wire.Bound, wire.Bound]] = wire.magnitudes(spec)
+  for name, integers in suites.integer_bounds(suite).items():
+    limits[f'observation.{name}'] = integers
+  return limits | {
     'actor': (0, num_actors - 1),
-    'parameter_version': any_count,
+    'parameter_version': (0, version),
     'task': (0, len(suite.tasks) - 1),
     'last_action': (0, suite.num_actions - 1),
-    'episode_length': any_count,
+    'episode_return': (-wire.LARGEST_SUM, wire.LARGEST_SUM),
+    'episode_length': (0, np.iinfo(np.int32).max),
   }
 
 

@@ -130,15 +130,13 @@ def _replay_and_learner(
   config = dataclasses.replace(config, replay_capacity=_REPLAYED)
   replay = replays.make(config, suite)
   # Tensors, as a queue gives them to the replay.
-  blocks = [
-    tf.nest.map_structure(tf.constant, shipment.block) for shipment in _collect(config, suite)
-  ]
-  for block in blocks:
-    replays.insert(config, replay, block)
+  shipments = [tf.nest.map_structure(tf.constant, shipment) for shipment in _collect(config, suite)]
+  for shipment in shipments:
+    replays.insert(config, replay, shipment)
   samples = [replay.sample(config.batch_size) for _ in range(_SAMPLES)]
   trained = learner.Learner(config, suite)
 
-  next_block = itertools.cycle(blocks)
+  next_shipment = itertools.cycle(shipments)
   next_sample = itertools.cycle(samples)
 
   # One thread calls each of these, so none needs its number.
@@ -154,9 +152,9 @@ def _replay_and_learner(
     trained.update(samples[0]).statistics['finite'].numpy()
 
   def add(_: int) -> None:
-    replays.insert(config, replay, next(next_block))
+    replays.insert(config, replay, next(next_shipment))
 
-  transitions_per_block = float(np.mean([block.valid.numpy().sum() for block in blocks]))
+  transitions_per_block = float(np.mean([s.block.valid.numpy().sum() for s in shipments]))
   return {
     'sample': measuring.measure(sample, 1, config.batch_size, seconds),
     'update_priorities': measuring.measure(update_priorities, 1, config.batch_size, seconds),

@@ -70,12 +70,18 @@ def measure(config: configs.Config, seconds: float) -> dict[str, float]:
 def _through_the_gate(config: configs.Config, seconds: float) -> measuring.Speed:
   """Measures training with actor processes that connect as those of another machine do."""
   from common.distributed import actor_processes, gate
+  from common.runs import trust
 
   address = f'127.0.0.1:{gate.free_port("127.0.0.1", 0)}'
   who = cluster.Cluster(role='learner', listen=address, token=_TOKEN, name='benchmark')
   with tempfile.TemporaryDirectory() as folder:
     actors = actor_processes.ActorProcesses(
-      'impala.train', config.num_actors, address, who, pathlib.Path(folder)
+      'impala.train',
+      config.num_actors,
+      address,
+      who,
+      trust.flags_for_own(config),
+      pathlib.Path(folder),
     )
     try:
       return benchmark_impala.together(config, seconds, who)
@@ -85,14 +91,22 @@ def _through_the_gate(config: configs.Config, seconds: float) -> measuring.Speed
 
 def trajectories(config: configs.Config, suite: environments.Suite) -> tuple['wire.Codec', Any]:
   """The codec, and as many of an actor's trajectories `[M, ...]` as fit one message."""
+  from impala import networks
+
+  agent = networks.make_agent(config, suite)
+  made = codec(config, suite)
+  collected = benchmark_impala.collect(config, suite, agent, config.envs_per_actor)
+  return made, made.group(collected)[0]
+
+
+def codec(config: configs.Config, suite: environments.Suite) -> 'wire.Codec':
+  """The codec of an actor's trajectories."""
   from common.distributed import wire
   from impala import networks, trajectory
 
-  agent = networks.make_agent(config, suite)
-  spec = trajectory.specification(suite, config.unroll_length, agent.initial_state(1))
-  codec = wire.Codec(spec, trajectory.bounds(suite, config.num_actors))
-  collected = benchmark_impala.collect(config, suite, agent, config.envs_per_actor)
-  return codec, codec.group(collected)[0]
+  initial_state = networks.make_agent(config, suite).initial_state(1)
+  spec = trajectory.specification(suite, config.unroll_length, initial_state)
+  return wire.Codec(spec, trajectory.bounds(spec, suite, config.num_actors, lambda: 0))
 
 
 def _alone(

@@ -11,10 +11,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 import uuid
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
-from common.distributed import cluster, gate, rpc
+from common.distributed import answers, cluster, gate, rpc
 from common.reporting import metrics
 from scripts import processes
 
@@ -101,11 +102,11 @@ class Process:
     except subprocess.TimeoutExpired:
       raise AssertionError(f'it has not ended after {seconds:.0f} s:\n{self.log()}') from None
 
-  def seconds_to_end(self, number: signal.Signals) -> float:
-    """Sends a signal and measures how long the process takes to end."""
+  def seconds_to_end(self, number: signal.Signals, most: float = 15.0) -> float:
+    """Sends a signal and measures how long the process takes to end, up to `most`."""
     started = time.monotonic()
     self.popen.send_signal(number)
-    self.await_end()
+    self.await_end(most)
     return time.monotonic() - started
 
   def cpu_ticks(self) -> int:
@@ -122,17 +123,25 @@ class HarmedRun:
     port: The port the learner listens on.
     token: The run's token, which all processes get by their environment.
     processes: All processes started so far.
-    learner: The present learner. This and the next two are set by the code that starts them.
+    temporary: The folder for the processes' temporary files.
+    learner: The present learner. This and the next three are set by the code that starts them.
+    num_actors: How many actors there should be; likewise.
     solo: A single actor.
     fleet: A supervisor of several actors.
   """
 
   learner: Process
+  num_actors: int
   solo: Process
   fleet: Process
 
   def __init__(
-    self, folder: pathlib.Path, system: str = 'impala', *settings: str, jumping_clock: bool = False
+    self,
+    folder: pathlib.Path,
+    system: str = 'impala',
+    *settings: str,
+    jumping_clock: bool = False,
+    variables: Mapping[str, str] = types.MappingProxyType({}),
   ):
     """Starts nothing.
 
@@ -141,6 +150,7 @@ class HarmedRun:
       system: `impala` or `apex`.
       *settings: Flags of the learner.
       jumping_clock: Whether the wall clock of all processes jumps by hours.
+      variables: Further environment variables of all processes.
     """
     self.folder = folder / 'run'
     self.port = gate.free_port('127.0.0.1', 0)
@@ -148,11 +158,12 @@ class HarmedRun:
     self.processes: list[Process] = []
     self._system = system
     self._settings = settings
+    self._variables = variables
     self._base = folder
     self._mark = uuid.uuid4().hex  # In the environment of all processes, to find them.
     self._segments: set[pathlib.Path] = set()
     # Not in `folder`, whose path may be too long for the sockets in it.
-    self._temporary = pathlib.Path(tempfile.mkdtemp())
+    self.temporary = pathlib.Path(tempfile.mkdtemp())
     self._path = folder / 'path'
     self._path.mkdir(parents=True)
     (self._path / 'slow.py').write_text(_SLOW_ENVIRONMENT)
@@ -169,7 +180,10 @@ class HarmedRun:
 
   def start_actor(self, *flags: str) -> Process:
     """Starts an actor, or a supervisor of several."""
-    return self._start('actor', '--role=actor', f'--learner=127.0.0.1:{self.port}', *flags)
+    # An actor plays only an environment of the user's own if its own command line names it.
+    environment = [setting for setting in self._settings if setting.startswith('--env=')]
+    address = f'--learner=127.0.0.1:{self.port}'
+    return self._start('actor', '--role=actor', address, *environment, *flags)
 
   def rows(self) -> list[dict[str, float]]:
     """The rows of `metrics.csv`."""
@@ -202,6 +216,13 @@ class HarmedRun:
     """Waits until `count` actors have joined; returns the row."""
     return self.await_row(lambda row: row['actors'] == count, seconds)
 
+  def await_well(self, seconds: float, more: int = 2000) -> dict[str, float]:
+    """Waits until all actors are connected and training advances; returns the newest row."""
+    self.await_actors(self.num_actors, seconds)
+    row = self.await_frames(more, seconds)
+    assert row['actors'] == self.num_actors, row
+    return row
+
   def saved(self) -> list[int]:
     """The numbers of all complete checkpoints, in the order of saving."""
     names = (self.folder / 'checkpoints' / 'latest' / 'checkpoint').read_text()
@@ -229,18 +250,22 @@ class HarmedRun:
     return found
 
   def note_shared_memory(self) -> int:
-    """Remembers the shared memory in use now, for `leftovers`; returns the number of segments."""
+    """Remembers the shared memory in use now, for `leftovers`.
+
+    Returns:
+      The number of segments seen so far that still exist.
+    """
     for pid in self.living():
       with contextlib.suppress(OSError):
         self._segments |= processes.shared_memory(pid)
-    return len(self._segments)
+    return sum(segment.exists() for segment in self._segments)
 
   def leftovers(self) -> list[str]:
     """What remains of the run; should be empty once all processes have ended."""
     commands = [f'process {pid}' for pid in self.living()]
     address = ('127.0.0.1', self.port)
     listening = [f'port {self.port}'] if processes.listens(address) else []
-    files = [str(path) for path in [*self._temporary.iterdir(), *self._segments] if path.exists()]
+    files = [str(path) for path in [*self.temporary.iterdir(), *self._segments] if path.exists()]
     return commands + listening + files
 
   def await_nothing_left(self, seconds: float = 15.0) -> None:
@@ -262,8 +287,9 @@ class HarmedRun:
     log = self._base / f'{name}-{len(self.processes)}.log'
     environment = {
       **os.environ,
+      **self._variables,
       'PYTHONPATH': f'{self._path}:{ROOT}:{ROOT}/tests',
-      'TMPDIR': str(self._temporary),
+      'TMPDIR': str(self.temporary),
       'CUDA_VISIBLE_DEVICES': '',
       cluster.TOKEN_VARIABLE: self.token,
       _MARK: self._mark,
@@ -285,10 +311,10 @@ class HarmedRun:
 
 @contextlib.contextmanager
 def harmed_run(
-  folder: pathlib.Path, system: str = 'impala', *settings: str, jumping_clock: bool = False
+  folder: pathlib.Path, system: str = 'impala', *settings: str, **options: Any
 ) -> Iterator[HarmedRun]:
   """A run whose processes are killed at the end in any case. Arguments as for `HarmedRun`."""
-  run = HarmedRun(folder, system, *settings, jumping_clock=jumping_clock)
+  run = HarmedRun(folder, system, *settings, **options)
   try:
     yield run
   finally:
@@ -350,7 +376,8 @@ def send_malformed(run: HarmedRun, count: int) -> int:
     client = rpc.Client(tunnel.path, 30.0)
     refused = 0
     for function, arguments in malformed(count):
-      answer, *_ = client.call(function, *arguments, seconds=30.0)
+      outputs = answers.OUTPUTS[function]
+      answer, *_ = client.call(function, *arguments, outputs=outputs, seconds=30.0)
       refused += b'"refused"' in answer
     return refused
   finally:

@@ -2,7 +2,7 @@
 
 Each is a thread with a link of its own that fetches parameters and puts the file's bytes, over and
 over: an actor that needs no time to play. ADDRESS is what --learner takes; the token of the
-environment is used. For `scripts/benchmark.py wire` and `scripts/soak.py`, which terminate it.
+environment is used. For `scripts/benchmark.py wire` and `scripts/load.py`, which terminate it.
 """
 
 import functools

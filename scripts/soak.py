@@ -1,107 +1,349 @@
-"""Load test: `scripts/soak.py [--actors=200] [--minutes=10] [--env=atari:pong]`.
+"""Trains for a long time while strangers knock: `scripts/soak.py --system=apex --minutes=30`.
 
-Many synthetic actors send real trajectories through the gate to one learner, with no time to play
-between them.
-Throughput and the learner's memory must stay constant: the last line compares end and beginning.
+One learner and several actor processes, which reach it by TCP and with the token, as those of other
+machines do. Meanwhile a stranger opens connections, says nothing, sends garbage, has another token.
+Memory, files, threads and so on are measured every few seconds. Exits with status 1 if anything was
+lost, or grew faster than it may after the warm-up.
 """
 
+import csv
 import dataclasses
+import logging
+import os
 import pathlib
-import statistics
+import re
+import signal
 import sys
+import tempfile
 import time
-from typing import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Mapping, NamedTuple, Sequence
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
+from apex import config as apex_configs
 from common import environments
 from common.config import command_line
 from common.machine import janitor
-from impala import config as configs
-from scripts import benchmark_wire
+from impala import config as impala_configs
+from scripts import growth
 
-_INTERVALS = 10
-# The actors are threads of these: a process for each of 200 actors would take 80 GB.
-_PROCESSES = 4
+# TensorFlow is imported inside functions, after `command_line.import_tensorflow` has configured it.
+if TYPE_CHECKING:
+  from scripts import harmed_runs, strangers
+
+_PRESETS: dict[str, Any] = {'impala': impala_configs.PRESETS, 'apex': apex_configs.PRESETS}
+_JOIN_SECONDS = 600.0
+_STALL_SECONDS = 60.0
+_STOP_SECONDS = 120.0
+_LEAST_SAMPLES = 10
+_STOPPED = 130
+
+# By the end of a quantity's name, see `_measure`. Python and TensorFlow settle for minutes, hence
+# the allowance for noise.
+_LIMITS = {
+  'MB': growth.Limit(per_minute=0.5, noise=10.0),
+  'files': growth.Limit(per_minute=0.2, noise=5.0),
+  'threads': growth.Limit(per_minute=0.1, noise=1.0),
+  'processes': growth.Limit(per_minute=0.0, noise=0.5),
+  'segments': growth.Limit(per_minute=0.0, noise=0.5),
+}
+# Columns of `metrics.csv` that must stay 0.
+_LOSSES = ('puts_dropped', 'messages_refused', 'actors_lost', 'crashes')
 
 
-def main(argv: Sequence[str]) -> None:
-  """Runs the test as the command line says."""
-  values = flags.FlagValues()
-  flags.DEFINE_integer(
-    'actors', 200, 'Number of actors.', lower_bound=_PROCESSES, flag_values=values
-  )
-  flags.DEFINE_float('minutes', 10.0, 'Duration.', lower_bound=0.1, flag_values=values)
-  flags.DEFINE_integer(
-    'trajectories', 4, 'Trajectories per message.', lower_bound=1, flag_values=values
-  )
-  flags.DEFINE_string('env', 'atari:pong', 'Origin of the trajectories.', flag_values=values)
-  command_line.parse_flags(values, argv, __doc__)
+class Check(NamedTuple):
+  """Something that must hold at the end."""
 
-  preset = configs.PRESETS.preset(configs.PRESETS.preset_for(values.env))
-  config = dataclasses.replace(
-    preset, env=values.env, num_actors=1, envs_per_actor=values.trajectories
-  )
-  with janitor.attend():
+  name: str
+  seen: str
+  holds: bool
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs the soak as the command line says; returns the exit status."""
+  values = _parse(argv)
+  with janitor.attend() as temporary:
     command_line.import_tensorflow()
-    soak(config, values.actors, 60 * values.minutes)
+    base = pathlib.Path(values.keep or tempfile.mkdtemp(dir=temporary)).resolve()
+    path = pathlib.Path(values.csv or f'runs/soak-{values.system}.csv')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+      samples, checks = _soak(values, base / f'soak-{os.getpid()}', path)
+    except AssertionError as error:
+      logging.info('FAILED: %s', error)
+      return 1
+
+  seconds = [sample['seconds'] for sample in samples]
+  warm_up = 60 * values.warm_up if values.warm_up is not None else seconds[-1] / 3
+  trends = trends_of(samples, warm_up)
+  logging.info('\n%s\n\n%s\n%s', growth.table(trends), _table(checks), path)
+  failures = [f'{check.name}: {check.seen}' for check in checks if not check.holds]
+  failures += [one.describe() for one in trends if one.has_grown]
+  for failure in failures:
+    logging.info('FAILED: %s', failure)
+  return int(bool(failures))
 
 
-def soak(config: configs.Config, actors: int, seconds: float) -> None:
-  """Prints throughput and the learner's memory ten times, then compares end and beginning."""
-  suite = environments.load(config.env, config.environment_options())
-  codec, unrolls = benchmark_wire.trajectories(config, suite)
-  payload = codec.encode(unrolls)
-  per_process = actors // _PROCESSES
-  interval = seconds / _INTERVALS
-  rates: list[float] = []
-  sizes: list[float] = []
-  with (
-    benchmark_wire.listening(codec) as (server, crew),
-    benchmark_wire.sending(
-      server.endpoint or server.address, payload, _PROCESSES, per_process
-    ) as processes,
-  ):
-    benchmark_wire.wait_for(server, processes, _PROCESSES * per_process, 2 * actors)
-    for i in range(_INTERVALS):
-      before = server.gauges()
-      started = time.monotonic()
-      time.sleep(interval)
-      after = server.gauges()
-      elapsed = time.monotonic() - started
-      if crew.error:
-        raise crew.error
-
-      rates.append((after['received_mb'] - before['received_mb']) / elapsed)
-      sizes.append(resident_mb())
-      puts = (after['puts'] - before['puts']) / elapsed
-      print(
-        f'{interval * (i + 1):6.0f} s  {after["actors"]} actors  {rates[-1]:6.0f} MB/s  '
-        f'{puts:6.0f} puts/s  learner {sizes[-1]:,.0f} MB  {_faults(after)}',
-        flush=True,
-      )
-
-  ratio = statistics.mean(rates[-3:]) / statistics.mean(rates[:3])
-  # Memory settles only when all actors have begun to send.
-  print(
-    f'throughput at the end / at the beginning: {ratio:.3f}; memory grew by '
-    f'{sizes[-1] - sizes[2]:,.0f} MB since the first three tenths'
+def _parse(argv: Sequence[str]) -> flags.FlagValues:
+  values = flags.FlagValues()
+  flags.DEFINE_enum('system', 'impala', list(_PRESETS), 'What to train.', flag_values=values)
+  flags.DEFINE_string('env', 'gym:CartPole-v1', 'Environment.', flag_values=values)
+  flags.DEFINE_integer('actors', 4, 'Actor processes.', lower_bound=1, flag_values=values)
+  flags.DEFINE_float(
+    'minutes', 10.0, 'Duration from when all have joined.', lower_bound=1.0, flag_values=values
   )
+  flags.DEFINE_float(
+    'warm_up', None, 'Minutes that count for nothing; a third by default.', flag_values=values
+  )
+  flags.DEFINE_float(
+    'every', 5.0, 'Seconds between measurements.', lower_bound=0.1, flag_values=values
+  )
+  flags.DEFINE_string(
+    'csv', None, 'Where to write the measurements; runs/soak-SYSTEM.csv.', flag_values=values
+  )
+  flags.DEFINE_string(
+    'keep', None, 'Folder where the run and logs stay; temporary by default.', flag_values=values
+  )
+  command_line.parse_flags(values, argv, __doc__)
+  return values
 
 
-def _faults(gauges: Mapping[str, float]) -> str:
-  names = ('actors_lost', 'puts_repeated', 'messages_refused')
-  return ', '.join(f'{gauges[name]} {name}' for name in names)
+def _soak(
+  values: flags.FlagValues, folder: pathlib.Path, path: pathlib.Path
+) -> tuple[list[dict[str, float]], list[Check]]:
+  """Trains, measures and stops; returns the measurements, and what held."""
+  from scripts import harmed_runs, strangers
+
+  settings = (
+    f'--env={values.env}',
+    '--total_frames=1000000000000',
+    f'--config.num_actors={values.actors}',
+    '--config.log_every_seconds=5',
+    '--config.checkpoint_every_seconds=30',
+  )
+  with harmed_runs.harmed_run(folder, values.system, *settings) as run:
+    run.learner = run.start_listening()
+    run.fleet = run.start_actor(
+      f'--actor_processes={values.actors}', '--name=fleet', f'--run_dir={folder / "fleet"}'
+    )
+    run.await_actors(values.actors, _JOIN_SECONDS)
+    with strangers.knocking(run.port) as stranger:
+      samples = _watch(run, stranger, values, path)
+    checks = _checks(run, values, samples) + _stop(run)
+    checks.append(
+      Check('strangers', f'{stranger.let_in} of {stranger.knocks:,} let in', not stranger.let_in)
+    )
+    return samples, checks
 
 
-def resident_mb() -> float:
-  """The resident memory of this process, in MB."""
-  for line in pathlib.Path('/proc/self/status').read_text().splitlines():
-    if line.startswith('VmRSS'):
-      return int(line.split()[1]) / 1e3
-  raise RuntimeError('/proc/self/status has no line VmRSS')
+def _watch(
+  run: 'harmed_runs.HarmedRun',
+  stranger: 'strangers.Knocking',
+  values: flags.FlagValues,
+  path: pathlib.Path,
+) -> list[dict[str, float]]:
+  """Measures until the time is over; writes each measurement, and logs ten times."""
+  samples: list[dict[str, float]] = []
+  started = time.monotonic()
+  shown = 0
+  with open(path, 'w', newline='') as file:
+    while (elapsed := time.monotonic() - started) < 60 * values.minutes:
+      assert run.learner.popen.poll() is None, (
+        f'the learner has ended:\n{run.learner.log()[-3000:]}'
+      )
+      row = run.rows()[-1]
+      sample = {'seconds': elapsed, 'frames': row['frames'], **_measure(run)}
+      writer = csv.DictWriter(file, list(sample))
+      if not samples:
+        writer.writeheader()
+      writer.writerow({name: f'{value:.7g}' for name, value in sample.items()})
+      file.flush()
+      samples.append(sample)
+      if elapsed >= shown * 6 * values.minutes:
+        shown += 1
+        words = '  '.join(f'{name} {sample[name]:.0f}' for name in sample if name.endswith('MB'))
+        logging.info(
+          '%5.1f min  %s frames  %s  %d strangers',
+          elapsed / 60,
+          f'{row["frames"]:,.0f}',
+          words,
+          stranger.knocks,
+        )
+      time.sleep(values.every)
+  return samples
+
+
+def _measure(run: 'harmed_runs.HarmedRun') -> dict[str, float]:
+  """Memory (PSS), open files and threads by kind of process, and what there is once."""
+  found = {
+    f'{kind} {what}': 0.0
+    for kind in ('learner', 'gate', 'actors')
+    for what in ('MB', 'files', 'threads')
+  }
+  pids = run.living()
+  for pid in pids:
+    process = pathlib.Path(f'/proc/{pid}')
+    try:
+      is_gate = b'relay.py' in (process / 'cmdline').read_bytes()
+      kind = 'learner' if pid == run.learner.pid else 'gate' if is_gate else 'actors'
+      rollup = (process / 'smaps_rollup').read_text()
+      found[f'{kind} MB'] += pss_mb(rollup)
+      found[f'{kind} files'] += len(list((process / 'fd').iterdir()))
+      found[f'{kind} threads'] += len(list((process / 'task').iterdir()))
+    except OSError:  # It has ended meanwhile.
+      continue
+  return {
+    **found,
+    'processes': len(pids),
+    'shared memory segments': run.note_shared_memory(),
+    'temporary files': sum(1 for _ in run.temporary.rglob('*')),
+  }
+
+
+def pss_mb(rollup: str) -> float:
+  """The proportional memory of a process, in MB, from its `smaps_rollup`."""
+  found = re.search(r'^Pss:\s+(\d+) kB$', rollup, re.M)
+  return int(found[1]) / 1e3 if found else 0.0
+
+
+def trends_of(samples: Sequence[Mapping[str, float]], warm_up: float) -> list[growth.Trend]:
+  """The trends of all quantities after `warm_up` seconds."""
+  late = [sample for sample in samples if sample['seconds'] >= warm_up]
+  assert len(late) >= _LEAST_SAMPLES, f'{len(late)} measurements after the warm-up are too few'
+  minutes = [sample['seconds'] / 60 for sample in late]
+  return [
+    growth.trend(name, minutes, [sample[name] for sample in late], _LIMITS[name.split()[-1]])
+    for name in late[0]
+    if name not in ('seconds', 'frames')
+  ]
+
+
+def _checks(
+  run: 'harmed_runs.HarmedRun',
+  values: flags.FlagValues,
+  samples: Sequence[Mapping[str, float]],
+) -> list[Check]:
+  """What the run's metrics and logs must show."""
+  rows = run.rows()
+  checks = [Check(name, f'{rows[-1][name]:.0f}', not rows[-1][name]) for name in _LOSSES]
+
+  restarts = sum(process.log().count('is started again') for process in run.processes)
+  checks.append(Check('restarts of actors or gate', str(restarts), not restarts))
+  checks.append(counted(rows, _frames_per_update(values)))
+  checks.append(in_flight(rows, *_shipments(values)))
+  longest = longest_stall(samples)
+  checks.append(Check('longest stall', f'{longest:.0f} s', longest < _STALL_SECONDS))
+  return checks
+
+
+def counted(rows: Sequence[Mapping[str, float]], per_update: int) -> Check:
+  """Whether frames never went back and, unless `per_update` is 0, belong to whole updates."""
+  wrong = [
+    row
+    for before, row in zip(rows[:-1], rows[1:], strict=True)
+    if row['frames'] < before['frames']
+    or (per_update and row['frames'] != per_update * row['updates'])
+  ]
+  last = rows[-1]
+  seen = f'{last["frames"]:,.0f} after {last["updates"]:,.0f} updates, {len(wrong)} rows wrong'
+  return Check('frames learned', seen, not wrong)
+
+
+def in_flight(
+  rows: Sequence[Mapping[str, float]], element_bytes: int, frames: int, most: int
+) -> Check:
+  """Whether what was received was counted, but for what waits in the queue or in a batch.
+
+  A put that is lost on its way is one that its actor counts in `puts_dropped`.
+
+  Args:
+    rows: Of `metrics.csv`.
+    element_bytes: The size of a trajectory or block.
+    frames: Environment frames in it.
+    most: How many of them there is room for between network and learner.
+  """
+  waiting = [(1e6 * row['received_mb'] / element_bytes - row['frames'] / frames) for row in rows]
+  seen = f'{min(waiting):.1f} to {max(waiting):.1f} elements, room for {most}'
+  # Rows have seven digits.
+  return Check('received and not counted yet', seen, min(waiting) > -0.5 and max(waiting) <= most)
+
+
+def longest_stall(samples: Sequence[Mapping[str, float]]) -> float:
+  """The longest time in seconds without new frames."""
+  longest = 0.0
+  last = samples[0]
+  for sample in samples:
+    if sample['frames'] > last['frames']:
+      last = sample
+    longest = max(longest, sample['seconds'] - last['seconds'])
+  return longest
+
+
+def _config(values: flags.FlagValues) -> Any:
+  presets = _PRESETS[values.system]
+  preset = presets.preset(presets.preset_for(values.env))
+  return dataclasses.replace(preset, env=values.env, num_actors=values.actors)
+
+
+def _frames_per_update(values: flags.FlagValues) -> int:
+  """Environment frames of an IMPALA batch; Ape-X counts what it inserts into the replay: 0."""
+  if values.system == 'apex':
+    return 0
+  config = _config(values)
+  suite = environments.load(config.env, config.environment_options())
+  return config.batch_size * config.unroll_length * suite.action_repeat
+
+
+def _shipments(values: flags.FlagValues) -> tuple[int, int, int]:
+  """The arguments of `in_flight` but for the rows."""
+  config = _config(values)
+  suite = environments.load(config.env, config.environment_options())
+  sent = config.num_actors * config.envs_per_actor  # The puts that wait for room.
+  if values.system == 'apex':
+    from apex import transitions
+    from common.distributed import wire
+
+    spec = transitions.specification(suite, config.block_length, config.n_step)
+    size = wire.Codec(spec, {}).element_bytes
+    return size, config.block_length * suite.action_repeat, 2 * config.queue_capacity + 2 * sent
+
+  from scripts import benchmark_wire
+
+  config.fit(suite)
+  size = benchmark_wire.codec(config, suite).element_bytes
+  most = config.queue_capacity + 4 * config.batch_size + 2 * sent
+  return size, config.unroll_length * suite.action_repeat, most
+
+
+def _stop(run: 'harmed_runs.HarmedRun') -> list[Check]:
+  """Stops all processes, actors first; what must be left then."""
+  try:
+    for process in (run.fleet, run.learner):
+      process.seconds_to_end(signal.SIGTERM, _STOP_SECONDS)
+  except AssertionError as error:
+    return [Check('end', str(error)[:300], False)]
+
+  statuses = [process.popen.returncode for process in run.processes]
+  traces = sum(process.log().count('Traceback') for process in run.processes)
+  try:
+    run.await_nothing_left(_STOP_SECONDS)
+    left = 'nothing'
+  except AssertionError as error:
+    left = str(error)
+  return [
+    Check('exit statuses', str(statuses), statuses == [_STOPPED] * len(statuses)),
+    Check('stack traces', str(traces), not traces),
+    Check('left behind', left, left == 'nothing'),
+  ]
+
+
+def _table(checks: Sequence[Check]) -> str:
+  lines = [
+    f'{check.name:<32}{"held" if check.holds else "FAILED":<8}{check.seen}' for check in checks
+  ]
+  return '\n'.join(lines)
 
 
 if __name__ == '__main__':

@@ -159,7 +159,7 @@ def _define_flags() -> flags.FlagValues:
     'The most it may hold.',
     flag_values=values,
   )
-  text('dmlab_dataset_path', defaults.dmlab_dataset_path, 'Images for two levels, or dummy.')
+  text('dmlab_dataset_path', defaults.dmlab_dataset_path, 'Images for Psychlab, or dummy.')
   text('dmlab_engine', '', 'Further settings, as in training: some change the maps.')
   return values
 

@@ -3,8 +3,9 @@
 import os
 from typing import Iterator
 
-# Before anything imports TensorFlow, which reads it once.
+# Before anything imports TensorFlow, which reads them once. The kernels are those of runs.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
 
 import pytest
 

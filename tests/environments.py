@@ -87,7 +87,25 @@ class Patient(gymnasium.ObservationWrapper):
     return {'own': observation, 'waits': 1}
 
 
+class Surge(gymnasium.Env):
+  """Episodes of ten steps that pay 1 each; one step in 1,000 pays what cannot be squared."""
+
+  observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+  action_space = gymnasium.spaces.Discrete(2)
+
+  def reset(self, *, seed=None, options=None):
+    super().reset(seed=seed)
+    self._steps = 0
+    return np.zeros(2, np.float32), {}
+
+  def step(self, action):
+    self._steps += 1
+    reward = 3e38 if self.np_random.random() < 1e-3 else 1.0
+    return np.zeros(2, np.float32), reward, self._steps == 10, False, {}
+
+
 gymnasium.register('Catch-v0', Catch)
 gymnasium.register('Stuck-v0', Stuck)
 gymnasium.register('Faulty-v0', Faulty)
 gymnasium.register('Overflowing-v0', Overflowing)
+gymnasium.register('Surge-v0', Surge)

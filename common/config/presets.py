@@ -58,10 +58,14 @@ class Presets(Generic[_Config]):
     suited = self.families.get(environments.family_of(env), self.default)
     return suited(env, options) if callable(suited) else suited
 
-  def from_json(self, values: Mapping[str, Any]) -> _Config:
-    """The config in a run's `config.json`.
+  def from_json(self, values: Mapping[str, Any], source: str = 'config.json says') -> _Config:
+    """The config in a run's `config.json`, or what another process has sent of the same form.
 
     Settings that are missing, as in runs of an older version, get their defaults.
+
+    Args:
+      values: The settings by name.
+      source: Begins the sentence about a wrong value.
 
     Raises:
       UserError: If a value has the wrong type.
@@ -75,7 +79,7 @@ class Presets(Generic[_Config]):
       # Not `isinstance`, for which True is an int.
       if type(value) is not field.type:
         expected = getattr(field.type, '__name__', field.type)
-        raise errors.UserError(f'config.json says {field.name} is {value!r}, expected {expected}')
+        raise errors.UserError(f'{source} {field.name} is {value!r}, expected {expected}')
       setattr(config, field.name, value)
     return config
 

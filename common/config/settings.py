@@ -61,7 +61,7 @@ class Settings:
   # more than 0.5 ms a step.
   env_processes: str = 'auto'
 
-  # DeepMind Lab. Folder of the images that two psychlab levels show, or 'dummy' for placeholders.
+  # DeepMind Lab. Folder of the images that some Psychlab levels show, or 'dummy' for placeholders.
   dmlab_dataset_path: str = ''
   # Folder where compiled maps are cached for all runs (empty: no cache), and its size limit.
   dmlab_level_cache: str = '~/.cache/dmlab_levels'
@@ -125,8 +125,12 @@ class Settings:
     """Environment frames after which a training episode is cut; None for the suite's own limit."""
     return None
 
-  def check_shares(self, suite: suites.Suite) -> None:
+  def check_shares(self, suite: suites.Suite, actors: int | None = None) -> None:
     """Refuses numbers of environments that tasks cannot share equally or memory cannot hold.
+
+    Args:
+      suite: The environments.
+      actors: How many of the run's actors work in this process; None for all.
 
     Raises:
       UserError: Names the setting, its value and what would work.
@@ -142,6 +146,7 @@ class Settings:
       f'tasks, for example {nearest}: all tasks get the same number of environments',
     )
 
+    count = self.envs_per_actor * (self.num_actors if actors is None else actors)
     needed = count * suite.bytes_per_environment
     free = memory.available()
     self.expect(

@@ -6,9 +6,10 @@ import pathlib
 import subprocess
 import sys
 import time
+from typing import Sequence
 
 from common import errors
-from common.distributed import cluster
+from common.distributed import cluster, notes
 
 _MOST_FAILURES = 5  # In a row, of one actor.
 _HEALTHY_SECONDS = 60.0  # An actor that ran for longer did not fail at starting.
@@ -25,7 +26,13 @@ class ActorProcesses:
   """
 
   def __init__(
-    self, program: str, count: int, learner: str, who: cluster.Cluster, folder: pathlib.Path
+    self,
+    program: str,
+    count: int,
+    learner: str,
+    who: cluster.Cluster,
+    flags: Sequence[str],
+    folder: pathlib.Path,
   ):
     """Starts the processes.
 
@@ -34,6 +41,7 @@ class ActorProcesses:
       count: The number of processes, N.
       learner: HOST:PORT or unix:PATH of their learner.
       who: This process, whose token, name and patience the actors get.
+      flags: Further flags: the settings that are not for the learner to decide.
       folder: Where to write their logs.
     """
     self._who = who
@@ -48,6 +56,7 @@ class ActorProcesses:
       '--role=actor',
       f'--learner={learner}',
       f'--patience_seconds={who.patience_seconds}',
+      *flags,
     ]
     self.restarts = 0
     self._failures = [0] * count  # In a row.
@@ -145,5 +154,5 @@ class ActorProcesses:
     with open(path, 'rb') as log:
       log.seek(max(0, os.path.getsize(path) - _LAST_WORDS))
       lines = log.read().decode(errors='replace').strip().splitlines()
-    last = lines[-1] if lines else 'It has written nothing.'
+    last = notes.printable(lines[-1], 1000) if lines else 'It has written nothing.'
     return f'{last} (full log: {path})'

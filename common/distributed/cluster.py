@@ -10,23 +10,13 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from common import errors
-from common.distributed import credentials
+from common.distributed import credentials, resolvers
 
 ROLES = ('all', 'learner', 'actor', 'evaluator')
 TOKEN_VARIABLE = 'DISTRIBUTED_RL_TOKEN'
-_RESOLVERS = ('tf_config', 'slurm', 'kubernetes')
 _PORT = 8476
 _PEER_OFFSET = 1000
 _UNIX = 'unix:'
-# What each resolver needs, for the message when it fails.
-_EXPECTED = {
-  'tf_config': (
-    'TF_CONFIG={"cluster": {"learner": ["HOST:PORT"], "actor": ["HOST:PORT", ...]}, '
-    '"task": {"type": "actor", "index": 0}}'
-  ),
-  'slurm': 'to be started by srun',
-  'kubernetes': 'the package kubernetes, and a learner whose pod has the label job-name=learner',
-}
 
 
 class Endpoint(NamedTuple):
@@ -70,6 +60,7 @@ class Cluster:
     patience_seconds: How long an actor waits for a learner that does not answer.
     learners: Addresses of all learners if there are several, else empty.
     index: This learner's position among them.
+    trusted_network: Whether the user trusts everybody who can reach this learner's peers' ports.
   """
 
   role: str = 'all'
@@ -81,6 +72,7 @@ class Cluster:
   patience_seconds: float = 600.0
   learners: tuple[str, ...] = ()
   index: int = 0
+  trusted_network: bool = False
 
   @property
   def peers(self) -> tuple[str, ...]:
@@ -166,7 +158,7 @@ def _define_cluster_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_enum(
     'cluster',
     None,
-    _RESOLVERS,
+    resolvers.KINDS,
     'Read role and addresses from TF_CONFIG, Slurm or Kubernetes.',
     flag_values=values,
   )
@@ -176,6 +168,13 @@ def _define_cluster_flags(values: flags.FlagValues) -> None:
     'With --cluster=slurm: the number of learners. The first tasks are learners, the others '
     'actors.',
     lower_bound=1,
+    flag_values=values,
+  )
+  flags.DEFINE_boolean(
+    'trusted_network',
+    False,
+    'With several learners: you trust everybody who can reach the ports where learners reach each '
+    "other, TensorFlow's, which run any graph for whoever connects. See docs/distributed.md.",
     flag_values=values,
   )
 
@@ -216,6 +215,7 @@ def resolve(values: flags.FlagValues) -> Cluster:
     patience_seconds=values.patience_seconds,
     learners=found.get('learners', ()),
     index=found.get('index', 0),
+    trusted_network=values.trusted_network,
   )
 
 
@@ -309,19 +309,11 @@ def _token(path: str | None) -> str:
   return token
 
 
-class _Task(NamedTuple):
-  """This process, as a cluster resolver describes it; unchecked."""
-
-  role: Any
-  index: Any
-  learners: tuple[str, ...]
-
-
 def _from_cluster(values: flags.FlagValues) -> dict[str, Any]:
   """Reads this task's role and addresses, as keyword arguments of `Cluster`."""
   kind = values.cluster
   try:
-    task = _task(kind, values)
+    task = resolvers.task(kind, values.role, values.learners, _PORT)
     if task.role in ROLES and (type(task.index) is not int or task.index < 0):
       raise ValueError(f"the task's index is {task.index!r}")
     is_learner = task.role in ('all', 'learner')
@@ -338,10 +330,9 @@ def _from_cluster(values: flags.FlagValues) -> dict[str, Any]:
     TypeError,
     ValueError,
   ) as error:
-    # The resolvers check nothing: a malformed description fails somewhere inside them.
     raise errors.UserError(
       f'--cluster={kind}: the cluster cannot be read: {type(error).__name__}: {error}. '
-      f'Expected {_EXPECTED[kind]}'
+      f'Expected {resolvers.EXPECTED[kind]}'
     ) from error
 
   if task.role not in ROLES:
@@ -357,39 +348,3 @@ def _from_cluster(values: flags.FlagValues) -> dict[str, Any]:
     'index': task.index,
     'learners': task.learners if len(task.learners) > 1 else (),
   }
-
-
-def _task(kind: str, values: flags.FlagValues) -> _Task:
-  from tensorflow import distribute  # Only here: it takes seconds, and flags rarely need it.
-
-  resolvers = distribute.cluster_resolver
-  if kind == 'tf_config':
-    return _tf_config_task(resolvers.TFConfigClusterResolver)
-  if kind == 'slurm':
-    return _slurm_task(resolvers.SlurmClusterResolver, values.learners)
-  # Kubernetes knows where learners are, but not what this pod is.
-  resolver = resolvers.KubernetesClusterResolver({'learner': ['job-name=learner']})
-  return _Task(values.role, 0, tuple(resolver.cluster_spec().as_dict()['learner']))
-
-
-def _tf_config_task(resolver_class: Any) -> _Task:
-  if 'TF_CONFIG' not in os.environ:
-    raise ValueError('the environment variable TF_CONFIG is not set')
-  resolver = resolver_class()
-  learners = tuple(resolver.cluster_spec().as_dict()['learner'])
-  return _Task(resolver.task_type, resolver.task_id, learners)
-
-
-def _slurm_task(resolver_class: Any, num_learners: int) -> _Task:
-  tasks = int(os.environ.get('SLURM_STEP_NUM_TASKS') or os.environ['SLURM_NTASKS'])
-  # The resolver sorts jobs by name and gives the first its first tasks.
-  jobs = {'0/learner': num_learners}
-  if tasks > num_learners:
-    jobs['1/actor'] = tasks - num_learners
-  # Claiming one GPU per task keeps the resolver from counting and distributing GPUs.
-  resolver = resolver_class(
-    jobs, port_base=_PORT, gpus_per_node=tasks, gpus_per_task=1, auto_set_gpu=False
-  )
-  learners = tuple(resolver.cluster_spec().as_dict()['0/learner'])
-  job, index = resolver.get_task_info()  # Only valid after `cluster_spec`.
-  return _Task(job.partition('/')[2], index, learners)

@@ -5,7 +5,7 @@ import logging
 from typing import Any
 
 from common import errors
-from common.distributed import rpc, wire
+from common.distributed import notes, rpc, wire
 from common.distributed import session as sessions
 
 _POLL_SECONDS = 1.0  # Between two questions after a put that waits for room.
@@ -92,9 +92,10 @@ class Delivery:
       self._refused_in_a_row = 0
       return
     self._refused_in_a_row += 1
-    logging.warning('The learner refuses what was collected: %s', answer['reason'])
+    reason = notes.printable(answer['reason'], 400)
+    logging.warning('The learner refuses what was collected: %s', reason)
     if self._refused_in_a_row == _MOST_REFUSED:
       raise errors.UserError(
         f'the learner has refused the last {_MOST_REFUSED} times what was collected here, the '
-        f'last time as {answer["reason"]}'
+        f'last time as {reason}'
       )

@@ -4,13 +4,14 @@ When the learner is gone, the link waits for it. It may come back as another pro
 parameters of its last checkpoint; data collected for its predecessor are dropped, and counted.
 """
 
-from typing import Any, Callable
+import logging
+from typing import Any, Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
 
 from common import errors
-from common.distributed import cluster, parameters, queues, rpc
+from common.distributed import answers, cluster, notes, parameters, queues, rpc, wire
 from common.distributed import delivery as deliveries
 from common.distributed import session as sessions
 
@@ -130,7 +131,8 @@ class Link:
         return answer['version'], decided
       if answer['state'] == 'refused':
         raise errors.UserError(
-          f'the learner refuses to decide on what is seen here: {answer["reason"]}'
+          'the learner refuses to decide on what is seen here: '
+          f'{notes.printable(answer["reason"], 400)}'
         )
       self._session.heed(answer)
 
@@ -147,9 +149,13 @@ class Link:
     while True:
       self._rejoin_if_lost()
       try:
-        self._session.heed(self._session.tell('report', **values))
-      except rpc.Unreachable as reason:
-        self._session.lose(reason)
+        answer = self._session.tell('report', **values)
+        self._session.heed(answer)
+        if answer['state'] == 'refused':
+          reason = notes.printable(answer['reason'], 400)
+          logging.warning('The learner refuses the results of an evaluation: %s', reason)
+      except rpc.Unreachable as error:
+        self._session.lose(error)
       if not self._session.is_lost():
         return
 
@@ -187,16 +193,18 @@ class Link:
     """Fetches the latest snapshot; None if the session was lost. Raises Unreachable."""
     # Starts again if the version is outdated before all of its parts are here.
     while not self._session.is_lost():
-      answer, parts = self._fetch_first()
-      if answer['state'] == 'known':
+      first, parts = self._fetch_first()
+      if first['state'] == 'known' and self._snapshot:
         return self._snapshot
-      while answer['state'] == 'given' and len(parts) < answer['parts']:
-        answer, more = self._session.call('parameters', version=answer['version'], part=len(parts))
-        parts += more
-      if answer['state'] == 'given':
-        values = np.frombuffer(b''.join(parts), np.float32)
-        return parameters.Snapshot(answer['version'], tf.constant(values))
-      self._session.heed(answer)
+      self._session.heed(first)
+      if self._session.is_lost():
+        return None
+      try:
+        values = self._fetch_values(first, parts)
+      except wire.Malformed as error:
+        raise self._session.odd(error) from error
+      if values is not None:
+        return parameters.Snapshot(first['version'], tf.constant(values))
     return None
 
   def _fetch_first(self) -> tuple[dict[str, Any], list[bytes]]:
@@ -209,3 +217,35 @@ class Link:
       )
     self.frames = answer.get('frames', self.frames)
     return answer, parts
+
+  def _fetch_values(self, first: Mapping[str, Any], parts: list[bytes]) -> np.ndarray | None:
+    """Fetches the parts that follow the first one.
+
+    Args:
+      first: The answer that came with the first part.
+      parts: The first part; the others are appended.
+
+    Returns:
+      All parameters, float32 `[P]`; None if the learner no longer has this version, or has gone.
+
+    Raises:
+      Malformed: If an answer is none to what was asked for.
+    """
+    answer, part = first, parts[0]
+    while True:
+      if answer['state'] == 'refused' or answer is first and answer['state'] != 'given':
+        reason = answer.get('reason', 'there is no such snapshot')
+        raise wire.Malformed(f'asked for parameters, it answers {answer["state"]}: {reason}')
+      if answer['state'] != 'given':
+        self._session.heed(answer)
+        return None
+      answers.check_part(first, answer, part)
+      if len(parts) == first['parts']:
+        break
+      answer, (part,) = self._session.call('parameters', version=first['version'], part=len(parts))
+      parts.append(part)
+
+    values = np.frombuffer(b''.join(parts), np.float32)
+    if not np.isfinite(values).all():
+      raise wire.Malformed('its parameters hold numbers that are not finite')
+    return values

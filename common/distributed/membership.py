@@ -6,11 +6,12 @@ from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 import tensorflow as tf
 
-from common.distributed import graphs, traffic, wire
+from common.distributed import graphs, notes, traffic, wire
 from common.distributed import roster as rosters
 
 _JOIN = {'name': str, 'role': str, 'version': str, 'config': dict}
 _BEAT = {'session': str, 'activity': str, 'crashes': int, 'dropped': int}
+_LONGEST_REASON = 500  # Characters.
 
 
 class Identity(NamedTuple):
@@ -54,6 +55,7 @@ class Membership:
     self._assignments = assignments
     self._seed_of = seed_of
     self._on_report = on_report
+    self._turned_away = notes.Limited('processes that were turned away')
     self._joins = itertools.count(1)  # `next` is atomic.
     self._handlers = {
       'join': self._join,
@@ -67,6 +69,10 @@ class Membership:
     """The server's function `tell`: from a request, a string `[]`, to its answer."""
     return graphs.of_strings(self._counts.guarded('message', self._tell), 1)
 
+  def look_after(self) -> None:
+    """Logs what was held back; to be called now and then."""
+    self._turned_away.look_after()
+
   def _tell(self, message: bytes) -> Sequence[bytes]:
     """Dispatches a request. Raises Unknown or Malformed."""
     request = wire.from_json(message, {'kind': str})
@@ -77,14 +83,14 @@ class Membership:
 
   def _join(self, request: dict[str, Any]) -> bytes:
     wire.expect(request, _JOIN)
-    name = traffic.printable(request['name'][:200])
+    name = notes.printable(request['name'])
     role = request['role']
     if role not in ('actor', 'evaluator'):
       raise wire.Malformed(f'role is {role[:40]!r}, expected actor or evaluator')
 
-    mismatch = traffic.printable(self._mismatch(request))
+    mismatch = notes.printable(self._mismatch(request), _LONGEST_REASON)
     if mismatch:
-      logging.warning('%s %s is turned away: %s', role, name, mismatch)
+      self._turned_away.warn(f'{role} {name} is turned away: {mismatch}')
       return wire.to_json(state='turned away', reason=mismatch)
     if self.state != 'working':
       return wire.to_json(state=self.state)
@@ -121,7 +127,7 @@ class Membership:
     """A heartbeat; the answer says whether to go on."""
     wire.expect(request, _BEAT)
     member = self._roster.find(request['session'])
-    member.activity = traffic.printable(request['activity'][:300])
+    member.activity = notes.printable(request['activity'], 300)
     member.crashes = request['crashes']
     member.dropped = request['dropped']
     return wire.to_json(state=self.state)

@@ -5,6 +5,8 @@ from typing import NamedTuple, Protocol, Sequence
 
 import tensorflow as tf
 
+from common import errors
+
 
 class Snapshot(NamedTuple):
   """All parameters after `version` learner updates, as one vector: float32 `[P]`."""
@@ -54,21 +56,42 @@ def assign(variables: Sequence[tf.Variable], values: tf.Tensor) -> None:
     variable.assign(tf.reshape(part, variable.shape))
 
 
+def check(variables: Sequence[tf.Variable], snapshot: Snapshot) -> None:
+  """Refuses a snapshot of other networks, which a remote learner may send.
+
+  Raises:
+    UserError: If it does not have as many values as the variables.
+  """
+  expected = sum(variable.shape.num_elements() for variable in variables)
+  found = int(tf.size(snapshot.values))
+  if found != expected:
+    raise errors.UserError(
+      f"the learner's parameters are {found:,} numbers, but the network here has {expected:,}: do "
+      'both run the same code and the same environment?'
+    )
+
+
 class ParameterCopy:
   """An actor's own variables, updated from a source on request."""
 
   def __init__(self, variables: Sequence[tf.Variable], source: Source):
     """Copies the latest parameters, which also traces the graph before any environment starts."""
     self._source = source
+    self._variables = variables
     self._snapshot: Snapshot | None = None
     self._assign = tf.function(lambda values: assign(variables, values))
     self.refresh()
 
   def refresh(self) -> int:
-    """Copies the latest parameters if they are new; returns their version."""
+    """Copies the latest parameters if they are new; returns their version.
+
+    Raises:
+      UserError: If they are of other networks.
+    """
     snapshot = self._source.latest()
     # By identity: a restarted learner may have other parameters at the same version.
     if snapshot is not self._snapshot:
+      check(self._variables, snapshot)
       self._assign(snapshot.values)
       self._snapshot = snapshot
     return snapshot.version

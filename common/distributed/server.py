@@ -127,6 +127,7 @@ class Server:
   def look_after(self) -> None:
     """Drops silent members, and replaces a gate that has died; to be called now and then."""
     self.expire()
+    self._membership.look_after()
     if self._gate:
       self._gate.look_after()
 

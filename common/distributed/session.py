@@ -9,21 +9,14 @@ from typing import Any, Callable, Mapping, NamedTuple
 import numpy as np
 
 from common import errors
-from common.distributed import cluster, gate, queues, rpc, wire
+from common.distributed import answers, cluster, gate, notes, queues, rpc, wire
 
 BEAT_SECONDS = 3.0
 CALL_SECONDS = 30.0
 RETRY_SECONDS = 5.0
+_LONGEST_REASON = 500  # Characters.
 
-
-class Welcome(NamedTuple):
-  """A learner's answer to a successful join."""
-
-  session: str
-  place: int
-  assignment: int  # The number of the run's actor whose tasks or epsilon this one has.
-  seed: int
-  config: Mapping[str, Any]
+Welcome = answers.Welcome
 
 
 class Applicant(NamedTuple):
@@ -71,6 +64,8 @@ class Session:
     self._lost = threading.Event()
     self._finished = threading.Event()
     self._closing = threading.Event()
+    # Found by the background thread; raised by the next `join`.
+    self._oddity: errors.UserError | None = None
 
     self._describe: Callable[[], str] = lambda: 'setting up'
     self._crashes: Callable[[], int] = lambda: 0
@@ -85,9 +80,11 @@ class Session:
     """Joins the learner, waiting for one if there is none.
 
     Raises:
-      UserError: If no learner comes, or it turns this process away.
+      UserError: If no learner comes, it turns this process away, or it answers oddly.
       QueueClosed: If training is finished.
     """
+    if self._oddity:
+      raise self._oddity
     is_first = self.welcome is None
     self.welcome = self._await_welcome()
     if is_first:
@@ -151,21 +148,29 @@ class Session:
       **header: The request's values.
 
     Returns:
-      The answer, and the byte strings that follow it.
+      The answer, as `answers.read` checks it, and the byte strings that follow it.
 
     Raises:
       Unreachable: If the learner does not answer.
+      UserError: If its answer is none that a learner gives.
     """
     if self._client is None or self.welcome is None:
       raise RuntimeError('call join() first')
     request = wire.to_json(session=self.welcome.session, **header)
-    answer, *rest = self._client.call(
-      function, request, *payload, seconds=CALL_SECONDS if seconds is None else seconds
+    seconds = CALL_SECONDS if seconds is None else seconds
+    kind = header.get('kind', function)
+    return self._exchange(kind, function, request, *payload, seconds=seconds)
+
+  def odd(self, reason: Exception) -> errors.UserError:
+    """The error to raise for an answer that cannot be used; `reason` says what is wrong with it."""
+    return errors.UserError(
+      f'the learner at {self._address} does not answer as a learner of this code does: '
+      f'{notes.printable(reason)}. Is --learner the address of this run, and does the learner run '
+      'the same code?'
     )
-    return wire.from_json(answer, {'state': str}), rest
 
   def tell(self, kind: str, seconds: float | None = None, **values: Any) -> dict[str, Any]:
-    """Sends a short request of some kind; returns its answer. Raises Unreachable."""
+    """Sends a short request of some kind; returns its answer. Raises as `call`."""
     return self.call('tell', seconds=seconds, kind=kind, **values)[0]
 
   def wait(self, seconds: float) -> bool:
@@ -187,7 +192,7 @@ class Session:
       self._beats.join()
     if self.welcome is not None and not self._lost.is_set():
       # A learner that misses it drops this member when the lease ends.
-      with contextlib.suppress(rpc.Unreachable):
+      with contextlib.suppress(rpc.Unreachable, errors.UserError):
         self.tell('leave', BEAT_SECONDS)
       self._lost.set()
     self._way.close()
@@ -222,7 +227,10 @@ class Session:
   def _try_to_join(self) -> Welcome:
     """Raises Unreachable, UserError or QueueClosed."""
     self._way.knock()
-    self._client = rpc.Client(self._way.path, CALL_SECONDS)
+    try:
+      self._client = rpc.Client(self._way.path, CALL_SECONDS)
+    except rpc.Failed as error:
+      raise self.odd(error) from error
 
     me = self._applicant
     request = wire.to_json(
@@ -233,39 +241,55 @@ class Session:
       config=dict(me.config),
       place=self.welcome.place if self.welcome else -1,
     )
-    (message,) = self._client.call('tell', request, seconds=CALL_SECONDS)
-    answer = wire.from_json(message, {'state': str})
-
+    answer, _ = self._exchange('join', 'tell', request, seconds=CALL_SECONDS)
     if answer['state'] in ('turned away', 'refused'):
       raise errors.UserError(
-        f'the learner at {self._address} turns this {me.role} away: {answer["reason"]}'
+        f'the learner at {self._address} turns this {me.role} away: '
+        f'{notes.printable(answer["reason"], _LONGEST_REASON)}'
       )
     self.heed(answer)
     if answer['state'] != 'joined':
       raise rpc.Unreachable(f'it is {answer["state"]}')
-    return Welcome(
-      session=answer['session'],
-      place=answer['place'],
-      assignment=answer['assignment'],
-      seed=answer['seed'],
-      config=answer['config'],
-    )
+    try:
+      return answers.welcome(answer)
+    except wire.Malformed as error:
+      raise self.odd(error) from error
+
+  def _exchange(
+    self, kind: str, function: str, *arguments: bytes, seconds: float
+  ) -> tuple[dict[str, Any], list[bytes]]:
+    """Calls a function; returns its checked answer, and what follows it. Raises as `call`."""
+    assert self._client
+    outputs = answers.OUTPUTS[function]
+    try:
+      message, *rest = self._client.call(function, *arguments, outputs=outputs, seconds=seconds)
+      return answers.read(kind, message), rest
+    except (rpc.Failed, wire.Malformed) as error:
+      raise self.odd(error) from error
 
   def _beat(self) -> None:
     """The background thread."""
     while not self._closing.wait(BEAT_SECONDS):
       if self._lost.is_set():
         continue
-      # The actor's thread notices by itself, at its next call.
-      with contextlib.suppress(rpc.Unreachable, queues.QueueClosed):
-        totals = self._crashes_before + self._crashes(), self._dropped()
-        crashes, dropped = np.subtract(totals, self._reported_before).tolist()
-        answer = self.tell(
-          'beat',
-          BEAT_SECONDS,
-          activity=self._describe(),
-          crashes=crashes,
-          dropped=dropped,
-        )
-        self.heed(answer)
-        self._reported = totals
+      try:
+        self._send_beat()
+      except (rpc.Unreachable, queues.QueueClosed):
+        pass  # The actor's thread notices by itself, at its next call.
+      except errors.UserError as error:
+        self._oddity = error
+        self._lost.set()
+
+  def _send_beat(self) -> None:
+    """Sends a heartbeat. Raises as `call` and `heed`."""
+    totals = self._crashes_before + self._crashes(), self._dropped()
+    crashes, dropped = np.subtract(totals, self._reported_before).tolist()
+    answer = self.tell(
+      'beat',
+      BEAT_SECONDS,
+      activity=self._describe(),
+      crashes=crashes,
+      dropped=dropped,
+    )
+    self.heed(answer)
+    self._reported = totals

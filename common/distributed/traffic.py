@@ -5,8 +5,8 @@ import logging
 import threading
 from typing import Any, Callable, Sequence
 
+from common.distributed import notes, wire
 from common.distributed import roster as rosters
-from common.distributed import wire
 
 _LOGGED = 10  # Refusals that are all logged; after those, each tenfold number is.
 
@@ -49,7 +49,7 @@ class Traffic:
       except rosters.Unknown:
         return wire.to_json(state='unknown'), *nothing
       except wire.Malformed as error:
-        reason = printable(str(error))
+        reason = notes.printable(error, 400)
         self._log_refusal(header, what, reason)
         return wire.to_json(state='refused', reason=reason), *nothing
 
@@ -70,8 +70,3 @@ class Traffic:
       return self._roster.find(session).title()
     except (wire.Malformed, rosters.Unknown):
       return 'a process that has not joined'
-
-
-def printable(text: str) -> str:
-  """Replaces characters that could forge or garble lines of a log."""
-  return ''.join(letter if letter.isprintable() else '?' for letter in text)

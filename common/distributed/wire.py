@@ -6,13 +6,25 @@ a fifth of the speed.
 
 import json
 import math
-from typing import Any, Iterable, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 # gRPC accepts 4 MiB; the remainder leaves room for the request beside the payload.
 MESSAGE_BYTES = 4 * 2**20 - 2**16
+
+# The largest magnitude of a reward, an observation, a logit or a core state that a learner takes.
+# Returns add them up over an unroll, losses square the returns, and the gradient's norm squares the
+# sum over a batch. From 1e9 all of these stay far below 3e38, where float32 ends; no task is known
+# to come near it.
+LARGEST = 1e9
+# The same for what adds many of these up: returns and TD errors.
+LARGEST_SUM = 1e12
+
+# A bound, or a function that returns it at the moment when a message arrives.
+Bound = float | Callable[[], float]
+Bounds = Mapping[str, tuple[Bound, Bound]]
 
 
 class Malformed(Exception):
@@ -34,12 +46,13 @@ class Codec:
     element_bytes: The encoded size of one element.
   """
 
-  def __init__(self, spec: Any, bounds: Mapping[str, tuple[float, float]]):
+  def __init__(self, spec: Any, bounds: Bounds):
     """Computes the layout.
 
     Args:
       spec: The nested `tf.TensorSpec`s of one element.
-      bounds: The lowest and highest valid value by field path, such as `block.action`.
+      bounds: The lowest and highest value that `decode` accepts, by field path, such as
+        `block.action`.
 
     Raises:
       ValueError: If a bound names a field that does not exist.
@@ -124,13 +137,27 @@ class Codec:
     if field.dtype.kind == 'f' and not np.isfinite(values).all():
       raise Malformed(f'{field.path} holds numbers that are not finite')
     if field.path in self._bounds and values.size:
-      low, high = self._bounds[field.path]
-      least = values.min()
-      most = values.max()
-      if least < low or most > high:
-        wrong = least if least < low else most
-        raise Malformed(f'{field.path} holds {wrong}, expected {low:g} to {high:g}')
+      _check_bounds(field, values, *self._bounds[field.path])
     return values
+
+
+def _check_bounds(field: _Field, values: np.ndarray, low: Bound, high: Bound) -> None:
+  """Raises Malformed if a value is out of bounds."""
+  low_now = low() if callable(low) else low
+  high_now = high() if callable(high) else high
+  least = values.min()
+  most = values.max()
+  if least < low_now or most > high_now:
+    wrong = least if least < low_now else most
+    moment = ' at the moment' if callable(low) or callable(high) else ''
+    raise Malformed(
+      f'{field.path} holds {wrong}, expected {_number(low_now)} to {_number(high_now)}{moment}'
+    )
+
+
+def _number(value: float) -> str:
+  # Integers with all of their digits.
+  return f'{value:g}' if isinstance(value, float) else str(value)
 
 
 def _field(path: str, spec: tf.TensorSpec) -> _Field:
@@ -155,6 +182,11 @@ def _leaves(path: str, spec: Any) -> list[tuple[str, tf.TensorSpec]]:
   for name, part in named:
     leaves += _leaves(f'{path}.{name}' if path else str(name), part)
   return leaves
+
+
+def magnitudes(spec: Any) -> dict[str, tuple[Bound, Bound]]:
+  """Bounds of `LARGEST` for every field of floating-point numbers, by path."""
+  return {path: (-LARGEST, LARGEST) for path, leaf in _leaves('', spec) if leaf.dtype.is_floating}
 
 
 def split(payload: bytes) -> list[bytes]:

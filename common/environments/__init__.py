@@ -27,6 +27,7 @@ __all__ = [
   'Options',
   'Suite',
   'assign',
+  'code_of',
   'describe',
   'family_of',
   'load',
@@ -115,6 +116,19 @@ def family_of(name: str) -> str:
   """The family of a value of `--env`; `gym` for a MODULE:FUNCTION."""
   family = name.partition(':')[0]
   return making.GYM if family not in _MODULES and making.is_function(name) else family
+
+
+def code_of(name: str) -> str:
+  """The code of this machine that an environment's name asks to run, for a message.
+
+  Empty for all other environments: their names only choose from what installed packages list.
+  """
+  family, _, member = name.partition(':')
+  for module in modules_of(name):
+    return f'the Python module {module}'
+  if family == 'dmlab' and not levels.is_listed(member):
+    return f'the script of the level {member}'
+  return ''
 
 
 def _imported(module: str) -> Family:

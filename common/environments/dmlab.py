@@ -6,6 +6,7 @@ level runs in a child process: an engine that fails ends its process, and it hol
 while it steps.
 """
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -41,8 +42,15 @@ ACTIONS = np.array(
   ],
   np.intc,
 )
-# Measured: 105 to 115 MB in the lightest level, peaks of 211 to 340 while loading.
-BYTES_PER_ENVIRONMENT = 250 * 10**6
+# What N environments take is N times this. Memory that processes share is counted once (PSS): 30
+# levels together took 4.1 GB, one of them 123 MB in the median and 305 MB at most. This is the
+# median and a fifth of it. Peaks while a level loads, up to 409 MB, do not coincide.
+BYTES_PER_ENVIRONMENT = 150 * 10**6
+# Seconds for engines to end. One that compiles a map (4 to 43 s) cannot be interrupted, and if it
+# were killed it would leave its temporary folder behind.
+_PATIENCE = 60.0
+_STDERR = 2  # Its file descriptor, to which C code writes.
+_SHOWN_BYTES = 1000
 _TEST_MIXER_SEED = 0x600D5EED  # The released code's, for evaluation.
 
 MISSING = """\
@@ -80,7 +88,11 @@ def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
   def make(names: Sequence[str], training: bool) -> gymnasium.vector.VectorEnv:
     makes = [functools.partial(DmLabEnv, level(task, training, options)) for task in names]
     return parallel.ParallelVectorEnv(
-      makes, names, DmLabEnv.observation_space, DmLabEnv.action_space
+      makes,
+      names,
+      DmLabEnv.observation_space,
+      DmLabEnv.action_space,
+      patience=_PATIENCE,
     )
 
   return suite.Suite(
@@ -147,16 +159,21 @@ class DmLabEnv(gymnasium.Env):
     cache = None
     if level.cache:
       cache = level_cache.LevelCache(pathlib.Path(level.cache), level.cache_bytes)
+    make = functools.partial(
+      deepmind_lab.Lab,
+      config=dict(level.config),
+      renderer=level.renderer,
+      level_cache=cache,
+    )
+    written_before = os.fstat(_STDERR).st_size
     try:
-      self._lab = deepmind_lab.Lab(
-        level.path,
-        ['RGB_INTERLEAVED', 'INSTR'],
-        config=dict(level.config),
-        renderer=level.renderer,
-        level_cache=cache,
-      )
+      self._lab = _lab(make, level.path)
     except (RuntimeError, ValueError) as error:
-      raise errors.UserError(f'DeepMind Lab cannot make the level {level.path}: {error}') from error
+      # Why the renderer's library cannot be loaded, the engine only writes.
+      reason = f'{_message(error)} {_written_since(written_before)}'.rstrip()
+      raise errors.UserError(
+        f'DeepMind Lab cannot make the level {level.path}: {reason}'
+      ) from error
 
   def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> suite.Reset:
     """Begins an episode; `options` is not used.
@@ -193,9 +210,9 @@ class DmLabEnv(gymnasium.Env):
     self._lab.close()
 
   def _observe(self) -> suite.Observation:
-    seen = self._lab.observations()
+    seen = self._call(self._lab.observations)
     self._last = {
-      'instruction': suite.hash_words(seen['INSTR']),
+      'instruction': suite.hash_words(seen.get('INSTR', '')),
       'observation': seen['RGB_INTERLEAVED'],
     }
     return self._last
@@ -203,20 +220,52 @@ class DmLabEnv(gymnasium.Env):
   def _call(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
     try:
       return function(*arguments, **named)
-    except RuntimeError as error:
-      raise suite.EnvironmentCrashed(str(error)) from error
+    # A level's script that fails within a step is a ValueError.
+    except (RuntimeError, ValueError) as error:
+      raise suite.EnvironmentCrashed(_message(error)) from error
+
+
+def _lab(make: Callable[..., Any], path: str) -> Any:
+  """A level's engine, which observes its instructions if it has any."""
+  try:
+    return make(path, ['RGB_INTERLEAVED', 'INSTR'])
+  except ValueError:
+    # It has no such observation. To ask `observation_spec` first would take a second engine in
+    # every process, for which the module copies its whole library to /tmp and loads it again.
+    return make(path, ['RGB_INTERLEAVED'])
+
+
+def _message(error: Exception) -> str:
+  """An engine's message in one line, without the stack trace of the level's script."""
+  text = ' '.join(str(error).partition('stack traceback:')[0].split())
+  # The engine quotes what the script says; the closing quote came after the stack trace.
+  return text + '"' * (text.count('"') % 2)
+
+
+def _written_since(position: int) -> str:
+  """What this process has written to stderr since then, in one line.
+
+  Args:
+    position: The size of stderr before. It is a file in the processes that host environments; if it
+      is none, whoever sees it has seen all, and the result is ''.
+  """
+  with contextlib.suppress(OSError):
+    return ' '.join(os.pread(_STDERR, _SHOWN_BYTES, position).decode(errors='replace').split())
+  return ''
 
 
 def level(task: str, training: bool, options: option_sets.Options) -> Level:
   """The settings of a task's environment."""
   config = {'width': str(WIDTH), 'height': str(HEIGHT)}
   # Levels refuse settings that they do not know; those outside DMLab-30 do not know all of these.
-  if task in levels.DMLAB_30:
+  if levels.is_of_dmlab_30(task):
     config['logLevel'] = 'WARN'
-    if options.dmlab_dataset_path:
-      config['datasetPath'] = options.dmlab_dataset_path
     if not training:
       config |= {'allowHoldOutLevels': 'true', 'mixerSeed': str(_TEST_MIXER_SEED)}
+  if levels.is_held_out(task):
+    config['allowHoldOutLevels'] = 'true'
+  if levels.is_psychlab(task) and options.dmlab_dataset_path:
+    config['datasetPath'] = options.dmlab_dataset_path
   return Level(
     path=levels.path(task if training else levels.test_variant(task)),
     config={**config, **engine_settings(options.dmlab_engine)},
@@ -264,6 +313,20 @@ def _absolute(dataset: str) -> str:
   return os.path.abspath(os.path.expanduser(dataset))
 
 
+def _check_dataset(folder: pathlib.Path, with_photographs: bool) -> None:
+  """Raises UserError if there is no such folder, or if it lacks photographs that levels will show.
+
+  Levels would only notice when they show the first one, some time after their episode began.
+  """
+  first = '0001.png'
+  if not folder.is_dir() or (with_photographs and not (folder / first).is_file()):
+    raise errors.UserError(
+      f"dmlab_dataset_path is '{folder}', which is no folder or has no {first}: expected the "
+      f"folder of the images {first}, 0002.png and so on, or {levels.DUMMY!r} for the levels' own "
+      'dummy images'
+    )
+
+
 def _with_their_data(
   name: str, tasks: tuple[str, ...], dataset: str
 ) -> tuple[tuple[str, ...], str]:
@@ -273,18 +336,15 @@ def _with_their_data(
     The tasks that can run, and the remark that reports of their scores must carry.
 
   Raises:
-    UserError: If no task is left, or `dataset` is not a folder.
+    UserError: If no task is left, or `dataset` does not have what they show.
   """
-  affected = [task for task in tasks if task in levels.NEED_DATASET]
+  affected = [task for task in tasks if levels.needs_photographs(task)]
   if dataset == levels.DUMMY:
     note = f'{", ".join(affected)}: with dummy images in place of the data set.'
     return tasks, note if affected else ''
 
-  if dataset and not pathlib.Path(dataset).is_dir():
-    raise errors.UserError(
-      f'dmlab_dataset_path is {dataset!r}, expected the folder of the images 0001.png, 0002.png '
-      f"and so on, or {levels.DUMMY!r} for the levels' own dummy images"
-    )
+  if dataset:
+    _check_dataset(pathlib.Path(dataset), bool(affected))
   if dataset or not affected:
     return tasks, ''
 

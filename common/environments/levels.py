@@ -51,10 +51,29 @@ SINGLE_TASKS = (
 
 SETS = {'dmlab30': DMLAB_30, 'dmlab5': SINGLE_TASKS}
 
-# These levels show photographs that do not come with DeepMind Lab; the value DUMMY of
-# dmlab_dataset_path has them show images of their own instead.
-NEED_DATASET = ('psychlab_arbitrary_visuomotor_mapping', 'psychlab_continuous_recognition')
+# Levels of Psychlab whose names begin with these show photographs that do not come with DeepMind
+# Lab. The value DUMMY of dmlab_dataset_path has them show images of their own instead.
+_WITH_PHOTOGRAPHS = ('arbitrary_visuomotor_mapping', 'continuous_recognition', 'harlow')
 DUMMY = 'dummy'
+
+
+def is_psychlab(level: str) -> bool:
+  """Whether it is a level of Psychlab, of DMLab-30 or not: all of them take `datasetPath`."""
+  return 'psychlab' in level
+
+
+def needs_photographs(level: str) -> bool:
+  return is_psychlab(level) and _name(level).startswith(_WITH_PHOTOGRAPHS)
+
+
+def is_held_out(level: str) -> bool:
+  """Whether a level is meant for evaluation: such levels refuse to run unless told otherwise."""
+  return _name(level).endswith('_test') or 'holdout' in _name(level)
+
+
+def is_of_dmlab_30(level: str) -> bool:
+  """Whether a level is one of the 30, or a variant for evaluation."""
+  return level in _with_test_variants()
 
 
 def test_variant(task: str) -> str:
@@ -81,9 +100,19 @@ def known(level: str) -> str:
   return level
 
 
+def is_listed(level: str) -> bool:
+  """Whether a level is one of this module's, and no path that DeepMind Lab would look for."""
+  return level.removeprefix(_FOLDER) in {*_with_test_variants(), *SINGLE_TASKS}
+
+
 def path(level: str) -> str:
   """The path of a level in `deepmind_lab`; levels outside DMLab-30 are paths already."""
-  return _FOLDER + level if level in _with_test_variants() else level
+  return _FOLDER + level if is_of_dmlab_30(level) else level
+
+
+def _name(level: str) -> str:
+  """A level's name without folders and, in DMLab-30, without its family."""
+  return level.rpartition('/')[2].removeprefix('psychlab_')
 
 
 def _with_test_variants() -> set[str]:

@@ -63,8 +63,8 @@ def modules_of(env: str, wrappers: str = '') -> tuple[str, ...]:
   """
   family, _, member = env.partition(':')
   modules = []
-  if family == GYM:
-    modules.append(member.rpartition(':')[0])
+  if family == GYM and ':' in member:
+    modules.append(member.partition(':')[0])
   elif is_function(env):
     modules.append(family)
   modules += [name.strip().partition(':')[0] for name in wrappers.split(',')]
@@ -76,9 +76,10 @@ def is_function(env: str) -> bool:
   module, colon, function = env.partition(':')
   if not (colon and function and all(part.isidentifier() for part in module.split('.'))):
     return False
+  # Only the top: finding what is inside a package would import the package.
+  top = module.partition('.')[0]
   try:
-    return module in sys.modules or importlib.util.find_spec(module) is not None
-  # Of a dotted name, parents are imported.
+    return top in sys.modules or importlib.util.find_spec(top) is not None
   except (ImportError, ValueError):
     return False
 
@@ -108,9 +109,14 @@ def given(env: str) -> MakeEnv | None:
 
 
 def source(env: str) -> object:
-  """What makes an environment now; names may be given or registered again. None if not known."""
+  """What makes an environment now; names may be given, registered or imported again.
+
+  Raises:
+    UserError: If a module that it names cannot be imported.
+  """
+  imported = tuple(_import(module, env) for module in modules_of(env))
   registered = gymnasium.registry.get(env.rpartition(':')[2])
-  return _GIVEN.get(env) or (registered and registered.entry_point)
+  return _GIVEN.get(env), registered and registered.entry_point, imported
 
 
 def parse_kwargs(text: str) -> dict[str, Any]:
@@ -175,7 +181,9 @@ def _creator(name: str) -> MakeEnv:
 
 def _registered(name: str, member: str) -> MakeEnv:
   """The creator of an id that is registered with gymnasium."""
-  module, _, env_id = member.rpartition(':')
+  module, colon, env_id = member.partition(':') if ':' in member else ('', '', member)
+  if (colon and not module) or not env_id or ':' in env_id:
+    raise errors.UserError(f'{name!r} is not an environment: expected gym:ID or gym:MODULE:ID')
   if module:
     _import(module, name)
   if env_id not in gymnasium.registry:

@@ -26,8 +26,8 @@ class Options:
     action_repeat: Environment frames in one agent step.
     env_processes: Whether each environment steps in a process of its own, `always`, `never`, or
       `auto` to measure which is faster.
-    dmlab_dataset_path: Folder of the images that two levels show, `dummy` for the levels' own
-      dummy images, or '' to leave those levels out.
+    dmlab_dataset_path: Folder of the images that some levels of Psychlab show, `dummy` for the
+      levels' own dummy images, or '' to leave those levels out.
     dmlab_level_cache: Folder of compiled maps; '' to compile a map at every reset.
     dmlab_level_cache_gb: The most that folder may hold, in units of 10^9 bytes.
     dmlab_renderer: `software` or `hardware`.

@@ -39,6 +39,7 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
     names: Sequence[str],
     observation_space: gymnasium.spaces.Dict,
     action_space: gymnasium.Space,
+    patience: float | None = None,
   ):
     """Starts the processes and makes the environments there.
 
@@ -48,6 +49,8 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
       names: Names of the environments, for messages.
       observation_space: The space of one environment.
       action_space: The space of one environment.
+      patience: Seconds for all processes to end when this is closed, before they are killed; None
+        for `workers.PATIENCE`.
 
     Raises:
       UserError: If an environment cannot be made.
@@ -61,6 +64,7 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
 
     self._makes = makes
     self._names = names
+    self._patience = patience
     self._observation_names = tuple(observation_space)
     self._seeds = np.arange(self.num_envs)
     self._deaths = np.zeros(self.num_envs, int)  # In a row.
@@ -125,7 +129,8 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
     for worker in self._workers.values():
       worker.hang_up()
     # One deadline for all of them: each may be compiling a map, which cannot be interrupted.
-    deadline = time.monotonic() + workers.PATIENCE
+    patience = workers.PATIENCE if self._patience is None else self._patience
+    deadline = time.monotonic() + patience
     for worker in self._workers.values():
       worker.close(max(0.0, deadline - time.monotonic()))
 

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from typing import Iterator
 
@@ -24,6 +25,7 @@ _MARK = 'DISTRIBUTED_RL_RUN'
 # VizDoom names an engine's shared memory after a random ID of ten letters, which is one of the
 # engine's arguments. Shorter arguments are no IDs and could match the memory of others.
 _MIN_ID_LENGTH = 10
+_SECONDS = 10.0  # For killed processes to be gone: one that waits for a disk may not be for longer.
 
 
 @contextlib.contextmanager
@@ -105,16 +107,22 @@ def _remove(segments: set[str]) -> None:
 
 
 def _clean(mark: str, folder: str, run: int) -> None:
-  """Kills the run's processes, and removes their shared memory and the run's folder."""
-  for pid in _marked_processes(mark):
-    # After a block that ended normally the run lives on, whether or not it carries its own mark.
-    if pid == run:
-      continue
-    # Looked up first: a dead process has no maps.
-    segments = _shared_memory_of(pid)
-    with contextlib.suppress(ProcessLookupError):
-      os.kill(pid, signal.SIGKILL)
-    _remove(segments)
+  """Kills the run's processes, and removes their shared memory and the run's folder.
+
+  A process may start another one after they were listed (a map of DeepMind Lab is compiled by one
+  program after the other), and a dying one may still write to the folder: so all are listed again
+  until none is left.
+  """
+  deadline = time.monotonic() + _SECONDS
+  # After a block that ended normally the run lives on, whether or not it carries its own mark.
+  while (pids := set(_marked_processes(mark)) - {run}) and time.monotonic() < deadline:
+    for pid in pids:
+      # Looked up first: a dead process has no maps.
+      segments = _shared_memory_of(pid)
+      with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+      _remove(segments)
+    time.sleep(0.01)
 
   # `common/environments/doom_engine.sh` lists every engine's arguments here, so that the memory of
   # engines that died by themselves is found too. Without engines there is no list.

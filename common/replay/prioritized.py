@@ -90,8 +90,12 @@ class PrioritizedReplay(tf.Module):
     """The number of transitions that can be drawn."""
     return int(self._size)
 
-  def add(self, blocks: structures.TransitionBlock) -> int:
+  def add(self, blocks: structures.TransitionBlock, origins: np.ndarray | None = None) -> int:
     """Adds blocks `[M, ...]`; where no room is left, they replace others.
+
+    Args:
+      blocks: M blocks.
+      origins: int32 `[M]`, numbers that say where they come from, for `origins`.
 
     Returns:
       The number of valid transitions in them.
@@ -111,8 +115,10 @@ class PrioritizedReplay(tf.Module):
         f'a block with priorities {np.asarray(blocks.priority)[bad][0]}: expected finite numbers, '
         'and priorities of at least 0'
       )
+    if origins is None:
+      origins = np.full(count, storage.UNKNOWN, np.int32)
     with self._lock:
-      return int(self._call(self._add, blocks))
+      return int(self._call(self._add, blocks, origins))
 
   def sample(self, count: int) -> structures.Sample:
     """Draws `count` transitions with replacement. The replay must not be empty."""
@@ -132,6 +138,29 @@ class PrioritizedReplay(tf.Module):
     """
     with self._lock:
       return int(self._call(self._update_priorities, leaf, stamp, priority))
+
+  def origins(self, leaf: tf.Tensor, stamp: tf.Tensor) -> np.ndarray:
+    """Where transitions come from, int32 `[K]`; `storage.UNKNOWN` for those that have left.
+
+    Args:
+      leaf: int64 `[K]`, from a sample.
+      stamp: int64 `[K]`, from the same sample.
+    """
+    with self._lock:
+      return self._call(self._origins, leaf, stamp).numpy()
+
+  def remove(self, leaf: tf.Tensor, stamp: tf.Tensor) -> int:
+    """Removes transitions, which are not drawn again. Skips those that have left already.
+
+    Args:
+      leaf: int64 `[K]`, from a sample; may repeat.
+      stamp: int64 `[K]`, from the same sample.
+
+    Returns:
+      The number of transitions removed.
+    """
+    with self._lock:
+      return int(self._call(self._remove, leaf, stamp))
 
   def remove_to_fit(self) -> int:
     """Evicts blocks until at most `capacity` transitions are held.
@@ -166,7 +195,7 @@ class PrioritizedReplay(tf.Module):
 
     Returns:
       The stamps as from `stamps`, int64 `[slots]`; and the priorities, float32 `[slots, B]`, which
-      are 1 where nothing uses them.
+      are 1 where nothing uses them, and 0 where there is no transition.
     """
     with self._lock:
       stamps, priorities = self._call(self._read_priorities)
@@ -184,6 +213,8 @@ class PrioritizedReplay(tf.Module):
     self.add(tf.nest.map_structure(lambda s: tf.zeros([0, *s.shape], s.dtype), self.spec))
     sample = self.sample(0)
     self.update_priorities(sample.leaf, sample.stamp, sample.weight)
+    self.origins(sample.leaf, sample.stamp)
+    self.remove(sample.leaf, sample.stamp)
     self.remove_to_fit()
 
   def _call(self, method: Callable[..., Any], *arguments: Any) -> Any:
@@ -197,7 +228,7 @@ class PrioritizedReplay(tf.Module):
     with tf.device('/cpu:0'):
       return self._graphs[name](*arguments)
 
-  def _add(self, blocks: structures.TransitionBlock) -> tf.Tensor:
+  def _add(self, blocks: structures.TransitionBlock, origins: tf.Tensor) -> tf.Tensor:
     tf.debugging.assert_type(blocks.priority, tf.float32)
     tf.debugging.assert_rank(blocks.priority, 2)
     count = tf.shape(blocks.priority, out_type=tf.int64)[0]
@@ -206,7 +237,8 @@ class PrioritizedReplay(tf.Module):
     self._size.assign_sub(tf.reduce_sum(tf.gather(self._storage.counts, leaving)))
 
     counts = tf.reduce_sum(tf.cast(blocks.valid, tf.int64), axis=1)  # [M]
-    self._storage.write(slots, blocks, counts, stamps=self._added + tf.range(count))
+    stamps = self._added + tf.range(count)
+    self._storage.write(slots, blocks, counts, stamps, origins)
     leaves = self._storage.leaves(slots)  # [M * B]
     self._set_priorities(leaves, storage.flatten(blocks.priority), storage.flatten(blocks.valid))
 
@@ -214,6 +246,22 @@ class PrioritizedReplay(tf.Module):
     self._added.assign_add(count)
     self._size.assign_add(added)
     return added
+
+  def _origins(self, leaf: tf.Tensor, stamp: tf.Tensor) -> tf.Tensor:
+    origins = tf.gather(self._storage.origins, leaf // self._storage.length)
+    return tf.where(self._storage.holds(leaf, stamp), origins, storage.UNKNOWN)
+
+  def _remove(self, leaf: tf.Tensor, stamp: tf.Tensor) -> tf.Tensor:
+    held = tf.boolean_mask(leaf, self._storage.holds(leaf, stamp))
+    leaves = tf.unique(held)[0]  # [L]
+    self._storage.remove(leaves)
+    self._tree.set(leaves, tf.zeros_like(leaves, tf.float64))
+    # By priority, what is left of their blocks is the next to leave.
+    lowest = tf.fill(tf.shape(leaves), tf.constant(MIN_PRIORITY, tf.float64))
+    self._eviction.set_priorities(leaves // self._storage.length, lowest)
+    removed = tf.size(leaves, tf.int64)
+    self._size.assign_sub(removed)
+    return removed
 
   def _remove_to_fit(self) -> tf.Tensor:
     slots = self._eviction.remove_excess(self._storage.counts, self._size)
@@ -283,8 +331,7 @@ class PrioritizedReplay(tf.Module):
     tf.debugging.assert_rank(stamp, 1)
     tf.debugging.assert_rank(priority, 1)
     tf.debugging.assert_type(priority, tf.float32)
-    # A slot whose stamp has changed holds another block now.
-    held = tf.gather(self._storage.stamps, leaf // self._storage.length) == stamp
+    held = self._storage.holds(leaf, stamp)
     leaves = tf.boolean_mask(leaf, held)  # [L], L <= K
     valid = tf.ones_like(leaves, tf.bool)
     self._set_priorities(leaves, tf.boolean_mask(priority, held), valid)
@@ -320,6 +367,7 @@ class PrioritizedReplay(tf.Module):
     else:
       # A uniform sampling tree does not know the priorities, but the eviction may.
       priorities = tf.cast(self._eviction.priorities(leaves // length), tf.float32)
+      priorities = tf.where(self._storage.valid(leaves), priorities, 0.0)
     return self._read_stamps(), tf.reshape(priorities, [self.slots, length])
 
 

@@ -198,6 +198,8 @@ def _read_blocks(
   names = [name for name in structures.TransitionBlock._fields if name != 'priority']
   with np.load(places[0].path) as chunk:
     fields = {name: chunk[name][rows] for name in names}
+  # Some may have been removed from their blocks after those were written.
+  fields['valid'] &= priorities > 0
   blocks = structures.TransitionBlock(**fields, priority=priorities)
   _check_matches(blocks, spec)
   return blocks

@@ -7,6 +7,7 @@ from common.replay import structures
 # The parts of a block that transitions read by their leaf. Observations are read by entry,
 # priorities live in the sum tree.
 _PER_TRANSITION = ('action', 'n_step_return', 'discount', 'end', 'valid')
+UNKNOWN = -1  # The origin of a block that came without one.
 
 
 class BlockStorage(tf.Module):
@@ -38,12 +39,14 @@ class BlockStorage(tf.Module):
       no_stamps = tf.fill([slots], tf.constant(-1, tf.int64))
       self.stamps = tf.Variable(no_stamps, trainable=False)
       self.counts = tf.Variable(tf.zeros([slots], tf.int64), trainable=False)
+      # By slot: where its block comes from, for messages.
+      self.origins = tf.Variable(tf.fill([slots], UNKNOWN), trainable=False)
 
   @staticmethod
   def size_in_bytes(spec: structures.TransitionBlock, slots: int) -> int:
     """Bytes that full slots take."""
-    stamp_and_count = 16
-    return slots * (stamp_and_count + structures.block_bytes(spec))
+    stamp_count_and_origin = 20
+    return slots * (stamp_count_and_origin + structures.block_bytes(spec))
 
   def leaves(self, slots: tf.Tensor) -> tf.Tensor:
     """All leaves of slots int64 `[M]`, int64 `[M * B]`."""
@@ -55,6 +58,7 @@ class BlockStorage(tf.Module):
     blocks: structures.TransitionBlock,
     counts: tf.Tensor,
     stamps: tf.Tensor,
+    origins: tf.Tensor,
   ) -> None:
     """Puts blocks into slots, over what was there.
 
@@ -63,6 +67,7 @@ class BlockStorage(tf.Module):
       blocks: `[M, ...]`.
       counts: int64 `[M]`, the number of valid transitions in each block.
       stamps: int64 `[M]`, the blocks' serial numbers.
+      origins: int32 `[M]`, where they come from, for messages.
     """
     tf.debugging.assert_rank(slots, 1)
     entries = _rows(slots, self._entries)  # [M * E]
@@ -73,6 +78,28 @@ class BlockStorage(tf.Module):
       _scatter(variable, leaves, flatten(getattr(blocks, name)))
     _scatter(self.counts, slots, counts)
     _scatter(self.stamps, slots, stamps)
+    _scatter(self.origins, slots, origins)
+
+  def holds(self, leaf: tf.Tensor, stamp: tf.Tensor) -> tf.Tensor:
+    """Whether transitions are still here, bool `[K]`.
+
+    Args:
+      leaf: int64 `[K]`.
+      stamp: int64 `[K]`, the serial numbers of their blocks.
+    """
+    # A slot whose stamp has changed holds another block now.
+    is_same = tf.gather(self.stamps, leaf // self.length) == stamp
+    return is_same & (stamp >= 0) & self.valid(leaf)
+
+  def remove(self, leaves: tf.Tensor) -> None:
+    """Removes transitions at leaves int64 `[K]`, all different; their blocks stay."""
+    _scatter(self._per_transition['valid'], leaves, tf.zeros_like(leaves, tf.bool))
+    one_each = tf.IndexedSlices(tf.ones_like(leaves), leaves // self.length)
+    self.counts.scatter_sub(one_each)
+
+  def valid(self, leaves: tf.Tensor) -> tf.Tensor:
+    """Whether there are transitions at leaves int64 `[K]` of filled slots, bool `[K]`."""
+    return tf.gather(self._per_transition['valid'], leaves)
 
   def clear(self, slots: tf.Tensor) -> None:
     """Marks slots int64 `[M]` as empty."""

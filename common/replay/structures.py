@@ -76,6 +76,16 @@ def refused(blocks: TransitionBlock) -> np.ndarray:
   return bad
 
 
+def not_finite(blocks: TransitionBlock) -> list[str]:
+  """The names of fields with numbers that are NaN or infinite, in blocks of any count."""
+  named = {name: np.asarray(part) for name, part in blocks._asdict().items()}
+  return [
+    name
+    for name, part in named.items()
+    if np.issubdtype(part.dtype, np.floating) and not np.isfinite(part).all()
+  ]
+
+
 def block_bytes(spec: TransitionBlock) -> int:
   """Bytes stored for one block, without its priorities, which live in the sum tree.
 

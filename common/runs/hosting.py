@@ -14,7 +14,7 @@ from common.distributed import inference as inferences
 from common.distributed import intake as intakes
 from common.distributed import server as servers
 from common.machine import version
-from common.runs import games
+from common.runs import games, trust
 
 _REPORT = {
   'task': str,
@@ -100,6 +100,7 @@ class Host:
         count=self._who.actor_processes,
         learner=self._server.address.address,
         who=self._who,
+        flags=trust.flags_for_own(self._run.config),
         folder=self._run.folder / 'actors',
       )
 

@@ -219,7 +219,7 @@ class Recorder:
 
 def faults(row: Mapping[str, float]) -> str:
   """Number of actors and counts of what went wrong, for the progress line; may be empty."""
-  names = ('crashes', 'actors_lost', 'actor_restarts', 'messages_refused')
+  names = ('crashes', 'actors_lost', 'actor_restarts', 'messages_refused', 'dropped_batches')
   actors = f', {row["actors"]} actors' if 'actors' in row else ''
   counts = (f', {name.replace("_", " ")} {row[name]}' for name in names if row.get(name))
   return actors + ''.join(counts)

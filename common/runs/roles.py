@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import itertools
 import logging
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection
 from typing import Any
 
 import tensorflow as tf
 
-from common import environments
+from common import environments, errors
 from common.config import command_line, run_folder, settings
 from common.distributed import actor_processes, cluster, parameters, queues
 from common.distributed import link as links
 from common.evaluation import play
 from common.machine import signals, threads, version
 from common.runs import system as systems
-
-# Settings that depend on the machine: each process keeps its own.
-_OF_THE_MACHINE = (
-  'dmlab_dataset_path',
-  'dmlab_level_cache',
-  'dmlab_level_cache_gb',
-  'dmlab_renderer',
-  'env_processes',
-)
+from common.runs import trust
 
 
 def work(
@@ -51,17 +42,19 @@ def work(
     The exit status: 0 if training is finished, 130 if this process was stopped before that.
 
   Raises:
-    UserError: If the learner rejects this process or does not come back, or if environments crash
-      repeatedly.
+    UserError: If the learner rejects this process, does not come back, sends what cannot be used
+      or may not be decided by it, or if environments crash repeatedly.
   """
   interrupted = threading.Event()
   with signals.setting(interrupted):
     if who.actor_processes:
-      return _supervise(system, options, who, interrupted)
+      return _supervise(system, config, options, who, interrupted)
     link = _make_link(config, options, who)
     # The main thread stays free to receive signals; `link.stop` unblocks the other one.
     crew = threads.Crew(link.stop)
-    crew.start(who.role, functools.partial(_work, crew, link, config, system, who.role))
+    crew.start(
+      who.role, functools.partial(_work, crew, link, config, options.asked, system, who.role)
+    )
     while not crew.stop.wait(0.2) and not interrupted.is_set():
       pass
     # An engine that hangs would keep the thread from ending.
@@ -75,6 +68,7 @@ def work(
 
 def _supervise(
   system: systems.System,
+  config: settings.Settings,
   options: command_line.Options,
   who: cluster.Cluster,
   interrupted: threading.Event,
@@ -91,6 +85,7 @@ def _supervise(
     count=who.actor_processes,
     learner=who.learner,
     who=who,
+    flags=trust.flags_for(config, options.asked),
     folder=logs,
   )
   logging.info('%d actors work for %s. Their logs: %s', who.actor_processes, who.learner, logs)
@@ -106,7 +101,7 @@ def _make_link(
   config: settings.Settings, options: command_line.Options, who: cluster.Cluster
 ) -> links.Link:
   """The link to the learner, which will compare the settings that the user asked for."""
-  names = sorted(options.asked.difference(_OF_THE_MACHINE))
+  names = sorted(options.asked.difference(trust.OF_THE_MACHINE))
   asked = {name: getattr(config, name) for name in names}
   address = cluster.parse_learner(who.learner)
   applicant = links.Applicant(name=who.name, role=who.role, version=version.of_code(), config=asked)
@@ -117,6 +112,7 @@ def _work(
   crew: threads.Crew,
   link: links.Link,
   own: settings.Settings,
+  asked: Collection[str],
   system: systems.System,
   role: str,
 ) -> None:
@@ -128,25 +124,20 @@ def _work(
       welcome = link.join()
       while True:
         try:
-          config = _learners_config(system, welcome.config, own)
+          config = trust.of_learner(system, welcome.config, own, asked)
           suite = environments.load(config.env, config.environment_options())
           do(system, config, suite, link, welcome)
           break
         except links.PlaceChanged:
           # After rejoining. Another place means other tasks (IMPALA) or another epsilon (Ape-X).
           welcome = link.welcome
+  except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+    raise errors.UserError(
+      f'this machine has too little memory for the settings of the learner: {error!s:.200}'
+    ) from error
   finally:
     crew.stop.set()
     link.close()
-
-
-def _learners_config(
-  system: systems.System, run: Mapping[str, Any], own: settings.Settings
-) -> settings.Settings:
-  """The learner's settings, except for those of this machine."""
-  config = system.presets.from_json(run)
-  own_values = {name: getattr(own, name) for name in _OF_THE_MACHINE}
-  return dataclasses.replace(config, **own_values)
 
 
 def _act(
@@ -157,6 +148,12 @@ def _act(
   welcome: links.Welcome,
 ) -> None:
   """Collects experience and sends it to the learner until the link ends."""
+  # 0 actors stands for one for each task, and their numbers are taken modulo the tasks.
+  if config.num_actors and welcome.assignment >= config.num_actors:
+    raise errors.UserError(
+      f'the learner makes this process actor {welcome.assignment} of {config.num_actors}, which '
+      'are counted from 0'
+    )
   actor, codec = system.make_actor(config, suite, link, welcome)
   # Heartbeats carry this to the learner, for its warnings and its count of crashes.
   link.be_described_by(actor.games.pulse.describe, lambda: actor.games.crashes)
@@ -187,6 +184,7 @@ def _evaluate(
     while (snapshot := link.latest()) is played:
       if link.wait(config.log_every_seconds):
         return
+    parameters.check(agent.variables, snapshot)
     assign(snapshot.values)
     played = snapshot
     frames = link.frames

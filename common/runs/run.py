@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from common.config import command_line, settings
 from common.distributed import queues
-from common.machine import threads
+from common.machine import kernels, threads
 from common.runs import counters, hosting, supervisor
 from common.runs import recorder as recorders
 from common.runs import system as systems
@@ -81,6 +81,7 @@ class Run(abc.ABC):
         unchanged.
     """
     logging.info('%s Folder: %s', self.summary(), self.supervisor.folder)
+    logging.info('%s', kernels.describe())
     finished = False
     try:
       stopped_by_itself = self.supervisor.watch(self)

@@ -7,23 +7,17 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
 import tensorflow as tf
 
-from common import errors
 from common.config import command_line, run_folder, settings
-from common.machine import files, signals, threads
+from common.machine import signals, threads
 from common.reporting import plots
-from common.runs import checkpoints, counters
+from common.runs import checkpoints, counters, dropping
 from common.runs import recorder as recorders
 
 _POLL_SECONDS = 0.2
-
-
-class NonFiniteLoss(errors.UserError):
-  """The loss or a gradient was not finite. The update was not applied; the batch is saved."""
 
 
 class Watched(Protocol):
@@ -121,6 +115,10 @@ class Supervisor:
       updates = int(self._learner.updates)
       if not self._saves:
         return updates
+      if not dropping.are_finite(self._learner.trainable_variables):
+        # They would replace the last checkpoints, the only ones that training can go on from.
+        logging.warning('NOT SAVED: the parameters are not finite.')
+        return updates
       returns = recorder.settled_returns()
       try:
         self._checkpoints.save(updates)
@@ -179,29 +177,6 @@ class Supervisor:
         self.run_dir,
       )
     return not interrupted.is_set()
-
-  def non_finite(self, batch: Any) -> NonFiniteLoss:
-    """Saves the batch of an update whose loss or gradient is not finite.
-
-    Args:
-      batch: A named tuple of tensors, or of structures of tensors.
-
-    Returns:
-      The error to raise.
-    """
-    path = self.folder / 'non_finite_batch.npz'
-    named = {}
-    for name, part in batch._asdict().items():
-      for i, values in enumerate(tf.nest.flatten(part)):
-        named[f'{name}/{i}' if i else name] = values.numpy()
-    with files.replacing(path, 'wb') as file:
-      np.savez_compressed(file, **named)
-    return NonFiniteLoss(
-      f'the loss is not finite at update {int(self._learner.updates)}. The parameters are those '
-      f'before it, the batch is in {path}. A smaller --config.learning_rate, a larger '
-      '--config.rmsprop_epsilon or a --config.max_gradient_norm may help; so may clipping rewards '
-      'if they are large.'
-    )
 
   def _save_at_the_end(self, run: Watched) -> None:
     self._is_ending = True

@@ -10,6 +10,7 @@ from apex import config as configs
 from apex import dqn
 from apex import learner as learners
 from common import environments
+from common.distributed import wire
 from common.replay import structures
 
 K = 16
@@ -135,6 +136,46 @@ def test_a_sample_that_is_not_finite_changes_nothing(bad):
   assert not learner.update(sample).statistics['finite']
   for variable, value in zip(learner.variables, before, strict=True):
     np.testing.assert_array_equal(variable, value)
+
+
+def test_the_largest_numbers_that_actors_may_send_are_finite_in_loss_and_gradient():
+  learner = make_learner()
+  largest = random_sample(0)
+  numbers = {
+    'observation': wire.LARGEST * tf.sign(largest.observation),
+    'next_observation': wire.LARGEST * tf.sign(largest.next_observation),
+    'n_step_return': wire.LARGEST_SUM * tf.sign(largest.n_step_return),
+    'weight': tf.ones([K]),
+  }
+  update = learner.update(largest._replace(**numbers))
+  assert update.statistics['finite'] and update.parameters_finite
+  assert update.statistics['loss'] > 1e23
+
+
+def test_the_culprits_are_those_whose_squared_error_overflows():
+  learner = make_learner()
+  sample = random_sample(1)
+  wrong = {3: np.nan, 7: 3e38, 9: -np.inf, 11: 1e20}
+  returns = sample.n_step_return.numpy()
+  for k, value in wrong.items():
+    returns[k] = value
+  update = learner.update(sample._replace(n_step_return=tf.constant(returns)))
+  assert not update.statistics['finite'] and update.parameters_finite
+  assert np.flatnonzero(learners.culprits(update)).tolist() == list(wrong)
+
+
+def test_all_are_culprits_if_none_stands_out():
+  learner = make_learner()
+  sample = random_sample(1)
+  # Their squares, 1e38, are finite, and their sum is not.
+  update = learner.update(sample._replace(n_step_return=tf.fill([K], 1e19)))
+  assert not update.statistics['finite'] and learners.culprits(update).all()
+
+
+def test_parameters_that_a_step_makes_infinite_are_noticed():
+  learner = make_learner(learning_rate=3e38)
+  update = learner.update(random_sample(0))
+  assert update.statistics['finite'] and not update.parameters_finite
 
 
 def test_warming_up_changes_nothing():

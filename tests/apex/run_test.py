@@ -122,12 +122,47 @@ def test_a_killed_run_resumes_from_its_last_checkpoint_and_replay(tmp_path):
   assert frames == sorted(frames) and saved_updates(folder) > saved
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_sample(tmp_path):
+def test_losses_that_are_never_finite_stop_the_run_and_the_first_sample_is_saved(tmp_path):
   folder = tmp_path / 'run'
   output = finish(train(f'--run_dir={folder}', '--config.learning_rate=1e30'), 2)
-  assert 'the loss is not finite at update' in output
+  assert 'the loss is not finite at update 1, for 10 batches in a row' in output
   sample = np.load(folder / 'non_finite_batch.npz')
   assert sample['n_step_return'].shape == (64,) and np.isfinite(sample['n_step_return']).all()
+
+
+@pytest.mark.long
+def test_parameters_that_are_not_finite_stop_the_run_at_once_and_are_not_saved(tmp_path):
+  folder = tmp_path / 'run'
+  output = finish(train(f'--run_dir={folder}', '--config.learning_rate=3e38'), 2)
+  assert 'the parameters are not finite at update 1' in output
+  assert 'A batch is dropped' not in output and 'NOT SAVED' in output
+  assert saved_updates(folder) == 0
+
+
+@pytest.mark.parametrize(
+  'eviction', ['oldest', pytest.param('by_priority', marks=pytest.mark.long)]
+)
+def test_samples_that_are_not_finite_are_dropped_and_not_drawn_again(tmp_path, eviction):
+  """One reward in 1,000 is 3e38, so three transitions, whose priorities are the highest."""
+  folder = tmp_path / 'run'
+  process = train(
+    '--env=gym:environments:Surge-v0',
+    f'--run_dir={folder}',
+    '--total_frames=5000',
+    f'--config.eviction={eviction}',
+    '--config.alpha_evict=-0.4',
+  )
+  output = finish(process)
+  last = rows(folder)[-1]
+  assert last['frames'] >= 5000 and last['updates'] > 300
+  # Were they not removed, each draw would have them.
+  assert 0 < last['dropped_batches'] < 20
+  assert last['frames'] - 40 < last['replay_size'] < last['frames']
+  assert last['sampled_priority_max'] < 1e9
+  warning = next(line for line in output.splitlines() if 'A batch is dropped' in line)
+  assert '(environments:Surge-v0), of actor ' in warning
+  assert 'of gym:environments:Surge-v0' in warning
+  assert 'n_step_return: largest magnitude 3e+38' in warning
 
 
 def test_priorities_that_are_not_finite_are_refused_and_their_actor_named(tmp_path):
@@ -138,7 +173,8 @@ def test_priorities_that_are_not_finite_are_refused_and_their_actor_named(tmp_pa
   while 'is refused' not in line:
     line = process.stdout.readline()
     assert line, 'the run ended'
-  assert 'of actor 0, is refused: not all of its numbers are finite' in line
+  assert '(environments:Undefined-v0), of actor 0, is refused: not all of its' in line
+  assert 'numbers are finite (n_step_return, priority)' in line
   output = finish(process, 2)
   assert 'blocks were all refused' in output and 'hold NaN?' in output
   last = rows(tmp_path / 'run')[-1]

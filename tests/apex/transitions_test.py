@@ -4,12 +4,17 @@ The ground truth looks at whole episodes: it sums gamma^k R up to an episode's e
 It knows neither a discount of zero nor blocks, windows or overlaps.
 """
 
+import operator
+
 import gymnasium
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from apex import config as configs
 from apex import transitions
+from common import environments
+from common.distributed import wire
 from common.environments import suite as suites
 
 GAMMA = 0.9
@@ -400,3 +405,45 @@ class TestAccumulator:
     np.testing.assert_array_equal(shipment.block.n_step_return, [[2.0]])
     np.testing.assert_array_equal(shipment.block.discount, [[0.5]])
     np.testing.assert_array_equal(shipment.block.priority, [[abs(2.0 + 0.5 * 8.0 - 4.0)]])
+
+
+class TestBounds:
+  """What a learner takes from an actor."""
+
+  VERSION = 7
+
+  def codec(self, env):
+    config = configs.PRESETS.preset(configs.PRESETS.preset_for(env))
+    suite = environments.load(env)
+    spec = transitions.specification(suite, config.block_length, config.n_step)
+    return wire.Codec(spec, transitions.bounds(config, suite, lambda: self.VERSION))
+
+  @pytest.mark.parametrize('env', ['gym:CartPole-v1', 'gym:Pendulum-v1'])
+  @pytest.mark.parametrize(
+    'name, sane, wrong',
+    [
+      ('parameter_version', VERSION, VERSION + 1),
+      ('parameter_version', 0, 2**63 - 1),
+      ('block.observation', -wire.LARGEST, -3e38),
+      ('block.action', 1, 2),
+      ('block.n_step_return', -wire.LARGEST_SUM, -3e38),
+      ('block.discount', 1, 1.5),
+      ('block.priority', wire.LARGEST_SUM, 3e38),
+      ('block.priority', 0, -1),
+      ('episode_return', wire.LARGEST_SUM, 3e38),
+      ('episode_length', 2**31 - 1, -1),
+    ],
+  )
+  def test_insane_numbers_are_refused(self, env, name, sane, wrong):
+    codec = self.codec(env)
+    for value in (sane, wrong):
+      shipment = tf.nest.map_structure(
+        lambda s: np.zeros([1, *s.shape], s.dtype.as_numpy_dtype), codec.spec
+      )
+      operator.attrgetter(name)(shipment).flat[-1] = value
+      payload = codec.encode(shipment)
+      if value == sane:
+        codec.decode(payload)
+      else:
+        with pytest.raises(wire.Malformed, match=f'^{name} holds .*, expected '):
+          codec.decode(payload)

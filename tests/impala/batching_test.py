@@ -36,7 +36,8 @@ def test_batches_are_time_major_in_the_order_of_the_queue(spec):
     put_numbered(queue, spec, number)
   batches = batching.from_queue(queue, B, None, 0)
   for start in (0, B):
-    batch = next(batches)
+    batch, serials = next(batches)
+    assert serials.shape == (0,)
     assert batch.reward.shape == (T + 1, B)
     assert batch.observation['observation'].shape == (T + 1, B, 4)
     assert batch.core_state.hidden.shape == (B, networks.CORE_SIZE)
@@ -53,7 +54,10 @@ def test_replay_fills_its_share_of_a_batch_with_what_was_new_before(spec):
     put_numbered(queue, spec, number)
   batches = batching.from_queue(queue, B, replay, 2)
   for step in range(4):
-    tasks = next(batches).task.numpy()
+    batch, serials = next(batches)
+    tasks = batch.task.numpy()
+    # Trajectories are numbered from 1 here, serial numbers from 0.
+    np.testing.assert_array_equal(serials, tasks - 1)
     np.testing.assert_array_equal(tasks[:2], [2 * step + 1, 2 * step + 2])
     # Of the newest three, which include the two just added.
     assert set(tasks[2:]) <= set(range(max(1, 2 * step), 2 * step + 3))
@@ -99,3 +103,34 @@ def test_replayed_trajectories_are_not_new_frames():
   )
   suite = dataclasses.replace(SUITE, action_repeat=4)
   assert batching.new_frames(config, suite) == 6 * 5 * 4
+
+
+@pytest.mark.parametrize('field', ['reward', 'observation', 'core_state', 'behaviour_logits'])
+@pytest.mark.parametrize('wrong', [np.nan, -np.inf, 3e38])
+def test_the_actors_and_tasks_of_a_batch_are_named_and_the_suspicious_ones(spec, field, wrong):
+  tasks = ['basic', 'deathmatch']
+  trajectories = []
+  for actor, task in ((0, 0), (2, 1), (2, 0), (0, 0)):
+    zeros = tf.nest.map_structure(lambda s: np.zeros(s.shape, s.dtype.as_numpy_dtype), spec)
+    trajectories.append(zeros._replace(actor=np.int32(actor), task=np.int32(task)))
+  named = 'trajectories of actor 0 (basic), actor 2 (deathmatch), actor 2 (basic)'
+  assert batching.origins(batching.stack(trajectories), tasks) == named
+  tf.nest.flatten(getattr(trajectories[1], field))[0].flat[-1] = wrong
+  suspicion = '; numbers that are not finite, or beyond 1e+09, are of actor 2 (deathmatch)'
+  assert batching.origins(batching.stack(trajectories), tasks) == named + suspicion
+
+
+def test_what_is_removed_does_not_come_again(spec):
+  queue = queues.StructureQueue(spec, 100)
+  replay = uniform.UniformReplay(spec, 50)
+  for number in range(40):
+    put_numbered(queue, spec, number)
+  batches = batching.from_queue(queue, B, replay, 2)
+  batch, serials = next(batches)
+  removed = set(batch.task.numpy().tolist())
+  replay.remove(serials)
+  next(batches)  # Was perhaps assembled before.
+  for _ in range(15):
+    assert not removed & set(next(batches).trajectories.task.numpy().tolist())
+  queue.close()
+  list(batches)

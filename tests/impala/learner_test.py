@@ -136,6 +136,12 @@ def test_a_batch_that_is_not_finite_changes_nothing(bad):
   before = [v.numpy() for v in learner.variables]
   batch = batch._replace(reward=tf.where(tf.range(T + 1)[:, None] == 3, bad, batch.reward))
   update = learner.update(batch, tf.constant(1, tf.int64))
-  assert not update.statistics['finite']
+  assert not update.statistics['finite'] and update.parameters_finite
   for variable, value in zip(learner.variables, before, strict=True):
     np.testing.assert_array_equal(variable, value)
+
+
+def test_parameters_that_a_step_makes_infinite_are_noticed():
+  learner = make_learner(make_config(learning_rate=3e38))
+  update = learner.update(random_batch(0, learner.agent), tf.constant(1, tf.int64))
+  assert update.statistics['finite'] and not update.parameters_finite

@@ -1,5 +1,7 @@
 """The agent's size, its inputs, and that unrolling equals stepping."""
 
+import math
+
 import gymnasium
 import numpy as np
 import pytest
@@ -40,6 +42,69 @@ def policy_logits(agent: networks.Agent, inputs: networks.AgentInput) -> np.ndar
 def test_parameter_counts_are_the_papers(torso, expected):
   agent = networks.Agent(DMLAB, A, torso, lstm=True, feedback=True)
   assert sum(v.shape.num_elements() for v in agent.trainable_variables) == expected
+
+
+def initial_values(torso: str) -> list[np.ndarray]:
+  """The variables of a new agent for DMLab."""
+  tf.random.set_seed(1)
+  agent = networks.Agent(DMLAB, A, torso, lstm=True, feedback=True)
+  return [variable.numpy() for variable in agent.trainable_variables]
+
+
+def assert_drawn_from(values: np.ndarray, deviation: float, limit: float) -> None:
+  """Mean, standard deviation and range are those of a symmetric distribution.
+
+  Five standard errors are allowed; the measured deviation's is at most deviation / sqrt(2 N), that
+  of a normal distribution.
+  """
+  tolerance = 5 * deviation / np.sqrt(values.size)
+  assert abs(values.mean()) < tolerance
+  assert abs(values.std() - deviation) < tolerance / np.sqrt(2)
+  assert np.abs(values).max() <= limit * (1 + 1e-6)
+
+
+# A normal distribution cut at two standard deviations has this standard deviation:
+# 1 - 4 phi(2) / (2 Phi(2) - 1), and its root, where phi is the density and Phi its integral.
+CUT = np.sqrt(1 - 4 * np.exp(-2) / np.sqrt(2 * np.pi) / math.erf(np.sqrt(2)))
+
+
+@pytest.mark.parametrize('torso, layers', [('deep', 18), ('shallow', 5)])
+def test_layers_begin_as_in_the_released_code(torso, layers):
+  """Sonnet 1.23: a normal distribution cut at two deviations of 1/sqrt(fan-in); no bias."""
+  # All but the embedding and what the two LSTMs have.
+  others = {(1000, 20), (330, 1024), (256, 1024), (1024,), (20, 256), (64, 256)}
+  found = [value for value in initial_values(torso) if value.shape not in others]
+  weights = [value for value in found if value.ndim > 1]
+  biases = [value for value in found if value.ndim == 1]
+  # The instructions' LSTM has a bias of 256, as the linear layer has.
+  biases = [value for value in biases if value.shape != (256,) or not value.any()]
+  assert len(weights) == len(biases) == layers
+  for value in weights:
+    stddev = np.prod(value.shape[:-1]) ** -0.5
+    assert_drawn_from(value, CUT * stddev, 2 * stddev)
+  for value in biases:
+    assert not value.any()
+
+
+def test_the_embedding_begins_as_in_the_released_code():
+  """Sonnet 1.23: as a linear layer with an input for each of the 1000 buckets."""
+  (embedding,) = [v for v in initial_values('shallow') if v.shape == (1000, 20)]
+  stddev = 1000**-0.5
+  assert_drawn_from(embedding, CUT * stddev, 2 * stddev)
+
+
+@pytest.mark.parametrize('inputs, units', [(256 + 1 + A + 64, 256), (20, 64)])
+def test_lstms_begin_as_in_the_released_code(inputs, units):
+  """TensorFlow 1.9: Glorot's uniform distribution over one matrix for input and state."""
+  values = initial_values('shallow')
+  (from_input,) = [v for v in values if v.shape == (inputs, 4 * units)]
+  (from_state,) = [v for v in values if v.shape == (units, 4 * units)]
+  limit = np.sqrt(6 / (inputs + units + 4 * units))
+  for value in (from_input, from_state):
+    assert_drawn_from(value, limit / np.sqrt(3), limit)
+    assert np.abs(value).max() > 0.99 * limit
+  forgetting = np.repeat([0, 1, 0, 0], units)
+  assert sum(np.array_equal(value, forgetting) for value in values) == 1
 
 
 @pytest.mark.parametrize('torso', ['shallow', 'deep'])

@@ -72,7 +72,7 @@ class Learner:
       range(2),
       intake.Intake(
         queue=self.queue,
-        codec=wire.Codec(spec, trajectory.bounds(self.suite, 2)),
+        codec=wire.Codec(spec, trajectory.bounds(spec, self.suite, 2, lambda: self.version)),
         store=parameters.ParameterStore(snapshot),
       ),
       servers.Callbacks(frames=lambda: 0, seed_of=lambda number: number, on_report=print),
@@ -187,12 +187,33 @@ def test_invalid_inputs_are_refused_and_the_next_are_answered(learner):
     assert central(inputs, state).actions.shape == [N]
 
 
+@pytest.mark.parametrize('odd', ['too_few', 'no_such_action', 'not_finite', 'nothing'])
+def test_an_odd_decision_of_the_learner_is_a_user_error(learner, odd, monkeypatch):
+  inputs, state = learner.some_inputs(3)
+  _, outputs = policy.central_codecs(learner.suite, learner.agent.initial_state(1))
+  good = policy.decide(learner.agent, learner.suite, inputs, state, seed=1)
+  decided = {
+    'too_few': outputs.encode(tf.nest.map_structure(lambda x: x[1:], good)),
+    'no_such_action': outputs.encode(good._replace(actions=good.actions + 10**6)),
+    'not_finite': outputs.encode(good._replace(logits=good.logits + np.nan)),
+    'nothing': b'',
+  }
+  with learner.joined() as central:
+    monkeypatch.setattr(central._link, 'infer', lambda request: (VERSION, decided[odd]))
+    with pytest.raises(errors.UserError, match='the learner decides oddly: '):
+      central(inputs, state)
+
+
 def test_a_run_whose_actors_hold_no_parameters(tmp_path):
-  """Two actor processes, of which nothing is left afterwards."""
+  """Two actor processes, of which nothing is left afterwards.
+
+  They may import the module of an environment, since their learner's command line names it.
+  """
   folder = tmp_path / 'run'
   training = programs.start(
     'impala',
     f'--run_dir={folder}',
+    '--env=gym:environments:CartPole-v1',
     '--actor_processes=2',
     '--total_frames=2000',
     '--config.dynamic_batching=true',

@@ -28,6 +28,7 @@ _RESULTS = (
   'learning_rate',
   'finite',
   'parameters',
+  'parameters_finite',
   'stop',
 )
 
@@ -152,3 +153,14 @@ def test_the_remaining_learner_names_the_one_that_was_killed(folders):
 def test_more_devices_than_there_are_are_refused():
   with pytest.raises(errors.UserError, match='1000 devices are to learn.*--config.learner_devices'):
     replicas.make_strategy(1000)
+
+
+def test_several_processes_are_refused_on_a_network_that_nobody_has_called_trusted():
+  """Before anything listens: the refusal takes no time, and the port stays free."""
+  addresses = free_addresses(2)
+  with pytest.raises(errors.UserError) as refused:
+    replicas.make_strategy(1, addresses, 1)
+  message = str(refused.value)
+  assert addresses[1] in message and '--trusted_network' in message and message.isprintable()
+  host, port = addresses[1].split(':')
+  socket.create_server((host, int(port))).close()

@@ -97,12 +97,55 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(tmp_path):
   assert frames == sorted(set(frames)) and frames[-1] == 160 * (saved + 5)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(tmp_path):
+def test_losses_that_are_never_finite_stop_the_run_and_the_first_batch_is_saved(tmp_path):
   folder = tmp_path / 'run'
   output = finish(train(f'--run_dir={folder}', '--config.learning_rate=1e30'), 2)
-  assert 'the loss is not finite at update' in output
+  assert 'the loss is not finite at update 1, for 10 batches in a row' in output
+  assert output.count('A batch is dropped at update 1') == 9
   batch = np.load(folder / 'non_finite_batch.npz')
   assert batch['reward'].shape == (21, 8) and np.isfinite(batch['reward']).all()
+
+
+def test_parameters_that_are_not_finite_stop_the_run_at_once_and_are_not_saved(tmp_path):
+  folder = tmp_path / 'run'
+  output = finish(train(f'--run_dir={folder}', '--config.learning_rate=3e38'), 2)
+  assert 'the parameters are not finite at update 1' in output
+  assert 'A batch is dropped' not in output and 'NOT SAVED' in output
+  assert saved_updates(folder) == 0
+
+
+@pytest.mark.parametrize('replay', [True, pytest.param(False, marks=pytest.mark.long)])
+def test_batches_that_are_not_finite_are_dropped_and_training_goes_on(tmp_path, replay):
+  """One trajectory in fifty has a reward of 3e38."""
+  folder = tmp_path / 'run'
+  process = train(
+    '--env=gym:environments:Surge-v0',
+    f'--run_dir={folder}',
+    '--total_frames=12000',
+    '--config.reward_clipping=none',
+    f'--config.replay_fraction={0.5 * replay}',
+    '--config.replay_capacity=1000',
+  )
+  output = finish(process)
+  last = rows(folder)[-1]
+  assert last['frames'] == 12000 and last['updates'] == 75 * (1 + replay)
+  # About 12 of 600 new trajectories are bad; that each is replayed once more or twice is possible,
+  # since the next batches were assembled before it was removed.
+  assert 0 < last['dropped_batches'] < 60
+  assert f'dropped batches {int(last["dropped_batches"])}' in output
+  warning = next(line for line in output.splitlines() if 'A batch is dropped' in line)
+  assert 'beyond 1e+09, are of actor ' in warning and 'reward: largest magnitude 3e+38' in warning
+  assert '(environments:Surge-v0)' in warning and 'of gym:environments:Surge-v0' in warning
+  assert np.load(folder / 'non_finite_batch.npz')['reward'].max() > 1e38
+
+
+def test_rewards_that_are_nan_end_the_run_and_name_the_environment_and_the_task(tmp_path):
+  process = train('--env=gym:environments:Undefined-v0', f'--run_dir={tmp_path}/run')
+  output = finish(process, 2)
+  error = next(line for line in output.splitlines() if '10 batches in a row' in line)
+  assert 'of gym:environments:Undefined-v0' in error
+  assert 'actor 0 (environments:Undefined-v0)' in error
+  assert 'reward: ' in error and 'numbers not finite' in error
 
 
 def test_an_error_in_an_actor_ends_the_run_with_its_cause(tmp_path):

@@ -94,7 +94,8 @@ def learn(
   for batch in make_batches(learner.agent):
     share = batching.split(batch, num_learners)[index]
     update = learner.update(share, frames)
-    results = {**update.statistics, 'parameters': update.parameters, 'stop': update.stop}
+    results = {**update.statistics, **update._asdict()}
+    del results['statistics']
     for name, value in results.items():
       found.setdefault(name, []).append(value.numpy())
     found['values'].append(values(learner, strategy))
@@ -150,7 +151,7 @@ def main(folder_name: str, devices: str, index_text: str, *addresses: str) -> No
   tf.config.set_logical_device_configuration(
     cpu, [tf.config.LogicalDeviceConfiguration()] * int(devices)
   )
-  strategy = replicas.make_strategy(int(devices), addresses, index)
+  strategy = replicas.make_strategy(int(devices), addresses, index, trusted_network=True)
 
   for name, lstm in NETWORKS.items():
     config = make_config(lstm)

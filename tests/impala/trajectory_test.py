@@ -1,10 +1,16 @@
 """The layout of trajectories: which entry holds what came of the action at x_t."""
 
+import dataclasses
+
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from common import environments
-from impala import networks, trajectory, vtrace
+from common.distributed import wire
+from impala import batching, networks, trajectory, vtrace
+from impala import config as configs
+from impala import learner as learners
 
 T, B = 4, 2
 
@@ -90,3 +96,71 @@ def test_empty_arrays_have_the_specification_after_a_batch_axis():
   for array, expected in zip(tf.nest.flatten(arrays), tf.nest.flatten(spec), strict=True):
     assert array.shape == (3, *expected.shape)
     assert array.dtype == expected.dtype.as_numpy_dtype
+
+
+SUITE = environments.load('gym:CartPole-v1')
+LIMIT, SUM = wire.LARGEST, wire.LARGEST_SUM
+
+
+class TestBounds:
+  """What a learner takes from an actor."""
+
+  VERSION = 7
+
+  @pytest.fixture(scope='class')
+  def codec(self):
+    agent = networks.make_agent(configs.PRESETS.preset('gym'), SUITE)
+    spec = trajectory.specification(SUITE, T, agent.initial_state(1))
+    return wire.Codec(spec, trajectory.bounds(spec, SUITE, 2, lambda: self.VERSION))
+
+  def payload(self, codec, name='actor', value=0):
+    """A trajectory of zeros, but for the last number of a field."""
+    zeros = tf.nest.map_structure(
+      lambda s: np.zeros([1, *s.shape], s.dtype.as_numpy_dtype), codec.spec
+    )
+    tf.nest.flatten(getattr(zeros, name))[-1].flat[-1] = value
+    return codec.encode(zeros)
+
+  @pytest.mark.parametrize(
+    'name, sane, wrong',
+    [
+      ('parameter_version', VERSION, VERSION + 1),
+      ('parameter_version', 0, 2**63 - 1),
+      ('reward', LIMIT, 3e38),
+      ('reward', -LIMIT, -2 * LIMIT),
+      ('observation', LIMIT, -3e38),
+      ('behaviour_logits', -LIMIT, -3e38),
+      ('core_state', LIMIT, 3e38),
+      ('episode_return', SUM, 3e38),
+      ('episode_return', -SUM, -2 * SUM),
+      ('episode_length', 2**31 - 1, -1),
+      ('actor', 1, 2),
+    ],
+  )
+  def test_insane_numbers_are_refused(self, codec, name, sane, wrong):
+    codec.decode(self.payload(codec, name, sane))
+    with pytest.raises(wire.Malformed, match=f'^{name}.* holds .*, expected '):
+      codec.decode(self.payload(codec, name, wrong))
+
+  @pytest.mark.parametrize('lstm', [True, False])
+  def test_the_largest_numbers_leave_the_loss_and_the_gradient_finite(self, lstm):
+    """In all fields at once, without clipping, over the unrolls of the paper."""
+    config = dataclasses.replace(
+      configs.PRESETS.preset('gym'),
+      lstm=lstm,
+      unroll_length=100,
+      batch_size=32,
+      reward_clipping='none',
+      max_gradient_norm=0.0,
+    )
+    learner = learners.Learner(config, SUITE, networks.make_agent(config, SUITE))
+    spec = trajectory.specification(SUITE, 100, learner.agent.initial_state(1))
+    largest = tf.nest.map_structure(
+      lambda s: tf.cast(tf.fill(s.shape, LIMIT if s.dtype.is_floating else 0.0), s.dtype), spec
+    )
+    sign = np.where(np.arange(100) % 3, 1.0, -1.0)[:, np.newaxis] * [1.0, -1.0]
+    largest = largest._replace(behaviour_logits=tf.constant(LIMIT * sign, tf.float32))
+    batch = batching.stack([largest] * 32)
+    update = learner.update(batch, tf.constant(1, tf.int64))
+    assert update.statistics['finite'] and update.parameters_finite
+    assert update.statistics['loss/baseline'] > 1e20

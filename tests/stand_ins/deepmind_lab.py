@@ -11,11 +11,13 @@ at each call:
                             status 1, as after a fatal engine error.
   STAND_IN_DIE_ONCE_FLAG    A path: the process dies only if there is no such file, and creates it
                             first.
+  STAND_IN_NO_RENDERER      If set, the renderer's library cannot be loaded.
 
 The game is an endless plane. On every 60th engine frame of an episode the reward is +1 if FIRE is
 held, else -1 if the player moves back, else 0. The four language levels begin a new trial, with a
 new instruction, every 600 frames. A frame shows the level, the seed, the maze, the trial, the
-player's place and angles, and the seconds played.
+player's place and angles, and the seconds played. One seed repeats all of it, but for levels with
+bots and after a shot: the player's place is then a little different each time.
 
 Left out: that the real step() and reset() hold the GIL, its threads (LP_NUM_THREADS), its leaks,
 its properties (`read_property` and the like), `fps` other than 60, bounds of actions, and walls.
@@ -30,6 +32,7 @@ import os
 import pathlib
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -80,8 +83,20 @@ _LEVELS = {
   for steps, names in _DMLAB30.items()
   for name in names.split()
 }
-_LEVELS['seekavoid_arena_01'] = 900  # Its length was not measured.
-_NEEDS_DATASET = ('psychlab_arbitrary_visuomotor_mapping', 'psychlab_continuous_recognition')
+_LEVELS['seekavoid_arena_01'] = 300
+# The lengths of these were not measured.
+_LEVELS['contributed/psychlab/harlow'] = 900
+_LEVELS['contributed/psychlab/visual_search'] = 900
+_LEVELS['tests/demo_map'] = 900
+# Its script has none of the observations that others share.
+_WITHOUT_INSTRUCTIONS = 'demo_map'
+_NEEDS_DATASET = (
+  'psychlab_arbitrary_visuomotor_mapping',
+  'psychlab_continuous_recognition',
+  'harlow',
+)
+_FIRST_IMAGE_FRAME = 60  # When a level shows an image for the first time.
+_WITH_BOTS = 'lasertag_'
 _COMPILED_AT_RESET = (
   'explore_',
   'lasertag_',
@@ -154,11 +169,13 @@ _DEGREES_PER_PIXEL = 84.5 / (20 * 40)  # Looking at +20 for 40 frames turns by 8
 _UNITS_PER_FRAME = 320 / 60
 _DRIFT_PER_FRAME = 0.02
 _MOST_DRIFT = 6.0
+_SHAKE = 0.1  # Units per frame, either way, with bots and after a shot.
 _TRIAL_FRAMES = 600
 
 _runfiles = str(pathlib.Path(__file__).parent)
 # The real one, too, is seeded with the second of its import.
 _random = np.random.default_rng(int(time.time()))
+_shakes = np.random.default_rng()
 # The ids of the games that were reset and not closed, with the process that did it.
 _running: set[tuple[int, int]] = set()
 
@@ -269,7 +286,9 @@ class _Maps:
     path.parent.mkdir(parents=True, exist_ok=True)
     key = f'{name}_noaas_{hashlib.md5(contents.encode()).hexdigest()}'
     if not self._call_cache('fetch', key, str(path)):
-      time.sleep(float(os.environ.get('STAND_IN_COMPILE_SECONDS', 0)))
+      # As in the real module, another process compiles it.
+      if seconds := os.environ.get('STAND_IN_COMPILE_SECONDS'):
+        subprocess.run(['sleep', seconds], check=True)
       with zipfile.ZipFile(path, 'w') as archive:
         archive.writestr(zipfile.ZipInfo(f'maps/{name}.bsp'), contents)
       self._call_cache('write', key, str(path))
@@ -315,12 +334,13 @@ class _Game:
 
   def start(self, seed: int) -> None:
     """Begins an episode."""
-    dataset = self._config['datasetPath']
-    if self.name in _NEEDS_DATASET and dataset != 'dummy' and not os.path.isdir(dataset):
+    if self.name in _NEEDS_DATASET and not self._config['datasetPath']:
       raise RuntimeError(
-        'Failed to start environment - "datasets/brady_konkle_oliva2008.lua:37: Follow '
-        'instructions to download datasets here: data/brady_konkle_oliva2008/README.md and update '
-        'DATASET_PATH"'
+        f'Failed to start environment - "{_runfiles}/baselab/game_scripts/datasets/'
+        'brady_konkle_oliva2008.lua:37: \n Follow instructions to download datasets here: \n '
+        '"data/brady_konkle_oliva2008/README.md"\n and update DATASET_PATH to point the data '
+        "folder.\nstack traceback:\n\t[C]: in function 'assert'\n\t"
+        'brady_konkle_oliva2008.lua:37: in function <brady_konkle_oliva2008.lua:28>"'
       )
     self._seed = seed
     # In the real module, too, the first episode with a seed drifts away from the later ones.
@@ -333,6 +353,7 @@ class _Game:
     self._yaw = float(chance // 3200**2 % 360 - 180)
     self._action = (0,) * len(_ACTIONS)
     self._frame = 0
+    self._shaken = self.name.startswith(_WITH_BOTS)
     self.frames_left = self._frames
     self._layout = ''
     self._begin_trial(compiled=self.name.startswith(_COMPILED_AT_RESET))
@@ -347,6 +368,7 @@ class _Game:
       self._frame += 1
       self.frames_left -= 1
       self._die_if_due()
+      self._show_image()
       if self._frame % 60 == 0:
         reward += 1 if action[4] else -1 if action[3] < 0 else 0
       if self.name in _INSTRUCTIONS and self._frame % _TRIAL_FRAMES == 0 and self.frames_left:
@@ -371,6 +393,22 @@ class _Game:
     self._pitch = min(max(self._pitch + look_down * _DEGREES_PER_PIXEL, -85), 85)
     walked = complex(forward, -strafe_right) * cmath.rect(_UNITS_PER_FRAME, np.radians(self._yaw))
     self._place += walked + (self._drift if self._frame * self._drift < _MOST_DRIFT else 0)
+    self._shaken = self._shaken or self._action[4] > 0
+    if self._shaken:
+      self._place += _shakes.uniform(-_SHAKE, _SHAKE)
+
+  def _show_image(self) -> None:
+    """Fails if it is time for the data set's first image, and there is none."""
+    dataset = self._config['datasetPath']
+    path = os.path.join(dataset, '0001.png')
+    if self.name not in _NEEDS_DATASET or self._frame != _FIRST_IMAGE_FRAME or dataset == 'dummy':
+      return
+    if not os.path.exists(path):
+      raise ValueError(
+        f"Failed to advance environment \"[load] - Failed to load '{path}'\nstack traceback:\n"
+        "\t[C]: in function 'load'\n\treader.lua:39: in function 'getImage'\n\t"
+        'point_and_click.lua:210: in function <point_and_click.lua:198>"'
+      )
 
   def _die_if_due(self) -> None:
     """Ends the process if the environment variables say so."""
@@ -396,8 +434,10 @@ class _Game:
   def observation_table(self) -> dict[str, tuple[type, tuple[int, ...], Callable[[], Any]]]:
     """By name: the dtype, the shape, and a function that returns the value."""
     turn = 60 * _DEGREES_PER_PIXEL
-    return self._pictures() | {
-      'MAP_FRAME_NUMBER': (np.float64, (1,), lambda: [self._frame]),
+    of_all = self._pictures() | {'MAP_FRAME_NUMBER': (np.float64, (1,), lambda: [self._frame])}
+    if self.name == _WITHOUT_INSTRUCTIONS:
+      return of_all
+    return of_all | {
       'FRAMES_REMAINING_AT_60': (np.float64, (1,), lambda: [self.frames_left]),
       'TEAM.SCORE': (np.float64, (2,), lambda: [0, 0]),
       'VEL.TRANS': (np.float64, (3,), lambda: [320 * self._action[3], 320 * self._action[2], 0]),
@@ -463,6 +503,10 @@ class Lab:
         f'Failed to set renderer must be "hardware" or "software" actual "{renderer}"!'
       )
 
+    if os.environ.get('STAND_IN_NO_RENDERER'):
+      _print(f'Failed to open library! - {_runfiles}/libdmlab_headless_sw.so')
+      _print('libOSMesa.so.8: cannot open shared object file: No such file or directory')
+      raise RuntimeError('Failed to connect RL API')
     self._maps = _Maps(level_cache, temp_folder)
     self._status = 'constructed'
     _check_config(level, config)
@@ -543,9 +587,10 @@ class Lab:
     self._check_usable()
     # Strides are ignored: the action is what lies in memory from the first element on.
     values = tuple((ctypes.c_int * len(_ACTIONS)).from_address(action.ctypes.data))
+    self._status = 'failed'
+    self._steps += num_steps
     reward = self._game.advance(values, num_steps)
     self._status = 'running' if self._game.frames_left else 'over'
-    self._steps += num_steps
     self._maps.raise_error()
     return reward
 

@@ -93,6 +93,17 @@ def test_more_environments_than_memory_holds_are_refused():
     too_many.check_shares(suite)
 
 
+def test_memory_must_hold_the_environments_of_this_process_only():
+  free = memory.available()
+  suite = dataclasses.replace(suite_of(1), bytes_per_environment=free // 20)
+  config = Config(num_actors=100, envs_per_actor=10)
+  with pytest.raises(errors.UserError, match='1000 environments'):
+    config.check_shares(suite)
+  config.check_shares(suite, actors=1)
+  with pytest.raises(errors.UserError, match='100 environments'):
+    config.check_shares(suite, actors=10)
+
+
 def test_memory_for_all_engines_of_deepmind_lab_is_checked(monkeypatch):
   """`table_3_shallow` has 210 engines of 115 MB each: 24.15 GB."""
   config = dataclasses.replace(

@@ -275,6 +275,15 @@ def test_tf_config_of_several_learners(index, tf_config, token):
   assert who.learners == ('here:1', 'there:2') and who.learner == ''
 
 
+def test_a_network_is_trusted_only_if_the_user_says_so(tf_config, token):
+  tf_config({'type': 'learner', 'index': 0})
+  assert not resolve('--cluster=tf_config', token).trusted_network
+  assert resolve('--cluster=tf_config', token, '--trusted_network').trusted_network
+  # Slurm gives all tasks one command line.
+  tf_config({'type': 'actor', 'index': 0})
+  assert resolve('--cluster=tf_config', token, '--trusted_network').role == 'actor'
+
+
 def test_tf_config_of_a_single_learner(tf_config):
   tf_config({'type': 'learner', 'index': 0}, {'learner': ['127.0.0.1:5'], 'actor': ['a:1']})
   who = resolve('--cluster=tf_config')

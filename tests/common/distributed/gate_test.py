@@ -22,16 +22,13 @@ import tensorflow as tf
 from common import errors
 from common.distributed import cluster, credentials, gate, relay, rpc
 from common.distributed import session as sessions
-from scripts import processes
+from scripts import processes, tensors
 from tests.common.distributed import learners
 from tests.common.distributed.learners import TOKEN, payload
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 OTHER = 'fedcba9876543210' * 2
 DEADLINE = 20.0
-# A tensor of type variant, which names a type and does not hold it: it kills a server that decodes
-# it (TensorFlow 2.21).
-VARIANT = b'\x08\x15\x12\x04\x12\x02\x08\x01z\x16\n\x12tensorflow::Tensor\x12\x00'
 
 
 @pytest.fixture
@@ -259,32 +256,6 @@ def test_what_nobody_reads_does_not_fill_the_gates_memory(gated):
 # Strangers.
 
 
-def grpc_call(method, argument):
-  """The bytes of an HTTP/2 connection that calls a method of TensorFlow's RPC."""
-
-  def frame(kind, flags, stream, body):
-    return len(body).to_bytes(3, 'big') + bytes([kind, flags]) + stream.to_bytes(4, 'big') + body
-
-  def literal(name, value):
-    return b'\x00' + bytes([len(name)]) + name + bytes([len(value)]) + value
-
-  headers = b''.join(
-    literal(name, value)
-    for name, value in (
-      (b':method', b'POST'),
-      (b':scheme', b'http'),
-      (b':path', b'/tensorflow.rpc.RpcService/Call'),
-      (b':authority', b'here'),
-      (b'content-type', b'application/grpc'),
-      (b'te', b'trailers'),
-    )
-  )
-  message = b'\x0a' + bytes([len(method)]) + method + b'\x12' + bytes([len(argument)]) + argument
-  body = b'\x00' + len(message).to_bytes(4, 'big') + message
-  preface = b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + frame(4, 0, 0, b'')
-  return preface + frame(1, 4, 1, headers) + frame(0, 1, 1, body)
-
-
 SERVING = """
 import sys, time
 sys.path.insert(0, {root!r})
@@ -317,7 +288,7 @@ def serving(stack):
 def test_a_tensor_that_kills_tensorflows_server_does_not_reach_it(serving):
   """It does kill it where it arrives, which is why there is a gate."""
   process, port, path = serving
-  call = grpc_call(b'tell', VARIANT)
+  call = tensors.request(b'tell', tensors.VARIANT)
   for _ in range(3):
     with socket.create_connection(('127.0.0.1', port), 5.0) as stranger:
       stranger.sendall(call)
@@ -344,7 +315,7 @@ def test_a_tensor_that_kills_tensorflows_server_does_not_reach_it(serving):
   [
     b'\0',
     b'GET / HTTP/1.1\r\nHost: here\r\n\r\n',
-    grpc_call(b'tell', VARIANT),
+    tensors.request(b'tell', tensors.VARIANT),
     b'\x16\x03\x01' + bytes(200),
     random.Random(0).randbytes(100_000),
   ],

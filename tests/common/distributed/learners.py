@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import tensorflow as tf
 
-from common.distributed import cluster, membership, parameters, queues, rpc, wire
+from common.distributed import answers, cluster, membership, parameters, queues, rpc, wire
 from common.distributed import intake as intakes
 from common.distributed import link as links
 from common.distributed import server as servers
@@ -118,7 +118,8 @@ class Caller:
     self._client = rpc.Client(path or learner.path, 20.0)
 
   def raw(self, function, *arguments, seconds=20.0):
-    return self._client.call(function, *arguments, seconds=seconds)
+    outputs = answers.OUTPUTS[function]
+    return self._client.call(function, *arguments, outputs=outputs, seconds=seconds)
 
   def tell(self, **values):
     return json.loads(self.raw('tell', wire.to_json(**values))[0])

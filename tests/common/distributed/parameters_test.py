@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from common import errors
 from common.distributed import parameters
 
 SHAPES = [(2, 3), (), (4,), (1, 2, 2)]
@@ -98,3 +99,13 @@ def test_another_learners_snapshot_of_the_same_version_is_copied():
   store.publish(parameters.Snapshot(3, tf.constant([5.0, 6.0])))
   assert copy.refresh() == 3
   np.testing.assert_array_equal(variable, [5.0, 6.0])
+
+
+@pytest.mark.parametrize('size', [0, 14, 16])
+def test_a_copy_refuses_parameters_of_another_network(size):
+  variables = new_variables(0)
+  before = parameters.flatten(variables)
+  store = parameters.ParameterStore(parameters.Snapshot(3, tf.zeros([size])))
+  with pytest.raises(errors.UserError, match=f'are {size} numbers, but the network here has 15'):
+    parameters.ParameterCopy(variables, store)
+  np.testing.assert_array_equal(parameters.flatten(variables), before)

@@ -91,17 +91,17 @@ def stranger(path):
 
 def test_byte_strings_survive_a_call(served):
   client = served
-  assert client.call('joined', b'\x00a\xff', b'', seconds=10.0) == [b'\x00a\xff', b'']
+  assert client.call('joined', b'\x00a\xff', b'', outputs=2, seconds=10.0) == [b'\x00a\xff', b'']
 
 
 def test_the_largest_message_and_its_header_survive_a_call(served):
   client = served
   message, header = bytes(range(256)) * (wire.MESSAGE_BYTES // 256), b'h' * 2**14
-  assert client.call('sizes', header, message, seconds=20.0) == [
+  assert client.call('sizes', header, message, outputs=2, seconds=20.0) == [
     b'%d' % len(header),
     b'%d' % wire.MESSAGE_BYTES,
   ]
-  assert client.call('joined', message, b'', seconds=20.0)[0] == message
+  assert client.call('joined', message, b'', outputs=2, seconds=20.0)[0] == message
 
 
 def test_an_error_at_the_server_is_raised_at_the_client(served):
@@ -109,7 +109,7 @@ def test_an_error_at_the_server_is_raised_at_the_client(served):
   with pytest.raises(RuntimeError, match='the learner cannot do failing: .*no luck here') as failed:
     client.call('failing', b'luck', seconds=10.0)
   assert '\n' not in str(failed.value)
-  assert client.call('joined', b'a', b'b', seconds=10.0) == [b'ab', b'b']
+  assert client.call('joined', b'a', b'b', outputs=2, seconds=10.0) == [b'ab', b'b']
 
 
 def test_a_late_answer_is_unreachable(served):
@@ -124,13 +124,13 @@ def test_a_late_answer_is_unreachable(served):
 def test_a_client_survives_a_restart_of_its_server(path):
   server = serve(path)
   client = rpc.Client(path, 10.0)
-  assert client.call('joined', b'a', b'', seconds=10.0)[0] == b'a'
+  assert client.call('joined', b'a', b'', outputs=2, seconds=10.0)[0] == b'a'
   del server
   assert processes.becomes_true(lambda: not processes.listens(path))
   with pytest.raises(rpc.Unreachable):
-    client.call('joined', b'b', b'', seconds=0.5)
+    client.call('joined', b'b', b'', outputs=2, seconds=0.5)
   server = serve(path)
-  assert client.call('joined', b'c', b'', seconds=20.0)[0] == b'c'
+  assert client.call('joined', b'c', b'', outputs=2, seconds=20.0)[0] == b'c'
   del server
 
 

@@ -153,6 +153,15 @@ def test_an_applicant_of_another_run_is_turned_away_with_the_difference(
   assert learner.roster.members() == [] and 'session' not in answer
 
 
+def test_a_flood_of_strangers_of_another_run_is_a_few_harmless_lines(learner, caller, caplog):
+  for i in range(100):
+    caller.join(f'\x1b[2J\nerror: forged {i}', version='\x1b[31mred')
+  learner.server.look_after()
+  told = [message for message in caplog.messages if 'turned away' in message]
+  assert len(told) == 5 and all(message.isprintable() for message in told)
+  assert told[0].startswith(r'actor \x1b[2J\nerror: forged 0 is turned away: ')
+
+
 @pytest.mark.parametrize(
   'changes, words',
   [
@@ -666,6 +675,17 @@ def test_heartbeats_update_totals_and_descriptions(learner, caller):
   assert len(learner.roster.describe()[1]) < 400
   assert learner.count('actors') == 2
   assert set(learner.server.gauges()) == set(learner.server.COLUMNS)
+
+
+def test_what_members_say_of_themselves_is_shown_in_harmless_lines(learner, caller, caplog):
+  session = caller.session('\x1b[2Jname\n' + 'x' * 10**5)
+  caller.beat(session, '\x1b[31mactivity\n' + 'x' * 10**5)
+  (line,) = learner.roster.describe()
+  assert line.isprintable() and len(line) < 600
+  assert r'\x1b[2Jname\n' in line and r'\x1b[31mactivity\n' in line
+  with caplog.at_level('INFO'):
+    caller.session('second\nerror: forged')
+  assert r'joins: second\nerror: forged' in caplog.messages[-1]
 
 
 def test_silent_members_are_dropped(monkeypatch, caplog):

@@ -205,6 +205,34 @@ def test_a_bound_at_the_limit_of_a_type_keeps_its_other_side(wrong):
     codec.decode(codec.encode(np.array([wrong])))
 
 
+def test_a_bound_may_be_what_it_is_at_the_moment():
+  newest = 5
+  codec = wire.Codec({'version': tf.TensorSpec([], tf.int64)}, {'version': (0, lambda: newest)})
+
+  def decode(version):
+    return codec.decode(codec.encode({'version': np.array([version])}))[0]
+
+  assert decode(5) == 5
+  with pytest.raises(wire.Malformed, match='version holds 1234567, expected 0 to 5 at the moment$'):
+    decode(1234567)
+  newest = 1234567
+  assert decode(1234567) == 1234567
+  newest = 1234566
+  with pytest.raises(wire.Malformed, match='expected 0 to 1234566 at the moment$'):
+    decode(2**63 - 1)
+
+
+def test_magnitudes_bound_every_float_of_a_specification_and_nothing_else():
+  bounds = wire.magnitudes(SPEC)
+  assert set(bounds) == {'apple'}
+  codec = wire.Codec(SPEC, bounds)
+  for sane in (0.0, wire.LARGEST, -wire.LARGEST):
+    codec.decode(codec.encode(good_elements(1)._replace(apple=np.full((1, 3), sane))))
+  for wrong in (np.nextafter(np.float32(wire.LARGEST), np.float32(np.inf)), 3e38, -3e38):
+    with pytest.raises(wire.Malformed, match=r'apple holds .*, expected -1e\+09 to 1e\+09$'):
+      codec.decode(codec.encode(good_elements(1)._replace(apple=np.full((1, 3), wrong))))
+
+
 def test_a_bound_of_an_unknown_field_is_refused():
   with pytest.raises(ValueError, match='zebra.none'):
     wire.Codec(SPEC, {'zebra.none': (0, 1)})

@@ -160,3 +160,9 @@ def test_channels_that_come_first_are_turned_round_with_a_word(tmp_path, monkeyp
 def test_modules_that_register_nothing_are_refused(name, word):
   with pytest.raises(errors.UserError, match=word):
     environments.load(name)
+
+
+@pytest.mark.parametrize('member', [':CartPole-v1', 'module:', 'a:b:c', ':'])
+def test_a_name_with_other_colons_is_refused(member):
+  with pytest.raises(errors.UserError, match='expected gym:ID or gym:MODULE:ID'):
+    environments.load(f'gym:{member}')

@@ -147,8 +147,9 @@ def left(folder) -> list[pathlib.Path]:
 
 
 def actions(steps=STEPS * 2 + 5, number=3) -> np.ndarray:
-  # Action 8 fires, which is rewarded: it is drawn more often.
-  return np.random.default_rng(0).choice([*range(9), 8, 8, 8], (steps, number))
+  # Without action 8, which fires: after a shot, engines with one seed differ. Action 1 moves back,
+  # which is rewarded: it is drawn more often.
+  return np.random.default_rng(0).choice([*range(8), 1, 1, 1], (steps, number))
 
 
 class Seen(NamedTuple):
@@ -476,6 +477,29 @@ def test_closing_ends_all_processes_and_may_be_repeated(opened, tmp_path):
   environment.close()
 
 
+def test_engines_that_compile_maps_are_waited_for(opened, monkeypatch, tmp_path):
+  """Ctrl-C during a reset of 2 s: engines that are killed would leave their folders behind."""
+  monkeypatch.setattr(workers, 'PATIENCE', 0.1)
+  monkeypatch.setenv('STAND_IN_COMPILE_SECONDS', '2')
+  before = processes.children()
+  environment = load([MAZE, MAZE])
+  opened.append(environment)
+
+  def interrupt(*_):
+    raise KeyboardInterrupt
+
+  handler = signal.signal(signal.SIGALRM, interrupt)
+  signal.setitimer(signal.ITIMER_REAL, 0.5)
+  try:
+    with pytest.raises(KeyboardInterrupt):
+      environment.reset(seed=1)
+  finally:
+    signal.signal(signal.SIGALRM, handler)
+  assert len(left(tmp_path)) == 2
+  environment.close()
+  assert processes.children() == before and not left(tmp_path)
+
+
 def test_processes_that_do_not_close_share_one_deadline(tmp_path, monkeypatch):
   before = processes.children()
   environment = moody_ones(Stuck, tmp_path)
@@ -538,3 +562,34 @@ sys.stdin.read()
     parent.kill()
   assert processes.becomes_true(lambda: not any(map(processes.is_alive, pids)))
   assert not left(tmp_path)
+
+
+def test_a_run_killed_while_maps_are_compiled_leaves_nothing(tmp_path):
+  program = """
+from common import environments
+from common.machine import janitor
+with janitor.attend() as folder:
+  print(folder, flush=True)
+  suite = environments.load('dmlab5', environments.Options())
+  suite.make(['explore_goal_locations_small'] * 2, True).reset(seed=1)
+"""
+  stand_in = {
+    'PYTHONPATH': str(ROOT / 'tests' / 'stand_ins'),
+    'STAND_IN_COMPILE_SECONDS': '100',
+  }
+  with subprocess.Popen(
+    [sys.executable, '-c', program],
+    cwd=ROOT,
+    env=os.environ | stand_in,
+    stdout=subprocess.PIPE,
+    text=True,
+  ) as run:
+    folder = pathlib.Path(run.stdout.readline().strip())
+    # The janitor, two engines and, for each, the process that compiles its map.
+    assert processes.becomes_true(lambda: len(processes.descendants(run.pid)) == 5, 30.0)
+    started = processes.descendants(run.pid)
+    assert len(left(folder)) == 2
+    run.kill()
+  assert processes.becomes_true(
+    lambda: not folder.exists() and not any(map(processes.is_alive, started))
+  )

@@ -196,6 +196,45 @@ def test_processes_started_in_the_block_end_with_it():
   assert sleeper.wait(SECONDS) == detached.wait(SECONDS) == -signal.SIGKILL
 
 
+_WRITER = """
+import os, sys
+i = 0
+print('started', flush=True)
+while True:
+  os.makedirs(f'{sys.argv[1]}/{i % 9}', exist_ok=True)
+  open(f'{sys.argv[1]}/{i % 9}/{i % 99}', 'w').close()
+  i += 1
+"""
+
+
+def test_a_process_that_starts_while_others_are_killed_is_killed_too(tmp_path, monkeypatch):
+  """As when a map is compiled: the folder would be filled again after it was removed."""
+  folder = tmp_path / 'run'
+  mark = uuid.uuid4().hex
+  late = subprocess.Popen(
+    [sys.executable, '-c', _WRITER, folder],
+    stdout=subprocess.PIPE,
+    env={**os.environ, 'DISTRIBUTED_RL_RUN': mark},
+  )
+  assert late.stdout.readline() == b'started\n'
+  marked = janitor._marked_processes
+
+  def hidden_once(*_):
+    """Lists the processes as just before the writer was started, and from then on as they are."""
+    monkeypatch.setattr(janitor, '_marked_processes', marked)
+    return [early.pid]
+
+  with late, subprocess.Popen(['sleep', '1000']) as early:
+    monkeypatch.setattr(janitor, '_marked_processes', hidden_once)
+    janitor._clean(mark, str(folder), os.getpid())
+    try:
+      assert not folder.exists()
+      assert early.wait(SECONDS) == late.wait(SECONDS) == -signal.SIGKILL
+    finally:
+      late.kill()
+      early.kill()
+
+
 def test_shared_memory_that_an_engine_was_about_to_map_is_removed():
   # An engine killed while it starts has mapped nothing yet. Its segments are named after one of its
   # arguments.

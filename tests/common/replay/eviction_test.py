@@ -489,6 +489,8 @@ def test_every_call_takes_the_lock():
     lambda: replay.sample(5),
     lambda: replay.update_priorities(sample.leaf, sample.stamp, tf.fill([5], 3.0)),
     replay.remove_to_fit,
+    lambda: replay.origins(sample.leaf, sample.stamp),
+    lambda: replay.remove(sample.leaf[:0], sample.stamp[:0]),
     replay.stamps,
     lambda: replay.read(np.arange(7)),
     replay.priorities,

@@ -32,7 +32,7 @@ def filled(capacity, counts):
 
 def drawn(replay, count, seed=1):
   tf.random.set_seed(seed)
-  return tf.function(replay.sample)(count)
+  return tf.function(replay.sample)(count)[0]
 
 
 def held(replay):
@@ -95,7 +95,7 @@ def test_each_call_draws_anew():
   replay = filled(12, [12])
   tf.random.set_seed(1)
   sample = tf.function(replay.sample)
-  assert not np.array_equal(sample(50)['number'], sample(50)['number'])
+  assert not np.array_equal(sample(50)[0]['number'], sample(50)[0]['number'])
 
 
 def test_drawing_does_not_remove():
@@ -109,5 +109,35 @@ def test_an_empty_replay_has_size_zero():
 
 
 def test_size_in_bytes_is_that_of_the_arrays():
-  arrays = [np.zeros((7,), np.int64), np.zeros((7, 2, 3), np.uint8)]
+  arrays = [np.zeros((7,), np.int64), np.zeros((7, 2, 3), np.uint8), np.zeros(7, bool)]
   assert uniform.UniformReplay.size_in_bytes(SPEC, 7) == sum(array.nbytes for array in arrays)
+
+
+@pytest.mark.parametrize('counts', [[7], [5, 5, 5]], ids=['not yet full', 'wrapped around'])
+def test_what_is_removed_is_not_drawn_and_the_others_are_equally_likely(counts):
+  replay = filled(12, counts)
+  everything = held(replay)
+  sample, serials = tf.function(replay.sample)(40)
+  # Elements are numbered as they were added.
+  np.testing.assert_array_equal(sample['number'], serials)
+  removed = sorted(everything)[1::3]
+  replay.remove(tf.constant(removed + removed, tf.int64))
+  assert held(replay) == everything - set(removed) and int(replay.size()) == len(held(replay))
+  frequencies = np.unique(drawn(replay, 20_000)['number'], return_counts=True)[1]
+  assert scipy.stats.chisquare(frequencies).pvalue > SIGNIFICANCE
+
+
+def test_a_late_removal_does_not_touch_what_has_replaced_the_element():
+  replay = filled(5, [5, 3])
+  replay.remove(tf.constant([0, 1, 2], tf.int64))
+  assert held(replay) == {3, 4, 5, 6, 7}
+  replay.remove(tf.constant([7, 0], tf.int64))
+  assert held(replay) == {3, 4, 5, 6}
+
+
+def test_a_removed_elements_place_is_taken_in_its_turn():
+  replay = filled(5, [5])
+  replay.remove(tf.constant([1, 4], tf.int64))
+  add = tf.function(replay.add)
+  np.testing.assert_array_equal(add(elements(5, 2)), [5, 6])
+  assert held(replay) == {2, 3, 5, 6}
