@@ -114,6 +114,8 @@ def source(env: str) -> object:
   Raises:
     UserError: If a module that it names cannot be imported.
   """
+  if env.startswith(f'{GYM}:'):
+    _split_id(env)  # Refused before anything is imported.
   imported = tuple(_import(module, env) for module in modules_of(env))
   registered = gymnasium.registry.get(env.rpartition(':')[2])
   return _GIVEN.get(env), registered and registered.entry_point, imported
@@ -166,9 +168,9 @@ def fault_of(error: BaseException) -> str:
 
 def _creator(name: str) -> MakeEnv:
   """What makes the environment of a name."""
-  family, _, member = name.partition(':')
+  family = name.partition(':')[0]
   if family == GYM:
-    return _registered(name, member)
+    return _registered(name)
   if family != PYTHON:
     return _function(name, '--env')
   if name not in _GIVEN:
@@ -179,11 +181,17 @@ def _creator(name: str) -> MakeEnv:
   return _GIVEN[name]
 
 
-def _registered(name: str, member: str) -> MakeEnv:
-  """The creator of an id that is registered with gymnasium."""
-  module, colon, env_id = member.partition(':') if ':' in member else ('', '', member)
-  if (colon and not module) or not env_id or ':' in env_id:
+def _split_id(name: str) -> tuple[str, str]:
+  """The module, '' for none, and the id of `gym:MODULE:ID` or `gym:ID`."""
+  parts = name.split(':')[1:]
+  if len(parts) > 2 or not all(parts):
     raise errors.UserError(f'{name!r} is not an environment: expected gym:ID or gym:MODULE:ID')
+  return ('', *parts)[-2], parts[-1]
+
+
+def _registered(name: str) -> MakeEnv:
+  """The creator of an id that is registered with gymnasium."""
+  module, env_id = _split_id(name)
   if module:
     _import(module, name)
   if env_id not in gymnasium.registry:
