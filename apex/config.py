@@ -189,7 +189,7 @@ class Config(settings.Settings):
     _refuse_several_actions(suite)
 
     shows_vectors = len(suites.observed_shape(suite)) == 1
-    preset = PRESETS.preset_for(suite.name)
+    preset = PRESETS.preset_for(suite.name, self.environment_options())
     # DQN takes the maximum over actions, DPG the gradient with respect to them.
     fitting, kind = ('dqn', 'discrete') if suite.is_discrete else ('dpg', 'continuous')
     self.expect(
@@ -342,9 +342,9 @@ _ROWS: dict[str, dict[str, Any]] = {
 }
 
 
-def _gym_preset(env: str) -> str:
+def _gym_preset(env: str, options: environments.Options) -> str:
   """The preset for a gymnasium environment, which only loading it can tell."""
-  suite = environments.load(env)
+  suite = environments.load(env, options)
   if not suite.is_continuous:
     return 'gym'
   shows_vectors = len(suites.observed_shape(suite)) == 1

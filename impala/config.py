@@ -132,7 +132,7 @@ class Config(settings.Settings):
     if suite.is_continuous:
       raise errors.UserError(
         f'{suite.name} has continuous actions, but IMPALA needs discrete ones. Use Ape-X DPG: '
-        f'python -m apex.train --env={suite.name}'
+        f'python -m apex.train {self.environment_flags()}'
       )
     self.check_torso(suite)
     self.check_shares(suite, actors)

@@ -1,11 +1,12 @@
 """The settings of every run, and checks that refuse values that cannot work."""
 
 import dataclasses
+import shlex
 from collections.abc import Collection
 from typing import ClassVar
 
 from common import errors
-from common.environments import options
+from common.environments import options, stepping
 from common.environments import suite as suites
 from common.machine import memory
 
@@ -67,6 +68,20 @@ class Settings:
   # cuts its own before, after 108,000 frames.
   max_evaluation_steps: int = 100_000
 
+  # For gym:ID and MODULE:FUNCTION. Arguments of the constructor, NAME=VALUE,NAME=VALUE, with
+  # Python's literals; and wrappers, the innermost first, MODULE:NAME,MODULE:NAME.
+  env_kwargs: str = ''
+  wrappers: str = ''
+  # What is done to images: made grey, resized to HEIGHTxWIDTH, stacked (only grey ones).
+  grayscale: bool = False
+  image_size: str = ''
+  frame_stack: int = 1
+  # Environment frames in one agent step.
+  action_repeat: int = 1
+  # Whether each environment steps in a process of its own: always, never, or auto: those that take
+  # more than 0.5 ms a step.
+  env_processes: str = 'auto'
+
   # DeepMind Lab. Folder of the images that some Psychlab levels show, or 'dummy' for placeholders.
   dmlab_dataset_path: str = ''
   # Folder where compiled maps are cached for all runs (empty: no cache), and its size limit.
@@ -95,6 +110,8 @@ class Settings:
       'max_evaluation_steps',
       'dmlab_level_cache_gb',
       'instruction_size',
+      'frame_stack',
+      'action_repeat',
     )
     self.expect_at_least_zero(
       'seed', 'evaluation_episodes', 'dmlab_episode_seeds', 'intra_op_threads'
@@ -106,6 +123,7 @@ class Settings:
       all(size.strip().isdecimal() and int(size) > 0 for size in sizes),
       'numbers of units separated by commas, like 64,64',
     )
+    self.expect_one_of('env_processes', stepping.CHOICES)
     self.expect_one_of('dmlab_renderer', ('software', 'hardware'))
 
   def environment_options(self) -> options.Options:
@@ -114,6 +132,13 @@ class Settings:
       tasks=self.tasks,
       environment_timeout_seconds=self.environment_timeout_seconds,
       max_training_frames=self.max_training_frames(),
+      env_kwargs=self.env_kwargs,
+      wrappers=self.wrappers,
+      grayscale=self.grayscale,
+      image_size=self.image_size,
+      frame_stack=self.frame_stack,
+      action_repeat=self.action_repeat,
+      env_processes=self.env_processes,
       dmlab_dataset_path=self.dmlab_dataset_path,
       dmlab_level_cache=self.dmlab_level_cache,
       dmlab_level_cache_gb=self.dmlab_level_cache_gb,
@@ -121,6 +146,11 @@ class Settings:
       dmlab_engine=self.dmlab_engine,
       dmlab_episode_seeds=self.dmlab_episode_seeds,
     )
+
+  def environment_flags(self) -> str:
+    """The flags that name the environment, for messages."""
+    flags = {name: getattr(self, name) for name in ('env', 'env_kwargs', 'wrappers')}
+    return shlex.join(f'--{name}={value}' for name, value in flags.items() if value)
 
   def max_training_frames(self) -> int | None:
     """Environment frames after which a training episode is cut; None for the suite's own limit."""

@@ -227,9 +227,13 @@ def continuous_actions(size: int) -> gymnasium.spaces.Box:
 
 def pixels_and_instruction(height: int, width: int) -> gymnasium.spaces.Dict:
   """The observation space of the first-person suites: RGB pixels and a hashed instruction."""
-  words = gymnasium.spaces.Box(_NO_WORD, INSTRUCTION_BUCKETS - 1, (MAX_WORDS,), np.int32)
   pixels = gymnasium.spaces.Box(0, 255, (height, width, 3), np.uint8)
-  return gymnasium.spaces.Dict({'instruction': words, 'observation': pixels})
+  return gymnasium.spaces.Dict({'instruction': instruction_space(), 'observation': pixels})
+
+
+def instruction_space() -> gymnasium.spaces.Box:
+  """The space of what `hash_words` returns."""
+  return gymnasium.spaces.Box(_NO_WORD, INSTRUCTION_BUCKETS - 1, (MAX_WORDS,), np.int32)
 
 
 def network_space(suite: Suite) -> gymnasium.spaces.Dict:

@@ -14,6 +14,7 @@ from absl import flags
 
 from common import environments, errors
 from common.config import command_line, run_folder, settings
+from common.environments import making
 from common.evaluation import jobs, play
 from common.machine import cores, files, janitor, memory
 from common.reporting import score_report
@@ -29,6 +30,7 @@ _INDECISIVE = (
   'intra_op_threads',
   'num_actors',
   'envs_per_actor',
+  'env_processes',
   'evaluation_episodes',
   'dmlab_level_cache',
   'dmlab_level_cache_gb',
@@ -211,6 +213,9 @@ def _write(
 
 def _processes(wanted: int, suite: environments.Suite, episodes: int) -> int:
   """The number of processes: as many as wanted, if memory has room for their engines."""
+  # Other processes cannot make its environments.
+  if making.given(suite.name):
+    return 1
   # Only suites with large engines state their size.
   if not suite.bytes_per_environment:
     return wanted
