@@ -124,7 +124,9 @@ def code_of(name: str) -> str:
   Empty for all other environments: their names only choose from what installed packages list.
   """
   family, _, member = name.partition(':')
-  for module in modules_of(name):
+  # A family of ours may have the name of an installed package.
+  modules = modules_of(name) if family_of(name) == making.GYM else ()
+  for module in modules:
     return f'the Python module {module}'
   if family == 'dmlab' and not levels.is_listed(member):
     return f'the script of the level {member}'
