@@ -11,6 +11,7 @@ from apex import agent as agents
 from apex import config as configs
 from apex import transitions
 from common.distributed import queues
+from common.environments import masks
 from common.environments import suite as suites
 from common.runs import games
 
@@ -18,7 +19,7 @@ from common.runs import games
 class State(NamedTuple):
   """Where an actor stands between two steps of its N environments."""
 
-  observation: np.ndarray  # [N, ...]; what the policy chooses the next actions from.
+  observation: suites.Observation  # By name [N, ...]; what the next actions are chosen from.
   start: np.ndarray  # bool [N]: the observation is the first of a game.
   steps: int  # Agent steps since the games started.
   parameter_version: int  # Learner updates that the policy's parameters have seen.
@@ -53,7 +54,7 @@ class Actor:
     self.games = games.Games(index, suite, tasks, seed)
     self._policy = policy
     self._config = config
-    self._has_stacks = suite.frame_stack > 1
+    self._suite = suite
     # The setting is in environment frames, as in appendix C.
     self._refresh_steps = max(1, config.parameter_pull_frames // suite.action_repeat)
     self._environments = np.arange(len(tasks))
@@ -89,7 +90,7 @@ class Actor:
 
   def _start_games(self) -> State:
     """Resets the environments, and drops transitions that are not in a full block yet."""
-    observation = self.games.reset()['observation']
+    observation = self.games.reset()
     self._accumulator.restart()
     return State(
       observation=observation,
@@ -115,10 +116,10 @@ class Actor:
     self.games.pulse.enter('choosing actions')
     decision = self._policy(state.observation)
     # Copied, since the step overwrites the observation.
-    frame = self._newest_frame(state.observation).copy()
+    entry = {name: part.copy() for name, part in self._entry(state.observation).items()}
     step = self.games.step(decision.actions)
 
-    records = self._records(frame, state.start, decision, step)
+    records = self._records(entry, state.start, decision, step)
     shipments = [self._accumulator.add(self._environments, records, version)]
     at_limit = np.flatnonzero(step.truncated & ~step.terminated)  # [M]
     if len(at_limit):
@@ -126,7 +127,7 @@ class Actor:
       shipments.append(self._accumulator.add(at_limit, records, version))
 
     state = State(
-      observation=step.observation['observation'],
+      observation=step.observation,
       start=step.start,
       steps=state.steps + 1,
       parameter_version=version,
@@ -134,12 +135,12 @@ class Actor:
     return state, [shipment for shipment in shipments if shipment is not None]
 
   def _records(
-    self, frame: np.ndarray, start: np.ndarray, decision: agents.Decision, step: games.Step
+    self, entry: suites.Observation, start: np.ndarray, decision: agents.Decision, step: games.Step
   ) -> transitions.Records:
-    """The records `[N]` of a step from observations with the newest frames `frame`."""
+    """The records `[N]` of a step from observations whose `_entry` is given."""
     reward = np.clip(step.reward, -1.0, 1.0) if self._config.clip_rewards else step.reward
     return transitions.Records(
-      observation=frame,
+      observation=entry,
       start=start,
       action=decision.actions,
       q_taken=decision.q_taken,
@@ -153,7 +154,7 @@ class Actor:
       episode_length=step.episode_length,
     )
 
-  def _time_limit_records(self, observation: np.ndarray) -> transitions.Records:
+  def _time_limit_records(self, observation: suites.Observation) -> transitions.Records:
     """Additional records `[M]` for the last observations of episodes cut by a time limit.
 
     A time limit is not part of the task, so the value beyond it is not 0: the transitions before
@@ -163,10 +164,12 @@ class Actor:
     from `bootstrap_value`, and no transition begins here. The other fields are placeholders.
 
     Args:
-      observation: The last observations, `[M, ...]`.
+      observation: The last observations by name, `[M, ...]`.
     """
+    # Their values are bootstrapped from, so an action must be legal in them too.
+    masks.check(self._suite, observation)
     return transitions.Records(
-      observation=self._newest_frame(observation),
+      observation=self._entry(observation),
       start=False,
       action=0,
       q_taken=0.0,
@@ -178,6 +181,8 @@ class Actor:
       episode_length=0,
     )
 
-  def _newest_frame(self, observation: np.ndarray) -> np.ndarray:
-    """Of stacks `[N, stack, H, W]` the frames `[N, H, W]`; other observations unchanged."""
-    return observation[:, -1] if self._has_stacks else observation
+  def _entry(self, observation: suites.Observation) -> suites.Observation:
+    """What is new in observations: of stacks `[N, stack, H, W]` the newest frames `[N, H, W]`."""
+    if self._suite.frame_stack == 1:
+      return observation
+    return {**observation, 'observation': observation['observation'][:, -1]}

@@ -3,13 +3,14 @@
 `apex.dqn` and `apex.dpg` each implement `Algorithm`; `apex.algorithms` chooses between them.
 """
 
-from typing import Any, Callable, NamedTuple, Protocol
+from typing import Any, Callable, Mapping, NamedTuple, Protocol
 
 import numpy as np
 import sonnet as snt
 import tensorflow as tf
 
 from apex import config as configs
+from common import encoder, frames
 from common.distributed import parameters
 from common.environments import suite as suites
 from common.evaluation import play as evaluation
@@ -98,10 +99,10 @@ class Policy(Protocol):
   def refresh(self) -> int:
     """Copies the latest parameters; returns their version."""
 
-  def __call__(self, observation: np.ndarray) -> Decision:
+  def __call__(self, observation: suites.Observation) -> Decision:
     """Chooses exploring actions for observations `[N, ...]`, in the environment's own layout."""
 
-  def bootstrap_value(self, observation: np.ndarray) -> np.ndarray:
+  def bootstrap_value(self, observation: suites.Observation) -> np.ndarray:
     """Values observations `[M, ...]` as `Decision.bootstrap_value` does: float32 `[M]`."""
 
 
@@ -168,15 +169,42 @@ def traced(
   See `apex.run.Run.start` for why every graph runs before environments exist.
 
   Args:
-    function: Takes observations `[N, ...]` in the environment's own layout, then `others`.
-    suite: Has the observations' shape and dtype.
+    function: Takes observations by name, `[N, ...]`, as networks read them, then `others`.
+    suite: The environments. The graph takes their observations in their own layout.
     *others: Specifications of the other arguments, with an unknown leading axis.
   """
-  space = suite.observation_space['observation']
-  assert space.shape is not None
-  observation = tf.TensorSpec([None, *space.shape], tf.as_dtype(space.dtype))
-  signature = [observation, *others]
 
-  graph = tf.function(function, input_signature=signature)
-  graph(*(tf.zeros([1, *spec.shape[1:]], spec.dtype) for spec in signature))
+  def of_environment(observation: dict[str, tf.Tensor], *arguments: tf.Tensor) -> Any:
+    if suite.frame_stack > 1:
+      # Environments stack frames along the first axis, networks read them as channels.
+      stacked = frames.channels(observation['observation'])
+      observation = {**observation, 'observation': stacked}
+    return function(observation, *arguments)
+
+  zeros = encoder.zeros(suite.observation_space, leading=(1,))
+  others_zeros = [tf.zeros([1, *spec.shape[1:]], spec.dtype) for spec in others]
+  signature = tf.nest.map_structure(
+    lambda x: tf.TensorSpec([None, *x.shape[1:]], x.dtype), [zeros, *others_zeros]
+  )
+  graph = tf.function(of_environment, input_signature=signature)
+  graph(zeros, *others_zeros)
   return graph
+
+
+def network_observation(
+  entries: Mapping[str, tf.Tensor], frame_start: tf.Tensor
+) -> dict[str, tf.Tensor]:
+  """Observations as networks read them, from the entries of a sample.
+
+  Args:
+    entries: By name, `[K, stack, ...]`, the newest last. Those of `observation` are single frames
+      if stack > 1; of all others only the newest counts.
+    frame_start: bool `[K, stack]`, where the entry is the first of a game.
+
+  Returns:
+    By name, `[K, ...]`; frames as images uint8 `[K, H, W, stack]`.
+  """
+  observation = {name: part[:, -1] for name, part in entries.items()}
+  if frame_start.shape[1] > 1:
+    observation['observation'] = frames.stacks(entries['observation'], frame_start)
+  return observation

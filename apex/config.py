@@ -62,7 +62,7 @@ class Config(settings.Settings):
   # Save the replay with each checkpoint.
   checkpoint_replay: bool = False
 
-  # DQN's network. DPG's networks have the paper's sizes.
+  # DQN's network. DPG has a torso for images only, and its layers have the paper's sizes.
   torso: str = 'nature'
   hidden_size: int = 512
 
@@ -95,6 +95,12 @@ class Config(settings.Settings):
   @property
   def evicts_by_priority(self) -> bool:
     return self.eviction == 'by_priority'
+
+  def torso_for(self, suite: suites.Suite) -> str:
+    # DPG's own layers read vectors, whatever the torso for images is.
+    if self.algorithm == 'dpg' and len(suites.observed_shape(suite)) == 1:
+      return 'vector'
+    return super().torso_for(suite)
 
   def max_training_frames(self) -> int:
     return self.max_episode_frames
@@ -180,10 +186,10 @@ class Config(settings.Settings):
         f'--env={suite.name} --tasks={suite.tasks[0]}'
       )
     self.check_shares(suite, actors)
+    _refuse_several_actions(suite)
 
-    shape = suite.observation_space['observation'].shape or ()
-    shows_vectors = len(shape) == 1
-    preset = PRESETS.preset_for(suite.name)
+    shows_vectors = len(suites.observed_shape(suite)) == 1
+    preset = PRESETS.preset_for(suite.name, self.environment_options())
     # DQN takes the maximum over actions, DPG the gradient with respect to them.
     fitting, kind = ('dqn', 'discrete') if suite.is_discrete else ('dpg', 'continuous')
     self.expect(
@@ -196,13 +202,16 @@ class Config(settings.Settings):
       shows_vectors or not self.evicts_by_priority,
       f"'oldest', as {suite.name} shows images, which blocks of many transitions share",
     )
-    # DPG has networks of its own, without a torso.
-    if suite.is_discrete:
-      self.check_torso(suite)
-    elif not shows_vectors:
-      raise errors.UserError(
-        f'{suite.name} has continuous actions and observations {shape}, but dpg reads only vectors'
-      )
+    self.check_torso(suite)
+
+
+def _refuse_several_actions(suite: suites.Suite) -> None:
+  """Refuses suites in which several discrete actions are taken at once."""
+  if not (suite.is_discrete or suite.is_continuous):
+    raise errors.UserError(
+      f'{suite.name} takes several discrete actions at once, {suite.action_space}, but Ape-X DQN '
+      f'chooses one. IMPALA takes them: scripts/train --env={suite.name}'
+    )
 
 
 # 35 hours at 37,000 frames/s (Figures 4 and 5).
@@ -217,6 +226,7 @@ def _actors(count: int) -> dict[str, int]:
 # Appendix D; other values are those of Ape-X DQN.
 _DPG = dict(
   algorithm='dpg',
+  torso='auto',
   clip_rewards=False,
   replay_capacity=1_000_000,
   eviction='by_priority',
@@ -261,10 +271,10 @@ _ROWS: dict[str, dict[str, Any]] = {
     target_period=500,
     learning_rate=0.00025,
   ),
-  # Vector observations, for your own environments and for tests; not in the paper.
+  # For your own environments and for tests; not in the paper.
   'gym': dict(
     env='gym:CartPole-v1',
-    torso='vector',
+    torso='auto',
     hidden_size=64,
     num_actors=2,
     envs_per_actor=4,
@@ -283,6 +293,17 @@ _ROWS: dict[str, dict[str, Any]] = {
   ),
   'control': dict(_SMALL_DPG, env='control:cartpole-swingup', total_frames=300_000),
   'gym_continuous': dict(_SMALL_DPG, env='gym:Pendulum-v1', total_frames=60_000),
+  # Blocks keep each image once, which eviction by priority cannot. Not in the paper.
+  'gym_continuous_images': dict(
+    _SMALL_DPG,
+    env='gym:CarRacing-v3',
+    total_frames=500_000,
+    eviction='oldest',
+    replay_capacity=30_000,
+    replay_ratio=4.0,
+    batch_size=64,
+    learning_rate=0.0003,
+  ),
   # Figure 3: Ape-X DPG.
   **{
     f'figure_3_{name}': dict(_FIGURE_3, env=f'control:{env}')
@@ -321,9 +342,13 @@ _ROWS: dict[str, dict[str, Any]] = {
 }
 
 
-def _gym_preset(env: str) -> str:
+def _gym_preset(env: str, options: environments.Options) -> str:
   """The preset for a gymnasium environment, which only loading it can tell."""
-  return 'gym' if environments.load(env).is_discrete else 'gym_continuous'
+  suite = environments.load(env, options)
+  if not suite.is_continuous:
+    return 'gym'
+  shows_vectors = len(suites.observed_shape(suite)) == 1
+  return 'gym_continuous' if shows_vectors else 'gym_continuous_images'
 
 
 PRESETS = presets.Presets(

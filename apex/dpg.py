@@ -4,7 +4,7 @@ Names carry the paper's time: `_t` belongs to S_t, where a transition starts, an
 S_{t+n}, the state it bootstraps from. phi are the policy's parameters, psi the critic's.
 """
 
-from typing import Callable, NamedTuple
+from typing import Callable, Mapping, NamedTuple
 
 import numpy as np
 import sonnet as snt
@@ -13,6 +13,7 @@ import tensorflow as tf
 from apex import agent as agents
 from apex import config as configs
 from apex import exploration
+from common import encoder as encoders
 from common import optimizers
 from common.distributed import parameters
 from common.environments import suite as suites
@@ -30,15 +31,16 @@ _LAST_LAYER = snt.initializers.RandomUniform(-3e-3, 3e-3)
 class PolicyNetwork(snt.Module):
   """pi(s, phi): 300 units, tanh, 200 units, ReLU, actions in [-1, 1] (appendix D)."""
 
-  def __init__(self, action_size: int):
+  def __init__(self, encoder: encoders.ObservationEncoder, action_size: int):
     super().__init__(name='policy')
+    self._encoder = encoder
     self._first = snt.Linear(300)
     self._second = snt.Linear(200)
     self._action = snt.Linear(action_size, w_init=_LAST_LAYER)
 
-  def __call__(self, observation: tf.Tensor) -> tf.Tensor:
-    """Observations float32 `[N, D]` to actions float32 `[N, A]`."""
-    features = tf.tanh(self._first(observation))  # [N, 300]
+  def __call__(self, observation: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """Observations by name, `[N, ...]`, to actions float32 `[N, A]`."""
+    features = tf.tanh(self._first(self._encoder(observation)))  # [N, 300]
     features = tf.nn.relu(self._second(features))  # [N, 200]
     return tf.tanh(self._action(features))
 
@@ -46,15 +48,24 @@ class PolicyNetwork(snt.Module):
 class Critic(snt.Module):
   """q(s, a, psi): 400 units, tanh, 300 units, ReLU, a scalar (appendix D)."""
 
-  def __init__(self) -> None:
+  def __init__(self, encoder: encoders.ObservationEncoder) -> None:
     super().__init__(name='critic')
+    self._encoder = encoder
     self._first = snt.Linear(400)
     self._second = snt.Linear(300)
     self._value = snt.Linear(1, w_init=_LAST_LAYER)
 
-  def __call__(self, observation: tf.Tensor, action: tf.Tensor) -> tf.Tensor:
-    """Observations float32 `[N, D]` and actions float32 `[N, A]` to values float32 `[N]`."""
-    features = tf.tanh(self._first(observation))  # [N, 400]
+  def __call__(self, observation: Mapping[str, tf.Tensor], action: tf.Tensor) -> tf.Tensor:
+    """Observations by name, `[N, ...]`, and actions float32 `[N, A]` to values float32 `[N]`."""
+    return self.value(self.encode(observation), action)
+
+  def encode(self, observation: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """Observations by name, `[N, ...]`, to features float32 `[N, D]`."""
+    return self._encoder(observation)
+
+  def value(self, features: tf.Tensor, action: tf.Tensor) -> tf.Tensor:
+    """Encoded observations float32 `[N, D]` and actions float32 `[N, A]` to values `[N]`."""
+    features = tf.tanh(self._first(features))  # [N, 400]
     features = tf.concat([features, action], axis=1)  # [N, 400 + A]
     features = tf.nn.relu(self._second(features))  # [N, 300]
     return tf.squeeze(self._value(features), axis=1)
@@ -63,13 +74,25 @@ class Critic(snt.Module):
 class Networks(snt.Module):
   """Policy and critic; all of their variables exist once they are constructed."""
 
-  def __init__(self, observation_size: int, action_size: int):
+  def __init__(
+    self,
+    policy_encoder: encoders.ObservationEncoder,
+    critic_encoder: encoders.ObservationEncoder,
+    action_size: int,
+  ):
+    """Builds both networks, which share no variables; vectors reach their first layers as they are.
+
+    Args:
+      policy_encoder: Reads observations for the policy.
+      critic_encoder: Reads the same observations for the critic.
+      action_size: A.
+    """
     super().__init__(name='networks')
-    self.policy = PolicyNetwork(action_size)
-    self.critic = Critic()
+    self.policy = PolicyNetwork(policy_encoder, action_size)
+    self.critic = Critic(critic_encoder)
 
     # Sonnet creates variables in the first call.
-    observation = tf.zeros([1, observation_size])
+    observation = encoders.zeros(policy_encoder.space, leading=(1,))
     self.critic(observation, self.policy(observation))
 
 
@@ -92,29 +115,22 @@ def critic_losses(
   Args:
     networks: phi and psi.
     target_networks: phi^- and psi^-.
-    sample: K transitions, with observations float32 `[K, 1, D]` (vectors are not stacked) and
-      actions float32 `[K, A]`.
+    sample: K transitions, with actions float32 `[K, A]`.
   """
-  shapes = [
-    (sample.observation, ('K', 1, 'D')),
-    (sample.action, 'KA'),
-    (sample.n_step_return, 'K'),
-    (sample.discount, 'K'),
-    (sample.next_observation, ('K', 1, 'D')),
-  ]
+  shapes = [(sample.action, 'KA'), (sample.n_step_return, 'K'), (sample.discount, 'K')]
   tf.debugging.assert_shapes(shapes)
   for x, _ in shapes:
     tf.debugging.assert_type(x, tf.float32)
 
-  observation_t = sample.observation[:, 0]  # [K, D]
-  observation_tpn = sample.next_observation[:, 0]
+  observation_t = agents.network_observation(sample.observation, sample.frame_start)
+  observation_tpn = agents.network_observation(sample.next_observation, sample.next_frame_start)
   action_tpn = target_networks.policy(observation_tpn)
   bootstrap_value = target_networks.critic(observation_tpn, action_tpn)  # [K]
   target_t = tf.stop_gradient(sample.n_step_return + sample.discount * bootstrap_value)
   return agents.squared_td_losses(networks.critic(observation_t, sample.action), target_t)
 
 
-def policy_gradients(networks: Networks, observation_t: tf.Tensor) -> list[tf.Tensor]:
+def policy_gradients(networks: Networks, observation_t: Mapping[str, tf.Tensor]) -> list[tf.Tensor]:
   """Computes the gradient, by phi, of the mean of -q(S_t, pi(S_t, phi), psi) (section 3.2).
 
   By the chain rule it is dq/da times dpi/dphi. Each dq/da is clipped to [-1, 1], element by
@@ -123,14 +139,11 @@ def policy_gradients(networks: Networks, observation_t: tf.Tensor) -> list[tf.Te
 
   Args:
     networks: phi and psi.
-    observation_t: float32 `[K, D]`.
+    observation_t: By name, `[K, ...]`.
 
   Returns:
     Gradients to descend, in the order of the policy's `trainable_variables`.
   """
-  tf.debugging.assert_shapes([(observation_t, 'KD')])
-  tf.debugging.assert_type(observation_t, tf.float32)
-
   with tf.GradientTape() as tape:
     actions = networks.policy(observation_t)  # [K, A]
   # The second tape watches actions only, so that nothing flows back into phi before clipping.
@@ -173,7 +186,8 @@ class Agent(tf.Module):
     by_critic, critic_norm = optimizers.clip_by_global_norm(
       tape.gradient(loss, variables), self._config.max_gradient_norm
     )
-    by_policy = policy_gradients(self.networks, sample.observation[:, 0])
+    observation_t = agents.network_observation(sample.observation, sample.frame_start)
+    by_policy = policy_gradients(self.networks, observation_t)
     statistics = {
       'loss': loss,
       'gradient_norm': critic_norm,
@@ -227,30 +241,34 @@ class Policy:
     with tf.device('/cpu:0'):
       return self._copy.refresh()
 
-  def __call__(self, observation: np.ndarray) -> agents.Decision:
-    """Chooses noisy actions for observations `[N, D]`."""
-    noise = exploration.gaussian_noise(len(observation), self._action_size, self._sigma, self._rng)
+  def __call__(self, observation: suites.Observation) -> agents.Decision:
+    """Chooses noisy actions for observations by name, `[N, ...]`."""
+    count = len(observation['observation'])
+    noise = exploration.gaussian_noise(count, self._action_size, self._sigma, self._rng)
     return self._run(observation, noise)
 
-  def bootstrap_value(self, observation: np.ndarray) -> np.ndarray:
-    """q(S, pi(S)), float32 `[M]`, for observations `[M, D]`."""
-    no_noise = np.zeros([len(observation), self._action_size], np.float32)
+  def bootstrap_value(self, observation: suites.Observation) -> np.ndarray:
+    """q(S, pi(S)), float32 `[M]`, for observations by name, `[M, ...]`."""
+    no_noise = np.zeros([len(observation['observation']), self._action_size], np.float32)
     return self._run(observation, no_noise).bootstrap_value
 
-  def _run(self, observation: np.ndarray, noise: np.ndarray) -> agents.Decision:
+  def _run(self, observation: suites.Observation, noise: np.ndarray) -> agents.Decision:
     with tf.device('/cpu:0'):
       decision = self._decide(observation, noise)
     return agents.Decision(*(part.numpy() for part in decision))
 
 
-def _decide(networks: Networks, observation: tf.Tensor, noise: tf.Tensor) -> agents.Decision:
+def _decide(
+  networks: Networks, observation: Mapping[str, tf.Tensor], noise: tf.Tensor
+) -> agents.Decision:
   """Acts with noise, clips to the actions' bounds, and values actions with noise and without."""
   preferred = networks.policy(observation)  # [N, A]
   actions = tf.clip_by_value(preferred + noise, -1.0, 1.0)
 
-  # One pass of the critic for both: [2 N].
-  q_values = networks.critic(
-    tf.concat([observation, observation], 0), tf.concat([actions, preferred], 0)
+  # One pass of the critic for both, [2 N], whose observations are encoded once.
+  features = networks.critic.encode(observation)
+  q_values = networks.critic.value(
+    tf.concat([features, features], 0), tf.concat([actions, preferred], 0)
   )
   q_taken, bootstrap_value = tf.split(q_values, 2)
   return agents.Decision(actions=actions, q_taken=q_taken, bootstrap_value=bootstrap_value)
@@ -262,10 +280,18 @@ def make_agent(config: configs.Config, suite: suites.Suite) -> Agent:
 
 
 def make_networks(config: configs.Config, suite: suites.Suite) -> Networks:
-  """Newly initialised networks for a suite, always of the paper's sizes."""
-  del config
-  (observation_size,) = suite.observation_space['observation'].shape or ()
-  return Networks(observation_size, _action_size(suite))
+  """Newly initialised networks for a suite; the layers after the encoder have the paper's sizes."""
+  return Networks(_encoder(config, suite), _encoder(config, suite), _action_size(suite))
+
+
+def _encoder(config: configs.Config, suite: suites.Suite) -> encoders.ObservationEncoder:
+  """Reads images with a torso, and leaves vectors to the paper's layers."""
+  return encoders.ObservationEncoder(
+    suites.network_space(suite),
+    config.torso_for(suite),
+    vector_sizes=(),
+    instruction_size=config.instruction_size,
+  )
 
 
 def make_policy(
@@ -290,7 +316,7 @@ def make_player(
 
   def make(task: str, count: int) -> evaluation.Player:
     del task, count
-    return lambda observations, rewards, done: act(observations['observation']).numpy()
+    return lambda observations, rewards, done: act(dict(observations)).numpy()
 
   return make
 

@@ -4,9 +4,8 @@ Names carry the paper's time: `_t` belongs to S_t, where a transition starts, an
 S_{t+n}, the state it bootstraps from.
 """
 
-from typing import Callable
+from typing import Callable, Mapping
 
-import gymnasium
 import numpy as np
 import sonnet as snt
 import tensorflow as tf
@@ -14,8 +13,10 @@ import tensorflow as tf
 from apex import agent as agents
 from apex import config as configs
 from apex import exploration
-from common import frames, networks, optimizers
+from common import encoder as encoders
+from common import networks, optimizers
 from common.distributed import parameters
+from common.environments import masks
 from common.environments import suite as suites
 from common.evaluation import play as evaluation
 from common.replay import structures
@@ -29,33 +30,32 @@ class DuelingNetwork(snt.Module):
   All of its variables exist once it is constructed.
   """
 
-  def __init__(
-    self, observation_space: gymnasium.spaces.Box, num_actions: int, torso: str, hidden_size: int
-  ):
+  def __init__(self, encoder: encoders.ObservationEncoder, num_actions: int, hidden_size: int):
     """Builds the network.
 
     Args:
-      observation_space: One observation as the torso reads it: an image `[H, W, C]` or a vector.
+      encoder: Reads observations.
       num_actions: A.
-      torso: A name in `common.networks.TORSOS`.
       hidden_size: The width of the hidden layer in each of the two streams.
     """
     super().__init__(name='dueling_network')
-    self._torso = networks.TORSOS[torso]()
+    self._encoder = encoder
     self._value = snt.nets.MLP([hidden_size, 1])
     self._advantage = snt.nets.MLP([hidden_size, num_actions])
 
     # Sonnet creates variables in the first call.
-    self(tf.zeros([1, *observation_space.shape], tf.as_dtype(observation_space.dtype)))
+    self(encoders.zeros(encoder.space, leading=(1,)))
 
-  def __call__(self, observation: tf.Tensor) -> tf.Tensor:
-    """Observations `[N, ...]` to q-values float32 `[N, A]`."""
-    # Both streams send their gradient into the torso, so Wang et al. scale the sum by 1 / sqrt(2)
+  def __call__(self, observation: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """Observations by name, `[N, ...]`, to q-values float32 `[N, A]`; -1e9 for illegal actions."""
+    # Both streams send their gradient into the encoder, so Wang et al. scale the sum by 1 / sqrt(2)
     # there (section 4.2).
-    features = _scale_gradient(self._torso(observation), 2.0**-0.5)
+    features = _scale_gradient(self._encoder(observation), 2.0**-0.5)
     advantage = self._advantage(features)
     # Subtracting the mean makes V and A identifiable; their sum alone would not be.
-    return self._value(features) + advantage - tf.reduce_mean(advantage, axis=1, keepdims=True)
+    q_values = self._value(features) + advantage - tf.reduce_mean(advantage, axis=1, keepdims=True)
+    # Masked here, so that neither a policy nor a target ever prefers an illegal action.
+    return networks.mask_illegal(q_values, observation)
 
 
 def double_q_targets(
@@ -106,8 +106,8 @@ def evaluate_sample(
   network: DuelingNetwork, target_network: DuelingNetwork, sample: structures.Sample
 ) -> agents.TDLosses:
   """The loss and TD error of each transition in a sample `[K, ...]`."""
-  observation_t = agent_observation(sample.observation, sample.frame_start)
-  observation_tpn = agent_observation(sample.next_observation, sample.next_frame_start)
+  observation_t = agents.network_observation(sample.observation, sample.frame_start)
+  observation_tpn = agents.network_observation(sample.next_observation, sample.next_frame_start)
   target_t = double_q_targets(
     sample.n_step_return,
     sample.discount,
@@ -115,21 +115,6 @@ def evaluate_sample(
     target_network(observation_tpn),
   )
   return td_losses(network(observation_t), sample.action, target_t)
-
-
-def agent_observation(observation: tf.Tensor, frame_start: tf.Tensor) -> tf.Tensor:
-  """Observations as the network reads them, from the entries of a sample.
-
-  Args:
-    observation: `[K, stack, ...]`, single frames uint8, the newest last; or vectors, stack = 1.
-    frame_start: bool `[K, stack]`, where the entry is the first of a game.
-
-  Returns:
-    Images uint8 `[K, H, W, stack]`, or vectors float32 `[K, D]`.
-  """
-  if observation.shape[1] == 1:
-    return observation[:, 0]
-  return frames.stacks(observation, frame_start)
 
 
 class Agent(tf.Module):
@@ -193,7 +178,7 @@ class Policy:
       epsilon: float32 `[N]`, one for each environment of this actor.
       seed: Seeds exploration.
     """
-    self._q_values = traced_q_values(network, suite)
+    self._q_values = agents.traced(network, suite)
     self._copy = parameters.ParameterCopy(network.trainable_variables, source)
     self._epsilon = epsilon
     self._rng = np.random.default_rng(seed)
@@ -203,21 +188,22 @@ class Policy:
     with tf.device('/cpu:0'):
       return self._copy.refresh()
 
-  def __call__(self, observation: np.ndarray) -> agents.Decision:
-    """Chooses epsilon-greedy actions for observations `[N, ...]`."""
+  def __call__(self, observation: suites.Observation) -> agents.Decision:
+    """Chooses epsilon-greedy actions for observations by name, `[N, ...]`."""
     q_values = self.q_values(observation)
-    actions = exploration.epsilon_greedy(q_values, self._epsilon, self._rng)
+    mask = observation.get(masks.NAME)
+    actions = exploration.epsilon_greedy(q_values, self._epsilon, self._rng, mask)
     return agents.Decision(
       actions=actions,
       q_taken=q_values[np.arange(len(actions)), actions],
       bootstrap_value=q_values.max(axis=1),
     )
 
-  def bootstrap_value(self, observation: np.ndarray) -> np.ndarray:
+  def bootstrap_value(self, observation: suites.Observation) -> np.ndarray:
     """max_a q(S, a), float32 `[M]`, for observations `[M, ...]`."""
     return self.q_values(observation).max(axis=1)
 
-  def q_values(self, observation: np.ndarray) -> np.ndarray:
+  def q_values(self, observation: suites.Observation) -> np.ndarray:
     """Q-values float32 `[N, A]` for observations `[N, ...]` in the environment's own layout."""
     with tf.device('/cpu:0'):
       return self._q_values(observation).numpy()
@@ -230,9 +216,7 @@ def make_agent(config: configs.Config, suite: suites.Suite) -> Agent:
 
 def make_networks(config: configs.Config, suite: suites.Suite) -> DuelingNetwork:
   """A newly initialised network for a suite."""
-  return DuelingNetwork(
-    suites.network_space(suite), suite.num_actions, config.torso, config.hidden_size
-  )
+  return DuelingNetwork(encoders.make(config, suite), suite.num_actions, config.hidden_size)
 
 
 def make_policy(
@@ -254,15 +238,21 @@ def make_player(
   network: DuelingNetwork, config: configs.Config, suite: suites.Suite, seed: int
 ) -> Callable[[str, int], evaluation.Player]:
   """Makes players that act greedily, except with probability `config.evaluation_epsilon`."""
-  q_values = traced_q_values(network, suite)
+  q_values = agents.traced(network, suite)
 
   def make(task: str, count: int) -> evaluation.Player:
     del task
     epsilon = np.full(count, config.evaluation_epsilon)
     rng = np.random.default_rng(seed)
-    return lambda observations, rewards, done: exploration.epsilon_greedy(
-      q_values(observations['observation']).numpy(), epsilon, rng
-    )
+
+    def act(
+      observations: Mapping[str, np.ndarray], rewards: np.ndarray, done: np.ndarray
+    ) -> np.ndarray:
+      del rewards, done
+      values = q_values(dict(observations)).numpy()
+      return exploration.epsilon_greedy(values, epsilon, rng, observations.get(masks.NAME))
+
+    return act
 
   return make
 
@@ -271,18 +261,6 @@ def shown_environments(config: configs.Config) -> np.ndarray:
   """Selects the eighth of the environments that explores least: bool `[N]`."""
   epsilons = exploration.epsilons(config.num_environments, config.distinct_epsilons)
   return exploration.greediest(epsilons)
-
-
-def traced_q_values(
-  network: DuelingNetwork, suite: suites.Suite
-) -> Callable[[np.ndarray], tf.Tensor]:
-  """The network as one graph, already run once, for observations in the environment's layout."""
-
-  def q_values(observation: tf.Tensor) -> tf.Tensor:
-    # Environments stack frames along the first axis, networks read them as channels.
-    return network(frames.channels(observation) if suite.frame_stack > 1 else observation)
-
-  return agents.traced(q_values, suite)
 
 
 def _scale_gradient(x: tf.Tensor, scale: float) -> tf.Tensor:

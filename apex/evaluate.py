@@ -1,13 +1,14 @@
 """Evaluates an Ape-X run.
 
     python -m apex.evaluate RUN [--episodes=N] [--checkpoint=latest|best|PATH] [--video]
+                                [--deterministic]
 
 Plays N episodes with a checkpoint from the run's folder RUN. On Atari, episodes start with up to 30
-no-ops. DQN acts greedily except with probability `evaluation_epsilon`, DPG without noise. Prints
-the mean return with its 95% bootstrap interval and writes it to `evaluation.json` in RUN. For
-Atari, also writes the human-normalised score beside the papers' (`scores.json`, `scores.png`); for
-other environments, the returns of a random policy. Results with the same checkpoint, N and seed
-are reused. --video writes a GIF to RUN/videos.
+no-ops. DQN acts greedily except with probability `evaluation_epsilon` (never with --deterministic),
+DPG without noise. Prints the mean return with its 95% bootstrap interval and writes it to
+`evaluation.json` in RUN. For Atari, also writes the human-normalised score beside the papers'
+(`scores.json`, `scores.png`); for other environments, the returns of a random policy. Results with
+the same checkpoint, N and seed are reused. --video writes a GIF to RUN/videos.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,9 @@
 """How the actors explore (Ape-X, sections 4.1 and 4.2)."""
 
+import gymnasium
 import numpy as np
+
+from common.environments import masks
 
 BASE_EPSILON = 0.4
 EXPONENT = 7.0
@@ -30,14 +33,18 @@ def greediest(epsilon: np.ndarray, share: float = 1 / 8) -> np.ndarray:
 
 
 def epsilon_greedy(
-  q_values: np.ndarray, epsilon: np.ndarray, rng: np.random.Generator
+  q_values: np.ndarray,
+  epsilon: np.ndarray,
+  rng: np.random.Generator,
+  mask: np.ndarray | None = None,
 ) -> np.ndarray:
   """Draws a uniform action with probability epsilon, else takes the best one.
 
   Args:
-    q_values: `[N, A]`.
+    q_values: `[N, A]`; those of illegal actions are lower than all others.
     epsilon: `[N]`.
     rng: Where random numbers come from.
+    mask: `[N, A]`, the actions to draw from; None for all.
 
   Returns:
     Actions int32 `[N]`.
@@ -50,7 +57,10 @@ def epsilon_greedy(
       f'q_values have shape {q_values.shape} and epsilon {epsilon.shape}, expected [N, A] and [N]'
     )
   explores = rng.random(len(q_values)) < epsilon
-  uniform = rng.integers(q_values.shape[1], size=len(q_values))
+  if mask is None:
+    uniform = rng.integers(q_values.shape[1], size=len(q_values))
+  else:
+    uniform = masks.random_legal(gymnasium.spaces.Discrete(q_values.shape[1]), mask, rng)
   return np.where(explores, uniform, q_values.argmax(axis=1)).astype(np.int32)
 
 

@@ -105,7 +105,8 @@ class Run(runs.Run):
     return (
       f'Training {config.env} for {config.total_frames:,} frames: {config.num_actors} actors of '
       f'{config.envs_per_actor} environments, a replay of {config.replay_capacity:,} transitions, '
-      f'batches of {config.batch_size}. Learning starts at {config.min_replay:,} transitions.'
+      f'batches of {config.batch_size}, torso {config.torso_for(self._suite)}. Learning starts at '
+      f'{config.min_replay:,} transitions.'
     )
 
   def warm_up(self) -> None:

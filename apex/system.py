@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from apex import config as configs
@@ -45,10 +46,12 @@ class ApeX:
     return remote.make_actor(config, suite, to_learner, welcome)
 
   def make_playing_agent(
-    self, config: configs.Config, suite: environments.Suite, seed: int
+    self, config: configs.Config, suite: environments.Suite, seed: int, deterministic: bool = False
   ) -> systems.PlayingAgent:
     from apex import players
 
+    if deterministic:
+      config = dataclasses.replace(config, evaluation_epsilon=0.0)
     return players.make(config, suite, seed)
 
 

@@ -33,7 +33,7 @@ class Records(NamedTuple):
   """One agent step in N environments: what was seen, what was done, what came of it. Arrays `[N]`.
 
   Attributes:
-    observation: The newest frame uint8 `[N, H, W]` of a stack, or the whole vector or image.
+    observation: By name; of a stack the newest frame, uint8 `[N, H, W]`.
     start: bool, the observation is the first of a game.
     action: int32 `[N]`, or float32 `[N, A]`.
     q_taken: float32, q(S_t, A_t).
@@ -57,17 +57,20 @@ class Records(NamedTuple):
   episode_length: Any
 
 
+# The records' fields without a place for older frames.
+_PLAIN = tuple(name for name in Records._fields if name not in ('observation', 'start'))
+
+
 def specification(suite: suites.Suite, length: int, n: int) -> Shipment:
   """The `tf.TensorSpec`s of one shipment of `length` n-step transitions."""
   # The stack of the first transition reaches back, the last one bootstraps n steps ahead.
   entries = suite.frame_stack - 1 + length + n
-  observation = _observation(suite)
 
   def per_transition(dtype: tf.DType) -> tf.TensorSpec:
     return tf.TensorSpec([length], dtype)
 
   block = structures.TransitionBlock(
-    observation=tf.TensorSpec([entries, *observation.shape], observation.dtype),
+    observation=_observation(suite, entries),
     frame_start=tf.TensorSpec([entries], tf.bool),
     action=_action(suite, length),
     n_step_return=per_transition(tf.float32),
@@ -85,9 +88,7 @@ def specification(suite: suites.Suite, length: int, n: int) -> Shipment:
   )
 
 
-def bounds(
-  config: configs.Config, suite: suites.Suite, version: Callable[[], int]
-) -> dict[str, tuple[wire.Bound, wire.Bound]]:
+def bounds(config: configs.Config, suite: suites.Suite, version: Callable[[], int]) -> wire.Bounds:
   """The lowest and highest values of a shipment's fields, for `wire.Codec`.
 
   Args:
@@ -107,9 +108,8 @@ def bounds(
     'episode_return': sums,
     'episode_length': (0, np.iinfo(np.int32).max),
   }
-  observation_bounds = suites.integer_bounds(suite)
-  if 'observation' in observation_bounds:
-    limits['block.observation'] = observation_bounds['observation']
+  for name, limit in suites.integer_bounds(suite).items():
+    limits[f'block.observation.{name}'] = limit
   # Policies clip continuous actions to the suites' range.
   limits['block.action'] = (0, suite.num_actions - 1) if suite.is_discrete else (-1, 1)
   return limits
@@ -129,13 +129,13 @@ def separate(
   thus kept twice.
 
   Args:
-    blocks: Arrays `[M, ...]`. Observations must be vectors: a stack would need more entries.
+    blocks: Arrays `[M, ...]`. Observations must not be stacks, which would need more entries.
 
   Returns:
     Arrays `[K, ...]`, a block for each of the K valid transitions; and the index of the block that
     it was in, int `[K]`.
   """
-  blocks = structures.TransitionBlock(*(np.asarray(part) for part in blocks))
+  blocks = tf.nest.map_structure(np.asarray, blocks)
   block, start = np.nonzero(blocks.valid)  # [K] each.
   entries = np.stack([start, blocks.end[block, start]], axis=1)  # [K, 2]
 
@@ -143,7 +143,9 @@ def separate(
     return part[block, start][:, np.newaxis]  # [K, 1, ...]
 
   separated = structures.TransitionBlock(
-    observation=blocks.observation[block[:, np.newaxis], entries],
+    observation=tf.nest.map_structure(
+      lambda part: part[block[:, np.newaxis], entries], blocks.observation
+    ),
     frame_start=blocks.frame_start[block[:, np.newaxis], entries],
     action=per_transition(blocks.action),
     n_step_return=per_transition(blocks.n_step_return),
@@ -250,17 +252,19 @@ class Accumulator:
       Shipments `[K, ...]` of the K environments whose block is now full; None if there are none.
     """
     at = self._filled[which]
-    for name, kept, new in zip(Records._fields, self._records, records, strict=True):
-      # Observations and starts have room in front for the first stack's older frames.
-      offset = self._older if name in ('observation', 'start') else 0
-      kept[which, at + offset] = new
+    # Observations and starts have room in front for the first stack's older frames.
+    for name, kept in self._records.observation.items():
+      kept[which, at + self._older] = records.observation[name]
+    self._records.start[which, at + self._older] = records.start
+    for name in _PLAIN:
+      getattr(self._records, name)[which, at] = getattr(records, name)
     self._filled[which] += 1
 
     full = np.flatnonzero(self._filled == self._length + self._n)
     return self._ship(full, parameter_version) if len(full) else None
 
   def _ship(self, full: np.ndarray, parameter_version: int) -> Shipment:
-    window = Records(*(kept[full] for kept in self._records))  # Copies, [K, B + n, ...].
+    window = tf.nest.map_structure(lambda kept: kept[full], self._records)  # [K, B + n, ...].
     own = slice(0, self._length)
     shipment = Shipment(
       block=self._block(window),
@@ -293,7 +297,7 @@ class Accumulator:
 
   def _keep_last(self, full: np.ndarray) -> None:
     """Moves the last n records, and their stacks' older frames, to the front for the next block."""
-    for kept in self._records:
+    for kept in tf.nest.flatten(self._records):
       keep = kept.shape[1] - self._length
       kept[full, :keep] = kept[full, self._length :]
     self._filled[full] = self._n
@@ -315,15 +319,18 @@ def _empty_records(suite: suites.Suite, count: int, length: int, n: int) -> Reco
     episode_return=scalars,
     episode_length=tf.TensorSpec([length + n], tf.int32),
   )
-  return Records(*(np.zeros((count, *s.shape), s.dtype.as_numpy_dtype) for s in specs))
+  return tf.nest.map_structure(lambda s: np.zeros((count, *s.shape), s.dtype.as_numpy_dtype), specs)
 
 
-def _observation(suite: suites.Suite) -> tf.TensorSpec:
-  """One entry of a block: a single frame of a stack, or the whole vector or image."""
-  space = suite.observation_space['observation']
-  assert space.shape is not None
-  shape = space.shape[1:] if suite.frame_stack > 1 else space.shape
-  return tf.TensorSpec(shape, tf.as_dtype(space.dtype))
+def _observation(suite: suites.Suite, entries: int) -> dict[str, tf.TensorSpec]:
+  """The entries of a block by name; one of `observation` is a single frame of its stack."""
+  specs = {}
+  for name, space in suite.observation_space.spaces.items():
+    assert space.shape is not None  # Suites observe boxes.
+    is_stack = name == 'observation' and suite.frame_stack > 1
+    shape = space.shape[1:] if is_stack else space.shape
+    specs[name] = tf.TensorSpec([entries, *shape], tf.as_dtype(space.dtype))
+  return specs
 
 
 def _action(suite: suites.Suite, length: int) -> tf.TensorSpec:

@@ -6,25 +6,22 @@ import tensorflow as tf
 
 
 def interleave(frames: Sequence[tf.Tensor]) -> tf.Tensor:
-  """Makes four grey images the channels of one.
+  """Makes grey images the channels of one.
 
-  Four adjacent bytes are one 32-bit word, so this computes words and reads them as bytes. It takes
-  a third of the time of `tf.stack(frames, axis=-1)`, which copies byte by byte.
+  Four adjacent bytes are one 32-bit word, so for four images, the usual number, this computes words
+  and reads them as bytes. It takes a third of the time of `tf.stack`, which copies byte by byte.
 
   Args:
-    frames: Four tensors, uint8 `[..., H, W]`.
+    frames: Tensors, uint8 `[..., H, W]`.
 
   Returns:
-    uint8 `[..., H, W, 4]`.
-
-  Raises:
-    ValueError: For another number of frames.
+    uint8 `[..., H, W, len(frames)]`.
   """
-  if len(frames) != 4:
-    raise ValueError(f'{len(frames)} frames, expected 4: as many bytes as a word has')
   for frame in frames:
     # Larger numbers would spill into the next channel.
     tf.debugging.assert_type(frame, tf.uint8)
+  if len(frames) != 4:
+    return tf.stack(frames, axis=-1)
   word = tf.cast(frames[0], tf.uint32)  # [..., H, W]
   for i, frame in enumerate(frames[1:], 1):
     shift = tf.constant(8 * i, tf.uint32)
@@ -36,10 +33,10 @@ def channels(observed: tf.Tensor) -> tf.Tensor:
   """Converts stacks from the environments' layout to the networks'.
 
   Args:
-    observed: uint8 `[N, 4, H, W]`.
+    observed: uint8 `[N, S, H, W]`.
 
   Returns:
-    uint8 `[N, H, W, 4]`.
+    uint8 `[N, H, W, S]`.
   """
   tf.debugging.assert_rank(observed, 4)
   return interleave(tf.unstack(observed, axis=1))
@@ -77,16 +74,16 @@ def stacks(frames: tf.Tensor, starts: tf.Tensor) -> tf.Tensor:
   """Like `stack`, for stacks that were drawn one by one.
 
   Args:
-    frames: uint8 `[K, 4, H, W]`, the newest last.
-    starts: bool `[K, 4]`, True where the frame is the first of a game.
+    frames: uint8 `[K, S, H, W]`, the newest last.
+    starts: bool `[K, S]`, True where the frame is the first of a game.
 
   Returns:
-    uint8 `[K, H, W, 4]`.
+    uint8 `[K, H, W, S]`.
   """
   tf.debugging.assert_rank(frames, 4)
   tf.debugging.assert_rank(starts, 2)
   tf.debugging.assert_type(starts, tf.bool)
   # A frame is visible if no game started at any later one: a product, from the newest on.
   no_start = 1.0 - tf.cast(starts, tf.float32)
-  visible = tf.math.cumprod(no_start, axis=1, exclusive=True, reverse=True)  # [K, 4]
+  visible = tf.math.cumprod(no_start, axis=1, exclusive=True, reverse=True)  # [K, S]
   return channels(frames * tf.cast(visible, tf.uint8)[:, :, tf.newaxis, tf.newaxis])

@@ -1,4 +1,4 @@
-"""Network parts shared by both systems: torsos for pixels and vectors, an LSTM with resets.
+"""Network parts shared by both systems: torsos, an LSTM with resets, masks of illegal actions.
 
 Initial weights are those of IMPALA's released code, on Sonnet 1.23 and TensorFlow 1.9. Convolutions
 and linear layers have them by Sonnet 2's defaults: weights of a truncated normal with standard
@@ -6,10 +6,29 @@ deviation 1/sqrt(fan-in), biases of zero. Embeddings and LSTMs differ, and are s
 """
 
 import math
-from typing import Callable
+from typing import Callable, Mapping, Sequence
 
 import sonnet as snt
 import tensorflow as tf
+
+# The logit or value of an illegal action. Finite: times a probability of zero it is zero.
+ILLEGAL = -1e9
+
+
+def mask_illegal(values: tf.Tensor, observation: Mapping[str, tf.Tensor]) -> tf.Tensor:
+  """Logits or values of actions, those of illegal ones replaced by -1e9.
+
+  No gradient flows into what is replaced.
+
+  Args:
+    values: float32 `[..., A]`.
+    observation: If it has no `action_mask`, uint8 `[..., A]`, all actions are legal.
+  """
+  if 'action_mask' not in observation:
+    return values
+  mask = observation['action_mask']
+  values.shape.assert_is_compatible_with(mask.shape)  # `where` would broadcast.
+  return tf.where(mask > 0, values, ILLEGAL)
 
 
 class ShallowTorso(snt.Module):
@@ -80,15 +99,71 @@ class DeepTorso(snt.Module):
     return tf.nn.relu(self._linear(snt.flatten(tf.nn.relu(x))))
 
 
-class VectorTorso(snt.Module):
-  """Two layers of 64 for vector observations; not in the papers."""
+class SmallTorso(snt.Module):
+  """Two 3x3 convolutions and a linear layer of 256; not in the papers.
+
+  For images too small for the other torsos. SAME padding: even a single pixel can be read.
+  """
 
   def __init__(self) -> None:
+    super().__init__(name='small_torso')
+    self._layers = _SmallLayers()
+
+  def __call__(self, images: tf.Tensor) -> tf.Tensor:
+    """Images uint8 `[N, H, W, C]` to features float32 `[N, 256]`."""
+    return self._layers(tf.cast(images, tf.float32) / 255.0)
+
+
+class GridTorso(snt.Module):
+  """Embeds the symbols of each cell, then as `SmallTorso`; not in the papers.
+
+  For MiniGrid and its like, whose cells hold the numbers of an object, a colour and a state. Each
+  number has a vector, and a cell is the sum of its three, as in BabyAI 1.1.
+  """
+
+  _SYMBOLS = 32  # Of each kind. MiniGrid has 11 objects, 6 colours and 4 states.
+  _EMBEDDING = 32
+
+  def __init__(self) -> None:
+    super().__init__(name='grid_torso')
+    self._embed = snt.Embed(3 * self._SYMBOLS, self._EMBEDDING)
+    self._layers = _SmallLayers()
+
+  def __call__(self, cells: tf.Tensor) -> tf.Tensor:
+    """Cells uint8 `[N, H, W, 3]` to features float32 `[N, 256]`."""
+    # Each kind has rows of its own in the table. Numbers beyond a kind's share the last row.
+    symbols = tf.minimum(tf.cast(cells, tf.int32), self._SYMBOLS - 1)
+    rows = symbols + self._SYMBOLS * tf.range(3)
+    return self._layers(tf.reduce_sum(self._embed(rows), axis=3))  # [N, H, W, 3, E] summed.
+
+
+class _SmallLayers(snt.Module):
+  """Two 3x3 convolutions and a linear layer."""
+
+  def __init__(self) -> None:
+    super().__init__(name='small_layers')
+    self._convolutions = [snt.Conv2D(channels, 3) for channels in (16, 32)]
+    self._linear = snt.Linear(256)
+
+  def __call__(self, x: tf.Tensor) -> tf.Tensor:
+    """Float32 `[N, H, W, C]` to `[N, 256]`."""
+    for convolution in self._convolutions:
+      x = tf.nn.relu(convolution(x))
+    return tf.nn.relu(self._linear(snt.flatten(x)))
+
+
+class VectorTorso(snt.Module):
+  """Layers of tanh for vector observations; not in the papers."""
+
+  def __init__(self, sizes: Sequence[int] = (64, 64)):
+    """Makes the layers; without sizes there are none, and features are the vectors themselves."""
     super().__init__(name='vector_torso')
-    self._mlp = snt.nets.MLP([64, 64], activation=tf.nn.tanh, activate_final=True)
+    self._mlp = (
+      snt.nets.MLP(sizes, activation=tf.nn.tanh, activate_final=True) if sizes else tf.identity
+    )
 
   def __call__(self, vectors: tf.Tensor) -> tf.Tensor:
-    """Vectors float32 `[N, D]` to features float32 `[N, 64]`."""
+    """Vectors float32 `[N, D]` to features float32 `[N, F]`, F the last layer's size."""
     return self._mlp(vectors)
 
 
@@ -96,6 +171,8 @@ TORSOS: dict[str, Callable[[], snt.Module]] = {
   'shallow': ShallowTorso,
   'deep': DeepTorso,
   'nature': NatureTorso,
+  'small': SmallTorso,
+  'grid': GridTorso,
   'vector': VectorTorso,
 }
 

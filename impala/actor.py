@@ -8,6 +8,7 @@ import tensorflow as tf
 from common.distributed import queues
 from common.environments import suite as suites
 from common.runs import games
+from impala import actions as acting
 from impala import networks, trajectory
 from impala import policy as policies
 
@@ -84,7 +85,7 @@ class Actor:
     count = len(self._task_ids)
     inputs = networks.AgentInput(
       observation=self.games.reset(),
-      last_action=np.zeros(count, np.int32),
+      last_action=np.zeros((count, *acting.shape_of(self._suite.action_space)), np.int32),
       reward=np.zeros(count, np.float32),
       done=np.ones(count, bool),
     )

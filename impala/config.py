@@ -39,6 +39,7 @@ class Config(settings.Settings):
   # Network (section 3 and Figure 3).
   torso: str = 'shallow'
   lstm: bool = True
+  core_size: int = 256
   # Feed the last action and the last reward into the core.
   feedback: bool = True
 
@@ -92,6 +93,7 @@ class Config(settings.Settings):
       'rmsprop_epsilon',
       'dynamic_batch_size',
       'learner_devices',
+      'core_size',
     )
     self.expect_fraction('discount', 'rmsprop_decay', 'rmsprop_momentum', 'lambda_')
     self.expect_at_least_zero(
@@ -127,10 +129,10 @@ class Config(settings.Settings):
     Raises:
       UserError: Names the setting, its value and what is expected.
     """
-    if not suite.is_discrete:
+    if suite.is_continuous:
       raise errors.UserError(
         f'{suite.name} has continuous actions, but IMPALA needs discrete ones. Use Ape-X DPG: '
-        f'python -m apex.train --env={suite.name}'
+        f'python -m apex.train {self.environment_flags()}'
       )
     self.check_torso(suite)
     self.check_shares(suite, actors)
@@ -210,10 +212,10 @@ _PRESET_ROWS: dict[str, dict[str, Any]] = {
     max_gradient_norm=40.0,
     total_frames=4_000_000,
   ),
-  # Vector observations, for your own environments and for tests; not in the paper.
+  # For your own environments and for tests; not in the paper.
   'gym': dict(
     env='gym:CartPole-v1',
-    torso='vector',
+    torso='auto',
     unroll_length=20,
     batch_size=8,
     queue_capacity=8,

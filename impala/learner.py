@@ -8,6 +8,7 @@ from common import optimizers
 from common.distributed import parameters
 from common.environments import suite as suites
 from common.runs import counters
+from impala import actions as acting
 from impala import batching, losses, networks, replicas, rewards, trajectory, vtrace
 from impala import config as configs
 
@@ -66,6 +67,7 @@ class Learner(counters.Counters):
     super().__init__('learner')
     self._config = config
     self._suite = suite
+    self._sizes = acting.sizes_of(suite.action_space)
     self.agent = agent
     self._strategy = strategy or tf.distribute.get_strategy()
     self.batch_size, self.replayed = replicas.shares(
@@ -179,15 +181,17 @@ class Learner(counters.Counters):
     values = output.values[:-1]  # [T, B]
     bootstrap_value = output.values[-1]  # [B]
 
-    log_rhos = vtrace.log_importance_weights(batch.behaviour_logits, logits, steps.actions)
+    log_rhos = vtrace.log_importance_weights(
+      batch.behaviour_logits, logits, steps.actions, self._sizes
+    )
     returns = self._returns(log_rhos, steps, values, bootstrap_value)
 
     epsilon = config.log_epsilon if config.correction == 'epsilon' else 0.0
     policy_gradient = losses.policy_gradient_loss(
-      logits, steps.actions, returns.pg_advantages, epsilon
+      logits, steps.actions, returns.pg_advantages, epsilon, self._sizes
     )
     baseline = losses.baseline_loss(values, returns.vs)
-    entropy = losses.entropy_loss(logits)
+    entropy = losses.entropy_loss(logits, self._sizes)
     total = policy_gradient + config.baseline_cost * baseline + config.entropy_cost * entropy
 
     num_steps = tf.cast(tf.size(values), tf.float32)  # T x B

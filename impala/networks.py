@@ -6,11 +6,11 @@ import gymnasium
 import sonnet as snt
 import tensorflow as tf
 
+from common import encoder as encoders
 from common import networks
 from common.environments import suite as suites
+from impala import actions as acting
 from impala import config as configs
-
-CORE_SIZE = 256
 
 
 class AgentInput(NamedTuple):
@@ -19,10 +19,9 @@ class AgentInput(NamedTuple):
   Actors have no time axis, `[N]`.
   """
 
-  # By name, `[T, B, ...]`: `observation`, pixels uint8 or vectors float32, and in some suites
-  # `instruction`, words int32.
+  # By name, `[T, B, ...]`, as `Suite.observation_space` says.
   observation: Mapping[str, Any]
-  # int32.
+  # int32; for several actions at once `[T, B, K]`.
   last_action: Any
   # float32, for the last action, not clipped.
   reward: Any
@@ -42,33 +41,29 @@ class Agent(snt.Module):
 
   def __init__(
     self,
-    observation_space: gymnasium.spaces.Dict,
-    num_actions: int,
-    torso: str,
-    lstm: bool,
+    encoder: encoders.ObservationEncoder,
+    action_space: suites.ActionSpace,
+    core_size: int,
     feedback: bool,
   ):
     """Builds the network.
 
     Args:
-      observation_space: One environment's, as the torso reads it: images are `[H, W, C]`.
-      num_actions: A.
-      torso: One of `common.networks.TORSOS`.
-      lstm: Whether there is a core, of 256 units; else the heads read the features.
+      encoder: Reads observations.
+      action_space: `Discrete`, or `MultiDiscrete` for several actions at once.
+      core_size: The units of the core; with 0 there is none, and the heads read the features.
       feedback: Whether the last action and the last reward, clipped to [-1, 1], are inputs.
     """
     super().__init__(name='agent')
-    self._num_actions = num_actions
+    self._encoder = encoder
+    self._action_space = action_space
     self._feedback = feedback
-    self._torso: Any = networks.TORSOS[torso]()
-    has_instructions = 'instruction' in observation_space.spaces
-    self._instructions = networks.InstructionEncoder() if has_instructions else None
 
     # One pass over zeros creates every variable and tells the core its input size.
-    inputs = zeros(observation_space, leading=(1, 1))
+    inputs = zeros(encoder.space, action_space, leading=(1, 1))
     feature_size = self._features(inputs).shape[-1]
-    self._core = networks.ResettingLSTM(feature_size, CORE_SIZE) if lstm else None
-    self._policy_head = snt.Linear(num_actions)
+    self._core = networks.ResettingLSTM(feature_size, core_size) if core_size else None
+    self._policy_head = snt.Linear(acting.num_logits(action_space))
     self._value_head = snt.Linear(1)
     self.unroll(inputs, self.initial_state(1))
 
@@ -89,7 +84,7 @@ class Agent(snt.Module):
     features = self._features(inputs)  # [T, B, D]
     if self._core:
       features, core_state = self._core.unroll(features, inputs.done, core_state)
-    return self._heads(features), core_state
+    return self._heads(features, inputs.observation), core_state
 
   def _features(self, inputs: AgentInput) -> tf.Tensor:
     """The core's inputs, float32 `[T, B, D]`, with time folded into the batch (section 3.1)."""
@@ -98,38 +93,40 @@ class Agent(snt.Module):
 
   def _step_features(self, inputs: AgentInput) -> tf.Tensor:
     """The features of `[N, ...]` inputs, float32 `[N, D]`."""
-    parts = [self._torso(inputs.observation['observation'])]
-    if self._feedback:
-      parts.append(tf.clip_by_value(inputs.reward, -1.0, 1.0)[:, tf.newaxis])
-      parts.append(tf.one_hot(inputs.last_action, self._num_actions))
-    if self._instructions:
-      parts.append(self._instructions(inputs.observation['instruction']))
-    return tf.concat(parts, axis=1)
+    features = self._encoder(inputs.observation)
+    if not self._feedback:
+      return features
+    last_reward = tf.clip_by_value(inputs.reward, -1.0, 1.0)[:, tf.newaxis]
+    last_action = acting.one_hot(inputs.last_action, self._action_space)
+    return tf.concat([features, last_reward, last_action], axis=1)
 
-  def _heads(self, features: tf.Tensor) -> AgentOutput:
-    """Policy and value, each one matrix product over all steps, after the core (section 3.1)."""
+  def _heads(self, features: tf.Tensor, observation: Mapping[str, tf.Tensor]) -> AgentOutput:
+    """Policy and value, each one matrix product over all steps, after the core (section 3.1).
+
+    Masks are applied here, so that the logits of behaviour policy and learner are masked alike.
+    """
     policy_logits = snt.BatchApply(self._policy_head)(features)  # [T, B, A]
+    policy_logits = networks.mask_illegal(policy_logits, observation)
     values = snt.BatchApply(self._value_head)(features)  # [T, B, 1]
     return AgentOutput(policy_logits=policy_logits, values=tf.squeeze(values, axis=-1))
 
 
 def make_agent(config: configs.Config, suite: suites.Suite) -> Agent:
   """The network that the config asks for, for a suite's observations and actions."""
-  spaces = gymnasium.spaces.Dict(
-    suite.observation_space.spaces | {'observation': suites.network_space(suite)}
-  )
-  return Agent(spaces, suite.num_actions, config.torso, config.lstm, config.feedback)
+  encoder = encoders.make(config, suite)
+  core_size = config.core_size if config.lstm else 0
+  return Agent(encoder, suite.action_space, core_size, config.feedback)
 
 
-def zeros(observation_space: gymnasium.spaces.Dict, leading: tuple[int, ...]) -> AgentInput:
+def zeros(
+  observation_space: gymnasium.spaces.Dict,
+  action_space: suites.ActionSpace,
+  leading: tuple[int, ...],
+) -> AgentInput:
   """An input of zeros, `[*leading, ...]`, to create variables and trace graphs with."""
-  observation = {}
-  for name, space in observation_space.spaces.items():
-    assert space.shape is not None  # Suites observe boxes.
-    observation[name] = tf.zeros((*leading, *space.shape), tf.as_dtype(space.dtype))
   return AgentInput(
-    observation=observation,
-    last_action=tf.zeros(leading, tf.int32),
+    observation=encoders.zeros(observation_space, leading),
+    last_action=tf.zeros((*leading, *acting.shape_of(action_space)), tf.int32),
     reward=tf.zeros(leading),
     done=tf.zeros(leading, tf.bool),
   )

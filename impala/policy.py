@@ -4,12 +4,12 @@ from typing import Any, Callable, NamedTuple, Protocol, Sequence
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 from common import errors
 from common.distributed import link as links
 from common.distributed import parameters, wire
 from common.environments import suite as suites
+from impala import actions as acting
 from impala import networks, trajectory
 
 
@@ -17,7 +17,7 @@ class Decision(NamedTuple):
   """One step's decision for N environments.
 
   Attributes:
-    actions: int32 `[N]`, drawn from the softmax of the logits.
+    actions: int32 `[N]`, or `[N, K]` for K at once; drawn from the softmax of the logits.
     logits: float32 `[N, A]`, of the behaviour policy mu.
     core_state: The core state after the step, `[N, H]`.
   """
@@ -50,7 +50,7 @@ def decide(
   suite: suites.Suite,
   inputs: networks.AgentInput,
   core_state: Any,
-  seed: int,
+  seed: int | None,
 ) -> Decision:
   """One step of the agent, with actions drawn from its softmax.
 
@@ -59,17 +59,23 @@ def decide(
     suite: The environments.
     inputs: `[N, ...]`, observations as the environment gives them.
     core_state: The core state before the step, `[N, H]`.
-    seed: The seed of the draws.
+    seed: The seed of the draws; None to take the most likely actions instead.
   """
   inputs = inputs._replace(observation=trajectory.agent_observation(suite, inputs.observation))
   unroll_of_one = tf.nest.map_structure(lambda x: x[tf.newaxis], inputs)  # [1, N, ...]
   output, core_state = agent.unroll(unroll_of_one, core_state)
   logits = output.policy_logits[0]  # [N, A]
-  actions = tfp.distributions.Categorical(logits=logits).sample(seed=seed)
+  sizes = acting.sizes_of(suite.action_space)
+  if seed is None:
+    actions = acting.most_likely(logits, sizes)
+  else:
+    actions = acting.sample(logits, sizes, seed)
   return Decision(actions=actions, logits=logits, core_state=core_state)
 
 
-def traced_decide(agent: networks.Agent, suite: suites.Suite, seed: int) -> Callable[..., Decision]:
+def traced_decide(
+  agent: networks.Agent, suite: suites.Suite, seed: int | None
+) -> Callable[..., Decision]:
   """`decide` of inputs and core state as one graph, for any number of environments.
 
   The graph has been run once, so that TensorFlow has optimised it before environments start: see
@@ -87,7 +93,7 @@ def traced_decide(agent: networks.Agent, suite: suites.Suite, seed: int) -> Call
 
 def example_inputs(suite: suites.Suite, count: int) -> networks.AgentInput:
   """Zeros `[count, ...]` in the shapes of what `count` environments show."""
-  return networks.zeros(suite.observation_space, leading=(count,))
+  return networks.zeros(suite.observation_space, suite.action_space, leading=(count,))
 
 
 def _of_any_count(structure: Any) -> Any:
@@ -291,14 +297,14 @@ def central_codecs(suite: suites.Suite, core_state: Any) -> tuple[wire.Codec, wi
   state = tf.nest.map_structure(of_one, core_state)
   inputs = tf.nest.map_structure(of_one, example_inputs(suite, 1))
   decision = Decision(
-    actions=tf.TensorSpec([], tf.int32),
-    logits=tf.TensorSpec([suite.num_actions], tf.float32),
+    actions=tf.TensorSpec(acting.shape_of(suite.action_space), tf.int32),
+    logits=tf.TensorSpec([acting.num_logits(suite.action_space)], tf.float32),
     core_state=state,
   )
   # Paths start with the index into the tuple (inputs, state).
   bounds = wire.magnitudes((inputs, state))
   for name, integers in suites.integer_bounds(suite).items():
     bounds[f'0.observation.{name}'] = integers
-  bounds['0.last_action'] = (0, suite.num_actions - 1)
-  actions = {'actions': (0, suite.num_actions - 1)}
-  return wire.Codec((inputs, state), bounds), wire.Codec(decision, actions)
+  legal = acting.bounds(suite.action_space)
+  bounds['0.last_action'] = legal
+  return wire.Codec((inputs, state), bounds), wire.Codec(decision, {'actions': legal})

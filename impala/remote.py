@@ -41,7 +41,7 @@ def make_policy(
   def initial_state(count: int) -> Any:
     # An LSTM makes its variables when it is first called, so this one has none:
     # the network is the learner's.
-    return snt.LSTM(networks.CORE_SIZE).initial_state(count) if config.lstm else ()
+    return snt.LSTM(config.core_size).initial_state(count) if config.lstm else ()
 
   inputs, outputs = policy.central_codecs(suite, initial_state(1))
   return policy.CentralPolicy(link, inputs, outputs, initial_state)

@@ -99,7 +99,7 @@ class Run(runs.Run):
     return (
       f'Training {config.env} for {config.total_frames:,} frames: {config.num_actors} actors of '
       f'{config.envs_per_actor} environments, batches of {config.batch_size} x '
-      f'{config.unroll_length} steps.'
+      f'{config.unroll_length} steps, torso {config.torso_for(self._suite)}.'
     )
 
   def warm_up(self) -> None:

@@ -43,11 +43,11 @@ class Impala:
     return remote.make_actor(config, suite, to_learner, welcome)
 
   def make_playing_agent(
-    self, config: configs.Config, suite: environments.Suite, seed: int
+    self, config: configs.Config, suite: environments.Suite, seed: int, deterministic: bool = False
   ) -> systems.PlayingAgent:
     from impala import players
 
-    return players.make(config, suite, seed)
+    return players.make(config, suite, seed, deterministic)
 
 
 IMPALA = Impala()

@@ -11,6 +11,7 @@ import tensorflow as tf
 from common import frames
 from common.distributed import wire
 from common.environments import suite as suites
+from impala import actions as acting
 
 
 class Trajectory(NamedTuple):
@@ -44,7 +45,7 @@ class Trajectory(NamedTuple):
   observation: Mapping[str, Any]
   # bool [T+stack]. The frame is the first of a game: no stack reaches back beyond it.
   frame_start: Any
-  # int32 [T+1].
+  # int32 [T+1], or [T+1, K] for K actions at once.
   last_action: Any
   # float32 [T+1], scaled by the suite for its task, not clipped.
   reward: Any
@@ -62,7 +63,7 @@ class AlignedSteps(NamedTuple):
   """What was done at x_0 to x_{T-1}, and what came of it: row t belongs to the action at x_t.
 
   Attributes:
-    actions: int32 `[T, B]`, a_t, drawn from mu at x_t.
+    actions: int32 `[T, B]`, or `[T, B, K]`, a_t, drawn from mu at x_t.
     rewards: float32 `[T, B]`, r_t, the reward for a_t, not clipped.
     done: bool `[T, B]`, whether a_t ended its episode; x_{t+1} is then the first of the next one.
   """
@@ -107,10 +108,12 @@ def specification(suite: suites.Suite, unroll_length: int, core_state: Any) -> T
     core_state=tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape[1:], x.dtype), core_state),
     observation=_observation_specification(suite, steps, num_frames),
     frame_start=tf.TensorSpec([num_frames], tf.bool),
-    last_action=tf.TensorSpec([steps], tf.int32),
+    last_action=tf.TensorSpec([steps, *acting.shape_of(suite.action_space)], tf.int32),
     reward=tf.TensorSpec([steps], tf.float32),
     done=tf.TensorSpec([steps], tf.bool),
-    behaviour_logits=tf.TensorSpec([unroll_length, suite.num_actions], tf.float32),
+    behaviour_logits=tf.TensorSpec(
+      [unroll_length, acting.num_logits(suite.action_space)], tf.float32
+    ),
     episode_return=tf.TensorSpec([steps], tf.float32),
     episode_length=tf.TensorSpec([steps], tf.int32),
   )
@@ -133,7 +136,7 @@ def _observation_specification(
 
 def bounds(
   spec: Trajectory, suite: suites.Suite, num_actors: int, version: Callable[[], int]
-) -> dict[str, tuple[wire.Bound, wire.Bound]]:
+) -> wire.Bounds:
   """The lowest and highest value of each field, for `wire.Codec`.
 
   Args:
@@ -142,14 +145,14 @@ def bounds(
     num_actors: Of the run.
     version: The learner's updates so far. No behaviour policy can be newer.
   """
-  limits: dict[str, tuple[wire.Bound, wire.Bound]] = wire.magnitudes(spec)
+  limits = wire.magnitudes(spec)
   for name, integers in suites.integer_bounds(suite).items():
     limits[f'observation.{name}'] = integers
   return limits | {
     'actor': (0, num_actors - 1),
     'parameter_version': (0, version),
     'task': (0, len(suite.tasks) - 1),
-    'last_action': (0, suite.num_actions - 1),
+    'last_action': acting.bounds(suite.action_space),
     'episode_return': (-wire.LARGEST_SUM, wire.LARGEST_SUM),
     'episode_length': (0, np.iinfo(np.int32).max),
   }

@@ -8,7 +8,8 @@ targets: no gradient flows through them.
 from typing import Any, NamedTuple
 
 import tensorflow as tf
-import tensorflow_probability as tfp
+
+from impala import actions as acting
 
 
 class VTraceReturns(NamedTuple):
@@ -50,23 +51,25 @@ def from_logits(
 
 
 def log_importance_weights(
-  behaviour_logits: tf.Tensor, target_logits: tf.Tensor, actions: tf.Tensor
+  behaviour_logits: tf.Tensor,
+  target_logits: tf.Tensor,
+  actions: tf.Tensor,
+  sizes: acting.Sizes = None,
 ) -> tf.Tensor:
   """log pi(a_t|x_t) - log mu(a_t|x_t), float32 `[T, B]`, not clipped.
 
   Args:
     behaviour_logits: float32 `[T, B, A]`, of mu.
     target_logits: float32 `[T, B, A]`, of pi.
-    actions: int32 `[T, B]`.
+    actions: int32 `[T, B]`, or `[T, B, K]` for K choices at once.
+    sizes: See `impala.actions`.
   """
-  tf.debugging.assert_shapes([(behaviour_logits, 'TBA'), (target_logits, 'TBA'), (actions, 'TB')])
-  tf.debugging.assert_type(behaviour_logits, tf.float32)
-  tf.debugging.assert_type(target_logits, tf.float32)
-  tf.debugging.assert_type(actions, tf.int32)
+  for logits in (behaviour_logits, target_logits):
+    acting.assert_shapes(logits, actions, sizes)
+  tf.debugging.assert_shapes([(behaviour_logits, 'TBA'), (target_logits, 'TBA')])
 
-  target = tfp.distributions.Categorical(logits=target_logits)
-  behaviour = tfp.distributions.Categorical(logits=behaviour_logits)
-  return target.log_prob(actions) - behaviour.log_prob(actions)  # [T, B]
+  log_pi = acting.log_prob(target_logits, actions, sizes)
+  return log_pi - acting.log_prob(behaviour_logits, actions, sizes)  # [T, B]
 
 
 def from_importance_weights(

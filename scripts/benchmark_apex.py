@@ -107,8 +107,8 @@ def _policy(config: configs.Config, suite: environments.Suite, seconds: float) -
   from apex import algorithms
 
   environment = suite.make([suite.tasks[0]] * config.envs_per_actor, True)
-  # A copy, since an environment may reuse its buffers and frees them when it closes.
-  observation = environment.reset(seed=0)[0]['observation'].copy()
+  # Copies, since an environment may reuse its buffers and frees them when it closes.
+  observation = {name: part.copy() for name, part in environment.reset(seed=0)[0].items()}
   environment.close()
 
   make_policy = algorithms.module(config).make_policy

@@ -189,9 +189,11 @@ def _wait_for_update(training: run.Run, crew: threads.Crew) -> _Reading:
 
 def table(config: configs.Config, result: dict[str, Any]) -> str:
   """Formats the medians."""
+  suite = environments.load(config.env, config.environment_options())
+  network = f'{config.torso_for(suite)}{" LSTM" if config.lstm else ""}'
   lines = [
     f'{config.env}: T={config.unroll_length}, B={config.batch_size}, {config.num_actors} actors of '
-    f'{config.envs_per_actor} environments, {config.torso}{" LSTM" if config.lstm else ""}, '
+    f'{config.envs_per_actor} environments, {network}, '
     f'{cores.count()} cores; medians of {len(result["rounds"])}',
     f'{"part":<16}{"steps/s alone":>16}{"CPU us/step":>14}',
   ]

@@ -216,9 +216,10 @@ def _kill(run: 'harmed_runs.HarmedRun', count: int) -> str:
 def _freeze(run: 'harmed_runs.HarmedRun') -> str:
   before = run.rows()[-1]
   joined = run.learner.log().count(' joins: ')
+  silent = run.learner.log().count('(solo) is gone: silent for')  # It may have been killed.
   began = time.monotonic()
   run.solo.popen.send_signal(signal.SIGSTOP)
-  run.learner.await_log(r'\(solo\) is gone: silent for', seconds=_SECONDS)
+  run.learner.await_log(r'\(solo\) is gone: silent for', silent + 1, _SECONDS)
   gone = time.monotonic() - began
   row = run.await_row(lambda row: row['actors_lost'] == before['actors_lost'] + 1)
   assert row['actors'] == _ACTORS - 1 and row['frames'] > before['frames'], row
@@ -232,7 +233,9 @@ def _fill_disk(run: 'harmed_runs.HarmedRun') -> str:
   from scripts import harmed_runs
 
   before = run.saved()[-1]
-  with harmed_runs.full_disk(run.learner, 50_000):
+  # Logs and metrics grow, and must not be what fails.
+  size = harmed_runs.newest_data(run).stat().st_size
+  with harmed_runs.full_disk(run.learner, int(0.9 * size)):
     warnings = run.learner.log().count('NOT SAVED: ')
     warnings = len(run.learner.await_log('NOT SAVED: ', warnings + 2, _SECONDS))
     # Unless a newer one was finished just before the disk was full.

@@ -343,10 +343,15 @@ def actors_of(supervisor: Process) -> set[int]:
 
 def truncate_newest(run: HarmedRun) -> int:
   """Cuts the data file of the newest checkpoint in half; returns the checkpoint's number."""
-  newest = run.saved()[-1]
-  (data,) = (run.folder / 'checkpoints' / 'latest').glob(f'ckpt-{newest}.data-*')
+  data = newest_data(run)
   os.truncate(data, data.stat().st_size // 2)
-  return newest
+  return run.saved()[-1]
+
+
+def newest_data(run: HarmedRun) -> pathlib.Path:
+  """The data file of the newest checkpoint."""
+  (data,) = (run.folder / 'checkpoints' / 'latest').glob(f'ckpt-{run.saved()[-1]}.data-*')
+  return data
 
 
 _ODD_ROLE = b'{"kind": "join", "role": "king", "name": "x", "version": "", "config": {}}'

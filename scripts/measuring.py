@@ -29,13 +29,13 @@ def environments_alone(
     suite.make(environments.assign(suite.tasks, i, num_actors, envs_per_actor), True)
     for i in range(num_actors)
   ]
-  for i, vector in enumerate(vectors):
-    vector.reset(seed=i)
+  observed = [vector.reset(seed=i)[0] for i, vector in enumerate(vectors)]
   # One per thread: generators are not thread-safe.
-  rngs = [np.random.default_rng(i) for i in range(num_actors)]
+  players = [play.random_player(suite.action_space, i) for i in range(num_actors)]
+  nothing = np.zeros(envs_per_actor)
 
   def step(i: int) -> None:
-    vectors[i].step(play.random_actions(suite.action_space, envs_per_actor, rngs[i]))
+    observed[i] = vectors[i].step(players[i](observed[i], nothing, nothing))[0]
 
   try:
     return measure(step, num_actors, envs_per_actor, seconds)

@@ -83,11 +83,23 @@ class Halting(Stuck):
     return np.zeros(2, np.float32), 0.0, False, False, {}
 
 
-class Undefined(Stuck):
-  """Pays NaN in every step."""
+class Overflowing(Stuck):
+  """Pays so much that the sum of several rewards is infinite."""
 
   def step(self, action):
-    return np.zeros(2, np.float32), float('nan'), False, False, {}
+    return np.zeros(2, np.float32), 3e38, False, False, {}
+
+
+class Patient(gymnasium.ObservationWrapper):
+  """Adds a number to a whole number that is observed."""
+
+  def __init__(self, env: gymnasium.Env):
+    super().__init__(env)
+    own = env.observation_space
+    self.observation_space = gymnasium.spaces.Dict(own=own, waits=gymnasium.spaces.Discrete(2))
+
+  def observation(self, observation):
+    return {'own': observation, 'waits': 1}
 
 
 class Surge(gymnasium.Env):
@@ -136,7 +148,7 @@ gymnasium.register('Catch-v0', Catch)
 gymnasium.register('Stuck-v0', Stuck)
 gymnasium.register('Faulty-v0', Faulty)
 gymnasium.register('Halting-v0', Halting)
-gymnasium.register('Undefined-v0', Undefined)
+gymnasium.register('Overflowing-v0', Overflowing)
 gymnasium.register('Surge-v0', Surge)
 gymnasium.register('Fleeting-v0', Fleeting)
 gymnasium.register('FleetingPush-v0', FleetingPush)

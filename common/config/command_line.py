@@ -1,6 +1,7 @@
 """The command line of the training programs; the start and exit of every program.
 
-Flags: --preset, --env, --tasks, --run_dir, --total_frames, --seed, --resume, --config.FIELD.
+Flags: --preset, --env, --env_kwargs, --wrappers, --tasks, --run_dir, --total_frames, --seed,
+--resume, --config.FIELD.
 """
 
 import dataclasses
@@ -19,11 +20,13 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from common import errors
+from common import environments, errors
 from common.config import presets as all_presets
 from common.config import run_folder
 from common.machine import chart_cache, exits, files
 
+# Settings that have a flag of their own, without --config.
+_NAMED = ('env', 'env_kwargs', 'wrappers', 'tasks', 'total_frames', 'seed')
 _HELP = ('-h', '--help', '-help')
 # Of files and folders that a user has named or owns.
 _ERRORS_OF_USERS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
@@ -100,7 +103,7 @@ def parse(
   config = values.config
   names = [_name(argument) for argument in argv[1:]]
   asked = {name.removeprefix('config.') for name in names if name.startswith('config.')}
-  for name in ('env', 'tasks', 'total_frames', 'seed', *switches):
+  for name in (*_NAMED, *switches):
     value = getattr(values, name)
     if value is not None:
       setattr(config, name, value)
@@ -124,8 +127,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
 
   So are errors of files and folders that may not be read or written, or have no room.
   """
-  logging.basicConfig(level=logging.INFO, format='%(message)s', handlers=[_Terminal(sys.stdout)])
-  logging.getLogger('absl').setLevel(logging.WARNING)
+  show_log()
   exits.leave(_status_of(main))
 
 
@@ -159,6 +161,12 @@ def _crashed(error: Exception) -> int:
   """Shows an error that is nobody's mistake but ours, with its stack trace."""
   sys.excepthook(type(error), error, error.__traceback__)
   return 1
+
+
+def show_log() -> None:
+  """Prints what is logged, unless the program logs in its own way."""
+  logging.basicConfig(level=logging.INFO, format='%(message)s', handlers=[_Terminal(sys.stdout)])
+  logging.getLogger('absl').setLevel(logging.WARNING)
 
 
 class _Terminal(logging.StreamHandler):
@@ -218,7 +226,10 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], description: str)
 def _initial_config(values: flags.FlagValues, presets: all_presets.Presets) -> Any:
   """The config before flags override it."""
   if not values.resume:
-    return presets.preset(values.preset or presets.preset_for(values.env or ''))
+    options = environments.Options(
+      env_kwargs=values.env_kwargs or '', wrappers=values.wrappers or ''
+    )
+    return presets.preset(values.preset or presets.preset_for(values.env or '', options))
   if not values.run_dir:
     raise errors.UserError('--resume needs the folder of the run to resume: --run_dir=DIR')
   if values.preset:
@@ -244,6 +255,18 @@ def _define_common(values: flags.FlagValues, presets: all_presets.Presets) -> No
     flag_values=values,
   )
   flags.DEFINE_string('env', None, 'The environment, see above.', flag_values=values)
+  flags.DEFINE_string(
+    'env_kwargs',
+    None,
+    "Arguments of a gym: environment's constructor: NAME=VALUE,NAME=VALUE.",
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'wrappers',
+    None,
+    'What wraps a gym: environment, the innermost first: MODULE:NAME,MODULE:NAME.',
+    flag_values=values,
+  )
   flags.DEFINE_string(
     'tasks',
     None,

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
-from common import errors
+from common import environments, errors
 from common.config import settings
 
 _Config = TypeVar('_Config', bound=settings.Settings)
@@ -18,7 +18,7 @@ class Presets(Generic[_Config]):
     config: The system's config class, a dataclass.
     rows: For each preset, the values that differ from the dataclass's defaults.
     families: For each environment family, the preset used if --env is given without --preset; or a
-      function from the environment's name to that preset.
+      function from the environment's name and options to that preset.
     default: The preset for other families, or if neither flag is given.
     draws: How many combinations of hyperparameters `PRESET:N` can choose from; 0 for none.
     draw: Maps a combination's number N to its values.
@@ -26,7 +26,7 @@ class Presets(Generic[_Config]):
 
   config: type[_Config]
   rows: Mapping[str, Mapping[str, Any]]
-  families: Mapping[str, str | Callable[[str], str]]
+  families: Mapping[str, str | Callable[[str, environments.Options], str]]
   default: str
   draws: int = 0
   draw: Callable[[int], Mapping[str, Any]] | None = None
@@ -49,14 +49,14 @@ class Presets(Generic[_Config]):
       values |= self.draw(int(number))
     return self.config(**values)
 
-  def preset_for(self, env: str) -> str:
-    """The name of the preset for an environment.
+  def preset_for(self, env: str, options: environments.Options = environments.Options()) -> str:
+    """The name of the preset for an environment, with options that may change what it is.
 
     Raises:
       UserError: If the environment must be loaded to choose, and does not exist.
     """
-    suited = self.families.get(env.partition(':')[0], self.default)
-    return suited(env) if callable(suited) else suited
+    suited = self.families.get(environments.family_of(env), self.default)
+    return suited(env, options) if callable(suited) else suited
 
   def from_json(self, values: Mapping[str, Any], source: str = 'config.json says') -> _Config:
     """The config in a run's `config.json`, or what another process has sent of the same form.

@@ -1,17 +1,27 @@
 """The settings of every run, and checks that refuse values that cannot work."""
 
 import dataclasses
+import shlex
 from collections.abc import Collection
 from typing import ClassVar
 
 from common import errors
-from common.environments import options
+from common.environments import options, stepping
 from common.environments import suite as suites
 from common.machine import memory
 
 # The torsos of `common.networks`, with the smallest image side that each can read; None for the one
 # that reads vectors. Repeated here so that a wrong flag is found without importing TensorFlow.
-TORSOS: dict[str, int | None] = {'shallow': 20, 'deep': 1, 'nature': 36, 'vector': None}
+TORSOS: dict[str, int | None] = {
+  'shallow': 20,
+  'deep': 1,
+  'nature': 36,
+  'small': 1,
+  'grid': 1,
+  'vector': None,
+}
+# The torso is chosen by what is observed.
+AUTO = 'auto'
 
 
 @dataclasses.dataclass
@@ -32,8 +42,13 @@ class Settings:
   num_actors: int = 1
   # Environments that each actor steps as one batch.
   envs_per_actor: int = 1
-  # The network that reads observations, one of `TORSOS`.
+  # The network that reads observations, one of `TORSOS`; auto: vector for vectors, shallow for
+  # images, small for those of fewer than 20 pixels a side. Symbols of a grid (MiniGrid) need grid.
   torso: str = 'shallow'
+  # Layers of the network for vectors, separated by commas.
+  vector_sizes: str = '64,64'
+  # Units of the LSTM that reads instructions.
+  instruction_size: int = 64
 
   # Threads that share one TensorFlow operation on the CPU; 0: one for each core. Small networks are
   # faster with 1.
@@ -52,6 +67,20 @@ class Settings:
   # Agent steps after which an episode of an evaluation is cut: some agents never end theirs. Atari
   # cuts its own before, after 108,000 frames.
   max_evaluation_steps: int = 100_000
+
+  # For gym:ID and MODULE:FUNCTION. Arguments of the constructor, NAME=VALUE,NAME=VALUE, with
+  # Python's literals; and wrappers, the innermost first, MODULE:NAME,MODULE:NAME.
+  env_kwargs: str = ''
+  wrappers: str = ''
+  # What is done to images: made grey, resized to HEIGHTxWIDTH, stacked (only grey ones).
+  grayscale: bool = False
+  image_size: str = ''
+  frame_stack: int = 1
+  # Environment frames in one agent step.
+  action_repeat: int = 1
+  # Whether each environment steps in a process of its own: always, never, or auto: those that take
+  # more than 0.5 ms a step.
+  env_processes: str = 'auto'
 
   # DeepMind Lab. Folder of the images that some Psychlab levels show, or 'dummy' for placeholders.
   dmlab_dataset_path: str = ''
@@ -80,11 +109,21 @@ class Settings:
       'environment_timeout_seconds',
       'max_evaluation_steps',
       'dmlab_level_cache_gb',
+      'instruction_size',
+      'frame_stack',
+      'action_repeat',
     )
     self.expect_at_least_zero(
       'seed', 'evaluation_episodes', 'dmlab_episode_seeds', 'intra_op_threads'
     )
-    self.expect_one_of('torso', TORSOS)
+    self.expect_one_of('torso', (AUTO, *TORSOS))
+    sizes = self.vector_sizes.split(',')
+    self.expect(
+      'vector_sizes',
+      all(size.strip().isdecimal() and int(size) > 0 for size in sizes),
+      'numbers of units separated by commas, like 64,64',
+    )
+    self.expect_one_of('env_processes', stepping.CHOICES)
     self.expect_one_of('dmlab_renderer', ('software', 'hardware'))
 
   def environment_options(self) -> options.Options:
@@ -93,6 +132,13 @@ class Settings:
       tasks=self.tasks,
       environment_timeout_seconds=self.environment_timeout_seconds,
       max_training_frames=self.max_training_frames(),
+      env_kwargs=self.env_kwargs,
+      wrappers=self.wrappers,
+      grayscale=self.grayscale,
+      image_size=self.image_size,
+      frame_stack=self.frame_stack,
+      action_repeat=self.action_repeat,
+      env_processes=self.env_processes,
       dmlab_dataset_path=self.dmlab_dataset_path,
       dmlab_level_cache=self.dmlab_level_cache,
       dmlab_level_cache_gb=self.dmlab_level_cache_gb,
@@ -100,6 +146,11 @@ class Settings:
       dmlab_engine=self.dmlab_engine,
       dmlab_episode_seeds=self.dmlab_episode_seeds,
     )
+
+  def environment_flags(self) -> str:
+    """The flags that name the environment, for messages."""
+    flags = {name: getattr(self, name) for name in ('env', 'env_kwargs', 'wrappers')}
+    return shlex.join(f'--{name}={value}' for name, value in flags.items() if value)
 
   def max_training_frames(self) -> int | None:
     """Environment frames after which a training episode is cut; None for the suite's own limit."""
@@ -136,27 +187,47 @@ class Settings:
       f'{suite.bytes_per_environment / 1e6:.0f} MB each, and {free / 1e9:.0f} GB are free',
     )
 
+  def vector_layers(self) -> tuple[int, ...]:
+    """`vector_sizes` as numbers."""
+    return tuple(int(size) for size in self.vector_sizes.split(','))
+
+  def torso_for(self, suite: suites.Suite) -> str:
+    """The `torso`; for 'auto', the one that suits the environment's observations."""
+    if self.torso != AUTO:
+      return self.torso
+    shape = suites.observed_shape(suite)
+    if len(shape) == 1:
+      return 'vector'
+    smallest = TORSOS['shallow'] or 0
+    return 'shallow' if min(shape[:2]) >= smallest else 'small'
+
   def check_torso(self, suite: suites.Suite) -> None:
     """Refuses a `torso` that cannot read the environment's observations.
 
     Raises:
       UserError: Names the torso and the shape of the observations.
     """
-    shape = suite.observation_space['observation'].shape or ()
-    smallest = TORSOS[self.torso]
+    torso = self.torso_for(suite)
+    shape = suites.observed_shape(suite)
+    smallest = TORSOS[torso]
     reads_vectors = smallest is None
     self.expect(
       'torso',
       reads_vectors == (len(shape) == 1),
-      f"'vector' for vectors, another for images; {suite.name} shows {shape}",
+      f"'auto', or 'vector' for vectors and another for images; {suite.name} shows {shape}",
     )
-    # Height and width: stacked frames have become channels.
-    size = suites.network_space(suite).shape[:2]
+    size = shape[:2]
     self.expect(
       'torso',
       smallest is None or min(size) >= smallest,
-      f'one for images as small as those of {suite.name}, {size}; {self.torso} needs {smallest} '
-      'pixels',
+      f"'auto', or one for images as small as those of {suite.name}, {size}; {torso} needs "
+      f'{smallest} pixels',
+    )
+    self.expect(
+      'torso',
+      torso != 'grid' or shape[2:] == (3,),
+      f"'auto': grid reads an object, a colour and a state in each cell, [height, width, 3]; "
+      f'{suite.name} shows {shape}',
     )
 
   def expect(self, name: str, holds: bool, expected: str) -> None:

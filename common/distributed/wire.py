@@ -22,9 +22,11 @@ LARGEST = 1e9
 # The same for what adds many of these up: returns and TD errors.
 LARGEST_SUM = 1e12
 
-# A bound, or a function that returns it at the moment when a message arrives.
-Bound = float | Callable[[], float]
-Bounds = Mapping[str, tuple[Bound, Bound]]
+# A bound; a function that returns it at the moment when a message arrives; or an array with one for
+# each place along the field's last axis.
+Bound = float | Callable[[], float] | np.ndarray
+# The lowest and the highest valid value by field path, such as `block.action`.
+Bounds = dict[str, tuple[Bound, Bound]]
 
 
 class Malformed(Exception):
@@ -51,8 +53,7 @@ class Codec:
 
     Args:
       spec: The nested `tf.TensorSpec`s of one element.
-      bounds: The lowest and highest value that `decode` accepts, by field path, such as
-        `block.action`.
+      bounds: See `Bounds`.
 
     Raises:
       ValueError: If a bound names a field that does not exist.
@@ -110,7 +111,7 @@ class Codec:
     for field in self._fields:
       values = np.frombuffer(payload, np.uint8, count * field.size, start)
       start += count * field.size
-      fields.append(self._checked(field, values).reshape(count, *field.spec.shape))
+      fields.append(self._checked(field, values, count))
     return fields
 
   def group(self, elements: Any) -> list[Any]:
@@ -125,15 +126,16 @@ class Codec:
       for i in range(0, total, size)
     ]
 
-  def _checked(self, field: _Field, values: np.ndarray) -> np.ndarray:
-    """Views uint8 values as the field's dtype. Raises Malformed."""
+  def _checked(self, field: _Field, values: np.ndarray, count: int) -> np.ndarray:
+    """Views uint8 values as the field of `count` elements. Raises Malformed."""
+    shape = (count, *field.spec.shape)
     if field.dtype == np.bool_:
       # Operations on booleans are undefined for any other byte.
       if values.size and values.max() > 1:
         raise Malformed(f'{field.path} holds {values.max()}, expected booleans')
-      return values.view(np.bool_)
+      return values.view(np.bool_).reshape(shape)
 
-    values = values.view(field.dtype)
+    values = values.view(field.dtype).reshape(shape)
     if field.dtype.kind == 'f' and not np.isfinite(values).all():
       raise Malformed(f'{field.path} holds numbers that are not finite')
     if field.path in self._bounds and values.size:
@@ -145,19 +147,22 @@ def _check_bounds(field: _Field, values: np.ndarray, low: Bound, high: Bound) ->
   """Raises Malformed if a value is out of bounds."""
   low_now = low() if callable(low) else low
   high_now = high() if callable(high) else high
-  least = values.min()
-  most = values.max()
-  if least < low_now or most > high_now:
-    wrong = least if least < low_now else most
-    moment = ' at the moment' if callable(low) or callable(high) else ''
-    raise Malformed(
-      f'{field.path} holds {wrong}, expected {_number(low_now)} to {_number(high_now)}{moment}'
-    )
+  wrong = (values < low_now) | (values > high_now)
+  if not wrong.any():
+    return
+
+  at = np.unravel_index(int(np.argmax(wrong)), values.shape)
+  expected = [_number(np.broadcast_to(limit, values.shape)[at]) for limit in (low_now, high_now)]
+  place = f'[..., {at[-1]}]' if np.ndim(low_now) or np.ndim(high_now) else ''
+  moment = ' at the moment' if callable(low) or callable(high) else ''
+  raise Malformed(
+    f'{field.path}{place} holds {values[at]}, expected {" to ".join(expected)}{moment}'
+  )
 
 
-def _number(value: float) -> str:
+def _number(value: np.generic) -> str:
   # Integers with all of their digits.
-  return f'{value:g}' if isinstance(value, float) else str(value)
+  return str(value) if isinstance(value, np.integer) else f'{value:g}'
 
 
 def _field(path: str, spec: tf.TensorSpec) -> _Field:

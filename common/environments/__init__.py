@@ -16,7 +16,8 @@ import importlib
 from typing import TYPE_CHECKING, cast
 
 from common import errors
-from common.environments import levels
+from common.environments import levels, making, packages
+from common.environments.making import modules_of
 from common.environments.options import Options
 from common.environments.suite import EnvironmentCrashed, Family, Suite, assign
 
@@ -28,7 +29,10 @@ __all__ = [
   'assign',
   'code_of',
   'describe',
+  'family_of',
   'load',
+  'modules_of',
+  'remember',
 ]
 
 # The part of `--env` before a colon -> the family's module. Modules are imported when asked for:
@@ -42,6 +46,7 @@ _MODULES = {
   'dmlab': 'dmlab',
   'control': 'control',
   'gym': 'gym',
+  'python': 'gym',
 }
 
 if TYPE_CHECKING:  # Has mypy check that every module is a `Family`.
@@ -64,6 +69,7 @@ HELP = """\
                         (continuous actions)
   gym:ID                any registered gymnasium environment, e.g. gym:CartPole-v1 or
                         gym:Pendulum-v1, or gym:MODULE:ID for one that importing MODULE registers
+  MODULE:FUNCTION       what a function, or class, of your own makes: a gymnasium.Env
   --tasks=A,B narrows those with many tasks."""
 
 
@@ -84,16 +90,32 @@ def load(name: str, options: Options = Options()) -> Suite:
     UserError: If there is no such environment, or no such task in it (the message suggests the
       nearest names), or if a package that it needs is missing.
   """
-  family, _, member = name.partition(':')
+  family = family_of(name)
   if family not in _MODULES:
-    raise errors.unknown('environment', name, _names(), 'See --help for the list of environments.')
+    hint = 'See --help for the list of environments.'
+    if ':' in name:
+      hint += f' If {family} is a module of your own, put its folder into PYTHONPATH.'
+    raise errors.unknown('environment', name, _names(), hint)
+  module = _MODULES[family]
+  if module != 'gym':
+    options.check_family(name)
+  # Of MODULE:FUNCTION, all is the member.
+  member = name.removeprefix(f'{family}:') if ':' in name else ''
   try:
-    return _imported(_MODULES[family]).load(name, member, options)
+    return _imported(module).load(name, member, options)
   except ImportError as error:
-    raise errors.UserError(
-      f'{name} needs the package {error.name!r}, which cannot be imported ({error}). '
-      'Install the requirements: scripts/train --help does it, if a package is missing'
-    ) from error
+    raise packages.missing(name, error) from error
+
+
+def remember(make_env: making.MakeEnv) -> str:
+  """The value of `--env` for a function that makes environments, see `making.remember`."""
+  return making.remember(make_env, _MODULES)
+
+
+def family_of(name: str) -> str:
+  """The family of a value of `--env`; `gym` for a MODULE:FUNCTION."""
+  family = name.partition(':')[0]
+  return making.GYM if family not in _MODULES and making.is_function(name) else family
 
 
 def code_of(name: str) -> str:
@@ -102,8 +124,8 @@ def code_of(name: str) -> str:
   Empty for all other environments: their names only choose from what installed packages list.
   """
   family, _, member = name.partition(':')
-  if family == 'gym' and ':' in member:
-    return f'the Python module {member.partition(":")[0]}'
+  for module in modules_of(name):
+    return f'the Python module {module}'
   if family == 'dmlab' and not levels.is_listed(member):
     return f'the script of the level {member}'
   return ''

@@ -18,8 +18,8 @@ from dm_control import suite as control_suite
 from dm_control.rl import control
 
 from common import errors
+from common.environments import actions, process, suite
 from common.environments import options as option_sets
-from common.environments import process, suite
 
 _MAX_BOUND = 1e6  # Of actions; those of lqr have 1e10.
 
@@ -103,6 +103,7 @@ class ControlEnv(gymnasium.Env):
 
   def __init__(self, name: str):
     """Only notes the task, DOMAIN-TASK: the engine starts in `reset`, which knows the seed."""
+    self._name = name
     self._domain, _, self._task = name.partition('-')
     self._env: Any = None  # A `dm_control.rl.control.Environment`.
     self._low, self._high, num_features = _form(name)
@@ -118,16 +119,20 @@ class ControlEnv(gymnasium.Env):
     return self._flat(self._env.reset().observation), {}
 
   def step(self, action: np.ndarray) -> suite.Step:
-    action = np.clip(np.asarray(action, np.float64), -1.0, 1.0)
+    if not np.isfinite(action).all():
+      raise errors.UserError(f'control:{self._name}: the agent chose the action {action}')
     try:
-      step = self._env.step(self._low + 0.5 * (action + 1.0) * (self._high - self._low))
+      step = self._env.step(actions.rescaled(action, self._low, self._high))
     except control.PhysicsError as error:
-      raise suite.EnvironmentCrashed(f'{self._domain}-{self._task}: {error}') from error
+      raise suite.EnvironmentCrashed(f'{self._name}: {error}') from error
 
     # At the clock's end the discount is still 1; it is 0 where the task itself has ended.
     terminated = step.last() and step.discount == 0.0
     truncated = step.last() and not terminated
-    return self._flat(step.observation), float(step.reward), terminated, truncated, {}
+    reward = float(step.reward)
+    if not np.isfinite(reward):
+      raise errors.UserError(f'control:{self._name}: the reward is {reward}')
+    return self._flat(step.observation), reward, terminated, truncated, {}
 
   def close(self) -> None:
     if self._env is not None:
@@ -135,7 +140,13 @@ class ControlEnv(gymnasium.Env):
 
   def _flat(self, features: Mapping[str, Any]) -> suite.Observation:
     flat = np.concatenate([np.ravel(feature) for feature in features.values()])
-    return {'observation': flat.astype(np.float32)}
+    flat = flat.astype(np.float32)
+    if not np.isfinite(flat).all():
+      wrong = [name for name, feature in features.items() if not np.isfinite(feature).all()]
+      raise errors.UserError(
+        f'control:{self._name} observes {" and ".join(wrong)} that are not finite'
+      )
+    return {'observation': flat}
 
 
 def together(names: Sequence[str]) -> gymnasium.vector.VectorEnv:

@@ -1,16 +1,18 @@
-"""Any environment registered with gymnasium: `gym:ID`.
+"""Any gymnasium environment: `gym:ID`, `gym:MODULE:ID`, or `MODULE:FUNCTION`, which makes one.
 
-It must have discrete or bounded continuous actions, and observe a Box: vectors or images.
+Observations and actions of almost any kind are converted, see `observations` and `actions`. Time
+limits and rewards are the environment's own.
 """
 
-from typing import Any, Sequence
+import functools
+import logging
+import math
+from typing import NamedTuple, Sequence, cast
 
 import gymnasium
-import numpy as np
 
-from common import errors
+from common.environments import adapted, images, making, observations, parallel, stepping, suite
 from common.environments import options as option_sets
-from common.environments import suite
 
 
 def names() -> list[str]:
@@ -19,34 +21,34 @@ def names() -> list[str]:
 
 
 def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
-  """The suite of one gymnasium id, with its own time limits and rewards; no action repeat.
-
-  See `suite.Family.load`.
+  """The suite of one environment; see `suite.Family.load`.
 
   Args:
     name: The value of `--env`.
-    member: ID, or MODULE:ID for an environment that importing MODULE registers.
-    options: Only `tasks` is honoured.
+    member: ID or MODULE:ID for `gym:`, otherwise all of `name`.
+    options: `tasks` and those that are for this family.
 
   Raises:
-    UserError: If the id is not registered, or its spaces are of other kinds than those above.
+    UserError: If it does not exist, cannot be made, or has spaces that are refused.
   """
   tasks = suite.select_tasks(name, (member,), options)
-  module, colon, rest = member.partition(':')
-  if colon and (not module or not rest or ':' in rest):
-    raise errors.UserError(f'{name!r} is not an environment: expected gym:ID or gym:MODULE:ID')
-  # With a module, only importing it tells whether the id exists.
-  if ':' not in member and member not in gymnasium.registry:
-    raise errors.unknown('gymnasium environment', member, gymnasium.registry.keys())
-  probe = _probe(member)
-  action_space = _action_space(name, probe.action_space)
-  observation_space = _observation_space(name, probe.observation_space)
-
-  def make_one() -> gymnasium.Env:
-    return NamedObservation(rescaled(gymnasium.make(member)), observation_space)
+  view = observations.View(
+    options.grayscale, images.parse_size(options.image_size), options.frame_stack
+  )
+  recipe = making.Recipe(name, options.env_kwargs, options.wrappers, view, options.action_repeat)
+  probe = _probe(recipe, making.source(name))
+  make_one = functools.partial(adapted.AdaptedEnv, recipe, probe.has_mask)
 
   def make(tasks: Sequence[str], training: bool) -> gymnasium.vector.VectorEnv:
     del training  # The environment is the same in evaluation.
+    if stepping.in_processes(recipe, options.env_processes, make_one):
+      return parallel.ParallelVectorEnv(
+        [make_one] * len(tasks),
+        tasks,
+        probe.observation_space,
+        probe.action_space,
+        options.environment_timeout_seconds,
+      )
     return gymnasium.vector.SyncVectorEnv(
       [make_one] * len(tasks),
       copy=False,
@@ -56,75 +58,63 @@ def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
   return suite.Suite(
     name=name,
     tasks=tasks,
-    observation_space=observation_space,
-    action_space=action_space,
-    action_repeat=1,
+    observation_space=probe.observation_space,
+    action_space=probe.action_space,
+    action_repeat=options.action_repeat,
     make=make,
-    max_episode_steps=probe.spec.max_episode_steps if probe.spec else None,
+    max_episode_steps=probe.max_episode_steps,
+    frame_stack=options.frame_stack,
   )
 
 
-def rescaled(env: gymnasium.Env) -> gymnasium.Env:
-  """The environment, with continuous actions float32 in [-1, 1]; what lies outside is clipped."""
-  if not isinstance(env.action_space, gymnasium.spaces.Box):
-    return env
-  space = suite.continuous_actions(env.action_space.shape[0])
-  within = gymnasium.wrappers.RescaleAction(env, space.low, space.high)
-  return gymnasium.wrappers.TransformAction(
-    within, lambda action: np.clip(action, space.low, space.high), space
-  )
+class _Probe(NamedTuple):
+  """What a first environment shows.
+
+  Attributes:
+    observation_space: As suites promise it.
+    action_space: As suites promise it.
+    has_mask: Whether its `info` has masks of actions.
+    max_episode_steps: The time limit that it is registered with, in agent steps; None for none.
+  """
+
+  observation_space: gymnasium.spaces.Dict
+  action_space: suite.ActionSpace
+  has_mask: bool
+  max_episode_steps: int | None
 
 
-class NamedObservation(gymnasium.ObservationWrapper):
-  """Names the observation, and gives it the dtype of `space`."""
+@functools.lru_cache(maxsize=64)
+def _probe(recipe: making.Recipe, source: object) -> _Probe:
+  """Makes an environment and begins an episode; once in this process.
 
-  def __init__(self, env: gymnasium.Env, space: gymnasium.spaces.Dict):
-    super().__init__(env)
-    self.observation_space = space
-    self._dtype = space['observation'].dtype
-
-  def observation(self, observation: Any) -> suite.Observation:
-    return {'observation': np.asarray(observation, self._dtype)}
-
-
-def _probe(member: str) -> gymnasium.Env:
-  """An environment of an id, closed: only its spaces and its specification are of use."""
+  Args:
+    recipe: The environment.
+    source: What makes it: another under the same name is another environment.
+  """
+  del source
+  env = adapted.AdaptedEnv(recipe)
   try:
-    probe = gymnasium.make(member)
-  except (gymnasium.error.Error, ImportError) as error:
-    raise errors.UserError(f'gymnasium cannot make {member!r}: {error}') from error
-  probe.close()
-  return probe
+    for note in env.notes:
+      logging.info('%s %s.', recipe.name, note)
+    env.reset(seed=0)
+    is_discrete = not isinstance(env.action_space, gymnasium.spaces.Box)
+    has_mask = is_discrete and observations.MASK in env.first_info
+    if has_mask:
+      env.close()
+      env = adapted.AdaptedEnv(recipe, has_mask)
+    return _Probe(
+      cast(gymnasium.spaces.Dict, env.observation_space),
+      cast(suite.ActionSpace, env.action_space),
+      has_mask,
+      _time_limit(env, recipe.action_repeat),
+    )
+  finally:
+    env.close()
 
 
-def _action_space(name: str, space: gymnasium.Space) -> suite.ActionSpace:
-  """The suite's action space for an environment's; continuous actions are rescaled to [-1, 1]."""
-  if isinstance(space, gymnasium.spaces.Discrete) and space.start == 0:
-    return space
-  if isinstance(space, gymnasium.spaces.Box) and _is_bounded_vector(space):
-    return suite.continuous_actions(space.shape[0])
-  raise errors.UserError(
-    f'{name} has the action space {space}: expected discrete actions, numbered from 0, or a vector '
-    'of real numbers, each with a finite lower and upper bound.'
-  )
-
-
-def _is_bounded_vector(space: gymnasium.spaces.Box) -> bool:
-  is_bounded = np.isfinite(space.low) & np.isfinite(space.high) & (space.low < space.high)
-  is_real = np.issubdtype(space.dtype, np.floating)
-  return len(space.shape) == 1 and is_real and bool(np.all(is_bounded))
-
-
-def _observation_space(name: str, space: gymnasium.Space) -> gymnasium.spaces.Dict:
-  """The suite's observation space for an environment's; vectors become float32."""
-  if isinstance(space, gymnasium.spaces.Box):
-    if space.dtype == np.uint8 and len(space.shape) == 3:
-      images = gymnasium.spaces.Box(0, 255, space.shape, np.uint8)
-      return gymnasium.spaces.Dict({'observation': images})
-    if len(space.shape) == 1:
-      vectors = gymnasium.spaces.Box(-np.inf, np.inf, space.shape, np.float32)
-      return gymnasium.spaces.Dict({'observation': vectors})
-  raise errors.UserError(
-    f'{name} observes {space}: expected a Box, a vector or a uint8 image [height, width, '
-    'channels]. A gymnasium wrapper can flatten or rescale it.'
-  )
+def _time_limit(env: gymnasium.Env, action_repeat: int) -> int | None:
+  """The time limit that an environment is registered with, in agent steps; None for none."""
+  spec = env.unwrapped.spec
+  if spec is None or spec.max_episode_steps is None:
+    return None
+  return math.ceil(spec.max_episode_steps / action_repeat)

@@ -2,9 +2,12 @@
 
 import dataclasses
 
+from common import errors
+
 # Making and resetting environments may take this many times as long as a step: DeepMind Lab
 # compiles maps then, for minutes.
 RESET_FACTOR = 3
+_OF_GYM = ('env_kwargs', 'wrappers', 'grayscale', 'image_size', 'frame_stack', 'action_repeat')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +22,15 @@ class Options:
       started again. Resets may take `RESET_FACTOR` times as long.
     max_training_frames: Environment frames after which an Atari game is truncated in training;
       None for the limit of evaluation.
+    env_kwargs: Arguments of an environment's constructor, `NAME=VALUE,NAME=VALUE`. These and the
+      following are for `gym:` and MODULE:FUNCTION.
+    wrappers: What wraps the environment, the innermost first, `MODULE:NAME,MODULE:NAME`.
+    grayscale: Whether images are made grey.
+    image_size: `HEIGHTxWIDTH` that images are resized to; '' for their own size.
+    frame_stack: Grey images in one observation.
+    action_repeat: Environment frames in one agent step.
+    env_processes: Whether each environment steps in a process of its own, `always`, `never`, or
+      `auto` to measure which is faster.
     dmlab_dataset_path: Folder of the images that some levels of Psychlab show, `dummy` for the
       levels' own dummy images, or '' to leave those levels out.
     dmlab_level_cache: Folder of compiled maps; '' to compile a map at every reset.
@@ -31,9 +43,31 @@ class Options:
   tasks: str = ''
   environment_timeout_seconds: float = 600.0
   max_training_frames: int | None = None
+  env_kwargs: str = ''
+  wrappers: str = ''
+  grayscale: bool = False
+  image_size: str = ''
+  frame_stack: int = 1
+  action_repeat: int = 1
+  env_processes: str = 'auto'
   dmlab_dataset_path: str = ''
   dmlab_level_cache: str = ''
   dmlab_level_cache_gb: float = 5.0
   dmlab_renderer: str = 'software'
   dmlab_engine: str = ''
   dmlab_episode_seeds: int = 0
+
+  def check_family(self, name: str) -> None:
+    """Refuses settings that are for `gym:` and MODULE:FUNCTION, for an environment of our own.
+
+    Raises:
+      UserError: Names the setting.
+    """
+    defaults = Options()
+    for setting in _OF_GYM:
+      value = getattr(self, setting)
+      if value != getattr(defaults, setting):
+        raise errors.UserError(
+          f'{setting} is {value!r}, which is for gym:ID and MODULE:FUNCTION: {name} is made in its '
+          'own way. Leave it out'
+        )

@@ -103,7 +103,8 @@ class Suite:
       reads, uint8 pixels or float32 vectors. Pixels are `[height, width, channels]`, or
       `[stack, height, width]` if `frame_stack` > 1. The others are optional: `instruction` (int32
       `[MAX_WORDS]`), `vector` (float32 `[D]`, what is observed beside pixels) and `action_mask`
-      (uint8 `[A]`, 1 for the actions that may be taken now; only with discrete actions).
+      (uint8 `[A]`, 1 for the actions that may be taken now; only with discrete actions. With
+      several of them at once, the actions of each stand side by side).
     action_space: Of one environment: `Discrete` or `MultiDiscrete`, numbered from 0, or a float32
       `Box` of vectors in [-1, 1].
     action_repeat: Environment frames per agent step.
@@ -136,6 +137,10 @@ class Suite:
   @property
   def is_discrete(self) -> bool:
     return isinstance(self.action_space, gymnasium.spaces.Discrete)
+
+  @property
+  def is_continuous(self) -> bool:
+    return isinstance(self.action_space, gymnasium.spaces.Box)
 
   @property
   def num_actions(self) -> int:
@@ -222,19 +227,31 @@ def continuous_actions(size: int) -> gymnasium.spaces.Box:
 
 def pixels_and_instruction(height: int, width: int) -> gymnasium.spaces.Dict:
   """The observation space of the first-person suites: RGB pixels and a hashed instruction."""
-  words = gymnasium.spaces.Box(_NO_WORD, INSTRUCTION_BUCKETS - 1, (MAX_WORDS,), np.int32)
   pixels = gymnasium.spaces.Box(0, 255, (height, width, 3), np.uint8)
-  return gymnasium.spaces.Dict({'instruction': words, 'observation': pixels})
+  return gymnasium.spaces.Dict({'instruction': instruction_space(), 'observation': pixels})
 
 
-def network_space(suite: Suite) -> gymnasium.spaces.Box:
-  """The space of `observation` as networks read it: stacked frames become channels."""
+def instruction_space() -> gymnasium.spaces.Box:
+  """The space of what `hash_words` returns."""
+  return gymnasium.spaces.Box(_NO_WORD, INSTRUCTION_BUCKETS - 1, (MAX_WORDS,), np.int32)
+
+
+def network_space(suite: Suite) -> gymnasium.spaces.Dict:
+  """The observation space as networks read it: stacked frames become channels."""
+  if suite.frame_stack == 1:
+    return suite.observation_space
   space = suite.observation_space['observation']
   assert isinstance(space, gymnasium.spaces.Box)
-  if suite.frame_stack == 1:
-    return space
   stack, height, width = space.shape
-  return gymnasium.spaces.Box(0, 255, (height, width, stack), space.dtype.type)
+  channels = gymnasium.spaces.Box(0, 255, (height, width, stack), space.dtype.type)
+  return gymnasium.spaces.Dict({**suite.observation_space.spaces, 'observation': channels})
+
+
+def observed_shape(suite: Suite) -> tuple[int, ...]:
+  """The shape of `observation` as networks read it: `[D]`, or `[height, width, channels]`."""
+  shape = network_space(suite)['observation'].shape
+  assert shape is not None  # Suites observe boxes.
+  return shape
 
 
 def integer_bounds(suite: Suite) -> dict[str, tuple[int, int]]:
@@ -257,14 +274,15 @@ def awaited(environment: gymnasium.vector.VectorEnv) -> str:
   return say() if say else ''
 
 
-def final_observations(info: StepInfo, which: np.ndarray) -> np.ndarray:
-  """The last `observation` of episodes that a step truncated, `[M, ...]`.
+def final_observations(info: StepInfo, which: np.ndarray) -> Observation:
+  """The last observations of episodes that a step truncated, by name, `[M, ...]`.
 
   Args:
     info: The step's.
-    which: int `[M]`, indices of truncated environments.
+    which: int `[M]`, indices of truncated environments; at least one.
   """
-  return np.stack([info['final_obs'][i]['observation'] for i in which])
+  last = [info['final_obs'][i] for i in which]
+  return {name: np.stack([one[name] for one in last]) for name in last[0]}
 
 
 def hash_words(instruction: str) -> np.ndarray:

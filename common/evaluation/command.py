@@ -14,6 +14,7 @@ from absl import flags
 
 from common import environments, errors
 from common.config import command_line, run_folder, settings
+from common.environments import making
 from common.evaluation import jobs, play
 from common.machine import cores, files, janitor, memory
 from common.reporting import score_report
@@ -29,6 +30,7 @@ _INDECISIVE = (
   'intra_op_threads',
   'num_actors',
   'envs_per_actor',
+  'env_processes',
   'evaluation_episodes',
   'dmlab_level_cache',
   'dmlab_level_cache_gb',
@@ -70,6 +72,7 @@ def main(argv: Sequence[str], description: str, system: systems.System) -> int:
       checkpoint=values.checkpoint,
       seed=values.seed,
       film=values.video,
+      deterministic=values.deterministic,
       processes=values.processes,
       max_steps=values.max_steps,
     )
@@ -92,6 +95,12 @@ def _define_flags(values: flags.FlagValues) -> None:
     flag_values=values,
   )
   flags.DEFINE_boolean('video', False, "Film each task's first episode.", flag_values=values)
+  flags.DEFINE_boolean(
+    'deterministic',
+    False,
+    'Take the most likely action (IMPALA) or the one of highest value (DQN), none at random.',
+    flag_values=values,
+  )
   flags.DEFINE_integer(
     'processes',
     cores.count(),
@@ -108,6 +117,7 @@ def evaluate(
   checkpoint: str = 'latest',
   seed: int = _SEED,
   film: bool = False,
+  deterministic: bool = False,
   processes: int | None = None,
   max_steps: int | None = None,
 ) -> None:
@@ -123,6 +133,7 @@ def evaluate(
     checkpoint: `latest`, `best` or a path.
     seed: Seed of environments and actions.
     film: Whether to write `videos/TASK.gif`.
+    deterministic: Whether the agent takes the actions it prefers, none at random.
     processes: How many tasks to play at once; None for the number of cores.
     max_steps: Agent steps after which an episode is cut; None for the run's `max_evaluation_steps`.
 
@@ -134,7 +145,7 @@ def evaluate(
   _expect_writable(run)
   if max_steps:
     config = dataclasses.replace(config, max_evaluation_steps=max_steps)
-  request = jobs.Request(run, system, config, checkpoint, seed, film)
+  request = jobs.Request(run, system, config, checkpoint, seed, film, deterministic)
   player = jobs.TaskPlayer(request)
   # Workers play the checkpoint that this process found, even if training saves a newer one.
   request = dataclasses.replace(request, checkpoint=player.checkpoint)
@@ -191,6 +202,7 @@ def _write(
     'checkpoint': request.checkpoint,
     'env': request.config.env,
     'seed': request.seed,
+    'deterministic': request.deterministic,
     'references': suite.references,
     'note': suite.note,
     **results,
@@ -201,6 +213,9 @@ def _write(
 
 def _processes(wanted: int, suite: environments.Suite, episodes: int) -> int:
   """The number of processes: as many as wanted, if memory has room for their engines."""
+  # Other processes cannot make its environments.
+  if making.given(suite.name):
+    return 1
   # Only suites with large engines state their size.
   if not suite.bytes_per_environment:
     return wanted
@@ -214,7 +229,8 @@ def _results_name(request: jobs.Request, episodes: int) -> str:
   # Relative, because the run's folder may be moved.
   checkpoint = os.path.relpath(request.checkpoint, request.run)
   decisive = _decisive_settings(request.config)
-  text = json.dumps([checkpoint, decisive, request.film], sort_keys=True)
+  played = [checkpoint, decisive, request.film, request.deterministic]
+  text = json.dumps(played, sort_keys=True)
   digest = hashlib.sha256(text.encode()).hexdigest()[:8]
   name = pathlib.Path(checkpoint).name
   return f'{name}-{episodes}-episodes-seed-{request.seed}-{digest}'

@@ -48,6 +48,7 @@ class Request:
     checkpoint: `latest`, `best` or a path.
     seed: Seed of environments and actions.
     film: Whether to film each task's first episode, as `videos/TASK.gif` in the run's folder.
+    deterministic: Whether the agent takes the actions it prefers, none at random.
   """
 
   run: pathlib.Path
@@ -56,6 +57,7 @@ class Request:
   checkpoint: str
   seed: int
   film: bool = False
+  deterministic: bool = False
 
 
 class TaskPlayer:
@@ -85,7 +87,9 @@ class TaskPlayer:
     config = request.config
     self.suite = environments.load(config.env, config.environment_options())
     tf.random.set_seed(request.seed)
-    agent = request.system.make_playing_agent(config, self.suite, request.seed)
+    agent = request.system.make_playing_agent(
+      config, self.suite, request.seed, request.deterministic
+    )
     saved = checkpoints.Checkpoints(request.run / 'checkpoints', agent.checkpointed)
     self.checkpoint = saved.restore(request.checkpoint)
     self._make_agent_player = agent.make_player

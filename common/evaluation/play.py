@@ -10,6 +10,7 @@ import numpy as np
 import scipy.stats
 
 from common import environments, errors
+from common.environments import masks
 
 # Maps observations [N, ...], last rewards float32 [N] and dones bool [N] to actions [N]. May hold
 # state: a new player is made for each task.
@@ -94,9 +95,18 @@ def bootstrap_interval(values: Sequence[float], confidence: float = 0.95) -> tup
 
 
 def random_player(action_space: gymnasium.Space, seed: int) -> Player:
-  """A player whose actions are uniformly random."""
+  """A player whose actions are uniformly random, and legal where masks say which are."""
   rng = np.random.default_rng(seed)
-  return lambda observations, rewards, done: random_actions(action_space, len(done), rng)
+
+  def act(
+    observations: Mapping[str, np.ndarray], rewards: np.ndarray, done: np.ndarray
+  ) -> np.ndarray:
+    del rewards
+    if masks.NAME in observations:
+      return masks.random_legal(action_space, observations[masks.NAME], rng)
+    return random_actions(action_space, len(done), rng)
+
+  return act
 
 
 def random_actions(
@@ -105,10 +115,13 @@ def random_actions(
   """Uniformly random actions for N = `count` environments.
 
   Returns:
-    int64 `[N]` for discrete actions, float32 `[N, A]` in [-1, 1] for continuous ones.
+    int64 `[N]` for discrete actions, `[N, K]` for K of them at once, float32 `[N, A]` in [-1, 1]
+    for continuous ones.
   """
   if isinstance(action_space, gymnasium.spaces.Discrete):
     return rng.integers(action_space.n, size=count)
+  if isinstance(action_space, gymnasium.spaces.MultiDiscrete):
+    return rng.integers(action_space.nvec, size=(count, len(action_space.nvec)))
   assert action_space.shape is not None
   return rng.uniform(-1.0, 1.0, (count, *action_space.shape)).astype(np.float32)
 
@@ -137,7 +150,7 @@ def play_episodes(
     The episodes so far, after each step of the environments; the last ones are complete.
 
   Raises:
-    UserError: If all environments crash in each of three attempts.
+    UserError: If all environments crash in each of three attempts, or a mask forbids all actions.
   """
   for attempt in range(_MAX_CRASHES):
     result = Episodes(episodes, max_steps)
@@ -227,6 +240,7 @@ def _play(
         # Copied, since the environment may reuse the array.
         result.pictures.append(np.array(observations['observation'][0]))
 
+      masks.check(suite, observations)
       actions = player(observations, rewards, done)
       observations, rewards, terminated, truncated, info = environment.step(actions)
       rewards = rewards.astype(np.float32)

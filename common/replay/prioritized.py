@@ -176,7 +176,7 @@ class PrioritizedReplay(tf.Module):
     with self._lock:
       return self._call(self._read_stamps).numpy()
 
-  def read(self, slots: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+  def read(self, slots: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
     """Reads blocks.
 
     Args:
@@ -188,7 +188,7 @@ class PrioritizedReplay(tf.Module):
     """
     with self._lock:
       stamps, parts = self._call(self._read, tf.constant(slots, tf.int64))
-    return stamps.numpy(), {name: values.numpy() for name, values in parts.items()}
+    return stamps.numpy(), tf.nest.map_structure(lambda part: part.numpy(), parts)
 
   def priorities(self) -> tuple[np.ndarray, np.ndarray]:
     """Reads all priorities.
@@ -356,7 +356,7 @@ class PrioritizedReplay(tf.Module):
   def _read_stamps(self) -> tf.Tensor:
     return tf.identity(self._storage.stamps)
 
-  def _read(self, slots: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+  def _read(self, slots: tf.Tensor) -> tuple[tf.Tensor, dict[str, Any]]:
     return tf.gather(self._storage.stamps, slots), self._storage.read_blocks(slots)
 
   def _read_priorities(self) -> tuple[tf.Tensor, tf.Tensor]:

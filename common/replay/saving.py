@@ -15,6 +15,7 @@ import zipfile
 from typing import Any, Callable, NamedTuple, Sequence
 
 import numpy as np
+import tensorflow as tf
 
 from common import errors
 from common.machine import files
@@ -84,7 +85,9 @@ class Saver:
     """Writes the blocks in a range of slots. Returns the file's size in bytes."""
     stamps, blocks = self._replay.read(np.arange(chunk.start, chunk.stop))
     path = self._folder / f'chunk-{chunk.start // self._chunk_slots:06}.npz'
-    _write(path, stamp=stamps, **blocks)
+    parts = structures.named(structures.TransitionBlock(**blocks, priority=None))
+    del parts['priority']  # In a file of their own.
+    _write(path, stamp=stamps, **parts)
     self._written[chunk] = stamps
     return path.stat().st_size
 
@@ -195,18 +198,21 @@ def _read_blocks(
     ValueError: If a field has another shape or dtype.
   """
   rows = [place.row for place in places]
-  names = [name for name in structures.TransitionBlock._fields if name != 'priority']
+  names = [name for name in structures.named(spec) if name != 'priority']
   with np.load(places[0].path) as chunk:
-    fields = {name: chunk[name][rows] for name in names}
+    parts = [chunk[name][rows] for name in names]
+  # Priorities are the last field.
+  blocks = tf.nest.pack_sequence_as(spec, [*parts, priorities])
   # Some may have been removed from their blocks after those were written.
-  fields['valid'] &= priorities > 0
-  blocks = structures.TransitionBlock(**fields, priority=priorities)
+  blocks = blocks._replace(valid=blocks.valid & (priorities > 0))
   _check_matches(blocks, spec)
   return blocks
 
 
 def _check_matches(blocks: structures.TransitionBlock, spec: structures.TransitionBlock) -> None:
-  for name, values, expected in zip(spec._fields, blocks, spec, strict=True):
+  found = structures.named(blocks)
+  for name, expected in structures.named(spec).items():
+    values = found[name]
     if values.shape[1:] != tuple(expected.shape) or values.dtype != expected.dtype.as_numpy_dtype:
       raise ValueError(
         f'{name} is {values.dtype} {list(values.shape[1:])} in a block, '

@@ -1,5 +1,7 @@
 """Slots of transition blocks in `tf.Variable`s: every observation is stored once."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from common.replay import structures
@@ -30,7 +32,9 @@ class BlockStorage(tf.Module):
     self._entries = spec.frame_start.shape[0]  # E
     self._stack = stack
     with tf.device('/cpu:0'):
-      self._observation = _uninitialised(slots * self._entries, spec.observation)
+      self._observation = tf.nest.map_structure(
+        lambda part: _uninitialised(slots * self._entries, part), spec.observation
+      )
       self._frame_start = _uninitialised(slots * self._entries, spec.frame_start)
       self._per_transition = {
         name: _uninitialised(slots * self.length, getattr(spec, name)) for name in _PER_TRANSITION
@@ -72,7 +76,11 @@ class BlockStorage(tf.Module):
     tf.debugging.assert_rank(slots, 1)
     entries = _rows(slots, self._entries)  # [M * E]
     leaves = self.leaves(slots)  # [M * B]
-    _scatter(self._observation, entries, flatten(blocks.observation))
+    tf.nest.map_structure(
+      lambda variable, part: _scatter(variable, entries, flatten(part)),
+      self._observation,
+      blocks.observation,
+    )
     _scatter(self._frame_start, entries, flatten(blocks.frame_start))
     for name, variable in self._per_transition.items():
       _scatter(variable, leaves, flatten(getattr(blocks, name)))
@@ -105,18 +113,20 @@ class BlockStorage(tf.Module):
     """Marks slots int64 `[M]` as empty."""
     _scatter(self.stamps, slots, tf.fill(tf.shape(slots), tf.constant(-1, tf.int64)))
 
-  def read_blocks(self, slots: tf.Tensor) -> dict[str, tf.Tensor]:
+  def read_blocks(self, slots: tf.Tensor) -> dict[str, Any]:
     """The blocks in slots int64 `[M]`, by field name, `[M, ...]`; all fields but `priority`."""
     tf.debugging.assert_rank(slots, 1)
     parts = {
-      'observation': _gather_blocks(self._observation, slots, self._entries),
+      'observation': tf.nest.map_structure(
+        lambda variable: _gather_blocks(variable, slots, self._entries), self._observation
+      ),
       'frame_start': _gather_blocks(self._frame_start, slots, self._entries),
     }
     for name, variable in self._per_transition.items():
       parts[name] = _gather_blocks(variable, slots, self.length)
     return parts
 
-  def read_transitions(self, leaf: tf.Tensor) -> dict[str, tf.Tensor]:
+  def read_transitions(self, leaf: tf.Tensor) -> dict[str, Any]:
     """The transitions at leaves int64 `[K]`, by the names of `structures.Sample`'s fields.
 
     Returns:
@@ -133,14 +143,18 @@ class BlockStorage(tf.Module):
     entries = first[:, tf.newaxis] + window  # [K, stack]
     next_entries = last[:, tf.newaxis] + window  # [K, stack]
     parts = {
-      'observation': tf.gather(self._observation, entries),
+      'observation': self._observations(entries),
       'frame_start': tf.gather(self._frame_start, entries),
-      'next_observation': tf.gather(self._observation, next_entries),
+      'next_observation': self._observations(next_entries),
       'next_frame_start': tf.gather(self._frame_start, next_entries),
     }
     for name in ('action', 'n_step_return', 'discount'):
       parts[name] = tf.gather(self._per_transition[name], leaf)
     return parts
+
+  def _observations(self, entries: tf.Tensor) -> Any:
+    """The observations at entries int64 `[K, stack]`, `[K, stack, ...]`."""
+    return tf.nest.map_structure(lambda variable: tf.gather(variable, entries), self._observation)
 
 
 def flatten(x: tf.Tensor) -> tf.Tensor:

@@ -1,5 +1,6 @@
 """What enters and leaves a prioritized replay: blocks of transitions, and samples."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ class TransitionBlock(NamedTuple):
   entry stack - 1 + b; it bootstraps from the stack whose newest frame is entry stack - 1 + end[b].
   """
 
-  # [E, ...]: single frames uint8, or vectors float32.
+  # [E, ...], or a dict of these by name: single frames uint8, vectors float32 and so on.
   observation: Any
   # bool [E]: the entry is the first of a game, so no stack reaches back beyond it.
   frame_start: Any
@@ -35,18 +36,18 @@ class TransitionBlock(NamedTuple):
 class Sample(NamedTuple):
   """K transitions.
 
-  Observations are `[K, stack, ...]`, the newest frame last; `frames.stacks` turns single frames
-  into network inputs.
+  Observations are `[K, stack, ...]`, or a dict of these by name, the newest entry last;
+  `frames.stacks` turns single frames into network inputs.
   """
 
   leaf: tf.Tensor  # int64 [K]: the transition's leaf in the sum tree.
   stamp: tf.Tensor  # int64 [K]: the serial number of its block, to notice when it has been evicted.
-  observation: tf.Tensor  # [K, stack, ...].
+  observation: Any  # [K, stack, ...].
   frame_start: tf.Tensor  # bool [K, stack].
   action: tf.Tensor  # int32 [K], or float32 [K, A].
   n_step_return: tf.Tensor  # float32 [K].
   discount: tf.Tensor  # float32 [K].
-  next_observation: tf.Tensor  # [K, stack, ...]: the state to bootstrap from.
+  next_observation: Any  # [K, stack, ...]: the state to bootstrap from.
   next_frame_start: tf.Tensor  # bool [K, stack].
   weight: tf.Tensor  # float32 [K]: importance weights, at most 1.
   priority: tf.Tensor  # float32 [K]: the priority it was drawn by; 1 where alpha is 0.
@@ -69,7 +70,7 @@ def refused(blocks: TransitionBlock) -> np.ndarray:
   bad = np.any(np.asarray(blocks.priority) < 0, axis=1)
   # Observations are checked too: TensorFlow's fused ReLU turns NaN into 0 on CPUs, so neither
   # priorities nor losses would show it.
-  for part in map(np.asarray, blocks):
+  for part in map(np.asarray, tf.nest.flatten(blocks)):
     if np.issubdtype(part.dtype, np.floating):
       inner_axes = tuple(range(1, part.ndim))
       bad |= ~np.isfinite(part).all(axis=inner_axes)
@@ -78,12 +79,23 @@ def refused(blocks: TransitionBlock) -> np.ndarray:
 
 def not_finite(blocks: TransitionBlock) -> list[str]:
   """The names of fields with numbers that are NaN or infinite, in blocks of any count."""
-  named = {name: np.asarray(part) for name, part in blocks._asdict().items()}
+  arrays = {name: np.asarray(part) for name, part in named(blocks).items()}
   return [
     name
-    for name, part in named.items()
+    for name, part in arrays.items()
     if np.issubdtype(part.dtype, np.floating) and not np.isfinite(part).all()
   ]
+
+
+def named(block: TransitionBlock) -> dict[str, Any]:
+  """The arrays of a block, or their specifications, by field; `observation.NAME` in a dict."""
+  parts: dict[str, Any] = {}
+  for field, part in block._asdict().items():
+    if isinstance(part, Mapping):
+      parts |= {f'{field}.{name}': part[name] for name in sorted(part)}
+    else:
+      parts[field] = part
+  return parts
 
 
 def block_bytes(spec: TransitionBlock) -> int:

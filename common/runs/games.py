@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 
 from common import errors
+from common.environments import masks
 from common.environments import suite as suites
 from common.machine import threads
 
@@ -106,6 +107,7 @@ class Games:
 
     Raises:
       EnvironmentCrashed: If an engine dies while starting.
+      UserError: If an action mask forbids all actions.
     """
     self.pulse.enter('resetting environments', self._awaited)
     # The same seeds would replay the episodes that led to the crash. The modulus keeps seeds within
@@ -116,22 +118,25 @@ class Games:
     self._count_single_crashes(cast(suites.StepInfo, info))
     self._running_return[:] = 0.0
     self._running_length[:] = 0
+    masks.check(self._suite, observation)
     return observation
 
   def step(self, actions: np.ndarray) -> Step:
     """Takes one agent step in every environment.
 
     Args:
-      actions: int32 `[N]`, or float32 `[N, A]` for continuous actions.
+      actions: int32 `[N]`, `[N, K]` for K of them at once, or float32 `[N, A]` for continuous ones.
 
     Raises:
       EnvironmentCrashed: If the environments crashed together.
+      UserError: If an action mask forbids all actions.
     """
     self.pulse.enter('stepping environments', self._awaited)
     with self._naming_who_fails():
       observation, rewards, terminated, truncated, answer = self._environment.step(actions)
     info = cast(suites.StepInfo, answer)
     done = terminated | truncated
+    masks.check(self._suite, observation)
 
     # An engine that dies in the reset after an episode's end has completed that episode.
     crashed = self._count_single_crashes(info) & ~done

@@ -1,10 +1,15 @@
 """The training program: one process of a run, from command line to exit status."""
 
+import dataclasses
+import os
+import pathlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import gymnasium
 
 from common import environments, errors
-from common.config import command_line, settings
+from common.config import command_line, run_folder, settings
 from common.distributed import cluster
 from common.evaluation import command as evaluation
 from common.machine import janitor
@@ -44,7 +49,51 @@ def main(argv: Sequence[str], description: str, system: systems.System) -> int:
       from common.runs import roles
 
       return roles.work(system, config, options, who)
-    return _train(system, config, options, who)
+    _, finished = _train(system, config, options, who)
+    return 0 if finished else 130
+
+
+def train(
+  system: systems.System,
+  config: settings.Settings,
+  make_env: Callable[..., gymnasium.Env] | None = None,
+  run_dir: str | os.PathLike[str] = '',
+  resume: bool = False,
+) -> pathlib.Path:
+  """Trains from Python, with actors that are threads, and evaluates.
+
+  Args:
+    system: The system to train.
+    config: The run's settings, such as a preset's.
+    make_env: Makes an environment, in place of the config's `env`. A function or class that can be
+      imported is known to other processes by its module and name. One that cannot, of a script or
+      a notebook, is known to this process only: its environments step here, and evaluating or
+      resuming the run later takes a script that makes it again.
+    run_dir: The run's folder; '' for one that is named after environment and time.
+    resume: Whether to resume the run in that folder.
+
+  Returns:
+    The run's folder.
+
+  Raises:
+    UserError: If something failed that the user can fix.
+    KeyboardInterrupt: If Ctrl-C ended training, after a checkpoint was saved.
+  """
+  if make_env:
+    config = dataclasses.replace(config, env=environments.remember(make_env))
+  config.check()
+  options = command_line.Options(
+    run_dir=pathlib.Path(run_dir or run_folder.default_path(config.env)),
+    resume=resume,
+    is_named=bool(run_dir),
+  )
+  command_line.show_log()
+  with janitor.attend():
+    command_line.import_tensorflow(config.intra_op_threads)
+    folder, finished = _train(system, config, options, cluster.Cluster())
+  if not finished:
+    raise KeyboardInterrupt
+  return folder
 
 
 def _train(
@@ -52,8 +101,12 @@ def _train(
   config: settings.Settings,
   options: command_line.Options,
   who: cluster.Cluster,
-) -> int:
-  """Runs a learner; evaluates once training is finished. Returns the exit status."""
+) -> tuple[pathlib.Path, bool]:
+  """Runs a learner; evaluates once training is finished.
+
+  Returns:
+    The run's folder, and whether training is finished.
+  """
   if who.learners and not system.has_several_learners:
     raise errors.UserError(
       f'{system.title} has one learner, and the cluster names {len(who.learners)}'
@@ -72,4 +125,4 @@ def _train(
         f'python -m {system.name}.evaluate {shlex.quote(str(run.run_dir))}'
       )
       raise
-  return 0 if finished else 130
+  return run.run_dir, finished

@@ -103,5 +103,14 @@ class System(Protocol):
       The actor, and the codec that encodes its elements for the learner.
     """
 
-  def make_playing_agent(self, config: Any, suite: environments.Suite, seed: int) -> PlayingAgent:
-    """Makes the agent as it is evaluated; `seed` determines its random actions."""
+  def make_playing_agent(
+    self, config: Any, suite: environments.Suite, seed: int, deterministic: bool = False
+  ) -> PlayingAgent:
+    """Makes the agent as it is evaluated.
+
+    Args:
+      config: The run's settings.
+      suite: The environments to play in.
+      seed: Determines its random actions.
+      deterministic: Whether it takes no random actions, but those that it prefers.
+    """

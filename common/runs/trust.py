@@ -22,9 +22,10 @@ OF_THE_MACHINE = (
   'dmlab_level_cache',
   'dmlab_level_cache_gb',
   'dmlab_renderer',
+  'env_processes',
 )
 # Settings that may name code or files: the learner's must also be on a process's own command line.
-_NAMED_TWICE = ('env', 'dmlab_engine')
+_NAMED_TWICE = ('env', 'env_kwargs', 'wrappers', 'dmlab_engine')
 _LONGEST_TEXT = 10_000  # Characters; the names of DMLab-30's tasks are 900.
 # The most of what one actor allocates at once. The papers' largest is 100.
 _MOST = 1_000_000
@@ -35,6 +36,8 @@ _SIZES = (
   'local_buffer',
   'n_step',
   'hidden_size',
+  'frame_stack',
+  'action_repeat',
 )
 
 
@@ -138,6 +141,14 @@ def _check_names(config: settings.Settings, asked: Collection[str]) -> None:
       'does not decide what runs here. If that is what you want, say so on the command line here: '
       f'--env={shlex.quote(config.env)}'
     )
+  for name in ('env_kwargs', 'wrappers'):
+    value = getattr(config, name)
+    if value and name not in asked:
+      raise errors.UserError(
+        f"the learner's {name} is {value!r:.200}. Such settings of environments may run code and "
+        'read files, which a learner does not decide here. If that is what you want, '
+        f'say so on the command line here: --{name}={shlex.quote(value)}'
+      )
   if config.dmlab_engine and 'dmlab_engine' not in asked:
     raise errors.UserError(
       f"the learner's dmlab_engine is {config.dmlab_engine!r}. Such settings of DeepMind Lab's "

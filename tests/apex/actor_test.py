@@ -15,6 +15,7 @@ import tensorflow as tf
 from scipy import stats
 
 from apex import actor as actors
+from apex import agent as agents
 from apex import config as configs
 from apex import dqn, exploration, transitions
 from common import environments
@@ -193,6 +194,11 @@ def steps_of_transitions(run):
   return np.stack(steps)
 
 
+def shown(observation):
+  """Observations that have one part."""
+  return {'observation': observation}
+
+
 def seen(run, observation):
   """An observation as the network sees it."""
   return np.moveaxis(observation, 0, -1) if run.suite.frame_stack > 1 else observation
@@ -255,10 +261,15 @@ def sample_every_transition(run, count):
   # With equal priorities, as many stratified draws as transitions yield each of them once.
   sample = replay.sample(count)
   sample = sample._replace(
-    observation=dqn.agent_observation(sample.observation, sample.frame_start),
-    next_observation=dqn.agent_observation(sample.next_observation, sample.next_frame_start),
+    observation=read(sample.observation, sample.frame_start),
+    next_observation=read(sample.next_observation, sample.next_frame_start),
   )
   return structures.Sample(*(part.numpy() for part in sample))
+
+
+def read(entries, frame_start):
+  """The images or vectors that the network reads."""
+  return agents.network_observation(entries, frame_start)['observation']
 
 
 def test_a_transition_read_from_the_replay_is_what_the_environment_returned(run, case):
@@ -292,10 +303,10 @@ def test_initial_priorities_are_the_td_errors_by_the_actors_q_values(run):
   steps = steps_of_transitions(run)
   observations = run.trace.observations
   batches = [np.concatenate(observations[t : t + 100]) for t in range(0, len(observations), 100)]
-  q = np.concatenate([run.policy.q_values(batch) for batch in batches])
+  q = np.concatenate([run.policy.q_values(shown(batch)) for batch in batches])
   q = q.reshape(len(observations), -1, run.suite.num_actions)  # [T+1, N, A]
   last = {
-    key: run.policy.q_values(observation[np.newaxis])[0]
+    key: run.policy.q_values(shown(observation[np.newaxis]))[0]
     for key, observation in run.trace.last.items()
   }
   for (environment, shipment), block_steps in zip(blocks_in_order(run), steps, strict=True):
@@ -386,7 +397,7 @@ def test_parameters_are_pulled_every_so_many_environment_frames(env, preset, fra
     greedy = {}
     for version in {step // period * period, step}:
       parameters.assign(run.network.trainable_variables, other_values(first, version))
-      greedy[version] = run.policy.q_values(run.trace.observations[step]).argmax(axis=1)
+      greedy[version] = run.policy.q_values(shown(run.trace.observations[step])).argmax(axis=1)
     np.testing.assert_array_equal(actions, greedy[step // period * period])
     newest_would_differ += np.any(actions != greedy[step])
   assert newest_would_differ > 0 or period == 1
@@ -401,7 +412,10 @@ def test_environments_of_an_actor_have_their_own_epsilons_and_numbers():
   run = run_actor(suite, settings('gym'), 1500, epsilons, index=1)
   assert {environment for environment, _ in blocks_in_order(run)} == {N, N + 1, N + 2}
   greedy = np.stack(
-    [run.policy.q_values(observation).argmax(axis=1) for observation in run.trace.observations[:-1]]
+    [
+      run.policy.q_values(shown(observation)).argmax(axis=1)
+      for observation in run.trace.observations[:-1]
+    ]
   )
   others = np.sum(np.array(run.trace.actions) != greedy, axis=0)
   assert others[0] == 0
@@ -457,11 +471,11 @@ class TestPolicy:
     suite = environments.load('atari:pong')
     actors_policy, network, _ = make_policy(suite, settings('atari'))
     stacks = np.random.default_rng(0).integers(256, size=(5, 4, 84, 84), dtype=np.uint8)
-    q_values = actors_policy.q_values(stacks)
+    q_values = actors_policy.q_values(shown(stacks))
     assert isinstance(q_values, np.ndarray)
     assert q_values.dtype == np.float32 and q_values.shape == (5, 6)
     np.testing.assert_allclose(
-      q_values, network(tf.constant(np.moveaxis(stacks, 1, -1))), rtol=1e-5, atol=1e-6
+      q_values, network(shown(tf.constant(np.moveaxis(stacks, 1, -1)))), rtol=1e-5, atol=1e-6
     )
 
   def test_vectors_are_unchanged(self):
@@ -469,20 +483,23 @@ class TestPolicy:
     actors_policy, network, _ = make_policy(suite, settings('gym'))
     observations = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
     np.testing.assert_allclose(
-      actors_policy.q_values(observations), network(observations), rtol=1e-5, atol=1e-6
+      actors_policy.q_values(shown(observations)),
+      network(shown(observations)),
+      rtol=1e-5,
+      atol=1e-6,
     )
 
   def test_parameters_change_only_when_it_refreshes(self):
     suite = environments.load('gym:CartPole-v1')
     actors_policy, network, store = make_policy(suite, settings('gym'))
     observations = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
-    before = actors_policy.q_values(observations)
+    before = actors_policy.q_values(shown(observations))
     values = other_values(store.latest().values, 7)
     store.publish(parameters.Snapshot(7, values))
-    np.testing.assert_array_equal(actors_policy.q_values(observations), before)
+    np.testing.assert_array_equal(actors_policy.q_values(shown(observations)), before)
     assert actors_policy.refresh() == 7
     np.testing.assert_array_equal(parameters.flatten(network.trainable_variables), values)
-    assert np.all(actors_policy.q_values(observations) != before)
+    assert np.all(actors_policy.q_values(shown(observations)) != before)
 
   def test_policies_of_one_store_have_their_own_parameters(self):
     suite = environments.load('gym:CartPole-v1')
@@ -490,9 +507,9 @@ class TestPolicy:
     one, _, store = make_policy(suite, config)
     other = dqn.Policy(dqn.make_networks(config, suite), suite, store, np.zeros(N, np.float32), 0)
     observations = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
-    before = one.q_values(observations)
-    np.testing.assert_array_equal(other.q_values(observations), before)
+    before = one.q_values(shown(observations))
+    np.testing.assert_array_equal(other.q_values(shown(observations)), before)
     store.publish(parameters.Snapshot(1, other_values(store.latest().values, 1)))
     other.refresh()
-    np.testing.assert_array_equal(one.q_values(observations), before)
-    assert np.all(other.q_values(observations) != before)
+    np.testing.assert_array_equal(one.q_values(shown(observations)), before)
+    assert np.all(other.q_values(shown(observations)) != before)

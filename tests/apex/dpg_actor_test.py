@@ -65,7 +65,7 @@ class TestNoise:
     policy, replica = make_policy(networks, self.SIGMA, seed=7), oracle.Replica.of(networks)
     x = oracle.vectors(self.STEPS * self.ENVIRONMENTS, seed=8)
     x = x.reshape(self.STEPS, self.ENVIRONMENTS, INPUT)
-    actions = np.stack([policy(observation).actions for observation in x])
+    actions = np.stack([policy(oracle.seen(observation)).actions for observation in x])
     pi = replica.pi(x.reshape(-1, INPUT).astype(np.float64)).reshape(actions.shape)
     assert np.abs(actions).max() < 1.0 and np.std(pi) > 0.02
     return actions - pi
@@ -95,7 +95,7 @@ class TestNoise:
 
   def test_what_leaves_the_bounds_lies_on_them(self):
     policy = make_policy(quiet_networks(), 1.0, seed=9)
-    actions = np.stack([policy(oracle.vectors(50)).actions for _ in range(40)])
+    actions = np.stack([policy(oracle.seen(oracle.vectors(50))).actions for _ in range(40)])
     for bound in (-1.0, 1.0):
       count = np.sum(actions == bound)
       assert stats.binomtest(int(count), actions.size, stats.norm.cdf(-1.0)).pvalue > SIGNIFICANCE
@@ -104,7 +104,8 @@ class TestNoise:
 
   def test_depends_on_the_seed(self):
     one, again, other = (
-      make_policy(quiet_networks(), 0.2, seed)(oracle.vectors()).actions for seed in (1, 1, 2)
+      make_policy(quiet_networks(), 0.2, seed)(oracle.seen(oracle.vectors())).actions
+      for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(one, again)
     assert np.all(one != other)
@@ -119,7 +120,7 @@ class TestPolicy:
     noise = make_policy(quiet_networks(), 0.2)
     wide, beyond = x.astype(np.float64), np.zeros(2, int)
     for _ in range(10):
-      decision, added = policy(x), noise(x).actions.astype(np.float64)
+      decision, added = policy(oracle.seen(x)), noise(oracle.seen(x)).actions.astype(np.float64)
       for part, shape in zip(decision, ((count, ACTIONS), (count,), (count,)), strict=True):
         assert isinstance(part, np.ndarray) and part.dtype == np.float32 and part.shape == shape
 
@@ -146,21 +147,24 @@ class TestPolicy:
       x = oracle.vectors(count, seed=count)
       wide = x.astype(np.float64)
       for _ in range(2):
-        value = policy.bootstrap_value(x)
+        value = policy.bootstrap_value(oracle.seen(x))
         assert isinstance(value, np.ndarray)
         assert value.dtype == np.float32 and value.shape == (count,)
         np.testing.assert_allclose(value, replica.q(wide, replica.pi(wide)), **FORWARD)
 
   def test_without_noise_both_values_are_the_same(self):
     networks, x = oracle.make_networks(), oracle.vectors()
-    decision = make_policy(networks, 0.0)(x)
-    np.testing.assert_allclose(decision.actions, networks.policy(x), rtol=1e-6, atol=1e-6)
+    decision = make_policy(networks, 0.0)(oracle.seen(x))
+    np.testing.assert_allclose(
+      decision.actions, networks.policy(oracle.seen(x)), rtol=1e-6, atol=1e-6
+    )
     np.testing.assert_allclose(decision.q_taken, decision.bootstrap_value, rtol=1e-6, atol=1e-6)
 
   def test_parameters_change_only_when_it_refreshes(self):
-    first, second, x = oracle.make_networks(0), oracle.make_networks(1), oracle.vectors()
+    first, second = oracle.make_networks(0), oracle.make_networks(1)
+    x = oracle.seen(oracle.vectors())
     store = store_of(first)
-    policy = dpg.Policy(dpg.Networks(INPUT, ACTIONS), oracle.make_suite(), store, 0.0, 0)
+    policy = dpg.Policy(oracle.fresh_networks(), oracle.make_suite(), store, 0.0, 0)
     before = policy(x)
     store.publish(parameters.Snapshot(7, parameters.flatten(second.trainable_variables)))
     oracle.assert_arrays_equal(policy(x), before)
@@ -170,7 +174,7 @@ class TestPolicy:
     np.testing.assert_allclose(policy.bootstrap_value(x), second.critic(x, actions), **FORWARD)
 
   def test_an_actors_noise_is_the_configs_whatever_its_number(self):
-    networks, x = oracle.make_networks(), oracle.vectors()
+    networks, x = oracle.make_networks(), oracle.seen(oracle.vectors())
     config, suite = oracle.settings(noise_sigma=0.17), oracle.make_suite()
     expected = make_policy(networks, 0.17, seed=5)(x)
     for actor in (0, 3):
@@ -341,14 +345,16 @@ class TestActor:
         assert part.shape == expected.shape and part.dtype == expected.dtype.as_numpy_dtype
       total, discount, end = run.expected(step, environment)
       assert block.valid[0] and block.end[0] == 1
-      np.testing.assert_array_equal(block.observation[0], run.trace.observations[step][environment])
+      np.testing.assert_array_equal(
+        block.observation['observation'][0], run.trace.observations[step][environment]
+      )
       np.testing.assert_array_equal(block.action[0], run.trace.actions[step][environment])
       assert block.n_step_return[0] == pytest.approx(total, rel=1e-5, abs=1e-5)
       assert block.discount[0] == pytest.approx(discount, rel=1e-6)
       if end is None:
         ended += 1
       else:
-        np.testing.assert_array_equal(block.observation[1], end)
+        np.testing.assert_array_equal(block.observation['observation'][1], end)
         cut += any(end is last for last in run.trace.last.values())
       there += 1
     assert there > 1.5 * case.steps and cut >= case.limits * run.config.n_step // 2

@@ -156,9 +156,12 @@ class TestAgent:
     other = oracle.make_sample(seed=34, observation=sample.observation)
     mixed = {}
     for name in ('action', 'n_step_return', 'next_observation'):
-      part = getattr(sample, name)
-      is_chosen = np.reshape(weight == 1, [-1] + [1] * (len(part.shape) - 1))
-      mixed[name] = np.where(is_chosen, part, getattr(other, name))
+
+      def mix(part, others):
+        is_chosen = np.reshape(weight == 1, [-1] + [1] * (len(part.shape) - 1))
+        return tf.constant(np.where(is_chosen, part, others))
+
+      mixed[name] = tf.nest.map_structure(mix, getattr(sample, name), getattr(other, name))
     again = self.gradients(agent, sample._replace(weight=tf.constant(weight), **mixed))
     oracle.assert_arrays_close(again[2], chosen[2], 1e-6)
     oracle.assert_arrays_equal(again[1], chosen[1])
@@ -283,9 +286,12 @@ class TestLearner:
       assert learner.update(oracle.make_sample(seed=60 + number)).statistics['finite']
     before = oracle.values(learner.variables)
     sample = oracle.make_sample(seed=62)
-    bad = getattr(sample, part).numpy()
-    bad[3] = value
-    assert not learner.update(sample._replace(**{part: tf.constant(bad)})).statistics['finite']
+
+    def spoilt(x):
+      return tf.where(tf.reshape(tf.range(len(x)) == 3, [-1] + [1] * (x.shape.rank - 1)), value, x)
+
+    bad = tf.nest.map_structure(spoilt, getattr(sample, part))
+    assert not learner.update(sample._replace(**{part: bad})).statistics['finite']
     oracle.assert_arrays_equal(learner.variables, before)
 
   def test_all_variables_exist_before_the_first_update(self):

@@ -35,6 +35,15 @@ def make_suite(inputs=INPUT, actions=ACTIONS) -> suites.Suite:
   return suites.Suite('tiny', ('tiny',), space, suites.continuous_actions(actions), 1, make=None)
 
 
+def fresh_networks(inputs=INPUT, actions=ACTIONS):
+  return dpg.make_networks(settings(), make_suite(inputs, actions))
+
+
+def seen(x):
+  """Observations that have one part."""
+  return {'observation': tf.constant(x)}
+
+
 def settings(**changes) -> configs.Config:
   preset = configs.PRESETS.preset('gym_continuous')
   return dataclasses.replace(preset, **(dict(batch_size=BATCH) | changes))
@@ -53,7 +62,7 @@ def randomize(networks, seed, critic_scale=1.0):
 
 
 def make_networks(seed=SEED, critic_scale=1.0) -> dpg.Networks:
-  return randomize(dpg.Networks(INPUT, ACTIONS), seed, critic_scale)
+  return randomize(fresh_networks(), seed, critic_scale)
 
 
 def _in_order(network, shapes):
@@ -171,19 +180,22 @@ def make_sample(seed=3, **parts) -> structures.Sample:
   sample = structures.Sample(
     leaf=indices,
     stamp=indices,
-    observation=number(BATCH, 1, INPUT),
+    observation=seen(number(BATCH, 1, INPUT)),
     frame_start=starts,
     action=tf.constant(rng.uniform(-1.0, 1.0, (BATCH, ACTIONS)), tf.float32),
     n_step_return=3.0 * number(BATCH),
     discount=tf.constant(0.97 * (rng.permutation(BATCH) % 3 > 0), tf.float32),
-    next_observation=number(BATCH, 1, INPUT),
+    next_observation=seen(number(BATCH, 1, INPUT)),
     next_frame_start=starts,
     weight=tf.constant(rng.uniform(0.1, 1.0, BATCH), tf.float32),
     priority=tf.ones([BATCH]),
     age=indices,
   )
   return sample._replace(
-    **{name: tf.constant(part, getattr(sample, name).dtype) for name, part in parts.items()}
+    **{
+      name: part if isinstance(part, dict) else tf.constant(part, getattr(sample, name).dtype)
+      for name, part in parts.items()
+    }
   )
 
 
@@ -203,11 +215,11 @@ def numbers(sample) -> Numbers:
     return part.numpy().astype(np.float64)
 
   return Numbers(
-    x=wide(sample.observation)[:, 0],
+    x=wide(sample.observation['observation'])[:, 0],
     a=wide(sample.action),
     n_step_return=wide(sample.n_step_return),
     discount=wide(sample.discount),
-    next_x=wide(sample.next_observation)[:, 0],
+    next_x=wide(sample.next_observation['observation'])[:, 0],
     weight=wide(sample.weight),
   )
 

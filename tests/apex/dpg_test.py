@@ -43,7 +43,7 @@ class TestNetworks:
   def test_the_policy_equals_its_formula(self):
     networks = oracle.make_networks()
     x = oracle.vectors(200)
-    actions = networks.policy(tf.constant(x))
+    actions = networks.policy(oracle.seen(x))
     assert actions.dtype == tf.float32 and actions.shape == [200, ACTIONS]
     expected = oracle.Replica.of(networks).pi(x.astype(np.float64))
     np.testing.assert_allclose(actions, expected, **FORWARD)
@@ -52,15 +52,15 @@ class TestNetworks:
   def test_the_critic_equals_its_formula(self):
     networks = oracle.make_networks()
     x, a = oracle.vectors(200), oracle.bounded_actions(200)
-    q = networks.critic(tf.constant(x), tf.constant(a))
+    q = networks.critic(oracle.seen(x), tf.constant(a))
     assert q.dtype == tf.float32 and q.shape == [200]
     expected = oracle.Replica.of(networks).q(x.astype(np.float64), a.astype(np.float64))
     np.testing.assert_allclose(q, expected, **FORWARD)
-    assert np.ptp(q) > 0.5 and np.ptp(networks.critic(tf.constant(x), tf.constant(-a)) - q) > 0.1
+    assert np.ptp(q) > 0.5 and np.ptp(networks.critic(oracle.seen(x), tf.constant(-a)) - q) > 0.1
 
   def test_actions_stay_within_the_bounds_and_finite_for_any_observation(self):
     for scale in (1e3, 1e30):
-      actions = oracle.make_networks().policy(tf.constant(scale * oracle.vectors(100)))
+      actions = oracle.make_networks().policy(oracle.seen(scale * oracle.vectors(100)))
       assert np.all(np.abs(actions) <= 1.0)
 
   def test_for_the_humanoid_they_have_the_papers_sizes(self):
@@ -82,19 +82,21 @@ class TestNetworks:
     assert count(networks.policy) == policy
     assert count(networks.critic) == critic
     assert count(networks) == policy + critic
-    assert networks.policy(tf.zeros([4, 67])).shape == [4, 21]
-    assert networks.critic(tf.zeros([4, 67]), tf.zeros([4, 21])).shape == [4]
+    x = oracle.seen(tf.zeros([4, 67]))
+    assert networks.policy(x).shape == [4, 21]
+    assert networks.critic(x, tf.zeros([4, 21])).shape == [4]
 
   def test_all_variables_exist_once_they_are_constructed(self):
-    networks = dpg.Networks(INPUT, ACTIONS)
+    networks = oracle.fresh_networks()
     before = oracle.values(networks.variables)
     assert len(before) == 12
-    networks.critic(oracle.vectors(), networks.policy(oracle.vectors()))
+    x = oracle.seen(oracle.vectors())
+    networks.critic(x, networks.policy(x))
     oracle.assert_arrays_equal(networks.variables, before)
 
   def test_last_layers_begin_uniform_and_small(self):
     tf.random.set_seed(11)
-    networks = dpg.Networks(67, 21)
+    networks = oracle.fresh_networks(67, 21)
     last = [
       variable.numpy().ravel()
       for network, size in ((networks.policy, 21), (networks.critic, 1))
@@ -108,13 +110,13 @@ class TestNetworks:
         assert stats.kstest(array, stats.uniform(-0.003, 0.006).cdf).pvalue > oracle.SIGNIFICANCE
 
     # So an agent begins with actions and values near zero, wherever it is.
-    x = oracle.vectors(50, 67)
+    x = oracle.seen(oracle.vectors(50, 67))
     actions = networks.policy(x)
     assert np.abs(actions).max() < 0.15 and np.abs(networks.critic(x, actions)).max() < 0.15
 
   def test_networks_begin_with_parameters_of_their_own(self):
-    one, other = dpg.Networks(INPUT, ACTIONS), dpg.Networks(INPUT, ACTIONS)
-    x = oracle.vectors()
+    one, other = oracle.fresh_networks(), oracle.fresh_networks()
+    x = oracle.seen(oracle.vectors())
     assert np.all(one.policy(x) != other.policy(x))
 
 
@@ -186,11 +188,11 @@ class TestCriticLosses:
     networks, target_networks = oracle.make_networks(0), oracle.make_networks(1)
     sample = oracle.make_sample()
     ended = oracle.numbers(sample).discount == 0.0
-    other = sample.next_observation.numpy()
+    other = sample.next_observation['observation'].numpy()
     other[ended] = garbage
 
     outputs = []
-    for next_observation in (sample.next_observation, tf.constant(other)):
+    for next_observation in (sample.next_observation, oracle.seen(other)):
       replaced = sample._replace(next_observation=next_observation)
       with tf.GradientTape() as tape:
         td = dpg.critic_losses(networks, target_networks, replaced)
@@ -207,13 +209,14 @@ class TestCriticLosses:
   def test_a_part_of_another_rank_or_dtype_is_refused(self, part):
     # A column of returns beside a row of values would otherwise become a matrix of losses.
     networks, sample = oracle.make_networks(0), oracle.make_sample()
-    tensor = getattr(sample, part)
+
+    def changed(change):
+      return sample._replace(**{part: tf.nest.map_structure(change, getattr(sample, part))})
+
     with pytest.raises(ValueError):
-      column = sample._replace(**{part: tensor[..., tf.newaxis]})
-      dpg.critic_losses(networks, networks, column)
+      dpg.critic_losses(networks, networks, changed(lambda x: x[..., tf.newaxis]))
     with pytest.raises(TypeError):
-      wide = sample._replace(**{part: tf.cast(tensor, tf.float64)})
-      dpg.critic_losses(networks, networks, wide)
+      dpg.critic_losses(networks, networks, changed(lambda x: tf.cast(x, tf.float64)))
 
 
 class TestPolicyGradients:
@@ -260,8 +263,9 @@ class TestPolicyGradients:
   def test_point_uphill(self):
     networks, x = oracle.make_networks(critic_scale=STEEP), oracle.vectors()
     variables = networks.policy.trainable_variables
+    x = oracle.seen(x)
     before = tf.reduce_mean(networks.critic(x, networks.policy(x)))
-    gradients = dpg.policy_gradients(networks, tf.constant(x))
+    gradients = dpg.policy_gradients(networks, x)
     for variable, gradient in zip(variables, gradients, strict=True):
       variable.assign_sub(1e-2 * gradient)
     assert tf.reduce_mean(networks.critic(x, networks.policy(x))) > before + 1e-3
@@ -275,6 +279,6 @@ class TestPolicyGradients:
   @staticmethod
   def in_order(networks, x):
     """The gradients in the order of a replica's arrays."""
-    gradients = dpg.policy_gradients(networks, tf.constant(x))
+    gradients = dpg.policy_gradients(networks, oracle.seen(x))
     ordered = oracle.policy_variables(networks)
     return oracle.gradients_in_order(networks.policy, gradients, ordered)

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from apex import agent as agents
 from apex import config as configs
 from apex import dqn
+from common import encoder as encoders
 from common.environments import suite as suites
 from common.replay import structures
 
@@ -21,7 +23,8 @@ FORWARD = dict(rtol=1e-5, atol=2e-6)
 def make_network(seed=0, observation=INPUT):
   """A network for vectors; all its parameters, biases too, are random."""
   space = gymnasium.spaces.Box(-np.inf, np.inf, (observation,), np.float32)
-  network = dqn.DuelingNetwork(space, ACTIONS, 'vector', HIDDEN)
+  encoder = encoders.ObservationEncoder(gymnasium.spaces.Dict({'observation': space}), 'vector')
+  network = dqn.DuelingNetwork(encoder, ACTIONS, HIDDEN)
   rng = np.random.default_rng(seed)
   for variable in network.trainable_variables:
     scale = 1.0 / np.sqrt(variable.shape[0] if variable.shape.rank == 2 else 4.0)
@@ -40,7 +43,7 @@ class Replica:
   """
 
   def __init__(self, network):
-    parts = network._torso, network._value, network._advantage
+    parts = network._encoder, network._value, network._advantage
     self._parts = [[self._weights(part, layer) for layer in range(2)] for part in parts]
 
   @staticmethod
@@ -80,9 +83,14 @@ def in_order(network):
     return variable.name.split('/')[-2], 'wb'.index(variable.name.split(':')[0][-1])
 
   ordered = []
-  for part in (network._torso, network._value, network._advantage):
+  for part in (network._encoder, network._value, network._advantage):
     ordered += sorted(part.trainable_variables, key=layer_and_kind)
   return ordered
+
+
+def seen(x):
+  """Observations that have one part."""
+  return {'observation': tf.constant(x)}
 
 
 def vectors(count=BATCH, seed=1):
@@ -102,12 +110,12 @@ def make_sample(seed=2, discount=None):
   return structures.Sample(
     leaf=indices,
     stamp=indices,
-    observation=number(BATCH, 1, INPUT),
+    observation=seen(number(BATCH, 1, INPUT)),
     frame_start=starts,
     action=tf.constant(rng.integers(ACTIONS, size=BATCH), tf.int32),
     n_step_return=number(BATCH),
     discount=tf.constant(discounts),
-    next_observation=number(BATCH, 1, INPUT),
+    next_observation=seen(number(BATCH, 1, INPUT)),
     next_frame_start=starts,
     weight=tf.constant(rng.uniform(0.1, 1.0, BATCH), tf.float32),
     priority=tf.ones([BATCH]),
@@ -214,39 +222,39 @@ class TestTdLosses:
 class TestDuelingNetwork:
   def test_equals_its_formulas(self):
     network, x = make_network(), vectors()
-    q = network(x)
+    q = network(seen(x))
     assert q.dtype == tf.float32 and q.shape == [BATCH, ACTIONS]
     np.testing.assert_allclose(q, Replica(network)(x.astype(np.float64)), **FORWARD)
 
   def test_the_mean_over_actions_is_the_value(self):
     network, x = make_network(), vectors()
     value, _ = Replica(network).streams(x.astype(np.float64))
-    np.testing.assert_allclose(tf.reduce_mean(network(x), axis=1), value[:, 0], **FORWARD)
+    np.testing.assert_allclose(tf.reduce_mean(network(seen(x)), axis=1), value[:, 0], **FORWARD)
 
   def test_the_best_action_is_the_advantages(self):
     network, x = make_network(), vectors(200)
     _, advantage = Replica(network).streams(x.astype(np.float64))
-    np.testing.assert_array_equal(tf.argmax(network(x), axis=1), advantage.argmax(axis=1))
+    np.testing.assert_array_equal(tf.argmax(network(seen(x)), axis=1), advantage.argmax(axis=1))
     assert len(set(advantage.argmax(axis=1))) > 1
 
   def test_a_constant_added_to_all_advantages_changes_nothing(self):
     network, x = make_network(), vectors()
-    before = network(x)
+    before = network(seen(x))
     biases = [v for v in network._advantage.trainable_variables if v.shape == [ACTIONS]]
     assert len(biases) == 1
     biases[0].assign_add(tf.fill([ACTIONS], 3.0))
-    np.testing.assert_allclose(network(x), before, **FORWARD)
+    np.testing.assert_allclose(network(seen(x)), before, **FORWARD)
     biases[0].assign_add([1.0, 0.0, 0.0, 0.0])  # To one of them: it does.
     np.testing.assert_allclose(
-      network(x) - before, [[0.75, -0.25, -0.25, -0.25]] * BATCH, rtol=1e-5, atol=4e-6
+      network(seen(x)) - before, [[0.75, -0.25, -0.25, -0.25]] * BATCH, rtol=1e-5, atol=4e-6
     )
 
   def test_a_constant_added_to_the_value_is_added_to_all_q_values(self):
     network, x = make_network(), vectors()
-    before = network(x)
+    before = network(seen(x))
     biases = [v for v in network._value.trainable_variables if v.shape == [1]]
     biases[0].assign_add([3.0])
-    np.testing.assert_allclose(network(x) - before, np.full((BATCH, ACTIONS), 3.0), rtol=1e-5)
+    np.testing.assert_allclose(network(seen(x)) - before, np.full((BATCH, ACTIONS), 3.0), rtol=1e-5)
 
   def test_all_variables_exist_once_it_is_constructed(self):
     network = make_network()
@@ -255,7 +263,7 @@ class TestDuelingNetwork:
     expected = sum(a * b + b for a, b in torso + streams)
     assert sum(v.shape.num_elements() for v in network.trainable_variables) == expected
     count = len(network.variables)
-    network(vectors())
+    network(seen(vectors()))
     assert len(network.variables) == count
 
   def test_the_gradient_into_the_torso_is_scaled_and_that_of_the_streams_is_not(self):
@@ -266,9 +274,9 @@ class TestDuelingNetwork:
     for scaled in (True, False):
       with tf.GradientTape() as tape:
         if scaled:
-          q = network(x)
+          q = network(seen(x))
         else:
-          features = network._torso(x)
+          features = network._encoder(seen(x))
           advantage = network._advantage(features)
           mean = tf.reduce_mean(advantage, axis=1, keepdims=True)
           q = network._value(features) + advantage - mean
@@ -289,9 +297,9 @@ class TestEvaluateSample:
   def test_targets_and_errors_are_the_formulas(self):
     network, target_network, sample = make_network(0), make_network(1), make_sample()
     replica, older = Replica(network), Replica(target_network)
-    next_x = sample.next_observation[:, 0].numpy().astype(np.float64)
+    next_x = sample.next_observation['observation'][:, 0].numpy().astype(np.float64)
     targets = targets_by_hand(sample, replica(next_x), older(next_x))
-    q = replica(sample.observation[:, 0].numpy().astype(np.float64))
+    q = replica(sample.observation['observation'][:, 0].numpy().astype(np.float64))
     taken = np.array([q[k, action] for k, action in enumerate(sample.action.numpy())])
     evaluated = dqn.evaluate_sample(network, target_network, sample)
     np.testing.assert_allclose(evaluated.q_values, taken, **FORWARD)
@@ -311,9 +319,12 @@ class TestEvaluateSample:
     gradients = tape.gradient(loss, variables)
 
     replica = Replica(network)
-    next_x = sample.next_observation[:, 0].numpy().astype(np.float64)
+    next_x = sample.next_observation['observation'][:, 0].numpy().astype(np.float64)
     targets = targets_by_hand(sample, replica(next_x), Replica(target_network)(next_x))
-    x, action = sample.observation[:, 0].numpy().astype(np.float64), sample.action.numpy()
+    x, action = (
+      sample.observation['observation'][:, 0].numpy().astype(np.float64),
+      sample.action.numpy(),
+    )
     weight = sample.weight.numpy().astype(np.float64)
 
     def loss_by_hand():
@@ -347,7 +358,7 @@ class TestEvaluateSample:
     for scale in (1.0, -1e6):
       sample = make_sample(discount=0.0)
       sample = sample._replace(
-        next_observation=scale * sample.next_observation,
+        next_observation=seen(scale * sample.next_observation['observation']),
         next_frame_start=tf.fill([BATCH, 1], scale < 0.0),
       )
       variables = network.trainable_variables
@@ -357,7 +368,9 @@ class TestEvaluateSample:
       outputs.append([*evaluated, *tape.gradient(loss, variables)])
     for one, other in zip(*outputs, strict=True):
       np.testing.assert_array_equal(one, other)
-    taken = tf.gather(network(sample.observation[:, 0]), sample.action, batch_dims=1)
+    taken = tf.gather(
+      network(seen(sample.observation['observation'][:, 0])), sample.action, batch_dims=1
+    )
     np.testing.assert_allclose(outputs[0][1], sample.n_step_return - taken, **FORWARD)
 
   def test_stacks_of_both_ends_are_rebuilt_and_read(self):
@@ -369,17 +382,68 @@ class TestEvaluateSample:
     frames, later = rng.integers(256, size=(2, BATCH, 4, 36, 36), dtype=np.uint8)
     starts, later_starts = rng.random((2, BATCH, 4)) < 0.3
     sample = sample._replace(
-      observation=tf.constant(frames),
+      observation=seen(frames),
       frame_start=tf.constant(starts),
-      next_observation=tf.constant(later),
+      next_observation=seen(later),
       next_frame_start=tf.constant(later_starts),
     )
     evaluated = dqn.evaluate_sample(network, target_network, sample)
     now, after = stacks_by_hand(frames, starts), stacks_by_hand(later, later_starts)
-    targets = targets_by_hand(sample, network(after).numpy(), target_network(after).numpy())
-    taken = network(now).numpy()[np.arange(BATCH), sample.action]
+    targets = targets_by_hand(
+      sample, network(seen(after)).numpy(), target_network(seen(after)).numpy()
+    )
+    taken = network(seen(now)).numpy()[np.arange(BATCH), sample.action]
     np.testing.assert_allclose(evaluated.q_values, taken, **FORWARD)
     np.testing.assert_allclose(evaluated.td_errors, targets - taken, **FORWARD)
+
+
+class TestMasks:
+  """Networks of vectors with masks of actions beside them."""
+
+  def make(self, seed):
+    box = gymnasium.spaces.Box(-np.inf, np.inf, (INPUT,), np.float32)
+    mask = gymnasium.spaces.Box(0, 1, (ACTIONS,), np.uint8)
+    space = gymnasium.spaces.Dict({'observation': box, 'action_mask': mask})
+    network = dqn.DuelingNetwork(encoders.ObservationEncoder(space, 'vector'), ACTIONS, HIDDEN)
+    rng = np.random.default_rng(seed)
+    for variable in network.trainable_variables:
+      variable.assign(rng.normal(size=variable.shape))
+    return network
+
+  def masked_sample(self):
+    """A sample in which the action taken was legal, and some of the next ones are."""
+    sample, rng = make_sample(discount=0.9), np.random.default_rng(5)
+    now, later = (rng.random((2, BATCH, 1, ACTIONS)) < 0.5).astype(np.uint8)
+    now[np.arange(BATCH), 0, sample.action] = 1
+    later[np.arange(BATCH), 0, rng.integers(ACTIONS, size=BATCH)] = 1
+    return sample._replace(
+      observation={**sample.observation, 'action_mask': tf.constant(now)},
+      next_observation={**sample.next_observation, 'action_mask': tf.constant(later)},
+    )
+
+  def test_targets_are_of_the_best_legal_action_of_the_next_state(self):
+    network, target_network, sample = self.make(0), self.make(1), self.masked_sample()
+    next_x = sample.next_observation['observation'][:, 0].numpy().astype(np.float64)
+    legal = sample.next_observation['action_mask'][:, 0].numpy() > 0
+    next_q, next_target_q = Replica(network)(next_x), Replica(target_network)(next_x)
+    best = [max(np.flatnonzero(legal[k]), key=next_q[k].__getitem__) for k in range(BATCH)]
+    targets = sample.n_step_return + 0.9 * next_target_q[np.arange(BATCH), best]
+    q = Replica(network)(sample.observation['observation'][:, 0].numpy().astype(np.float64))
+    taken = q[np.arange(BATCH), sample.action]
+    evaluated = dqn.evaluate_sample(network, target_network, sample)
+    np.testing.assert_allclose(evaluated.q_values, taken, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(evaluated.td_errors, targets - taken, rtol=1e-4, atol=1e-4)
+    # Masks matter: the best action of all is illegal in some of the next states.
+    assert np.any(next_q.argmax(axis=1) != best)
+
+  def test_illegal_actions_have_no_gradient(self):
+    network, sample = self.make(0), self.masked_sample()
+    observation = {name: part[:, 0] for name, part in sample.observation.items()}
+    is_illegal = observation['action_mask'] == 0
+    with tf.GradientTape() as tape:
+      total = tf.reduce_sum(tf.boolean_mask(network(observation), is_illegal))
+    gradients = tape.gradient(total, network.trainable_variables)
+    assert all(gradient is None or not np.any(gradient) for gradient in gradients)
 
 
 def image_suite():
@@ -404,24 +468,24 @@ def stacks_by_hand(frames, starts):
 
 def test_observations_of_single_entries_are_taken_as_they_are():
   x = vectors()
-  observation = dqn.agent_observation(
-    tf.constant(x[:, np.newaxis]), tf.constant([[True], [False]] * 3)
+  observation = agents.network_observation(
+    seen(x[:, np.newaxis]), tf.constant([[True], [False]] * 3)
   )
-  np.testing.assert_array_equal(observation, x)
+  np.testing.assert_array_equal(observation['observation'], x)
 
 
 def test_observations_of_frames_are_stacks_that_begin_with_their_game():
   # All 16 patterns of starts.
   starts = np.array(list(np.ndindex(2, 2, 2, 2)), bool)
   frames = np.random.default_rng(8).integers(1, 256, size=(16, 4, 5, 3), dtype=np.uint8)
-  observation = dqn.agent_observation(tf.constant(frames), tf.constant(starts))
+  observation = agents.network_observation(seen(frames), tf.constant(starts))['observation']
   assert observation.dtype == tf.uint8
   np.testing.assert_array_equal(observation, stacks_by_hand(frames, starts))
 
 
 def test_networks_of_stacked_frames_read_them_as_channels():
   network = dqn.make_networks(configs.Config(torso='shallow', hidden_size=HIDDEN), image_suite())
-  assert network(tf.zeros([2, 36, 36, 4], tf.uint8)).shape == [2, ACTIONS]
+  assert network(seen(tf.zeros([2, 36, 36, 4], tf.uint8))).shape == [2, ACTIONS]
   kernels = [v.shape for v in network.trainable_variables if v.shape.rank == 4]
   assert kernels == [[8, 8, 4, 16], [4, 4, 16, 32]]
 

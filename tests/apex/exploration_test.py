@@ -136,3 +136,13 @@ def test_each_environment_explores_by_its_own_epsilon():
 def test_anything_but_one_epsilon_for_each_row_is_refused(epsilon):
   with pytest.raises(ValueError, match=r'epsilon .*, expected \[N, A\] and \[N\]'):
     exploration.epsilon_greedy(np.zeros((3, 4)), epsilon, np.random.default_rng(7))
+
+
+def test_random_and_greedy_actions_are_legal_where_masks_say_which():
+  rng = np.random.default_rng(0)
+  mask = np.tile(np.uint8([1, 0, 1, 0]), (3000, 1))
+  q_values = np.where(mask, [1.0, 9.0, 2.0, 9.0], -1e9)
+  for epsilon, expected in ((0.0, {2}), (1.0, {0, 2})):
+    drawn = exploration.epsilon_greedy(q_values, np.full(3000, epsilon), rng, mask)
+    assert drawn.dtype == np.int32 and set(drawn) == expected
+  assert np.mean(drawn == 0) == pytest.approx(0.5, abs=5 * 0.5 / np.sqrt(3000))

@@ -27,7 +27,7 @@ def random_sample(seed: int) -> structures.Sample:
   rng = np.random.default_rng(seed)
 
   def vectors():
-    return tf.constant(rng.normal(size=(K, 1, 4)), tf.float32)
+    return {'observation': tf.constant(rng.normal(size=(K, 1, 4)), tf.float32)}
 
   def floats(x):
     return tf.constant(x, tf.float32)
@@ -50,9 +50,13 @@ def random_sample(seed: int) -> structures.Sample:
 
 def td_errors(network, target_network, sample) -> np.ndarray:
   """TD errors by section 3.1, one transition at a time."""
-  q = network(sample.observation[:, 0]).numpy()
-  next_q = network(sample.next_observation[:, 0]).numpy()
-  next_target_q = target_network(sample.next_observation[:, 0]).numpy()
+  observation, next_observation = (
+    {'observation': entries['observation'][:, 0]}
+    for entries in (sample.observation, sample.next_observation)
+  )
+  q = network(observation).numpy()
+  next_q = network(next_observation).numpy()
+  next_target_q = target_network(next_observation).numpy()
   result = np.zeros(K)
   for k in range(K):
     target = sample.n_step_return[k] + sample.discount[k] * next_target_q[k][np.argmax(next_q[k])]

@@ -166,15 +166,15 @@ def test_samples_that_are_not_finite_are_dropped_and_not_drawn_again(tmp_path, e
   assert 'n_step_return: largest magnitude 3e+38' in warning
 
 
-def test_priorities_that_are_nan_are_refused_and_their_actor_named(tmp_path):
+def test_priorities_that_are_not_finite_are_refused_and_their_actor_named(tmp_path):
   process = train(
-    '--env=gym:environments:Undefined-v0', f'--run_dir={tmp_path}/run', '--config.num_actors=1'
+    '--env=gym:environments:Overflowing-v0', f'--run_dir={tmp_path}/run', '--config.num_actors=1'
   )
   line = ''
   while 'is refused' not in line:
     line = process.stdout.readline()
     assert line, 'the run ended'
-  assert '(environments:Undefined-v0), of actor 0, is refused: not all of its' in line
+  assert '(environments:Overflowing-v0), of actor 0, is refused: not all of its' in line
   assert 'numbers are finite (n_step_return, priority)' in line
   output = finish(process, 2)
   assert 'blocks were all refused' in output and 'hold NaN?' in output
@@ -202,8 +202,8 @@ def test_a_replay_that_never_holds_its_minimum_ends_the_run(tmp_path, name):
 
 
 def test_an_error_in_an_actor_ends_the_run_with_its_cause(tmp_path):
-  output = finish(train('--env=gym:environments:Faulty-v0', f'--run_dir={tmp_path}/run'), 1)
-  assert 'ZeroDivisionError' in output
+  output = finish(train('--env=gym:environments:Faulty-v0', f'--run_dir={tmp_path}/run'), 2)
+  assert 'gym:environments:Faulty-v0, step 1 of an episode: ZeroDivisionError' in output
 
 
 @pytest.mark.long
@@ -277,7 +277,7 @@ def test_ape_x_dpg_trains_evicts_by_priority_and_resumes_with_its_replay(tmp_pat
       ['--env=atari:pong', '--preset=gym', '--config.eviction=by_priority'],
       "eviction is 'by_priority', expected 'oldest'",
     ),
-    (['--config.torso=nature'], "torso is 'nature', expected 'vector' for vectors"),
+    (['--config.torso=nature'], "torso is 'nature', expected 'auto', or 'vector' for vectors"),
     (['--config.replay_capacity=100000000000'], 'lower --config.replay_capacity'),
     (
       ['--config.replay_capacit=5'],

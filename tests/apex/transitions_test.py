@@ -4,8 +4,6 @@ The ground truth looks at whole episodes: it sums gamma^k R up to an episode's e
 It knows neither a discount of zero nor blocks, windows or overlaps.
 """
 
-import operator
-
 import gymnasium
 import numpy as np
 import pytest
@@ -126,7 +124,7 @@ class TestNStep:
 
 def test_specification_of_stacked_frames():
   block, *rest = transitions.specification(tiny_suite(True), 50, 3)
-  assert block.observation == tf.TensorSpec([3 + 50 + 3, 2, 3], tf.uint8)
+  assert block.observation == {'observation': tf.TensorSpec([3 + 50 + 3, 2, 3], tf.uint8)}
   assert block.frame_start == tf.TensorSpec([3 + 50 + 3], tf.bool)
   dtypes = [tf.int32, tf.float32, tf.float32, tf.int32, tf.bool, tf.float32]
   assert [part.dtype for part in block[2:]] == dtypes
@@ -141,7 +139,7 @@ def test_specification_of_stacked_frames():
 
 def test_specification_of_vectors():
   block = transitions.specification(tiny_suite(False), 10, 5).block
-  assert block.observation == tf.TensorSpec([15, 5], tf.float32)
+  assert block.observation == {'observation': tf.TensorSpec([15, 5], tf.float32)}
   assert block.frame_start == tf.TensorSpec([15], tf.bool)
 
 
@@ -173,7 +171,7 @@ class Player:
     """Starts new games and new lists."""
     self.accumulator.restart()
     final = self._records(1, final=np.ones(1, bool))
-    nothing = transitions.Records(*(np.array(part[0]) for part in final))
+    nothing = tf.nest.map_structure(lambda part: np.array(part[0]), final)
     self.kept = [[nothing] * empty for empty in self.empty]
     self.added = [[] for _ in range(N)]
     self.blocks = [[] for _ in range(N)]
@@ -196,7 +194,7 @@ class Player:
       return self.rng.normal(size=count).astype(np.float32)
 
     values = dict(
-      observation=self._random(count, *shape),
+      observation={'observation': self._random(count, *shape)},
       start=np.zeros(count, bool),
       action=np.full(count, self.number, np.int32),
       q_taken=number(),
@@ -211,7 +209,7 @@ class Player:
 
   def _add(self, which, records):
     for i, environment in enumerate(which):
-      record = transitions.Records(*(np.array(part[i]) for part in records))
+      record = tf.nest.map_structure(lambda part, i=i: np.array(part[i]), records)
       self.kept[environment].append(record)
       self.added[environment].append(record)
     shipment = self.accumulator.add(which, records, self.number)
@@ -264,10 +262,14 @@ class Player:
         # Before the first record, where no stack reaches back to.
         assert not block.frame_start[entry]
       else:
-        np.testing.assert_array_equal(block.observation[entry], kept[number].observation)
+        tf.nest.map_structure(
+          np.testing.assert_array_equal,
+          {'observation': block.observation['observation'][entry]},
+          kept[number].observation,
+        )
         assert block.frame_start[entry] == kept[number].start
     in_block = kept[first : first + self.length + self.n]
-    window = transitions.Records(*(np.stack(part) for part in zip(*in_block, strict=True)))
+    window = tf.nest.map_structure(lambda *parts: np.stack(parts), *in_block)
     ended = (window.discount == 0.0) & ~window.final
     np.testing.assert_array_equal(block.valid, ~window.final[: self.length])
     np.testing.assert_array_equal(shipment.episode_length, window.episode_length[: self.length])
@@ -375,7 +377,7 @@ class TestAccumulator:
     accumulator.restart()
     observations = np.float32([[[i] * 5, [-i] * 5] for i in range(3)])
     acted = transitions.Records(
-      observation=observations[0],
+      observation={'observation': observations[0]},
       start=np.ones(2, bool),
       action=np.int32([1, 2]),
       q_taken=np.float32([3, 4]),
@@ -387,7 +389,7 @@ class TestAccumulator:
       episode_length=np.zeros(2),
     )
     at_limit = transitions.Records(
-      observation=observations[1, 1:],
+      observation={'observation': observations[1, 1:]},
       start=False,
       action=0,
       q_taken=0.0,
@@ -401,10 +403,17 @@ class TestAccumulator:
     accumulator.add(np.arange(2), acted, 7)
     shipment = accumulator.add(np.array([1]), at_limit, 7)
     assert list(shipment.environment) == [1]
-    np.testing.assert_array_equal(shipment.block.observation, [observations[:2, 1]])
+    np.testing.assert_array_equal(shipment.block.observation['observation'], [observations[:2, 1]])
     np.testing.assert_array_equal(shipment.block.n_step_return, [[2.0]])
     np.testing.assert_array_equal(shipment.block.discount, [[0.5]])
     np.testing.assert_array_equal(shipment.block.priority, [[abs(2.0 + 0.5 * 8.0 - 4.0)]])
+
+
+def part(structure, path):
+  """What stands at a path such as `block.action`."""
+  for name in path.split('.'):
+    structure = structure[name] if isinstance(structure, dict) else getattr(structure, name)
+  return structure
 
 
 class TestBounds:
@@ -424,7 +433,7 @@ class TestBounds:
     [
       ('parameter_version', VERSION, VERSION + 1),
       ('parameter_version', 0, 2**63 - 1),
-      ('block.observation', -wire.LARGEST, -3e38),
+      ('block.observation.observation', -wire.LARGEST, -3e38),
       ('block.action', 1, 2),
       ('block.n_step_return', -wire.LARGEST_SUM, -3e38),
       ('block.discount', 1, 1.5),
@@ -440,7 +449,7 @@ class TestBounds:
       shipment = tf.nest.map_structure(
         lambda s: np.zeros([1, *s.shape], s.dtype.as_numpy_dtype), codec.spec
       )
-      operator.attrgetter(name)(shipment).flat[-1] = value
+      part(shipment, name).flat[-1] = value
       payload = codec.encode(shipment)
       if value == sane:
         codec.decode(payload)

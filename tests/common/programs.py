@@ -30,6 +30,15 @@ def start(system: str, *flags: str) -> subprocess.Popen:
     '--config.log_every_seconds=0.5',
     *flags,
   ]
+  return _started(command)
+
+
+def start_script(path: pathlib.Path) -> subprocess.Popen:
+  """Starts a script that trains."""
+  return _started([sys.executable, '-u', str(path)])
+
+
+def _started(command: list[str]) -> subprocess.Popen:
   return subprocess.Popen(
     command,
     cwd=ROOT,

@@ -207,3 +207,14 @@ def test_dynamic_batching_computes_the_networks_logits():
     output, _ = agent.unroll(inputs, batch.core_state)
     np.testing.assert_allclose(output.policy_logits[:-1], batch.behaviour_logits, atol=2e-5)
     assert set(unrolls[-1].parameter_version) == {3}
+
+
+def test_actions_exist_though_the_environment_has_paid_nan():
+  config = configs.PRESETS.preset('gym')
+  suite = environments.load('gym:CartPole-v1')
+  agent = networks.make_agent(config, suite)
+  inputs = policy.example_inputs(suite, N)
+  inputs = inputs._replace(reward=tf.fill([N], np.nan))
+  decision = policy.decide(agent, suite, inputs, agent.initial_state(N), seed=1)
+  assert np.isnan(decision.logits).all()
+  assert set(decision.actions.numpy()) <= set(range(suite.num_actions))

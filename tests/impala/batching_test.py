@@ -40,7 +40,7 @@ def test_batches_are_time_major_in_the_order_of_the_queue(spec):
     assert serials.shape == (0,)
     assert batch.reward.shape == (T + 1, B)
     assert batch.observation['observation'].shape == (T + 1, B, 4)
-    assert batch.core_state.hidden.shape == (B, networks.CORE_SIZE)
+    assert batch.core_state.hidden.shape == (B, configs.PRESETS.preset('gym').core_size)
     np.testing.assert_array_equal(batch.reward[0], np.arange(start, start + B))
     np.testing.assert_array_equal(batch.task, np.arange(start, start + B))
   queue.close()

@@ -7,11 +7,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from common import encoder as encoders
 from common.environments import suite as suites
 from impala import networks
 
 T, B, A = 7, 3, 9
 DMLAB = suites.pixels_and_instruction(72, 96)
+ACTIONS = gymnasium.spaces.Discrete(A)
+
+
+def make_agent(torso: str, lstm: bool = True) -> networks.Agent:
+  """An agent for DMLab."""
+  encoder = encoders.ObservationEncoder(DMLAB, torso)
+  return networks.Agent(encoder, ACTIONS, core_size=256 * lstm, feedback=True)
 
 
 def make_inputs(seed: int, done: np.ndarray) -> networks.AgentInput:
@@ -40,7 +48,7 @@ def policy_logits(agent: networks.Agent, inputs: networks.AgentInput) -> np.ndar
 # IMPALA, Figure 3: 1.6 and 1.2 million parameters, for DMLab's inputs and nine actions.
 @pytest.mark.parametrize('torso, expected', [('deep', 1_628_010), ('shallow', 1_230_426)])
 def test_parameter_counts_are_the_papers(torso, expected):
-  agent = networks.Agent(DMLAB, A, torso, lstm=True, feedback=True)
+  agent = make_agent(torso)
   assert sum(v.shape.num_elements() for v in agent.trainable_variables) == expected
 
 
@@ -110,7 +118,7 @@ def test_lstms_begin_as_in_the_released_code(inputs, units):
 @pytest.mark.parametrize('torso', ['shallow', 'deep'])
 @pytest.mark.parametrize('lstm', [False, True])
 def test_unroll_equals_stepping_with_ends_at_any_step(torso, lstm):
-  agent = networks.Agent(DMLAB, A, torso, lstm, feedback=True)
+  agent = make_agent(torso, lstm)
   done = np.random.default_rng(1).random((T, B)) < 0.4
   inputs = make_inputs(0, done)
   state = agent.initial_state(B)
@@ -127,7 +135,7 @@ def test_unroll_equals_stepping_with_ends_at_any_step(torso, lstm):
 
 
 def test_nothing_before_an_episodes_start_is_remembered():
-  agent = networks.Agent(DMLAB, A, 'shallow', lstm=True, feedback=True)
+  agent = make_agent('shallow')
   done = np.zeros((T, B), bool)
   done[4, 1] = True
   inputs = make_inputs(0, done)
@@ -143,7 +151,7 @@ def test_nothing_before_an_episodes_start_is_remembered():
 
 @pytest.mark.parametrize('part', ['observation', 'instruction', 'last_action', 'reward'])
 def test_every_input_is_seen(part):
-  agent = networks.Agent(DMLAB, A, 'shallow', lstm=True, feedback=True)
+  agent = make_agent('shallow')
   inputs = make_inputs(0, np.zeros((T, B), bool))
   other = make_inputs(9, np.zeros((T, B), bool))
   if part in ('observation', 'instruction'):
@@ -156,7 +164,7 @@ def test_every_input_is_seen(part):
 
 
 def test_the_last_reward_is_clipped_to_one():
-  agent = networks.Agent(DMLAB, A, 'shallow', lstm=False, feedback=True)
+  agent = make_agent('shallow', lstm=False)
   inputs = make_inputs(0, np.zeros((T, B), bool))
   of_fifty, _ = agent.unroll(inputs._replace(reward=tf.fill([T, B], 50.0)), ())
   of_one, _ = agent.unroll(inputs._replace(reward=tf.fill([T, B], 1.0)), ())
@@ -166,7 +174,8 @@ def test_the_last_reward_is_clipped_to_one():
 def test_atari_networks_have_no_core_and_no_feedback():
   frames = gymnasium.spaces.Box(0, 255, (84, 84, 4), np.uint8)
   space = gymnasium.spaces.Dict({'observation': frames})
-  agent = networks.Agent(space, 6, 'shallow', lstm=False, feedback=False)
+  encoder = encoders.ObservationEncoder(space, 'shallow')
+  agent = networks.Agent(encoder, gymnasium.spaces.Discrete(6), core_size=0, feedback=False)
   # conv 8x8x4x16, conv 4x4x16x32, 9*9*32 to 256, heads of 6 and 1, with biases.
   expected = (256 * 16 + 16) + (256 * 32 + 32) + (2592 * 256 + 256) + (256 * 7 + 7)
   assert sum(v.shape.num_elements() for v in agent.trainable_variables) == expected

@@ -91,7 +91,7 @@ def test_specification_counts_entries_frames_and_logits():
 
 def test_empty_arrays_have_the_specification_after_a_batch_axis():
   suite = environments.load('gym:CartPole-v1')
-  spec = trajectory.specification(suite, T, tf.zeros([1, networks.CORE_SIZE]))
+  spec = trajectory.specification(suite, T, tf.zeros([1, 256]))
   arrays = trajectory.empty(spec, 3)
   for array, expected in zip(tf.nest.flatten(arrays), tf.nest.flatten(spec), strict=True):
     assert array.shape == (3, *expected.shape)

@@ -3,6 +3,8 @@
 import dataclasses
 import re
 
+import gymnasium
+import numpy as np
 import pytest
 
 from common import environments, errors
@@ -133,6 +135,72 @@ def test_an_evaluation_without_a_limit_of_steps_is_refused():
   dataclasses.replace(Config(), max_evaluation_steps=1).check()
   with pytest.raises(errors.UserError, match='max_evaluation_steps is 0, expected more than 0'):
     dataclasses.replace(Config(), max_evaluation_steps=0).check()
+
+
+def showing(*shape, frame_stack=1):
+  """A suite that shows images or vectors of a shape."""
+  dtype = np.float32 if len(shape) == 1 else np.uint8
+  space = gymnasium.spaces.Box(0, 255, shape, dtype)
+  return dataclasses.replace(
+    suite_of(1),
+    observation_space=gymnasium.spaces.Dict({'observation': space}),
+    frame_stack=frame_stack,
+  )
+
+
+@pytest.mark.parametrize(
+  'suite, torso',
+  [
+    (showing(4), 'vector'),
+    (showing(7, 7, 3), 'small'),
+    (showing(19, 160, 3), 'small'),
+    (showing(20, 20, 1), 'shallow'),
+    (showing(96, 96, 3), 'shallow'),
+    # Grey frames, stacked along the first axis.
+    (showing(4, 84, 84, frame_stack=4), 'shallow'),
+    (showing(4, 10, 10, frame_stack=4), 'small'),
+  ],
+)
+def test_the_torso_is_chosen_by_what_is_observed(suite, torso):
+  config = Config(torso='auto')
+  config.check_torso(suite)
+  assert config.torso_for(suite) == torso
+  # And only then.
+  assert Config(torso='deep').torso_for(suite) == 'deep'
+
+
+@pytest.mark.parametrize(
+  'torso, suite, message',
+  [
+    ('vector', showing(7, 7, 3), "torso is 'vector', expected 'auto', or 'vector' for vectors"),
+    (
+      'shallow',
+      showing(7, 7, 3),
+      "torso is 'shallow', expected 'auto', or one for images as small",
+    ),
+    ('grid', showing(7, 7, 1), "torso is 'grid', expected 'auto': grid reads an object"),
+  ],
+)
+def test_a_torso_that_does_not_fit_is_refused(torso, suite, message):
+  with pytest.raises(errors.UserError, match=re.escape(message)):
+    Config(torso=torso).check_torso(suite)
+
+
+def test_grids_are_read_by_their_torso():
+  Config(torso='grid').check_torso(showing(7, 7, 3))
+
+
+@pytest.mark.parametrize('sizes', ['', '64,', '0', '-3', '64 64', 'a'])
+def test_sizes_that_are_no_numbers_are_refused(sizes):
+  with pytest.raises(errors.UserError, match='vector_sizes is'):
+    Config(vector_sizes=sizes).check()
+
+
+def test_sizes_of_the_vector_network():
+  config = Config(vector_sizes='128, 32')
+  config.check()
+  assert config.vector_layers() == (128, 32)
+  assert Config().vector_layers() == (64, 64)
 
 
 def test_environment_options_come_from_the_config():

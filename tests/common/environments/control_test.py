@@ -74,7 +74,7 @@ def play(environment, actions, seed):
 
 def last_of(info, i):
   """The observation that ended environment i's episode."""
-  (observation,) = suite.final_observations(info, np.array([i]))
+  (observation,) = suite.final_observations(info, np.array([i]))['observation']
   return observation
 
 
@@ -167,8 +167,8 @@ def test_unknown_tasks_are_refused_with_the_nearest(name, near):
 
 
 @pytest.mark.parametrize('name', ['', 'xxxxxxxx'])
-def test_a_task_like_no_other_is_refused_with_all_names(name):
-  message = 'Known: acrobot-swingup, .*walker-walk.*control:humanoid-walk'
+def test_a_task_like_no_other_is_refused_with_an_example(name):
+  message = 'Did you mean .*control:humanoid-walk'
   with pytest.raises(errors.UserError, match=message):
     environments.load(f'control:{name}')
 
@@ -483,27 +483,12 @@ def test_actions_reach_a_gymnasium_environment_in_its_own_bounds(named, dtype):
     gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32),
     gymnasium.spaces.Box(np.array([-1.0, 0.0], np.float32), np.array([1.0, np.inf], np.float32)),
     gymnasium.spaces.Box(np.array([-np.inf, 0.0], np.float32), np.array([1.0, 1.0], np.float32)),
-    gymnasium.spaces.Box(-1.0, 1.0, (2, 3), np.float32),
-    gymnasium.spaces.Box(-1.0, 1.0, (), np.float32),
-    gymnasium.spaces.MultiDiscrete([2, 3]),
-    gymnasium.spaces.MultiBinary(3),
     gymnasium.spaces.Tuple([gymnasium.spaces.Discrete(2)]),
-    gymnasium.spaces.Discrete(3, start=1),
   ],
-  ids=[
-    'unbounded',
-    'unbounded above',
-    'unbounded below',
-    'matrix',
-    'scalar',
-    'several',
-    'binary',
-    'tuple',
-    'from 1',
-  ],
+  ids=['unbounded', 'unbounded above', 'unbounded below', 'tuple'],
 )
 def test_other_action_spaces_are_refused(named, space):
-  message = 'gym:Recording-v0 has the action space .*expected .* or a vector of real'
+  message = 'gym:Recording-v0 has the action space .*expected .* or a Box of real'
   with pytest.raises(errors.UserError, match=message):
     environments.load(named(space))
 
@@ -514,9 +499,8 @@ def test_other_action_spaces_are_refused(named, space):
   [
     gymnasium.spaces.Box(0, 10, (2,), np.int32),
     gymnasium.spaces.Box(0, 255, (2,), np.uint8),
-    gymnasium.spaces.Box(np.array([1.0, 0.0], np.float32), np.array([1.0, 2.0], np.float32)),
   ],
-  ids=['integers', 'bytes', 'a range of one point'],
+  ids=['integers', 'bytes'],
 )
 def test_vectors_without_ranges_of_real_numbers_are_refused(named, space):
   with pytest.raises(errors.UserError, match='gym:Recording-v0 has the action space'):

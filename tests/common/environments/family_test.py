@@ -43,6 +43,7 @@ CASES = [
   Case('atari:pong', ('pong', 'pong'), 6, 1300),
   Case('atari:breakout', ('breakout', 'breakout'), 4, 300),
   Case('gym:CartPole-v1', ('CartPole-v1', 'CartPole-v1'), 2, 200),
+  Case('gym:Taxi-v4', ('Taxi-v4', 'Taxi-v4'), 6, 210),
   Case('gym:Pendulum-v1', ('Pendulum-v1', 'Pendulum-v1'), 1, 210),
   Case('control:cartpole-swingup', ('cartpole-swingup', 'cartpole-swingup'), 1, 1010),
 ]

@@ -291,7 +291,8 @@ def test_termination_and_truncation_differ_and_keep_their_last_observations(mood
   assert list(truncated) == [False, True, False]
   assert list(reward) == [1.0] * 3
   np.testing.assert_array_equal(observation['observation'], [[-1, 0], [-1, 0], [7, 2]])
-  np.testing.assert_array_equal(suite.final_observations(info, np.array([0, 1])), [[5, 2], [6, 2]])
+  final = suite.final_observations(info, np.array([0, 1]))
+  np.testing.assert_array_equal(final['observation'], [[5, 2], [6, 2]])
   assert info['final_obs'][2] is None
   _, _, terminated, truncated, info = environment.step([GO_ON] * 3)
   assert not terminated.any() and not truncated.any() and not any(info['final_obs'])

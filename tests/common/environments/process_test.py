@@ -93,7 +93,7 @@ def test_it_is_the_environment_that_it_runs():
       columns = [array[:, np.newaxis] for array in arrays]
       seen.append(np.concatenate([observation['observation'], *columns], axis=1))
       if truncated.any():
-        ends.append(suite.final_observations(info, np.arange(3)))
+        ends.append(suite.final_observations(info, np.arange(3))['observation'])
     answers.append((*seen, *ends))
     assert len(ends) == 1
     environment.close()

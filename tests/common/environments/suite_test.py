@@ -58,6 +58,18 @@ def test_a_hashed_instruction_is_in_the_observation_space():
     assert space['instruction'].contains(suite.hash_words(text))
 
 
+def test_last_observations_have_all_parts_of_the_episodes_that_were_cut():
+  last = [
+    None,
+    {'observation': np.zeros(2), 'vector': np.ones(1)},
+    None,
+    {'observation': np.ones(2), 'vector': np.zeros(1)},
+  ]
+  final = suite.final_observations({'final_obs': np.array(last)}, np.array([3, 1]))
+  np.testing.assert_array_equal(final['observation'], [[1, 1], [0, 0]])
+  np.testing.assert_array_equal(final['vector'], [[0], [1]])
+
+
 @pytest.mark.parametrize('actors, each', [(2, 6), (4, 6), (1, 3), (5, 3), (2, 3)])
 def test_tasks_are_assigned_in_turn_and_equally_across_actors(actors, each):
   tasks = ['c', 'a', 'b']

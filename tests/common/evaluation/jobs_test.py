@@ -487,11 +487,12 @@ def test_a_task_played_alone_has_the_same_episodes_as_among_others(evaluated, pl
 def test_results_with_other_episodes_seeds_and_checkpoints_are_not_reused(evaluated, played):
   whole = played_episodes(evaluated)
   older = str(evaluated / 'checkpoints' / 'latest' / 'ckpt-1')
-  for other in ({'episodes': 2}, {'seed': 7}, {'checkpoint': older}):
+  for other in ({'episodes': 2}, {'seed': 7}, {'checkpoint': older}, {'deterministic': True}):
     found = evaluate(evaluated, **other)
     assert played == ['breakout', 'road_runner']
     assert all(found['agent'][task] != whole[task] for task in whole)
     assert found['seed'] == other.get('seed', 2_000_000_000)
+    assert found['deterministic'] == other.get('deterministic', False)
     assert found['checkpoint'].endswith(other.get('checkpoint', 'ckpt-2'))
     del played[:]
   evaluate(evaluated)

@@ -335,7 +335,7 @@ def test_random_player_takes_all_actions_and_depends_on_its_seed():
 
   def actions(seed):
     player = play.random_player(gymnasium.spaces.Discrete(4), seed)
-    return np.array([player(None, None, np.zeros(50)) for _ in range(20)])
+    return np.array([player({}, None, np.zeros(50)) for _ in range(20)])
 
   assert set(actions(seed=1).flat) == {0, 1, 2, 3}
   np.testing.assert_array_equal(actions(seed=1), actions(seed=1))
@@ -344,7 +344,7 @@ def test_random_player_takes_all_actions_and_depends_on_its_seed():
 
 def test_continuous_random_actions_are_uniform():
   player = play.random_player(gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32), 1)
-  draws = np.stack([player(None, None, np.zeros(50)) for _ in range(40)])
+  draws = np.stack([player({}, None, np.zeros(50)) for _ in range(40)])
   assert draws.shape == (40, 50, 3) and draws.dtype == np.float32
   assert stats.kstest(draws.ravel(), stats.uniform(-1.0, 2.0).cdf).pvalue > 1e-3
 

@@ -146,7 +146,7 @@ class Third:
   def make_actor(self, config, suite, to_learner, welcome):
     return Actor(welcome.assignment, suite, config, welcome.seed), wire.Codec(SPEC, {})
 
-  def make_playing_agent(self, config, suite, seed) -> systems.PlayingAgent:
+  def make_playing_agent(self, config, suite, seed, deterministic=False) -> systems.PlayingAgent:
     def make_player(task: str, count: int) -> play.Player:
       del task, count
       return play.random_player(suite.action_space, seed)

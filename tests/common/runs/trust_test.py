@@ -78,6 +78,7 @@ def test_every_setting_with_a_path_is_ones_own():
   [
     (OWN_MODULE, 'the Python module some_module'),
     ('gym:os.path:x', 'the Python module os.path'),
+    ('json.tool:main', 'the Python module json.tool'),
     ('dmlab:../../tmp/level', 'the script of the level ../../tmp/level'),
     ('dmlab:/tmp/level', 'the script of the level /tmp/level'),
   ],
@@ -118,6 +119,16 @@ def test_settings_of_an_engine_need_leave(system):
   message = refused(system, dmlab_engine=engine)
   assert engine in message and f"--config.dmlab_engine='{engine}'" in message
   assert taken(system, f'--config.dmlab_engine={engine}', dmlab_engine=engine)
+
+
+@pytest.mark.parametrize(
+  'name, value', [('wrappers', 'some_module:Wrapper'), ('env_kwargs', 'xml_file=/etc/passwd')]
+)
+def test_wrappers_and_arguments_need_leave(system, name, value):
+  message = refused(system, **{name: value})
+  assert value in message and f'--{name}={value}' in message
+  assert getattr(taken(system, f'--{name}={value}', **{name: value}), name) == value
+  assert 'some_module' not in sys.modules
 
 
 def test_what_the_user_asked_for_is_compared_here_too(system):
@@ -181,7 +192,7 @@ def test_flags_give_actor_processes_the_settings_of_their_parent(system):
   assert (child.env, child.dmlab_engine) == (config.env, config.dmlab_engine)
   assert child.dmlab_level_cache == '/my folder'
   # The learner compares what is named: nothing else may be.
-  assert named == {'env', 'dmlab_engine', *trust.OF_THE_MACHINE}
+  assert named == {'env', 'env_kwargs', 'wrappers', 'dmlab_engine', *trust.OF_THE_MACHINE}
 
 
 # Whole processes.
