@@ -11,53 +11,14 @@ import envpool
 import gymnasium
 
 from common import errors
-from common.environments import concatenated, pool, suite
+from common.environments import concatenated, grids, pool, suite
 from common.environments import options as option_sets
 from common.machine import cores
-
-# All have the same view, 7x7 cells in front of the agent, and the same seven actions.
-SUITES = {
-  # From one object in one room to two rooms, locked doors and objects to carry.
-  'babyai': (
-    'BabyAI-GoToRedBallNoDists-v0',
-    'BabyAI-GoToRedBallGrey-v0',
-    'BabyAI-GoToRedBall-v0',
-    'BabyAI-GoToRedBlueBall-v0',
-    'BabyAI-GoToObj-v0',
-    'BabyAI-GoToLocalS5N2-v0',
-    'BabyAI-GoToLocalS6N3-v0',
-    'BabyAI-GoToLocalS8N5-v0',
-    'BabyAI-GoToLocal-v0',
-    'BabyAI-GoToDoor-v0',
-    'BabyAI-GoToObjDoor-v0',
-    'BabyAI-OpenRedDoor-v0',
-    'BabyAI-OpenDoor-v0',
-    'BabyAI-OpenDoorLoc-v0',
-    'BabyAI-ActionObjDoor-v0',
-    'BabyAI-PickupDist-v0',
-    'BabyAI-PickupLoc-v0',
-    'BabyAI-UnlockLocal-v0',
-    'BabyAI-PutNextLocalS5N3-v0',
-    'BabyAI-GoToObjMazeS4R2-v0',
-  ),
-  'minigrid': (
-    'MiniGrid-Empty-Random-6x6-v0',
-    'MiniGrid-DoorKey-5x5-v0',
-    'MiniGrid-DoorKey-6x6-v0',
-    'MiniGrid-SimpleCrossingS9N1-v0',
-    'MiniGrid-LavaGapS5-v0',
-    'MiniGrid-Fetch-5x5-N2-v0',
-    'MiniGrid-GoToDoor-5x5-v0',
-    'MiniGrid-Unlock-v0',
-    'MiniGrid-MemoryS7-v0',
-    'MiniGrid-MultiRoom-N2-S4-v0',
-  ),
-}
 
 
 def names() -> list[str]:
   """Some values of `--env`: a misspelled id is compared with all ids by `load`."""
-  return [*SUITES, 'envpool:CartPole-v1']
+  return [*grids.SUITES, 'envpool:CartPole-v1']
 
 
 def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
@@ -67,9 +28,9 @@ def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
     UserError: If there is no such id, or it has spaces that are refused.
   """
   family = name.partition(':')[0]
-  if family in SUITES:
+  if family in grids.SUITES:
     suite.refuse_member(name, member, 'envpool:ID')
-    tasks = SUITES[family]
+    tasks = grids.SUITES[family]
   else:
     known = envpool.list_all_envs()
     if member not in known:
