@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-pytest.importorskip('envpool')
+pytest.importorskip('envpool')  # It is no requirement; `pool` imports it.
 
 from common import environments, errors
 from common.environments import grids, pool, suite
@@ -97,8 +97,7 @@ def test_the_last_observation_is_that_of_the_old_episode():
   # MountainCar's first speed is 0; after 200 random steps it is not.
   with opened('envpool:MountainCar-v0', 4) as environment:
     environment.reset(seed=0)
-    for (observation, _, _, truncated, info), _ in played(environment, 200):
-      pass
+    *_, ((observation, _, _, truncated, info), _) = played(environment, 200)
   assert truncated.all()
   last = suite.final_observations(info, np.arange(4))['observation']
   assert np.all(last[:, 1] != 0)
