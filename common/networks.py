@@ -11,8 +11,8 @@ from typing import Callable, Mapping, Sequence
 import sonnet as snt
 import tensorflow as tf
 
-# The logit or value of an illegal action. Finite: times a probability of zero it is zero. Logits are
-# sent, and `common.distributed.wire` refuses numbers beyond 1e9.
+# The logit or value of an illegal action. Finite: times a probability of zero it is zero. Logits
+# are sent, and `common.distributed.wire` refuses numbers beyond 1e9.
 ILLEGAL = -1e8
 
 
