@@ -47,7 +47,7 @@ class DuelingNetwork(snt.Module):
     self(encoders.zeros(encoder.space, leading=(1,)))
 
   def __call__(self, observation: Mapping[str, tf.Tensor]) -> tf.Tensor:
-    """Observations by name, `[N, ...]`, to q-values float32 `[N, A]`; -1e9 for illegal actions."""
+    """Observations by name, `[N, ...]`, to q-values float32 `[N, A]`; -1e8 for illegal actions."""
     # Both streams send their gradient into the encoder, so Wang et al. scale the sum by 1 / sqrt(2)
     # there (section 4.2).
     features = _scale_gradient(self._encoder(observation), 2.0**-0.5)

@@ -11,12 +11,13 @@ from typing import Callable, Mapping, Sequence
 import sonnet as snt
 import tensorflow as tf
 
-# The logit or value of an illegal action. Finite: times a probability of zero it is zero.
-ILLEGAL = -1e9
+# The logit or value of an illegal action. Finite: times a probability of zero it is zero. Logits
+# are sent, and `common.distributed.wire` refuses numbers beyond 1e9.
+ILLEGAL = -1e8
 
 
 def mask_illegal(values: tf.Tensor, observation: Mapping[str, tf.Tensor]) -> tf.Tensor:
-  """Logits or values of actions, those of illegal ones replaced by -1e9.
+  """Logits or values of actions, those of illegal ones replaced by `ILLEGAL`.
 
   No gradient flows into what is replaced.
 

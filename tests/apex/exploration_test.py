@@ -141,7 +141,7 @@ def test_anything_but_one_epsilon_for_each_row_is_refused(epsilon):
 def test_random_and_greedy_actions_are_legal_where_masks_say_which():
   rng = np.random.default_rng(0)
   mask = np.tile(np.uint8([1, 0, 1, 0]), (3000, 1))
-  q_values = np.where(mask, [1.0, 9.0, 2.0, 9.0], -1e9)
+  q_values = np.where(mask, [1.0, 9.0, 2.0, 9.0], -1e8)
   for epsilon, expected in ((0.0, {2}), (1.0, {0, 2})):
     drawn = exploration.epsilon_greedy(q_values, np.full(3000, epsilon), rng, mask)
     assert drawn.dtype == np.int32 and set(drawn) == expected

@@ -275,9 +275,11 @@ def test_every_part_of_the_observation_is_seen(run):
 def test_an_action_beyond_its_own_choice_is_refused_on_the_wire(run):
   suite, config, learner, batch = run
   spec = trajectory.specification(suite, config.unroll_length, learner.agent.initial_state(1))
-  codec = wire.Codec(spec, trajectory.bounds(suite, num_actors=1))
+  codec = wire.Codec(spec, trajectory.bounds(spec, suite, num_actors=1, version=lambda: 0))
   elements = trajectory.empty(spec, 2)
   tf.nest.map_structure(lambda x: np.copyto(x, np.zeros_like(x)), elements)
+  # Masked logits are legal.
+  elements.behaviour_logits[...] = parts.ILLEGAL
   decoded = codec.pack(codec.decode(codec.encode(elements)))
   np.testing.assert_array_equal(decoded.last_action, elements.last_action)
   if not acting.shape_of(suite.action_space):
