@@ -1,1 +1,2 @@
-import common  # noqa: F401: refuses a Python that cannot work, before other modules are imported.
+# Refuses a Python that cannot work, before other modules are imported.
+import common  # noqa: F401

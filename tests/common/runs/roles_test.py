@@ -87,4 +87,4 @@ def test_an_evaluator_ends_in_the_middle_of_an_episode(looks, caplog):
   assert len(lines) == looks
   for steps, line in enumerate(lines, 1):
     assert line.startswith(f'  0 of 1 episodes, {steps} steps, ETA at most ')
-    assert learner.activities[steps] == line.strip()
+    assert learner.activities[steps].startswith(f'0 of 1 episodes, {steps} steps, ETA at most ')
