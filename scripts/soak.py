@@ -176,7 +176,7 @@ def _watch(
 
 
 def _measure(run: 'harmed_runs.HarmedRun') -> dict[str, float]:
-  """Memory (PSS), open files and threads by kind of process, and what there is once."""
+  """Memory (PSS without files), open files and threads by kind of process; and other counts."""
   found = {
     f'{kind} {what}': 0.0
     for kind in ('learner', 'gate', 'actors')
@@ -203,9 +203,12 @@ def _measure(run: 'harmed_runs.HarmedRun') -> dict[str, float]:
 
 
 def pss_mb(rollup: str) -> float:
-  """The proportional memory of a process, in MB, from its `smaps_rollup`."""
-  found = re.search(r'^Pss:\s+(\d+) kB$', rollup, re.M)
-  return int(found[1]) / 1e3 if found else 0.0
+  """The proportional memory of a process, in MB, from its `smaps_rollup`.
+
+  Without files: the process's share in TensorFlow's library grows when other programs end.
+  """
+  found = re.findall(r'^Pss_(?:Anon|Shmem):\s+(\d+) kB$', rollup, re.M)
+  return sum(map(int, found)) / 1e3
 
 
 def trends_of(samples: Sequence[Mapping[str, float]], warm_up: float) -> list[growth.Trend]:

@@ -35,7 +35,9 @@ def train(system, suite, folder, monkeypatch, **settings):
   }
   mean = {}
   for name, make_player in players.items():
-    played = play.play_episodes(suite, 'digits', make_player, EPISODES, seed=9)
+    *_, played = play.play_episodes(
+      suite, 'digits', make_player, EPISODES, seed=9, max_steps=structured.LENGTH
+    )
     mean[name] = float(np.mean(played.returns))
   print(system.title, config.total_frames, mean)
   return mean
@@ -48,7 +50,7 @@ def train(system, suite, folder, monkeypatch, **settings):
 @pytest.mark.parametrize('several', [True, False], ids=['several', 'one'])
 def test_impala_learns(several, masked, tmp_path, monkeypatch):
   suite = structured.make_suite(several, masked)
-  mean = train(impala_system.IMPALA, suite, tmp_path, monkeypatch, total_frames=150_000)
+  mean = train(impala_system.IMPALA, suite, tmp_path, monkeypatch, total_frames=300_000)
   assert mean['random'] < 7
   assert mean['agent'] > 10
 

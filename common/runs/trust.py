@@ -7,6 +7,7 @@ or which files are read and written there: that is up to whoever starts the proc
 from __future__ import annotations
 
 import dataclasses
+import re
 import shlex
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -29,6 +30,7 @@ _NAMED_TWICE = ('env', 'env_kwargs', 'wrappers', 'dmlab_engine')
 _LONGEST_TEXT = 10_000  # Characters; the names of DMLab-30's tasks are 900.
 # The most of what one actor allocates at once. The papers' largest is 100.
 _MOST = 1_000_000
+_LONGEST_SIZES = 200  # Characters of a setting that lists sizes.
 _SIZES = (
   'envs_per_actor',
   'unroll_length',
@@ -112,6 +114,11 @@ def _check_sizes(config: settings.Settings) -> None:
     value = getattr(config, name, 0)
     if value > _MOST:
       raise errors.UserError(f'{name} is {value}, expected at most {_MOST}')
+  # Sizes in a text, which Python may refuse to convert to numbers.
+  for name in ('vector_sizes', 'image_size'):
+    text = getattr(config, name)
+    if len(text) > _LONGEST_SIZES or re.search(rf'\d{{{len(str(_MOST))},}}', text):
+      raise errors.UserError(f'{name} is {text!r:.80}, expected numbers below {_MOST}')
 
 
 def _check_asked(config: settings.Settings, own: settings.Settings, asked: Collection[str]) -> None:

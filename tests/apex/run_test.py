@@ -1,6 +1,7 @@
 """Whole runs in child processes: files, interruption, killing, resuming with and without replay."""
 
 import json
+import re
 import signal
 
 import numpy as np
@@ -95,7 +96,9 @@ def test_an_interrupted_run_saves_and_says_how_to_resume(tmp_path, number):
   programs.wait_for_rows(folder, 4, process)
   process.send_signal(number)
   output = finish(process, 130)
-  assert f'python -m apex.train --run_dir={folder} --resume' in output
+  # With the flags of this run, of which `train` adds some.
+  again = rf'-m apex\.train --env=gym:CartPole-v1 .*--run_dir={re.escape(str(folder))} --resume\n'
+  assert re.search(again, output)
   assert saved_updates(folder) >= rows(folder)[-1]['updates'] > 0
 
 

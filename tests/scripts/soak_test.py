@@ -78,6 +78,18 @@ def test_trends_begin_after_the_warm_up():
     soak.trends_of(samples, 955.0)
 
 
+def test_memory_is_counted_without_files():
+  text = """
+Rss:              500000 kB
+Pss:              300000 kB
+Pss_Dirty:        290000 kB
+Pss_Anon:          12000 kB
+Pss_File:         287000 kB
+Pss_Shmem:          1500 kB
+"""
+  assert soak.pss_mb(text) == 13.5
+
+
 def test_the_memory_of_this_process_is_read():
   text = pathlib.Path(f'/proc/{os.getpid()}/smaps_rollup').read_text()
   block = np.ones(6_000_000)

@@ -56,7 +56,13 @@ def test_a_mask_that_forbids_everything_is_refused(how):
       with games.Games(0, suite, suite.tasks * 2, seed=1) as made:
         made.reset()
     else:
-      play.play_episodes(suite, 'digits', lambda *_: no_player, episodes=1, seed=1)
+      played(suite, lambda *_: no_player, episodes=1)
+
+
+def played(suite, make_player, episodes):
+  """Episodes of the suite's task."""
+  *_, last = play.play_episodes(suite, 'digits', make_player, episodes, seed=1, max_steps=1000)
+  return last
 
 
 def no_player(observations, rewards, done):
@@ -77,16 +83,14 @@ def test_a_mask_that_forbids_one_choice_of_several_is_refused_in_a_step():
 def test_random_play_takes_legal_actions_only(several):
   # The environment raises an error at an illegal one.
   suite = structured.make_suite(several, masked=True)
-  played = play.play_episodes(
-    suite, 'digits', lambda *_: play.random_player(suite.action_space, 1), episodes=30, seed=1
-  )
-  assert played.lengths == [structured.LENGTH] * 30
+  rng = np.random.default_rng(0)
+
+  def legal(task, count):
+    return play.random_player(suite.action_space, 1)
+
+  def any_at_all(task, count):
+    return lambda *_: play.random_actions(suite.action_space, count, rng)
+
+  assert played(suite, legal, episodes=30).lengths == [structured.LENGTH] * 30
   with pytest.raises(AssertionError, match='is illegal'):
-    rng = np.random.default_rng(0)
-    play.play_episodes(
-      suite,
-      'digits',
-      lambda task, count: lambda *_: play.random_actions(suite.action_space, count, rng),
-      episodes=30,
-      seed=1,
-    )
+    played(suite, any_at_all, episodes=30)

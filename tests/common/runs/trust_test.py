@@ -1,9 +1,9 @@
 """A learner decides what is trained, not what runs or is read on the machines of its actors."""
 
-import contextlib
 import dataclasses
 import sys
 
+import gymnasium
 import pytest
 
 from apex import system as apex
@@ -97,7 +97,12 @@ def test_an_environment_that_is_named_asks_for_nothing_else(system, monkeypatch,
     "import gymnasium\ngymnasium.register('Chase-v0', 'gymnasium.envs.classic_control:CartPoleEnv')"
   )
   monkeypatch.syspath_prepend(tmp_path)
-  config = taken(system, f'--env={OWN_MODULE}', env=OWN_MODULE, batch_size=17)
+  try:
+    config = taken(system, f'--env={OWN_MODULE}', env=OWN_MODULE, batch_size=17)
+  finally:
+    # Ape-X has made the environment, to choose its preset.
+    sys.modules.pop('some_module', None)
+    gymnasium.registry.pop('Chase-v0', None)
   assert (config.env, config.batch_size) == (OWN_MODULE, 17)
 
 
@@ -112,6 +117,13 @@ def test_an_environment_that_is_named_asks_for_nothing_else(system, monkeypatch,
 )
 def test_what_installed_packages_list_needs_no_leave(system, env):
   assert taken(system, env=env).env == env
+
+
+def test_a_package_with_the_name_of_a_family_changes_nothing(system, tmp_path, monkeypatch):
+  (tmp_path / 'control.py').touch()
+  monkeypatch.syspath_prepend(tmp_path)
+  assert taken(system, env='control:cartpole-swingup').env == 'control:cartpole-swingup'
+  assert 'the Python module control' in refused(system, env='gym:control:x')
 
 
 def test_settings_of_an_engine_need_leave(system):
@@ -148,6 +160,9 @@ def test_what_the_user_asked_for_is_compared_here_too(system):
     ({'discount': 10**400}, 'discount is'),
     ({'seed': -1}, 'seed is -1'),
     ({'envs_per_actor': 10**9}, 'envs_per_actor is 1000000000'),
+    ({'vector_sizes': '64,1000000'}, "vector_sizes is '64,1000000'"),
+    ({'vector_sizes': '9' * 9000}, "vector_sizes is '999"),
+    ({'image_size': '9999999x84'}, "image_size is '9999999x84'"),
     ({'total_frames': 2**62}, 'total_frames is'),
     ({'torso': 'none'}, "torso is 'none'"),
     ({'torso': '\x1b[2J'}, r'torso is'),
@@ -234,8 +249,8 @@ def test_a_learners_module_is_not_imported(system, role, tmp_path, monkeypatch):
     with pytest.raises(errors.UserError, match="the learner's parameters are 10 numbers"):
       work(f'--env={env}')
     assert (tmp_path / 'marked.imported').exists()
-  with contextlib.suppress(KeyError):
-    del sys.modules['marked']
+  sys.modules.pop('marked', None)
+  gymnasium.registry.pop('Marked-v0', None)
 
 
 def test_a_learner_that_has_no_leave_for_several_does_not_start(tmp_path, monkeypatch):
