@@ -245,7 +245,7 @@ class CentralPolicy:
     self._core_state = core_state
     # The version of the latest answer's parameters; 0 before a learner's first.
     self._version = 0
-    self._welcome: links.Welcome | None = None
+    self._welcome = link.welcome
 
   def initial_state(self, batch_size: int) -> Any:
     return self._core_state(batch_size)

@@ -114,7 +114,7 @@ def _probe(recipe: making.Recipe, source: object) -> _Probe:
 
 def _time_limit(env: gymnasium.Env, action_repeat: int) -> int | None:
   """The time limit that an environment is registered with, in agent steps; None for none."""
-  spec = env.unwrapped.spec
+  spec = env.spec
   if spec is None or spec.max_episode_steps is None:
     return None
   return math.ceil(spec.max_episode_steps / action_repeat)

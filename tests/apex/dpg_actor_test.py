@@ -261,11 +261,11 @@ class Run(NamedTuple):
     """
     taken = np.zeros(ENVIRONMENTS, int)
     for shipment in self.shipments:
-      blocks = transitions.separate(shipment.block)
+      blocks, origins = transitions.separate(shipment.block)
       owners = np.repeat(shipment.environment, np.sum(shipment.block.valid, axis=1))
-      assert len(owners) == len(blocks.action)
+      np.testing.assert_array_equal(shipment.environment[origins], owners)
       for k, environment in enumerate(owners):
-        block = structures.TransitionBlock(*(part[k] for part in blocks))
+        block = tf.nest.map_structure(lambda part, k=k: part[k], blocks)
         yield taken[environment], int(environment), block
         taken[environment] += 1
     assert np.all(taken >= len(self.trace.actions) - self.config.n_step - self.config.block_length)

@@ -142,12 +142,17 @@ def test_a_sample_that_is_not_finite_changes_nothing(bad):
     np.testing.assert_array_equal(variable, value)
 
 
+def at_most(observation):
+  """An observation of the largest numbers that an actor may send."""
+  return tf.nest.map_structure(lambda x: wire.LARGEST * tf.sign(x), observation)
+
+
 def test_the_largest_numbers_that_actors_may_send_are_finite_in_loss_and_gradient():
   learner = make_learner()
   largest = random_sample(0)
   numbers = {
-    'observation': wire.LARGEST * tf.sign(largest.observation),
-    'next_observation': wire.LARGEST * tf.sign(largest.next_observation),
+    'observation': at_most(largest.observation),
+    'next_observation': at_most(largest.next_observation),
     'n_step_return': wire.LARGEST_SUM * tf.sign(largest.n_step_return),
     'weight': tf.ones([K]),
   }

@@ -48,7 +48,7 @@ def shipments():
 def filled(config, shipments):
   replay = replays.make(config, SUITE)
   for shipment in shipments:
-    replays.insert(config, replay, tf.nest.map_structure(tf.constant, shipment.block))
+    replays.insert(config, replay, tf.nest.map_structure(tf.constant, shipment))
   return replay
 
 

@@ -13,7 +13,7 @@ from common import errors
 from common.reporting import metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-_DEADLINE = 580.0  # Seconds.
+_DEADLINE = 120.0  # Seconds.
 
 
 def start(system: str, *flags: str) -> subprocess.Popen:

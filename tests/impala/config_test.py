@@ -98,7 +98,7 @@ def test_an_environment_gets_the_preset_of_its_family(env, preset):
 
 @pytest.mark.parametrize('env', ['gym:Pendulum-v1', 'control:cartpole-swingup'])
 def test_continuous_actions_are_refused_and_ape_x_dpg_is_named(env):
-  config = dataclasses.replace(configs.Config(), torso='vector')
+  config = dataclasses.replace(configs.Config(), env=env, torso='vector')
   message = f'{env} has continuous actions.*python -m apex.train --env={env}'
   with pytest.raises(errors.UserError, match=message):
     config.check_environment(environments.load(env))

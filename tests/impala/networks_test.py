@@ -55,8 +55,7 @@ def test_parameter_counts_are_the_papers(torso, expected):
 def initial_values(torso: str) -> list[np.ndarray]:
   """The variables of a new agent for DMLab."""
   tf.random.set_seed(1)
-  agent = networks.Agent(DMLAB, A, torso, lstm=True, feedback=True)
-  return [variable.numpy() for variable in agent.trainable_variables]
+  return [variable.numpy() for variable in make_agent(torso).trainable_variables]
 
 
 def assert_drawn_from(values: np.ndarray, deviation: float, limit: float) -> None:

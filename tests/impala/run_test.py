@@ -241,7 +241,7 @@ def test_arguments_and_wrappers_are_in_the_config_and_evaluation_uses_them(tmp_p
   assert config['wrappers'] == 'environments:Patient' and '8x8' in config['env_kwargs']
   evaluation = json.loads((folder / 'evaluation.json').read_text())
   assert max(evaluation['agent']['FrozenLake-v1']['lengths']) <= 20
-  finish(train(f'--run_dir={folder}', '--resume', '--total_frames=5000'))
+  finish(train(f'--run_dir={folder}', '--resume', flags[0], '--total_frames=5000'))
 
 
 _SCRIPT = """
@@ -271,7 +271,7 @@ def test_training_from_python(tmp_path, system, frames):
   assert f'FOLDER {folder}' in output
   evaluation = json.loads((tmp_path / 'run' / 'evaluation.json').read_text())
   assert evaluation['env'] == 'python:Short'
-  assert max(evaluation['agent']['python:Short']['lengths']) <= 11
+  assert max(evaluation['agent']['Short']['lengths']) <= 11
 
 
 @pytest.mark.parametrize(

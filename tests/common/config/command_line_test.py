@@ -160,7 +160,7 @@ def test_resume_of_a_run_of_an_older_version(run_dir):
       '--config.correction=vtrac',
       "correction is 'vtrac', expected one of vtrace, one_step, epsilon, none",
     ),
-    ('--config.torso=resnet', "torso is 'resnet', expected one of shallow, deep, nature, vector"),
+    ('--config.torso=resnet', "torso is 'resnet', expected one of auto, shallow, deep, nature"),
   ],
 )
 def test_mistakes_have_clear_messages(argument, words):

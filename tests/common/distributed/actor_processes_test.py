@@ -18,6 +18,7 @@ def actors(tmp_path):
     count=1,
     learner='unix:/nowhere',
     who=cluster.Cluster(name='test'),
+    flags=[],
     folder=tmp_path,
   )
   yield made

@@ -427,7 +427,8 @@ def played_episodes(folder):
 def test_the_json_of_an_evaluation(evaluated_run):
   found = json.loads((evaluated_run / 'evaluation.json').read_text())
   # Without `random`: there are published scores of random play.
-  assert set(found) == {'checkpoint', 'env', 'seed', 'references', 'note', 'agent'}
+  names = {'checkpoint', 'env', 'seed', 'deterministic', 'references', 'note', 'agent'}
+  assert set(found) == names
   assert (found['env'], found['references'], found['note']) == ('atari57', 'atari57', '')
   assert found['checkpoint'].endswith('checkpoints/latest/ckpt-2')
   assert found['seed'] == 2_000_000_000
