@@ -15,7 +15,7 @@ from apex import dpg, transitions
 from common import environments
 from common.distributed import parameters
 from common.environments import suite as suites
-from common.replay import prioritized, structures
+from common.replay import prioritized
 from tests.apex import dpg_oracle as oracle
 from tests.apex import traces
 
@@ -341,7 +341,7 @@ class TestActor:
     spec = transitions.single_specification(run.suite)
     ended, cut, there = 0, 0, 0
     for step, environment, block in run.separate_transitions():
-      for part, expected in zip(block, spec, strict=True):
+      for part, expected in zip(tf.nest.flatten(block), tf.nest.flatten(spec), strict=True):
         assert part.shape == expected.shape and part.dtype == expected.dtype.as_numpy_dtype
       total, discount, end = run.expected(step, environment)
       assert block.valid[0] and block.end[0] == 1
@@ -389,8 +389,8 @@ class TestActor:
     )
     count = 0
     for shipment in run.shipments:
-      blocks = transitions.separate(shipment.block)
-      replay.add(blocks)
+      blocks, origins = transitions.separate(shipment.block)
+      replay.add(blocks, shipment.environment[origins])
       count += len(blocks.action)
     assert replay.size() == count
 

@@ -182,7 +182,8 @@ def test_all_are_culprits_if_none_stands_out():
 
 
 def test_parameters_that_a_step_makes_infinite_are_noticed():
-  learner = make_learner(learning_rate=3e38)
+  # Infinite in float32.
+  learner = make_learner(learning_rate=1e39)
   update = learner.update(random_sample(0))
   assert update.statistics['finite'] and not update.parameters_finite
 
