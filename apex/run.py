@@ -249,7 +249,7 @@ class Run(runs.Run):
         self._is_replay_save_due.set()
 
   def _is_applied(self, sample: structures.Sample, update: learners.Update) -> bool:
-    """Whether an update was applied. If not, its sample's culprits are removed from the replay.
+    """Whether an update was applied. If not, its culprits leave the replay, unless all are.
 
     Raises:
       NonFiniteLoss: If too many samples were dropped in a row.
@@ -267,9 +267,11 @@ class Run(runs.Run):
       raise self._drops.end_run(sample, origin)
     self._recorder.record_drop()
     self._drops.add(sample, origin)
-    self.replay.remove(leaf, stamp)
-    # Below the minimum, sampling waits until it is filled again.
-    self.ratio.add_inserted(0, self.replay.size())
+    # If all of them are at fault, the parameters are, and not the transitions.
+    if not culprits.all():
+      self.replay.remove(leaf, stamp)
+      # Below the minimum, sampling waits until it is filled again.
+      self.ratio.add_inserted(0, self.replay.size())
     return False
 
   def _discard(self) -> None:

@@ -166,7 +166,8 @@ def test_samples_that_are_not_finite_are_dropped_and_not_drawn_again(tmp_path, e
   warning = next(line for line in output.splitlines() if 'A batch is dropped' in line)
   assert '(environments:Surge-v0), of actor ' in warning
   assert 'of gym:environments:Surge-v0' in warning
-  assert 'n_step_return: largest magnitude 3e+38' in warning
+  # The reward itself, or discounted once or twice.
+  assert re.search(r'n_step_return: largest magnitude (3|2\.9\d)e\+38', warning)
 
 
 def test_priorities_that_are_not_finite_are_refused_and_their_actor_named(tmp_path):
