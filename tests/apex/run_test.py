@@ -127,7 +127,9 @@ def test_a_killed_run_resumes_from_its_last_checkpoint_and_replay(tmp_path):
 
 def test_losses_that_are_never_finite_stop_the_run_and_the_first_sample_is_saved(tmp_path):
   folder = tmp_path / 'run'
-  output = finish(train(f'--run_dir={folder}', '--config.learning_rate=1e30'), 2)
+  # So high a ratio that the learner need not wait for actors, whose priorities are soon NaN too.
+  flags = ('--config.learning_rate=1e30', '--config.replay_ratio=200')
+  output = finish(train(f'--run_dir={folder}', *flags), 2)
   assert 'the loss is not finite at update 1, for 10 batches in a row' in output
   sample = np.load(folder / 'non_finite_batch.npz')
   assert sample['n_step_return'].shape == (64,) and np.isfinite(sample['n_step_return']).all()
