@@ -43,22 +43,23 @@ def train(system, suite, folder, monkeypatch, **settings):
   return mean
 
 
-# The environment raises an error at an illegal action. An episode has 12 steps; naming all three
-# digits pays 12.
+# An episode has 12 steps; naming all three digits pays 12. The reward follows at once: nothing else
+# needs to be remembered or expected. The environment raises an error at an illegal action.
 @pytest.mark.long
 @pytest.mark.parametrize('masked', [False, True], ids=['all_legal', 'masked'])
-@pytest.mark.parametrize('several', [True, False], ids=['several', 'one'])
-def test_impala_learns(several, masked, tmp_path, monkeypatch):
-  suite = structured.make_suite(several, masked)
-  mean = train(impala_system.IMPALA, suite, tmp_path, monkeypatch, total_frames=300_000)
-  assert mean['random'] < 7
-  assert mean['agent'] > 10
+def test_impala_learns_several_actions_at_once(masked, tmp_path, monkeypatch):
+  suite = structured.make_suite(several=True, masked=masked)
+  settings = dict(discount=0.0, lstm=False, total_frames=80_000)
+  mean = train(impala_system.IMPALA, suite, tmp_path, monkeypatch, **settings)
+  # At random, 12 x (1/3 + 1/2 + 1/4) / 3 = 4.3; more where half of the actions are illegal.
+  assert mean['random'] < (8.5 if masked else 5)
+  assert mean['agent'] > 11
 
 
 @pytest.mark.long
-@pytest.mark.parametrize('masked', [False, True], ids=['all_legal', 'masked'])
-def test_dqn_learns(masked, tmp_path, monkeypatch):
-  suite = structured.make_suite(several=False, masked=masked)
-  mean = train(apex_system.APEX, suite, tmp_path, monkeypatch, discount=0.5, total_frames=60_000)
+def test_dqn_learns_with_masks(tmp_path, monkeypatch):
+  suite = structured.make_suite(several=False, masked=True)
+  settings = dict(discount=0.0, total_frames=40_000)
+  mean = train(apex_system.APEX, suite, tmp_path, monkeypatch, **settings)
   assert mean['random'] < 3
   assert mean['agent'] > 10
