@@ -50,10 +50,11 @@ from common.machine import exits
 
 ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
 made = threading.Event()
+games = []  # Kept: the engine now and then hangs when it is destroyed at once.
 
 def make_games():
   while True:
-    ale_py.AtariVectorEnv('pong', 4, num_threads=2)
+    games.append(ale_py.AtariVectorEnv('pong', 1, num_threads=1))
     made.set()
 
 def main(argv):
