@@ -1,5 +1,6 @@
 """How an actor chooses its actions: with parameters of its own, or in batches with other actors."""
 
+import itertools
 from typing import Any, Callable, NamedTuple, Protocol, Sequence
 
 import numpy as np
@@ -11,6 +12,9 @@ from common.distributed import parameters, wire
 from common.environments import suite as suites
 from impala import actions as acting
 from impala import networks, trajectory
+
+# Numbers the batched policies of this process.
+_BATCHED_POLICIES = itertools.count()
 
 
 class Decision(NamedTuple):
@@ -216,7 +220,10 @@ def _batched(
   # N is unknown when traced, so that a call for any number of environments joins any batch.
   @tf.function(input_signature=_of_any_count(tf.nest.flatten(example)))
   def call(*flat: tf.Tensor) -> Any:
-    return tf.nest.pack_sequence_as(result, evaluate_batch(*flat))
+    # TensorFlow finds a batch's queue by the operation's name. Policies of one process that shared
+    # a name would share the first one's queue, and its largest batch.
+    with tf.name_scope(f'policy_{next(_BATCHED_POLICIES)}'):
+      return tf.nest.pack_sequence_as(result, evaluate_batch(*flat))
 
   return call
 

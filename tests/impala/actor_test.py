@@ -209,6 +209,15 @@ def test_dynamic_batching_computes_the_networks_logits():
     assert set(unrolls[-1].parameter_version) == {3}
 
 
+def test_each_batched_policy_of_a_process_has_its_own_largest_batch():
+  suite = environments.load('gym:CartPole-v1')
+  agent = networks.make_agent(configs.PRESETS.preset('gym'), suite)
+  for num_envs in (2, 6):
+    shared = policy.DynamicBatchingPolicy(agent, suite, lambda: 0, num_envs, timeout_ms=5, seed=1)
+    decision = shared(policy.example_inputs(suite, num_envs), agent.initial_state(num_envs))
+    assert decision.actions.shape == (num_envs,)
+
+
 def test_actions_exist_though_the_environment_has_paid_nan():
   config = configs.PRESETS.preset('gym')
   suite = environments.load('gym:CartPole-v1')
