@@ -64,7 +64,8 @@ class Agent(Protocol):
   """Networks, target networks and optimizers: a `tf.Module` with an algorithm's whole state.
 
   Attributes:
-    networks: The trained networks, of which actors keep copies.
+    networks: The trained networks, of which actors keep copies. Their `normalizer`, or None, has
+      the statistics by which they and the target networks normalise.
   """
 
   networks: snt.Module
@@ -104,6 +105,9 @@ class Policy(Protocol):
 
   def bootstrap_value(self, observation: suites.Observation) -> np.ndarray:
     """Values observations `[M, ...]` as `Decision.bootstrap_value` does: float32 `[M]`."""
+
+  def rewards(self, rewards: np.ndarray) -> np.ndarray:
+    """Rewards, or sums of them, in units of the values: float32 of the same shape."""
 
 
 class Algorithm(Protocol):
@@ -156,9 +160,14 @@ class Algorithm(Protocol):
 
 
 def copy(source: snt.Module, target: snt.Module) -> None:
-  """Copies the values of one module's variables to another's."""
+  """Copies the values of one module's trained variables to another's."""
   for variable, value in zip(target.trainable_variables, source.trainable_variables, strict=True):
     variable.assign(value)
+
+
+def in_units_of_values(networks: snt.Module, rewards: Any) -> tf.Tensor:
+  """Rewards, or sums of them, as the loss sees them, float32 of any shape."""
+  return networks.normalizer.rewards(rewards) if networks.normalizer else rewards
 
 
 def traced(

@@ -28,7 +28,6 @@ class Config(settings.Settings):
   # DPG: standard deviation of the noise added to actions, which are in [-1, 1].
   noise_sigma: float = 0.3
   n_step: int = 3
-  discount: float = 0.99
   # Clip rewards to [-1, 1].
   clip_rewards: bool = True
   # Environment frames after which an Atari episode is cut in training; in evaluation, 108,000.
@@ -122,7 +121,13 @@ class Config(settings.Settings):
       'parameter_pull_frames',
     )
     self.expect_at_least_zero('distinct_epsilons', 'noise_sigma')
-    self.expect_fraction('discount', 'evaluation_epsilon')
+    self.expect_fraction('evaluation_epsilon')
+    self.expect(
+      'clip_rewards',
+      not (self.clip_rewards and self.normalize_rewards),
+      'false with normalize_rewards: actors clip single rewards, and the learner normalises the sums '
+      'that they send',
+    )
     # With a single block, actors would wait for the writer after every block.
     self.expect(
       'local_buffer',
@@ -203,6 +208,7 @@ class Config(settings.Settings):
       f"'oldest', as {suite.name} shows images, which blocks of many transitions share",
     )
     self.check_torso(suite)
+    self.check_normalization(suite)
 
 
 def _refuse_several_actions(suite: suites.Suite) -> None:

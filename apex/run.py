@@ -133,6 +133,7 @@ class Run(runs.Run):
       UserError: If either cannot be written at the end of the run.
     """
     # Only called at the end of the run. During training the two are saved by different threads.
+    self.learner.merge_gathered()
     updates = self.supervisor.save(self.recorder)
     if not self._saver:
       return
@@ -156,6 +157,7 @@ class Run(runs.Run):
 
       self.taker.enter('adding transitions')
       arrived = self._without_refused(arrived)
+      self.learner.gather(arrived)
       inserted = 0
       for _ in range(config.replicas):
         inserted += replays.insert(config, self.replay, arrived)
@@ -228,6 +230,7 @@ class Run(runs.Run):
         sample = self._samples.take()
 
       self._learning.enter('updating')
+      learner.merge_gathered()
       update = learner.update(sample)
       if not self._is_applied(sample, update):
         self._discard()

@@ -49,7 +49,6 @@ class Config(settings.Settings):
   learner_devices: int = 1
   # The most trajectories that wait for the learner. A longer queue means more policy lag.
   queue_capacity: int = 32
-  discount: float = 0.99
   # Off-policy correction: vtrace, or from the ablation (section 5.2.2) one_step, epsilon, none.
   correction: str = 'vtrace'
   clip_rho_threshold: float = 1.0
@@ -95,7 +94,7 @@ class Config(settings.Settings):
       'learner_devices',
       'core_size',
     )
-    self.expect_fraction('discount', 'rmsprop_decay', 'rmsprop_momentum', 'lambda_')
+    self.expect_fraction('rmsprop_decay', 'rmsprop_momentum', 'lambda_')
     self.expect_at_least_zero(
       'num_actors', 'envs_per_actor', 'max_gradient_norm', 'entropy_cost', 'baseline_cost'
     )
@@ -135,6 +134,7 @@ class Config(settings.Settings):
         f'python -m apex.train {self.environment_flags()}'
       )
     self.check_torso(suite)
+    self.check_normalization(suite)
     self.check_shares(suite, actors)
 
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from common import optimizers
+from common import normalization, optimizers
 from common.distributed import parameters
 from common.environments import suite as suites
 from common.runs import counters
@@ -82,7 +82,7 @@ class Learner(counters.Counters):
   def snapshot(self) -> parameters.Snapshot:
     """The current parameters, for publication before the first update."""
     return parameters.Snapshot(
-      version=int(self.updates), values=parameters.flatten(self.agent.trainable_variables)
+      version=int(self.updates), values=parameters.flatten(parameters.published(self.agent))
     )
 
   def synchronise(self) -> None:
@@ -118,10 +118,14 @@ class Learner(counters.Counters):
     parts = replicas.distribute(self._strategy, batch, batching.split)
     results = self._strategy.run(self._step, (parts, stop))
     statistics, stop = replicas.first(self._strategy, results)
+    sums = self._sums(batch)
     if statistics['finite'] & ~stop:
       self.updates.assign_add(1)
       self.frames.assign_add(new_frames)
-    values = parameters.flatten(self.agent.trainable_variables)
+      # After the step: it saw what the parameters' own version saw when it acted.
+      if self.agent.normalizer:
+        self.agent.normalizer.merge(sums)
+    values = parameters.flatten(parameters.published(self.agent))
     return Update(
       statistics=statistics,
       parameters=values,
@@ -164,6 +168,18 @@ class Learner(counters.Counters):
       'finite': finite,
     }
     return statistics, any_stop
+
+  def _sums(self, batch: trajectory.Trajectory) -> dict[str, normalization.Sums]:
+    """Of all learners' new experience `[T+1, B]`, for the running statistics, if there are any."""
+    normalizer = self.agent.normalizer
+    if not normalizer:
+      return {}
+    values = {**batch.observation, normalization.RETURN: batch.discounted_return}
+    # Replayed trajectories, the last ones, were counted when they were new; so was entry 0, with
+    # the unroll before.
+    new = self.batch_size - self.replayed
+    sums = normalizer.sums({name: values[name][1:, :new] for name in normalizer.parts})
+    return replicas.sums_over_learners(self._strategy, sums)
 
   def loss(self, batch: trajectory.Trajectory) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """The loss of section 4.2, summed over time and batch, and statistics by name.
@@ -223,7 +239,10 @@ class Learner(counters.Counters):
     values: tf.Tensor,
     bootstrap_value: tf.Tensor,
   ) -> vtrace.VTraceReturns:
-    """Value targets and advantages `[T, B]`, from clipped rewards, by the config's correction."""
+    """Value targets and advantages `[T, B]`, by the config's correction.
+
+    Rewards are normalised, then clipped, if the config says so.
+    """
     config = self._config
     # Nothing is bootstrapped across the end of an episode. Time limits count as ends, as in the
     # authors' released code.
@@ -232,7 +251,7 @@ class Learner(counters.Counters):
       config.correction,
       log_rhos,
       discounts,
-      rewards.clip(steps.rewards, config.reward_clipping),
+      rewards.clip(self.agent.rewards(steps.rewards), config.reward_clipping),
       values,
       bootstrap_value,
       clip_rho_threshold=config.clip_rho_threshold,

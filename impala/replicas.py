@@ -185,6 +185,24 @@ def sums(values: _Structure) -> _Structure:
   return tf.nest.pack_sequence_as(values, shaped)
 
 
+def sums_over_learners(strategy: tf.distribute.Strategy, values: _Structure) -> _Structure:
+  """Sums over all learner processes of nested float64 tensors. Called outside replicas."""
+  if workers(strategy) == 1:
+    return values
+
+  def over_replicas(vector: tf.Tensor) -> tf.Tensor:
+    context = tf.distribute.get_replica_context()
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, vector)
+
+  flat = tf.nest.flatten(values)
+  # Each of this process's replicas brings an equal part.
+  vector = tf.concat([tf.reshape(x, [-1]) for x in flat], axis=0) / local_replicas(strategy)
+  total = first(strategy, strategy.run(over_replicas, (vector,)))
+  parts = tf.split(total, [x.shape.num_elements() for x in flat])
+  shaped = [tf.reshape(part, x.shape) for part, x in zip(parts, flat, strict=True)]
+  return tf.nest.pack_sequence_as(values, shaped)
+
+
 def broadcast(strategy: tf.distribute.Strategy, variables: Sequence[tf.Variable]) -> None:
   """Assigns the chief's values to the variables of every learner. Called by all of them.
 

@@ -43,9 +43,17 @@ class ParameterStore:
       return self._latest
 
 
+def published(network: tf.Module) -> Sequence[tf.Variable]:
+  """All that makes a network act as the learner's does, in the order of snapshots.
+
+  Trained variables, and the statistics by which observations and rewards are normalised.
+  """
+  return network.variables
+
+
 def flatten(variables: Sequence[tf.Variable]) -> tf.Tensor:
   """Concatenates the values of all variables, float32 `[P]`."""
-  return tf.concat([tf.reshape(variable, [-1]) for variable in variables], axis=0)
+  return tf.concat([tf.reshape(tf.cast(x, tf.float32), [-1]) for x in variables], axis=0)
 
 
 def assign(variables: Sequence[tf.Variable], values: tf.Tensor) -> None:
@@ -53,7 +61,7 @@ def assign(variables: Sequence[tf.Variable], values: tf.Tensor) -> None:
   sizes = [variable.shape.num_elements() for variable in variables]
   parts = tf.split(values, sizes)
   for variable, part in zip(variables, parts, strict=True):
-    variable.assign(tf.reshape(part, variable.shape))
+    variable.assign(tf.cast(tf.reshape(part, variable.shape), variable.dtype))
 
 
 def check(variables: Sequence[tf.Variable], snapshot: Snapshot) -> None:

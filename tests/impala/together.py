@@ -22,7 +22,8 @@ NOT_FINITE = 3
 # Of the gradients' global norm. Those of these batches are several times longer.
 MAX_NORM = 5.0
 NETWORKS = {'lstm': True, 'feed_forward': False}
-SUITE = environments.load('gym:CartPole-v1')
+# Learners count the returns, as rewards may be normalised.
+SUITE = environments.load('gym:CartPole-v1', environments.Options(return_discount=0.9))
 FRAMES_PER_UPDATE = 50
 
 
@@ -37,6 +38,8 @@ def make_config(lstm: bool) -> configs.Config:
     reward_clipping='none',
     rmsprop_momentum=0.5,
     max_gradient_norm=MAX_NORM,
+    normalize_observations=lstm,
+    normalize_rewards=lstm,
   )
 
 
