@@ -125,8 +125,8 @@ class Config(settings.Settings):
     self.expect(
       'clip_rewards',
       not (self.clip_rewards and self.normalize_rewards),
-      'false with normalize_rewards: actors clip single rewards, and the learner normalises the sums '
-      'that they send',
+      'false with normalize_rewards: actors clip single rewards, before the learner normalises the '
+      'sums that they send',
     )
     # With a single block, actors would wait for the writer after every block.
     self.expect(

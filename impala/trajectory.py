@@ -119,9 +119,7 @@ def specification(suite: suites.Suite, unroll_length: int, core_state: Any) -> T
     ),
     episode_return=tf.TensorSpec([steps], tf.float32),
     episode_length=tf.TensorSpec([steps], tf.int32),
-    discounted_return=(
-      () if suite.return_discount is None else tf.TensorSpec([steps], tf.float32)
-    ),
+    discounted_return=(() if suite.return_discount is None else tf.TensorSpec([steps], tf.float32)),
   )
 
 

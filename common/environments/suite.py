@@ -273,9 +273,7 @@ def with_rewards(suite: Suite, options: option_sets.Options) -> Suite:
   scales = suite.reward_scales
   if options.reward_scale != 1.0:
     scales = {task: options.reward_scale * scales.get(task, 1.0) for task in suite.tasks}
-  return dataclasses.replace(
-    suite, reward_scales=scales, return_discount=options.return_discount
-  )
+  return dataclasses.replace(suite, reward_scales=scales, return_discount=options.return_discount)
 
 
 def integer_bounds(suite: Suite) -> dict[str, tuple[int, int]]:
