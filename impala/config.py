@@ -61,6 +61,11 @@ class Config(settings.Settings):
   log_epsilon: float = 1e-6
   # none, abs_one, asymmetric (Figure D.1), soft_asymmetric (released code).
   reward_clipping: str = 'abs_one'
+  # Learn each task's values on a scale of its own (PopArt, arXiv 1809.04474), for many tasks with
+  # rewards of different size. Goes with reward_clipping none. Not in the paper.
+  popart: bool = False
+  # How far one update moves the statistics of its tasks.
+  popart_step_size: float = 3e-4
   baseline_cost: float = 0.5
   entropy_cost: float = 0.01
   # The initial learning rate, annealed linearly to 0 over `total_frames`.
@@ -94,12 +99,17 @@ class Config(settings.Settings):
       'learner_devices',
       'core_size',
     )
-    self.expect_fraction('rmsprop_decay', 'rmsprop_momentum', 'lambda_')
+    self.expect_fraction('rmsprop_decay', 'rmsprop_momentum', 'lambda_', 'popart_step_size')
     self.expect_at_least_zero(
       'num_actors', 'envs_per_actor', 'max_gradient_norm', 'entropy_cost', 'baseline_cost'
     )
     self.expect_one_of('correction', CORRECTIONS)
     self.expect_one_of('reward_clipping', REWARD_CLIPPINGS)
+    self.expect(
+      'normalize_rewards',
+      not (self.normalize_rewards and self.popart),
+      "false with popart, which learns a scale for each task's values",
+    )
     self.expect_one_of('pg_bootstrap', ('vs', 'values'))
     # Without fresh trajectories, frames would not advance and training would not end.
     self.expect('replay_fraction', 0.0 <= self.replay_fraction < 1.0, 'at least 0 and less than 1')

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import environments, normalization
+from common import environments, errors, normalization
 from common.distributed import parameters, wire
 from common.runs import checkpoints
 from impala import batching, networks, players, policy, trajectory
@@ -152,6 +152,11 @@ def test_evaluation_and_resuming_see_the_same_numbers(trained, tmp_path):
   checkpoints.Checkpoints(tmp_path, resumed).restore(path)
   for one, other in zip(values_of(learner), values_of(resumed), strict=True):
     np.testing.assert_array_equal(one, other)
+
+
+def test_popart_and_normalised_rewards_are_refused():
+  with pytest.raises(errors.UserError, match='normalize_rewards is True, expected false with pop'):
+    make_config(popart=True).check()
 
 
 def normalizer_in(folder, config, suite):
