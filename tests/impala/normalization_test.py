@@ -166,6 +166,7 @@ def normalizer_in(folder, config, suite):
   return playing.checkpointed.agent.normalizer
 
 
+@pytest.mark.long
 def test_every_step_of_a_run_counts_once_wherever_actors_are_and_after_resuming(tmp_path):
   flags = (
     f'--run_dir={tmp_path}/run',
