@@ -22,8 +22,10 @@ NOT_FINITE = 3
 # Of the gradients' global norm. Those of these batches are several times longer.
 MAX_NORM = 5.0
 NETWORKS = {'lstm': True, 'feed_forward': False}
-# Learners count the returns, as rewards may be normalised.
-SUITE = environments.load('gym:CartPole-v1', environments.Options(return_discount=0.9))
+# Nothing is played. Batches have trajectories of two tasks, and returns to normalise rewards by.
+SUITE = dataclasses.replace(
+  environments.load('gym:CartPole-v1'), tasks=('first', 'second'), return_discount=0.9
+)
 FRAMES_PER_UPDATE = 50
 
 
