@@ -24,20 +24,33 @@ _MOST_DEVIATIONS = 10.0
 
 
 class Sums(NamedTuple):
-  """What is added up of K vectors, float64; the sums of several batches add up to those of all.
+  """What is added up of K vectors, float64.
 
-  They are sums of offsets from the running mean, not of vectors: the variance of numbers that are
-  large beside it would vanish in the rounding of their squares.
+  Squares are those of deviations from the vectors' own mean: the variance of numbers that are large
+  beside it would vanish in the rounding of their squares.
 
   Attributes:
     count: `[]`, K.
-    offsets: `[D]`, the sum of (x - mean).
-    squares: `[D]`, the sum of (x - mean)^2.
+    offsets: `[D]`, the sum of (x - running mean).
+    squares: `[D]`, the sum of (x - mean of the K vectors)^2.
   """
 
   count: tf.Tensor
   offsets: tf.Tensor
   squares: tf.Tensor
+
+
+def combined(some: Sums, others: Sums) -> Sums:
+  """The sums of all vectors together, by the formula of Chan, Golub and LeVeque (1979)."""
+  count = some.count + others.count
+  distance = _over(others.offsets, others.count) - _over(some.offsets, some.count)
+  between = tf.square(distance) * _over(some.count * others.count, count)
+  return Sums(count, some.offsets + others.offsets, some.squares + others.squares + between)
+
+
+def _over(x: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+  """A mean; 0 of nothing."""
+  return tf.math.divide_no_nan(x, count)
 
 
 class Statistics(tf.Module):
@@ -70,27 +83,22 @@ class Statistics(tf.Module):
     sane = tf.reduce_all(tf.abs(offsets) <= wire.LARGEST_SUM, axis=1)  # [K]; not for NaN.
     if weights is not None:
       sane &= tf.reshape(tf.cast(weights, tf.bool), [-1])
-    # Not a product with the weights, which would keep NaN.
-    offsets = tf.where(sane[:, tf.newaxis], offsets, 0.0)  # [K, D]
-    return Sums(
-      count=tf.reduce_sum(tf.cast(sane, tf.float64)),
-      offsets=tf.reduce_sum(offsets, axis=0),
-      squares=tf.reduce_sum(tf.square(offsets), axis=0),
-    )
+    offsets = tf.boolean_mask(offsets, sane)
+    count = tf.cast(tf.shape(offsets)[0], tf.float64)
+    total = tf.reduce_sum(offsets, axis=0)
+    deviations = offsets - _over(total, count)
+    return Sums(count, total, tf.reduce_sum(tf.square(deviations), axis=0))
 
   def merge(self, sums: Sums) -> None:
-    """Adds vectors, by the parallel formula of Chan, Golub and LeVeque (1979).
+    """Adds vectors.
 
     Args:
-      sums: As returned by `sums` since the last merge.
+      sums: As returned by `sums`, or `combined` of several, since the last merge.
     """
-    count = self.count + sums.count
-    shift = tf.math.divide_no_nan(sums.offsets, count)  # Of the mean.
-    # About the old mean, then about the new one.
-    squares = tf.math.divide_no_nan(self.variance * self.count + sums.squares, count)
-    variance = tf.maximum(squares - tf.square(shift), 0.0)
-    self.variance.assign(tf.where(count > 0, variance, self.variance))
-    self.mean.assign(self.mean + shift)
+    before = Sums(self.count, tf.zeros_like(self.mean), self.variance * self.count)
+    count, offsets, squares = combined(before, sums)
+    self.variance.assign(tf.where(count > 0, _over(squares, count), self.variance))
+    self.mean.assign(self.mean + _over(offsets, count))
     self.count.assign(count)
 
   def normalised(self, vectors: tf.Tensor) -> tf.Tensor:
@@ -173,7 +181,7 @@ class Gathering:
     with self._lock, tf.device('/cpu:0'):
       new = self._normalizer.sums(values, weights)
       if self._sums is not None:
-        new = tf.nest.map_structure(tf.add, self._sums, new)
+        new = {name: combined(self._sums[name], sums) for name, sums in new.items()}
       self._sums = new
 
   def merge(self) -> None:

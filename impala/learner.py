@@ -184,7 +184,10 @@ class Learner(counters.Counters):
     # the unroll before.
     new = self.batch_size - self.replayed
     sums = normalizer.sums({name: values[name][1:, :new] for name in normalizer.parts})
-    return replicas.sums_over_learners(self._strategy, sums)
+    first, *others = replicas.of_all_learners(self._strategy, sums)
+    for learners_sums in others:
+      first = {name: normalization.combined(first[name], learners_sums[name]) for name in first}
+    return first
 
   def loss(self, batch: trajectory.Trajectory) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """The loss of section 4.2, summed over time and batch, and statistics by name.

@@ -49,7 +49,7 @@ def test_statistics_of_chunks_are_those_of_all_vectors():
   for chunk in in_chunks(vectors):
     # As from two learners.
     one, other = statistics.sums(chunk[::2]), statistics.sums(chunk[1::2])
-    statistics.merge(normalization.Sums(*(a + b for a, b in zip(one, other, strict=True))))
+    statistics.merge(normalization.combined(one, other))
   assert_of_all(statistics, vectors)
 
 
