@@ -1,4 +1,4 @@
-"""The lines of a population: what a member's network has learned, through all that it was copied of.
+"""The lines of a population: each follows a network back through the checkpoints it was copied of.
 
 The paper's curves of a population are those of such lines (section 5.3.1): a member's own curve
 would jump wherever it took over another one.

@@ -162,9 +162,7 @@ class Learner(counters.Counters):
     finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
     any_stop = stops > 0
     if finite & ~any_stop:
-      self._optimizer.apply(
-        gradients, variables, learning_rate, hyperparameters.rmsprop_epsilon
-      )
+      self._optimizer.apply(gradients, variables, learning_rate, hyperparameters.rmsprop_epsilon)
     statistics |= {
       'loss/total': loss,
       'gradient_norm': norm,

@@ -147,9 +147,7 @@ class Member:
     if taken and not self._take_over(partner, taken):
       taken = None
     hyperparameters = self._learner.hyperparameters
-    after = exploit_explore.explore(
-      rule, rng, hyperparameters.values(), self._population.adapted
-    )
+    after = exploit_explore.explore(rule, rng, hyperparameters.values(), self._population.adapted)
     hyperparameters.assign(after)
 
     event = folders.Event(

@@ -5,9 +5,9 @@
 Every member is a run of its own, in a folder member-NN of --run_dir, and begins with a combination
 of hyperparameters from Table D.1. After every 5,000 episodes it compares its mean capped
 human-normalised score with that of another member, drawn at random; if that one's is more than 5
-points better, it takes over its weights and hyperparameters. Then each hyperparameter is multiplied,
-with probability 1/3, by 1.2 or 1/1.2. Where no human was measured, the scale reaches from random
-play to the best that any member has achieved.
+points better, it takes over its weights and hyperparameters. Then each hyperparameter is
+multiplied, with probability 1/3, by 1.2 or 1/1.2. Where no human was measured, the scale reaches
+from random play to the best that any member has achieved.
 
 Members run as processes of this machine, --members_at_once of them, in turns if there are more. On
 many machines, start the same command on each with its own --members and a --run_dir that all of
@@ -105,9 +105,7 @@ def _define_flags(values: flags.FlagValues) -> None:
     lower_bound=0,
     flag_values=values,
   )
-  flags.DEFINE_boolean(
-    'draw', False, 'With --resume: only draw the pictures.', flag_values=values
-  )
+  flags.DEFINE_boolean('draw', False, 'With --resume: only draw the pictures.', flag_values=values)
   for name, help_text in _RULE.items():
     default = getattr(exploit_explore.Rule, name)
     define = flags.DEFINE_integer if isinstance(default, int) else flags.DEFINE_float

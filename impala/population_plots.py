@@ -1,4 +1,4 @@
-"""The picture of a population: fitness, schedules of hyperparameters (Figure F.1), who took over whom.
+"""The picture of a population: fitness, hyperparameters (Figure F.1), and who took over whom.
 
 Colours are those of cividis, by rank: they keep their order for colour-blind readers and in grey.
 """

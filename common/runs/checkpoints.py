@@ -132,7 +132,8 @@ class Checkpoints:
   @contextlib.contextmanager
   def _without_what_lacks(self, path: str) -> Iterator[None]:
     """In the block, the root is without those of `added` that a checkpoint lacks."""
-    saved = {name.partition('/')[0] for name, _ in tf.train.list_variables(path)}
+    listed = tf.train.list_variables(path) if self._added else ()
+    saved = {name.partition('/')[0] for name, _ in listed}
     lacking = {name: getattr(self._root, name) for name in self._added if name not in saved}
     for name in lacking:
       delattr(self._root, name)

@@ -82,9 +82,7 @@ class Supervisor:
     else:
       self.folder, self._lock = run_folder.create(options.run_dir, config, options.is_named)
       self.run_dir = self.folder
-    self._checkpoints = checkpoints.Checkpoints(
-      self.folder / 'checkpoints', learner, learner.ADDED
-    )
+    self._checkpoints = checkpoints.Checkpoints(self.folder / 'checkpoints', learner, learner.ADDED)
     if self._saves:
       self._restore_or_begin(options.resume)
     # The learner's thread saves during training, the main thread at the end.

@@ -101,6 +101,14 @@ def test_parameters_slots_and_counters_are_those_of_a_single_learner(case):
     np.testing.assert_array_equal(found['values'], processes[0]['values'])
 
 
+def test_a_total_counts_each_process_once(case):
+  processes, single = case
+  np.testing.assert_array_equal(single['total'], [1.0, 0.5])
+  for found in processes:
+    expected = [1.0, 0.5] if len(processes) == 1 else [3.0, 1.0]
+    np.testing.assert_array_equal(found['total'], expected)
+
+
 def test_the_batches_are_clipped_and_one_is_not_finite(single):
   for found in single.values():
     finite = np.arange(together.UPDATES) != together.NOT_FINITE

@@ -91,6 +91,8 @@ def learn(
   frames = tf.constant(FRAMES_PER_UPDATE, tf.int64)
   num_learners = replicas.workers(strategy)
   found = {'values': [values(learner, strategy)]}
+  # 1 + 2 + ... of all processes, whatever their number of devices.
+  found['total'] = replicas.total(strategy, tf.constant([1.0 + index, 0.5])).numpy()
   for batch in make_batches(learner.agent):
     share = batching.split(batch, num_learners)[index]
     update = learner.update(share, frames)
