@@ -143,9 +143,9 @@ class Member:
 
     choice = exploit_explore.exploit(rule, rng, own, fitness)
     partner = choice.partner
-    taken = others[partner] if partner is not None and choice.takes_over else None
-    if taken and not self._take_over(partner, taken):
-      taken = None
+    taken = None
+    if partner is not None and choice.takes_over and self._take_over(partner, others[partner]):
+      taken = others[partner]
     hyperparameters = self._learner.hyperparameters
     after = exploit_explore.explore(rule, rng, hyperparameters.values(), self._population.adapted)
     hyperparameters.assign(after)

@@ -201,8 +201,9 @@ def _prepare(folder: pathlib.Path, config: configs.Config, number: int) -> None:
     seed=config.seed + _SEEDS_APART * number,
     # The best is evaluated, by its own command.
     evaluation_episodes=0,
-    **hyperparameters.draw(number),
   )
+  for name, value in hyperparameters.draw(number).items():
+    setattr(member, name, value)
   run_folder.save_config(run_dir, member)
 
 

@@ -82,7 +82,7 @@ def test_atari_adapts_the_norm_s_threshold(tmp_path):
 @pytest.mark.parametrize(
   'flags, message',
   [
-    (['--population=1'], 'lower bound|smaller'),
+    (['--population=1'], '--population=1: 1 is not integer >= 2'),
     (['--config.learning_rate=0.1'], 'config.learning_rate: every member of a population draws'),
     (['--members=2-30'], "--members is '2-30', expected numbers and ranges of the members 0 to 23"),
     (['--members=x'], "--members is 'x'"),

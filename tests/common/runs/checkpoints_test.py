@@ -252,7 +252,7 @@ def test_what_an_earlier_version_did_not_have_keeps_its_value(tmp_path, caplog):
 def test_nothing_else_may_be_missing(tmp_path):
   saved(tmp_path, [1])
   with pytest.raises(errors.UserError, match='of another network'):
-    checkpoints.Checkpoints(tmp_path, LargerLearner(), ['other']).restore()
+    checkpoints.Checkpoints(tmp_path, LargerLearner(), ['updates']).restore()
 
 
 @pytest.mark.parametrize('which', ['latest', 'best', 'ckpt-1', '/nowhere/ckpt-1'])
