@@ -69,8 +69,9 @@ def main(argv: Sequence[str]) -> int:
   # On a copy: numbers that depend on the tasks are resolved by each member.
   dataclasses.replace(config).fit(suite)
   population = _population(options, config)
-  _found(options, config, population, suite)
+  # Around all that starts processes: random play may start engines.
   with janitor.attend():
+    _found(options, config, population, suite)
     return _train(options, config, population, suite)
 
 
