@@ -74,6 +74,8 @@ def make_batches(agent: networks.Agent) -> Iterator[trajectory.Trajectory]:
 
   for number in range(UPDATES):
     trajectories = [tf.nest.map_structure(draw, spec) for _ in range(B)]
+    # There is one task.
+    trajectories = [each._replace(task=tf.zeros_like(each.task)) for each in trajectories]
     if number == NOT_FINITE:
       trajectories[-1] = trajectories[-1]._replace(reward=trajectories[-1].reward + np.nan)
     yield batching.stack(trajectories)
@@ -194,7 +196,6 @@ def evolve(
     returns = lengths * np.float32(30 + 10 * index)
     member.count(
       share._replace(
-        task=tf.zeros_like(share.task),
         episode_length=tf.constant(lengths),
         episode_return=tf.constant(returns),
       )
