@@ -7,6 +7,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib import ticker
+
 from common.machine import files
 from common.reporting import plots
 from common.reporting import scores as references_of
@@ -16,7 +18,6 @@ from impala import population_folder as folders
 # Imported by `plots` first, which chooses a way of drawing that needs no display.
 pyplot = plots.pyplot
 
-_MILLION = 1e6
 _Histories = Mapping[int, Sequence[folders.Event]]
 
 
@@ -92,12 +93,12 @@ def _draw_population(
   # The worst first: the best is drawn on top of all others.
   for place, number in reversed(list(enumerate(ranks))):
     style = {
-      'color': colours(0.95 * place / max(1, len(ranks) - 1)),
+      'color': colours(0.85 * place / max(1, len(ranks) - 1)),
       'linewidth': 2.5 if place == 0 else 1.0,
       'label': f'member {number}',
     }
     points = ancestry.points(histories, number)
-    frames = [point.frames / _MILLION for point in points]
+    frames = [float(point.frames) for point in points]
     panels[0].plot(frames, [fitness.of(point.event) for point in points], marker='.', **style)
     for panel, name in zip(panels[1:], names, strict=False):
       panel.step(
@@ -121,9 +122,15 @@ def _label(panels: Sequence[Any], names: Sequence[str], ranks: Sequence[int]) ->
   for panel, name in zip(panels[1:], names, strict=False):
     panel.set_title(name.replace('_', ' '), fontsize=10)
     # A cost of 0 stays 0, and has no logarithm.
-    panel.set_yscale('symlog', linthresh=1e-9)
+    panel.set_yscale('log', nonpositive='mask')
+    panel.yaxis.set_major_formatter(ticker.FormatStrFormatter('%.2g'))
+    panel.yaxis.set_minor_formatter(ticker.FormatStrFormatter('%.2g'))
+    panel.tick_params(axis='y', which='both', labelsize=7)
   for panel in panels[: len(names) + 1]:
-    panel.set_xlabel('environment frames of the line (millions)', fontsize=9)
+    panel.set_xlabel('environment frames of the line', fontsize=9)
+  for panel in panels[: len(names) + 2]:
+    panel.xaxis.set_major_locator(ticker.MaxNLocator(5))
+    panel.xaxis.set_major_formatter(ticker.EngFormatter())
     panel.grid(alpha=0.3)
 
 
@@ -131,18 +138,17 @@ def _draw_takeovers(panel: Any, histories: _Histories) -> None:
   """An arrow from each checkpoint that was taken over to the member that took it."""
   for number, history in histories.items():
     for event in history:
-      frames = event.frames / _MILLION
+      frames = float(event.frames)
       panel.plot(frames, number, marker='|', color='grey', markersize=5)
       if event.taken_frames is not None:
         panel.annotate(
           '',
           xy=(frames, number),
-          xytext=(event.taken_frames / _MILLION, event.partner),
+          xytext=(event.taken_frames, event.partner),
           arrowprops={'arrowstyle': '->', 'color': 'black', 'linewidth': 0.8},
         )
   panel.set_title('who took over whom: from the one copied', fontsize=10)
-  panel.set_xlabel('environment frames of the member (millions)', fontsize=9)
+  panel.set_xlabel('environment frames of the member', fontsize=9)
   panel.set_ylabel('member')
   panel.set_yticks(list(histories) if len(histories) <= 12 else list(histories)[::4])
   panel.set_ylim(-0.7, len(histories) - 0.3)
-  panel.grid(alpha=0.3)

@@ -126,7 +126,13 @@ def histories(folder):
   return {n: folders.history(folder, n) for n in range(folders.load(folder).size)}
 
 
-def wait_until(holds, process, seconds=240.0):
+def generations(folder):
+  if not (folder / 'population.json').exists():
+    return 0
+  return sum(len(history) for history in histories(folder).values())
+
+
+def wait_until(holds, process, seconds=300.0):
   end = time.monotonic() + seconds
   while not holds():
     assert process.poll() is None, process.stdout.read()
@@ -134,9 +140,16 @@ def wait_until(holds, process, seconds=240.0):
     time.sleep(0.1)
 
 
+def finish(process):
+  # Longer than other runs: several at once share the machine.
+  output, _ = process.communicate(timeout=500.0)
+  assert process.returncode == 0 and 'Traceback' not in output, output
+  return output
+
+
 SHORT = (
-  '--burn_in_frames=2000',
-  '--episodes=40',
+  '--burn_in_frames=1000',
+  '--episodes=20',
   '--config.checkpoint_every_seconds=2',
   '--config.intra_op_threads=1',
 )
@@ -147,23 +160,16 @@ SHORT = (
 def test_a_population_that_was_killed_goes_on_from_its_checkpoints(tmp_path):
   """Two places, three members: they take turns."""
   folder = tmp_path / 'population'
-  flags = (f'--run_dir={folder}', '--total_frames=24000', '--turn_frames=6000', *SHORT)
+  flags = (f'--run_dir={folder}', '--total_frames=9600', '--turn_frames=3200', *SHORT)
   more = ('--population=3', '--members_at_once=2')
   process = programs.start_population(*flags, *more)
-  wait_until(
-    lambda: (
-      sum(len(history) for history in histories(folder).values()) > 3
-      if (folder / 'population.json').exists()
-      else False
-    ),
-    process,
-  )
+  wait_until(lambda: generations(folder) > 3, process)
   before = histories(folder)
   frames = [places.frames_of(folders.member_folder(folder, n)) for n in range(3)]
   os.kill(process.pid, signal.SIGKILL)
   process.wait()
   # The janitor ends the members: their folders are free again.
-  output = programs.finish(programs.start_population(*flags, *more))
+  output = finish(programs.start_population(*flags, *more))
   after = histories(folder)
   assert '3 done' in output and 'Best: member ' in output
   for number in range(3):
@@ -173,7 +179,7 @@ def test_a_population_that_was_killed_goes_on_from_its_checkpoints(tmp_path):
     assert after[number][: len(kept)] == kept
     assert len(after[number]) > len(kept)
     rows = programs.rows(folders.member_folder(folder, number))
-    assert rows[-1]['frames'] == 24000 and max(frames) < 24000
+    assert rows[-1]['frames'] == 9600 and max(frames) < 9600
     steps = [row['frames'] for row in rows]
     assert steps == sorted(set(steps))
     log = (folders.member_folder(folder, number) / 'member.log').read_text()
@@ -188,7 +194,7 @@ def test_a_population_that_was_killed_goes_on_from_its_checkpoints(tmp_path):
 @pytest.mark.long
 def test_a_member_that_dies_is_started_again_and_a_bad_draw_is_replaced(tmp_path):
   folder = tmp_path / 'population'
-  flags = (f'--run_dir={folder}', '--total_frames=60000', '--burn_in_frames=20000', '--episodes=60')
+  flags = (f'--run_dir={folder}', '--total_frames=40000', '--burn_in_frames=16000', '--episodes=60')
   more = ('--population=4', '--config.intra_op_threads=1')
   programs.finish(programs.start_population(*flags, *more, '--members=none'))
   # The lowest learning rate of Table D.1: too slow to learn anything in a minute.
@@ -197,10 +203,10 @@ def test_a_member_that_dies_is_started_again_and_a_bad_draw_is_replaced(tmp_path
 
   process = programs.start_population(*flags, *more, '--members_at_once=4')
   victim = folders.member_folder(folder, 3)
-  wait_until(lambda: places.frames_of(victim) > 5000, process)
+  wait_until(lambda: places.frames_of(victim) > 3000, process)
   pid = int(re.search(r'process (\d+) on', (victim / 'lock').read_text()).group(1))
   os.kill(pid, signal.SIGKILL)
-  output = programs.finish(process)
+  output = finish(process)
 
   assert 'Member 3 was killed by SIGKILL' in output and '4 done' in output
   history = folders.history(folder, 0)
@@ -208,4 +214,4 @@ def test_a_member_that_dies_is_started_again_and_a_bad_draw_is_replaced(tmp_path
   # Its network and its learning rate come from elsewhere, and it plays better than by chance.
   assert ancestry.line(histories(folder), 0)[0].member != 0
   assert history[-1].after['learning_rate'] > 1e-4
-  assert history[-1].returns['CartPole-v1'] > 2 * folders.random(folder)['CartPole-v1']
+  assert history[-1].returns['CartPole-v1'] > 1.5 * folders.random(folder)['CartPole-v1']
