@@ -75,8 +75,6 @@ def make_batches(agent: networks.Agent) -> Iterator[trajectory.Trajectory]:
 
   for number in range(UPDATES):
     trajectories = [tf.nest.map_structure(draw, spec) for _ in range(B)]
-    # There is one task.
-    trajectories = [each._replace(task=tf.zeros_like(each.task)) for each in trajectories]
     if number == NOT_FINITE:
       trajectories[-1] = trajectories[-1]._replace(reward=trajectories[-1].reward + np.nan)
     yield batching.stack(trajectories)
@@ -154,16 +152,16 @@ def move(
 def found_population(folder: pathlib.Path, num_learners: int) -> None:
   """Makes a population in which member 1, all of whose weights are 2, is better than member 0."""
   # All learners' episodes make a generation.
-  rule = exploit_explore.Rule(burn_in_frames=0, episodes=2 * num_learners)
+  rule = exploit_explore.Rule(burn_in_frames=0, episodes=4 * num_learners)
   population_folder.save(folder, population_folder.Population(2, 1, exploit_explore.ADAPTED, rule))
-  population_folder.write_random(folder, {SUITE.tasks[0]: 20.0})
+  population_folder.write_random(folder, dict.fromkeys(SUITE.tasks, 20.0))
   donor = make_learner(population_config(), tf.distribute.get_strategy(), seed=3)
   for variable in donor.trainable_variables:
     variable.assign(tf.fill(variable.shape, 2.0))
   published = population_folder.published_checkpoints(folder, 1)
   checkpoints.Checkpoints(published, donor).save(7)
   population_folder.member_folder(folder, 0).mkdir()
-  returns = {SUITE.tasks[0]: 500.0}
+  returns = dict.fromkeys(SUITE.tasks, 500.0)
   values_of = donor.hyperparameters.values()
   population_folder.publish(
     folder, 1, population_folder.Published(0, 9, 7, returns, returns, values_of)
@@ -177,7 +175,7 @@ def population_config() -> configs.Config:
 def evolve(
   strategy: tf.distribute.Strategy, folder: pathlib.Path, index: int
 ) -> dict[str, np.ndarray]:
-  """A member of several learners, each of which plays two episodes, takes over another one.
+  """A member of several learners, each of which plays two episodes of each task, takes over another one.
 
   Returns:
     `evolved`, the values of this learner; `saves`, how often it saved.
@@ -193,10 +191,11 @@ def evolve(
   for update in range(1, 201):
     learner.updates.assign(update)
     lengths = np.zeros(share.episode_length.shape, np.int32)
-    lengths[1, 0] = update in (10 + index, 130 + index)
+    lengths[1, :2] = update in (10 + index, 130 + index)
     returns = lengths * np.float32(30 + 10 * index)
     member.count(
       share._replace(
+        task=tf.range(share.task.shape[0], dtype=share.task.dtype) % 2,
         episode_length=tf.constant(lengths),
         episode_return=tf.constant(returns),
       )
