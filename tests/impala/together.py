@@ -175,7 +175,7 @@ def population_config() -> configs.Config:
 def evolve(
   strategy: tf.distribute.Strategy, folder: pathlib.Path, index: int
 ) -> dict[str, np.ndarray]:
-  """A member of several learners, each of which plays two episodes of each task, takes over another one.
+  """A member of several learners, each of which plays its own episodes, takes over another one.
 
   Returns:
     `evolved`, the values of this learner; `saves`, how often it saved.
