@@ -65,17 +65,18 @@ class Places:
     self._waiting = [number for number in members if number not in self.done]
 
   def look_after(self) -> None:
-    """Takes note of members that have ended, ends turns, fills free places; call it often."""
+    """Takes note of members that have ended, fills free places, ends turns; call it often."""
     for number, process in list(self._running.items()):
       status = process.popen.poll()
       if status is not None:
         del self._running[number]
         self._note_end(number, process, status)
+    while self._waiting and len(self._running) < self._at_once:
+      self._start(min(self._waiting, key=lambda n: (frames_of(self._run_dir(n)), n)))
+    # Only now: one that has died waits for its own place, and nobody has to make room for it.
     if self._waiting:
       for number, process in self._running.items():
         self._end_turn_if_over(number, process)
-    while self._waiting and len(self._running) < self._at_once:
-      self._start(min(self._waiting, key=lambda n: (frames_of(self._run_dir(n)), n)))
 
   def is_busy(self) -> bool:
     """Whether any member runs or waits."""

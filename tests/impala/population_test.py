@@ -209,6 +209,10 @@ def test_a_member_that_dies_is_started_again_and_a_bad_draw_is_replaced(tmp_path
   output = finish(process)
 
   assert 'Member 3 was killed by SIGKILL' in output and '4 done' in output
+  # All have places: nobody has to make room for the one that is started again.
+  for number in range(3):
+    log = (folders.member_folder(folder, number) / 'member.log').read_text()
+    assert 'Stopping' not in log and 'Resuming' not in log
   history = folders.history(folder, 0)
   assert any(event.taken_generation is not None for event in history)
   # Its network and its learning rate come from elsewhere, and it plays better than by chance.
