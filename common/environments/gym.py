@@ -64,6 +64,7 @@ def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
     make=make,
     max_episode_steps=probe.max_episode_steps,
     frame_stack=options.frame_stack,
+    measure_bytes=functools.partial(stepping.memory, recipe, options.env_processes, make_one),
   )
 
 

@@ -8,6 +8,7 @@
 
 import dataclasses
 import zlib
+from collections.abc import Callable
 from typing import Any, Mapping, Protocol, Sequence, TypedDict
 
 import gymnasium
@@ -116,6 +117,7 @@ class Suite:
     references: The table of `common.reporting.scores` that scores are compared with; '' for none.
     note: A remark that every report of this suite's scores must carry; '' for none.
     bytes_per_environment: Memory that one engine takes; 0 where that does not matter.
+    measure_bytes: Measures it, where only running one can tell; None elsewhere.
     max_episode_steps: Agent steps after which every episode is truncated in training; None if that
       is not known.
   """
@@ -132,6 +134,7 @@ class Suite:
   references: str = ''
   note: str = ''
   bytes_per_environment: int = 0
+  measure_bytes: Callable[[], int] | None = None
   max_episode_steps: int | None = None
 
   @property
@@ -141,6 +144,10 @@ class Suite:
   @property
   def is_continuous(self) -> bool:
     return isinstance(self.action_space, gymnasium.spaces.Box)
+
+  def environment_bytes(self) -> int:
+    """`bytes_per_environment`; measured, which may take seconds, where that is not known."""
+    return self.measure_bytes() if self.measure_bytes else self.bytes_per_environment
 
   @property
   def num_actions(self) -> int:

@@ -216,11 +216,12 @@ def _processes(wanted: int, suite: environments.Suite, episodes: int) -> int:
   # Other processes cannot make its environments.
   if making.given(suite.name):
     return 1
-  # Only suites with large engines state their size.
-  if not suite.bytes_per_environment:
+  each = suite.environment_bytes()
+  # Only suites with large engines state their size, or those whose environments are processes.
+  if not each:
     return wanted
   # A process plays one task at a time.
-  engines = play.environments_at_once(episodes) * suite.bytes_per_environment
+  engines = play.environments_at_once(episodes) * each
   return max(1, min(wanted, memory.available() // (engines + _BYTES_PER_PROCESS)))
 
 
