@@ -166,7 +166,7 @@ class Settings:
       system: Its package.
     """
     if making.given(self.env):
-      return f'{system}.train.train(config, make_env=...), the config one of {system}.config.PRESETS'
+      return f'{system}.train.train(config, make_env=...), with a preset of {system}.config'
     return f'python -m {system}.train {self.environment_flags()}'
 
   def max_training_frames(self) -> int | None:
@@ -195,7 +195,7 @@ class Settings:
     )
 
     count = self.envs_per_actor * (self.num_actors if actors is None else actors)
-    each = suite.environment_bytes()
+    each = suite.environment_bytes() if count else 0
     free = memory.available()
     text = (
       f'fewer: {count} environments of {suite.name} take about {count * each / 1e9:.0f} GB, '

@@ -86,6 +86,10 @@ class ConcatenatedVectorEnv(gymnasium.vector.VectorEnv):
       self._joined_info(infos),
     )
 
+  def picture(self) -> np.ndarray | None:
+    """See `suite.picture`."""
+    return suite.picture(self._parts[0])
+
   def close_extras(self, **kwargs: Any) -> None:
     for part in self._parts:
       part.close(**kwargs)

@@ -35,7 +35,14 @@ def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
   view = observations.View(
     options.grayscale, images.parse_size(options.image_size), options.frame_stack
   )
-  recipe = making.Recipe(name, options.env_kwargs, options.wrappers, view, options.action_repeat)
+  recipe = making.Recipe(
+    name,
+    options.env_kwargs,
+    options.wrappers,
+    view,
+    options.action_repeat,
+    options.pictures,
+  )
   probe = _probe(recipe, making.source(name))
   make_one = functools.partial(adapted.AdaptedEnv, recipe, probe.has_mask)
 
@@ -62,6 +69,7 @@ def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
     action_space=probe.action_space,
     action_repeat=options.action_repeat,
     make=make,
+    steps_per_second=probe.steps_per_second,
     max_episode_steps=probe.max_episode_steps,
     frame_stack=options.frame_stack,
     measure_bytes=functools.partial(stepping.memory, recipe, options.env_processes, make_one),
@@ -76,12 +84,14 @@ class _Probe(NamedTuple):
     action_space: As suites promise it.
     has_mask: Whether its `info` has masks of actions.
     max_episode_steps: The time limit that it is registered with, in agent steps; None for none.
+    steps_per_second: Agent steps in a second of its own time.
   """
 
   observation_space: gymnasium.spaces.Dict
   action_space: suite.ActionSpace
   has_mask: bool
   max_episode_steps: int | None
+  steps_per_second: float
 
 
 @functools.lru_cache(maxsize=64)
@@ -108,9 +118,17 @@ def _probe(recipe: making.Recipe, source: object) -> _Probe:
       cast(suite.ActionSpace, env.action_space),
       has_mask,
       _time_limit(env, recipe.action_repeat),
+      _speed(env) / recipe.action_repeat,
     )
   finally:
     env.close()
+
+
+def _speed(env: gymnasium.Env) -> float:
+  """Steps of an environment in a second of its own time, as it says; 15 if it does not."""
+  speed = env.metadata.get('render_fps')
+  is_speed = isinstance(speed, (int, float)) and 0 < speed < math.inf
+  return float(speed) if is_speed else suite.Suite.steps_per_second
 
 
 def _time_limit(env: gymnasium.Env, action_repeat: int) -> int | None:

@@ -140,7 +140,7 @@ class _Steps:
 def _family() -> list[int]:
   """This process, its children, and theirs."""
   pids = [os.getpid()]
-  for pid in pids:
+  for pid in pids:  # Which grows meanwhile.
     for children in pathlib.Path(f'/proc/{pid}/task').glob('*/children'):
       with contextlib.suppress(OSError):  # It has ended.
         pids += map(int, children.read_text().split())

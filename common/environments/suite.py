@@ -9,7 +9,7 @@
 import dataclasses
 import zlib
 from collections.abc import Callable
-from typing import Any, Mapping, Protocol, Sequence, TypedDict
+from typing import Any, Mapping, Protocol, Sequence, TypedDict, cast
 
 import gymnasium
 import numpy as np
@@ -83,6 +83,8 @@ class MakeVectorEnv(Protocol):
     Hangs: environments in child processes are killed and restarted as if they had died, if they do
     not answer for `environment_timeout_seconds`. A method `awaited`, if there is one, says what the
     vector environment is waiting for; any thread may call it.
+
+    Pictures: `picture` says what environment 0 shows a person, if `options.pictures` is set.
 
     Lifetime: `close` ends the engine's processes and may be called again.
 
@@ -279,6 +281,21 @@ def awaited(environment: gymnasium.vector.VectorEnv) -> str:
   """What a vector environment is waiting for, if it can say so; see `MakeVectorEnv`."""
   say = getattr(environment, 'awaited', None)
   return say() if say else ''
+
+
+def picture(environment: gymnasium.vector.VectorEnv) -> np.ndarray | None:
+  """What environment 0 shows a person now, uint8 `[H, W, 3]`; None if only observations show it.
+
+  Only where `options.pictures` was set. Vector environments have a method `picture` for that; those
+  that gymnasium steps in turn are asked to `render`.
+  """
+  for each in (environment, environment.unwrapped):
+    show = getattr(each, 'picture', None)
+    if show:
+      return show()
+    if isinstance(each, gymnasium.vector.SyncVectorEnv):
+      return cast(np.ndarray | None, each.envs[0].render())
+  return None
 
 
 def final_observations(info: StepInfo, which: np.ndarray) -> Observation:
