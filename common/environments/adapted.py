@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 
 from common import errors
-from common.environments import actions, images, making, observations, opengl, suite
+from common.environments import actions, images, making, observations, suite
 
 _LARGEST = float(np.finfo(np.float32).max)
 _OLD_API = (
@@ -47,8 +47,6 @@ class AdaptedEnv(gymnasium.Wrapper):
     self._has_pictures = recipe.pictures
     self._steps = 0  # Of the environment, in this episode.
     super().__init__(making.make(recipe))
-    if recipe.pictures and opengl.is_needed(self.env):
-      opengl.choose(recipe.name)
     try:
       self._actions = actions.converter(self.env.action_space)
       self._reader = observations.Reader(

@@ -11,7 +11,17 @@ from typing import NamedTuple, Sequence, cast
 
 import gymnasium
 
-from common.environments import adapted, images, making, observations, parallel, stepping, suite
+from common.environments import (
+  adapted,
+  images,
+  making,
+  observations,
+  opengl,
+  parallel,
+  process,
+  stepping,
+  suite,
+)
 from common.environments import options as option_sets
 
 
@@ -45,6 +55,8 @@ def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
   )
   probe = _probe(recipe, making.source(name))
   make_one = functools.partial(adapted.AdaptedEnv, recipe, probe.has_mask)
+  if probe.draws_by_opengl:
+    opengl.choose(name)
 
   def make(tasks: Sequence[str], training: bool) -> gymnasium.vector.VectorEnv:
     del training  # The environment is the same in evaluation.
@@ -56,6 +68,9 @@ def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
         probe.action_space,
         options.environment_timeout_seconds,
       )
+    together = functools.partial(process.one_by_one, [make_one] * len(tasks), tasks)
+    if probe.draws_by_opengl:
+      return process.ProcessVectorEnv(together, options.environment_timeout_seconds)
     return gymnasium.vector.SyncVectorEnv(
       [make_one] * len(tasks),
       copy=False,
@@ -85,6 +100,8 @@ class _Probe(NamedTuple):
     has_mask: Whether its `info` has masks of actions.
     max_episode_steps: The time limit that it is registered with, in agent steps; None for none.
     steps_per_second: Agent steps in a second of its own time.
+    draws_by_opengl: Whether it will, for people. Mesa and TensorFlow in one process crash, as each
+      brings an LLVM: such an environment needs a process of its own.
   """
 
   observation_space: gymnasium.spaces.Dict
@@ -92,6 +109,7 @@ class _Probe(NamedTuple):
   has_mask: bool
   max_episode_steps: int | None
   steps_per_second: float
+  draws_by_opengl: bool
 
 
 @functools.lru_cache(maxsize=64)
@@ -119,6 +137,7 @@ def _probe(recipe: making.Recipe, source: object) -> _Probe:
       has_mask,
       _time_limit(env, recipe.action_repeat),
       _speed(env) / recipe.action_repeat,
+      recipe.pictures and opengl.is_needed(env),
     )
   finally:
     env.close()

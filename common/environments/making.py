@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import importlib
 import importlib.util
+import os
 import pathlib
 import sys
 import traceback
@@ -188,6 +189,9 @@ def _creator(name: str) -> MakeEnv:
 
 def _to_render(create: MakeEnv, **kwargs: Any) -> gymnasium.Env:
   """An environment that renders to arrays; as it is by itself, if it cannot be made so."""
+  # pygame needs neither a screen nor loudspeakers for that, and says so where there are none.
+  for variable in ('SDL_VIDEODRIVER', 'SDL_AUDIODRIVER'):
+    os.environ.setdefault(variable, 'dummy')
   try:
     return create(**{'render_mode': 'rgb_array', **kwargs})
   except Exception:

@@ -149,7 +149,9 @@ class Suite:
 
   def environment_bytes(self) -> int:
     """`bytes_per_environment`; measured, which may take seconds, where that is not known."""
-    return self.measure_bytes() if self.measure_bytes else self.bytes_per_environment
+    if self.measure_bytes and not self.bytes_per_environment:
+      return self.measure_bytes()
+    return self.bytes_per_environment
 
   @property
   def num_actions(self) -> int:

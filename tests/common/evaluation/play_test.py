@@ -278,7 +278,7 @@ def test_a_film_shows_the_first_episode_even_after_a_crash():
 
   film = films.Film()
   crashing = dataclasses.replace(suite, make=make)
-  play_all(crashing, TASK, lambda task, count: angle_player, 3, SEED, film=film)
+  play_all(crashing, TASK, lambda task, count: angle_player, 13, SEED, film=film)
   assert len(attempts) == 2
   game = gymnasium.make('CartPole-v1', render_mode='rgb_array')
   observation, _ = game.reset(seed=SEED + 1)
