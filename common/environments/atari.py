@@ -165,10 +165,13 @@ class AtariVectorEnv(gymnasium.vector.VectorWrapper):
     threads = num_threads or min(num_envs, cores.count())
     self._engine = start(num_envs=num_envs, stack_num=STACK, num_threads=threads)
     # Seeds and actions determine a game: this one is the same as the first.
+    self._start_screen: Callable[[], ale_py.AtariVectorEnv] | None = None
     self._screen: ale_py.AtariVectorEnv | None = None
     self._picture: np.ndarray | None = None
     if pictures:
-      self._screen = start(num_envs=1, stack_num=1, num_threads=1, grayscale=False, **_SCREEN)
+      self._start_screen = functools.partial(
+        start, num_envs=1, stack_num=1, num_threads=1, grayscale=False, **_SCREEN
+      )
     super().__init__(self._engine)
     frames = self._engine.single_observation_space
     self.single_observation_space = gymnasium.spaces.Dict({'observation': frames})
@@ -187,7 +190,8 @@ class AtariVectorEnv(gymnasium.vector.VectorWrapper):
   def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> suite.Reset:
     frames, info = self._engine.reset(seed=seed, options=options)
     self._game_frame = info['episode_frame_number'].copy()
-    if self._screen:
+    if self._start_screen:
+      self._screen = self._screen or self._start_screen()
       self._picture = self._screen.reset(seed=seed, options=options)[0][0, 0]
     return {'observation': frames}, info
 
