@@ -146,8 +146,9 @@ def _probe(recipe: making.Recipe, source: object) -> _Probe:
 def _speed(env: gymnasium.Env) -> float:
   """Steps of an environment in a second of its own time, as it says; 15 if it does not."""
   speed = env.metadata.get('render_fps')
-  is_speed = isinstance(speed, (int, float)) and 0 < speed < math.inf
-  return float(speed) if is_speed else suite.Suite.steps_per_second
+  if isinstance(speed, (int, float)) and 0 < speed < math.inf:
+    return float(speed)
+  return suite.Suite.steps_per_second
 
 
 def _time_limit(env: gymnasium.Env, action_repeat: int) -> int | None:

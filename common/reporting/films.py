@@ -40,7 +40,7 @@ class Film:
     if len(self._kept) >= _MOST:
       self._left_out += 1
       return
-    content = zlib.compress(np.ascontiguousarray(picture), level=1)
+    content = zlib.compress(picture.tobytes(), level=1)
     self._kept.append(_Kept(picture.shape, content))
 
   def clear(self) -> None:

@@ -49,7 +49,8 @@ def test_no_line_is_longer_than_100_columns():
   values = (150_000_000, 200_000_000, 123_456.0, note)
   line = progress.line(*values, recent(**dict.fromkeys(tasks, 1234.5)), 12, scores)
   first, *others = line.split('\n')
-  assert max(map(len, [first, *others])) <= 100 and 4 <= len(others) <= 6
+  # The note, the scores, and two tasks to a line.
+  assert max(map(len, [first, *others])) <= 100 and len(others) == 2 + 6
   assert all(other.startswith('    ') and other.strip() == other[4:] for other in others)
   # Nothing is lost, and names keep their numbers.
   for part in (note, 'human-normalised (%): median 12.3, mean 56.0', *tasks):
