@@ -77,6 +77,10 @@ class Config(settings.Settings):
   # Gradients are clipped to this global norm; 0: no clipping.
   max_gradient_norm: float = 0.0
 
+  # Whether the run is a member of a population, whose folder holds the run's; set by
+  # `impala.population`.
+  population: bool = False
+
   # Uniform replay (section 5.2.2): the share of replayed trajectories in a batch, and the replay's
   # capacity in trajectories.
   replay_fraction: float = 0.0

@@ -31,6 +31,7 @@ _INDECISIVE = (
   'num_actors',
   'envs_per_actor',
   'env_processes',
+  'population',
   'evaluation_episodes',
   'dmlab_level_cache',
   'dmlab_level_cache_gb',
