@@ -113,9 +113,11 @@ def _policy(config: configs.Config, suite: environments.Suite, seconds: float) -
 
   make_policy = algorithms.module(config).make_policy
   store = _store(config, suite)
-  policies = [make_policy(config, suite, store, i, seed=i) for i in range(config.num_actors)]
+  actors = range(config.num_actors)
+  policies = [make_policy(config, suite, store, i, seed=i, frames=lambda: 0) for i in actors]
+  no_start = np.zeros(config.envs_per_actor, bool)
   return measuring.measure(
-    lambda i: policies[i](observation), config.num_actors, config.envs_per_actor, seconds
+    lambda i: policies[i](observation, no_start), config.num_actors, config.envs_per_actor, seconds
   )
 
 
@@ -169,7 +171,8 @@ def _collect(config: configs.Config, suite: environments.Suite) -> list[Any]:
   """Runs an actor until its shipments hold enough transitions to fill the replay."""
   from apex import actor, algorithms
 
-  policy = algorithms.module(config).make_policy(config, suite, _store(config, suite), 0, seed=0)
+  make_policy = algorithms.module(config).make_policy
+  policy = make_policy(config, suite, _store(config, suite), 0, seed=0, frames=lambda: 0)
   tasks = [suite.tasks[0]] * config.envs_per_actor
   collector = actor.Actor(0, suite, tasks, policy, config, seed=0)
   shipments: list[Any] = []
