@@ -119,7 +119,10 @@ class Run(runs.Run):
     crew.start('sampler', functools.partial(self._sampler.run, self._recorder.record_late))
     crew.start('writer', functools.partial(self._writer.run, self._recorder, crew.stop))
     if self._evaluator:
-      crew.start('evaluator', functools.partial(self._evaluate, self._evaluator, crew.stop))
+      period = self._config.evaluator_frames
+      place = desk.Desk(period, self.frames, self._store, self.supervisor.folder, crew.stop)
+      self.pulses = (*self.pulses, place.pulse)
+      crew.start('evaluator', functools.partial(self._evaluator.run, place, place.begin))
     if self._saver:
       crew.start('saver', functools.partial(self._save_replay, self._saver, crew.stop))
 
@@ -205,14 +208,6 @@ class Run(runs.Run):
       # Below the minimum, sampling waits until it is filled again.
       self.ratio.add_inserted(0, self.replay.size())
     return False
-
-  def _evaluate(self, evaluator: evaluating.Evaluator, stop: threading.Event) -> None:
-    """The evaluator's thread."""
-    place = desk.Desk(
-      self._config.evaluator_frames, self.frames, self._store, self.supervisor.folder, stop
-    )
-    self.pulses = (*self.pulses, place.pulse)
-    evaluator.run(place, place.begin)
 
   def _make_evaluator(
     self, system: systems.System, who: cluster.Cluster

@@ -60,9 +60,8 @@ class Writer:
     self._ratio = ratio
     self._drops = drops
     self._filling = replays.Filling(config, replay)
-    # Never more than the replay has room for.
-    self._most = min(_MOST_AT_ONCE, config.replay_capacity // config.block_length)
-    self._least = _blocks_of_an_update(config, self._most)
+    self._most = most_at_once(config)
+    self._least = blocks_of_an_update(config)
     self._refused_in_a_row = 0
 
   def run(self, recorder: recorders.Recorder, stop: threading.Event) -> None:
@@ -137,11 +136,16 @@ class Writer:
     )
 
 
-def _blocks_of_an_update(config: configs.Config, most: int) -> int:
+def most_at_once(config: configs.Config) -> int:
+  """The most blocks that are added at once; never more than the replay has room for."""
+  return min(_MOST_AT_ONCE, config.replay_capacity // config.block_length)
+
+
+def blocks_of_an_update(config: configs.Config) -> int:
   """Blocks that one update makes room for at the replay ratio: fewer need not be added at once."""
   if not config.replay_ratio:
     return 1
   inserted = config.batch_size / config.replay_ratio
   blocks = int(inserted / (config.block_length * config.replicas))
   # Actors fill the queue, however many of them there are, but no more than it.
-  return max(1, min(blocks, most, config.queue_capacity))
+  return max(1, min(blocks, most_at_once(config), config.queue_capacity))

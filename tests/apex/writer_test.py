@@ -98,7 +98,7 @@ def test_no_more_are_added_at_once_than_the_replay_holds(learner, tmp_path):
 )
 def test_it_waits_for_as_many_blocks_as_an_update_makes_room_for(settings, expected):
   config = dataclasses.replace(CONFIG, **settings)
-  assert writer._blocks_of_an_update(config, 64) == expected
+  assert writer.blocks_of_an_update(config) == expected
 
 
 @pytest.mark.parametrize(
