@@ -9,12 +9,12 @@ that samples are drawn from, and an `eviction` decides which blocks leave.
 """
 
 import threading
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from common.replay import eviction, storage, structures, sum_tree
+from common.replay import eviction, graphs, storage, structures, sum_tree
 
 # Priorities are clipped to this range. A TD error of zero must not keep a transition from ever
 # being drawn again. Beside one of 1e30, no other would be drawn, and sums would not be exact.
@@ -27,12 +27,6 @@ class PrioritizedReplay(tf.Module):
 
   The operating system commits memory as slots fill. Adds are always accepted; the eviction decides
   which blocks they replace.
-
-  Attributes:
-    spec: `tf.TensorSpec`s of one block.
-    keeps_order: Whether blocks added one after the other lie in consecutive slots.
-    slots: The number of blocks that there is room for.
-    bytes: What all of it takes when it is full.
   """
 
   def __init__(
@@ -66,12 +60,14 @@ class PrioritizedReplay(tf.Module):
     self._beta = beta
     self._stratified = stratified
     self._eviction = _make_eviction(capacity, spec.priority.shape[0], alpha_evict)
+    # Whether blocks added one after the other lie in consecutive slots.
     self.keeps_order = self._eviction.keeps_order
     self.slots = self._eviction.slots
+    # What it takes when it is full.
     self.bytes = self.size_in_bytes(spec, capacity, alpha_evict)
 
     self._lock = threading.Lock()
-    self._graphs: dict[str, Callable[..., Any]] = {}
+    self._call = graphs.Graphs().call
     self._storage = storage.BlockStorage(spec, self.slots, stack)
     self._tree = sum_tree.SumTree(self.slots * self._storage.length)
     with tf.device('/cpu:0'):
@@ -136,12 +132,7 @@ class PrioritizedReplay(tf.Module):
   ) -> tuple[int, structures.Sample]:
     """`update_priorities` and then `sample`, in one call, which costs less than two.
 
-    Args:
-      changed: New priorities; of transitions that come twice, either counts.
-      count: K.
-
-    Returns:
-      How many of the changed transitions had left, and the sample.
+    Of transitions that come twice, either priority counts.
     """
     with self._lock:
       late, sample = self._call(self._update_and_sample, changed, tf.constant(count))
@@ -241,17 +232,6 @@ class PrioritizedReplay(tf.Module):
     self.remove(sample.leaf, sample.stamp)
     self.remove_to_fit()
 
-  def _call(self, method: Callable[..., Any], *arguments: Any) -> Any:
-    """Runs a method as a graph that is traced once, for any number of elements."""
-    # Without a signature, TensorFlow would retrace for every new number of elements.
-    name = method.__name__
-    if name not in self._graphs:
-      tensors = tf.nest.map_structure(tf.convert_to_tensor, arguments)
-      signature = tf.nest.map_structure(_any_length, tensors)
-      self._graphs[name] = tf.function(method, input_signature=signature)
-    with tf.device('/cpu:0'):
-      return self._graphs[name](*arguments)
-
   def _add(self, blocks: structures.TransitionBlock, origins: tf.Tensor) -> tf.Tensor:
     tf.debugging.assert_type(blocks.priority, tf.float32)
     tf.debugging.assert_rank(blocks.priority, 2)
@@ -299,7 +279,6 @@ class PrioritizedReplay(tf.Module):
   def _update_and_sample(
     self, changed: structures.Priorities, count: tf.Tensor
   ) -> tuple[tf.Tensor, structures.Sample]:
-    # Automatic control dependencies keep the order of the variables' reads and writes.
     late = self._update_priorities(*changed)
     return late, self._sample(count)
 
@@ -415,9 +394,3 @@ def _make_eviction(capacity: int, length: int, alpha_evict: float | None) -> evi
       f'blocks of {length} transitions, expected 1: with alpha_evict, transitions leave one by one'
     )
   return eviction.ByPriority(capacity, alpha_evict)
-
-
-def _any_length(x: tf.Tensor) -> tf.TensorSpec:
-  """The signature of tensors like `x` with any first dimension."""
-  shape = [None, *x.shape[1:]] if x.shape.rank else []
-  return tf.TensorSpec(shape, x.dtype)
