@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
-import scipy.stats
 
 from common import environments, errors
 from common.environments import images, masks
@@ -86,6 +85,9 @@ def bootstrap_interval(values: Sequence[float], confidence: float = 0.95) -> tup
   # SciPy warns of degenerate data and returns NaN for it.
   if len(set(values)) == 1:
     return float(values[0]), float(values[0])
+  # Only now: it takes 50 MB, which every actor process would have for nothing.
+  import scipy.stats
+
   # A fixed `rng`: the same episodes always have the same interval.
   result = scipy.stats.bootstrap(
     (np.asarray(values),), np.mean, confidence_level=confidence, method='percentile', rng=0

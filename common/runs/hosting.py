@@ -210,11 +210,16 @@ class Host:
       raise wire.Malformed(
         f'task is {row["task"][:40]!r}, expected one of {", ".join(tasks)[:200]}'
       )
-    try:
-      _append(self._run.folder / 'evaluator.csv', row)
-    except OSError as error:
-      # A full disk must not end the run.
-      logging.warning("NOT WRITTEN: an evaluator's results, %s: %s", row, error.strerror)
+    write_report(self._run.folder, row)
+
+
+def write_report(folder: pathlib.Path, row: Mapping[str, Any]) -> None:
+  """Appends an evaluator's result to `evaluator.csv` in a run's folder; warns if it cannot."""
+  try:
+    _append(folder / 'evaluator.csv', row)
+  except OSError as error:
+    # A full disk must not end the run.
+    logging.warning("NOT WRITTEN: an evaluator's results, %s: %s", row, error.strerror)
 
 
 def _append(path: pathlib.Path, row: Mapping[str, Any]) -> None:
