@@ -174,7 +174,8 @@ def write_history(folder: pathlib.Path, number: int, history: list[Event]) -> No
 def history(folder: pathlib.Path, number: int) -> list[Event]:
   """A member's generations so far; none, with a warning, if the file is damaged."""
   path = member_folder(folder, number) / 'history.json'
-  events = _parsed(path, lambda values: [Event(**event) for event in values['events']], [])
+  nothing: list[Event] = []
+  events = _parsed(path, lambda values: [Event(**event) for event in values['events']], nothing)
   # One that was damaged and begun anew cannot be told by place: it counts as none.
   return [event for place, event in enumerate(events) if event.generation == place]
 
