@@ -74,7 +74,7 @@ def case(request):
   parts['observation'].mean.assign(np.full(parts['observation'].mean.shape, 0.3))
   parts[normalization.RETURN].variance.assign([25.0])
   store = parameters.ParameterStore(learner.snapshot())
-  policy = algorithms.module(config).make_policy(config, suite, store, 0, seed=2)
+  policy = algorithms.module(config).make_policy(config, suite, store, 0, seed=2, frames=lambda: 0)
 
   trace, shipments = traces.Trace(), []
   recorded = dataclasses.replace(
