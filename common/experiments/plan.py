@@ -1,0 +1,268 @@
+"""Plans an experiment at a scale: its runs, what is missing, what it costs, what it needs."""
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import pathlib
+import shlex
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from common import environments, errors
+from common.config import presets as all_presets
+from common.config import settings
+from common.experiments import definitions
+from common.machine import cores, memory, version
+
+_FIRST_SEED = 1
+_MISSING = 'not available in this version: '
+# Of a run's folder before any is measured: checkpoints of a small network, metrics, events.
+_BYTES_PER_RUN = 4e6
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One training run of an experiment.
+
+  Attributes:
+    number: Its position in the plan.
+    variant, task: What is trained on what.
+    draw: The combination of hyperparameters; None for the preset's own.
+    system: The package that is trained.
+    program: Its module.
+    preset: The preset to start from, with the combination's number.
+    config: The run's settings.
+    asked: The settings that differ from the preset's.
+    name: The name of its folder: a hash of all that decides its outcome.
+  """
+
+  number: int
+  variant: str
+  task: definitions.Task
+  draw: int | None
+  system: str
+  program: str
+  preset: str
+  config: settings.Settings
+  asked: Mapping[str, Any]
+  name: str
+
+  def command(self, folder: pathlib.Path) -> str:
+    """The command that trains this run alone."""
+    flags = [f'--preset={self.preset}', f'--run_dir={folder / self.name}']
+    flags += [f'--config.{name}={value}' for name, value in self.asked.items()]
+    return shlex.join(['python', '-m', f'{self.system}.{self.program}', *flags])
+
+  def describe(self) -> str:
+    draw = '' if self.draw is None else f', draw {self.draw}'
+    return f'{self.variant} on {self.task.name}{draw}, seed {self.config.seed}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """An experiment's runs at a scale.
+
+  Attributes:
+    experiment, scale: What is planned.
+    name: The scale's name.
+    runs: All runs.
+    folder: Where the runs' folders are.
+    unavailable: What keeps variants from being run in this version, by variant.
+  """
+
+  experiment: definitions.Experiment
+  scale: definitions.Scale
+  name: str
+  runs: Sequence[Run]
+  folder: pathlib.Path
+  unavailable: Mapping[str, str]
+
+  def missing(self) -> list[Run]:
+    """The runs that are not finished."""
+    return [run for run in self.runs if not is_finished(self.folder / run.name)]
+
+
+def make(
+  experiment: definitions.Experiment,
+  name: str,
+  presets: Mapping[str, all_presets.Presets],
+  folder: pathlib.Path,
+) -> Plan:
+  """Plans an experiment.
+
+  Args:
+    experiment: What to run.
+    name: The scale.
+    presets: The presets of each system.
+    folder: Where runs are kept, for all experiments: two that have a run in common share it.
+
+  Returns:
+    The plan. Variants with settings that this version lacks have no runs, see `Plan.unavailable`.
+
+  Raises:
+    UserError: If there is no such scale, or a setting has a value that cannot work.
+  """
+  scale = definitions.scale_of(experiment, name)
+  runs: list[Run] = []
+  unavailable = {}
+  for variant in experiment.variants:
+    lacking = _lacking(experiment, variant, scale, name, presets)
+    if lacking:
+      unavailable[variant.name] = lacking
+      continue
+    for task in variant.tasks.get(name, scale.tasks):
+      for draw in range(scale.draws) if scale.draws else (None,):
+        for seed in range(_FIRST_SEED, _FIRST_SEED + scale.seeds):
+          runs.append(_run(len(runs), experiment, variant, task, draw, seed, name, presets))
+  return Plan(experiment, scale, name, runs, folder, unavailable)
+
+
+def _run(
+  number: int,
+  experiment: definitions.Experiment,
+  variant: definitions.Variant,
+  task: definitions.Task,
+  draw: int | None,
+  seed: int,
+  scale_name: str,
+  presets: Mapping[str, all_presets.Presets],
+) -> Run:
+  scale = experiment.scales[scale_name]
+  system = variant.system or experiment.system
+  known = presets[system]
+  base = task.preset or scale.preset
+  preset = base if draw is None else f'{base}:{draw}'
+  # A combination of hyperparameters comes before the scale's and the task's own values.
+  drawn = {} if draw is None or known.draw is None else known.draw(draw)
+  shared = _shared(experiment, variant, scale)
+  asked = {
+    'env': task.env,
+    'seed': seed,
+    **{k: v for k, v in {**shared, **task.settings}.items() if k not in drawn},
+    **variant.settings_at(scale_name),
+  }
+  try:
+    config = dataclasses.replace(known.preset(preset), **asked)
+    config.check()
+  except errors.UserError as error:
+    raise errors.UserError(f'{experiment.id}, {variant.name}, {task.name}: {error}') from error
+  return Run(
+    number=number,
+    variant=variant.name,
+    task=task,
+    draw=draw,
+    system=system,
+    program=variant.program,
+    preset=preset,
+    config=config,
+    asked=asked,
+    name=_hash(system, variant.program, config),
+  )
+
+
+def _shared(
+  experiment: definitions.Experiment, variant: definitions.Variant, scale: definitions.Scale
+) -> Mapping[str, Any]:
+  """The scale's settings, which are those of the experiment's system: another has its own."""
+  return scale.settings if variant.system in ('', experiment.system) else {}
+
+
+def _hash(system: str, program: str, config: settings.Settings) -> str:
+  """Names a run by what decides its outcome."""
+  decisive = [system, program, dataclasses.asdict(config), version.of_training(system)]
+  return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _lacking(
+  experiment: definitions.Experiment,
+  variant: definitions.Variant,
+  scale: definitions.Scale,
+  name: str,
+  presets: Mapping[str, all_presets.Presets],
+) -> str:
+  """What this version lacks for a variant, in words; '' if nothing."""
+  system = variant.system or experiment.system
+  if not importlib.util.find_spec(f'{system}.{variant.program}'):
+    return f'{_MISSING}program {system}.{variant.program}'
+  tasks = variant.tasks.get(name, scale.tasks)
+  strange = {task.env for task in tasks if not environments.is_known(task.env)}
+  if strange:
+    return f'{_MISSING}environment {", ".join(sorted(strange))}'
+  fields = {field.name for field in dataclasses.fields(presets[system].config)}
+  asked = set(variant.settings_at(name)) | set(_shared(experiment, variant, scale))
+  for task in tasks:
+    asked |= set(task.settings)
+  unknown = sorted(asked - fields)
+  return f'{_MISSING}setting {", ".join(unknown)}' if unknown else ''
+
+
+def is_finished(folder: pathlib.Path) -> bool:
+  """Whether the run in a folder has been trained to its end."""
+  return (folder / 'finished.json').exists()
+
+
+def seconds_per_run(plan: Plan) -> dict[str, float]:
+  """Seconds that each run takes, by name: measured by runs of the same kind, or stated."""
+  measured = _measured(plan)
+  return {
+    run.name: run.config.total_frames / measured.get(_kind(run), plan.scale.frames_per_second)
+    for run in plan.runs
+  }
+
+
+def _kind(run: Run) -> tuple[str, str]:
+  return run.variant, run.task.name
+
+
+def _measured(plan: Plan) -> dict[tuple[str, str], float]:
+  """Frames a second, start and end of a run included, of finished runs."""
+  rates: dict[tuple[str, str], list[float]] = {}
+  for run in plan.runs:
+    path = plan.folder / run.name / 'finished.json'
+    if path.exists():
+      seconds = json.loads(path.read_text())['seconds']
+      rates.setdefault(_kind(run), []).append(run.config.total_frames / max(seconds, 1e-3))
+  return {kind: statistics.median(values) for kind, values in rates.items()}
+
+
+def total_seconds(plan: Plan, runs: Iterable[Run], jobs: int) -> float:
+  """How long runs take, `jobs` at once."""
+  seconds = seconds_per_run(plan)
+  lengths = [seconds[run.name] for run in runs]
+  # The last run of each job ends on its own.
+  return max(sum(lengths) / jobs, max(lengths, default=0.0))
+
+
+def disk_bytes(runs: Sequence[Run]) -> float:
+  return len(runs) * _BYTES_PER_RUN
+
+
+def lacking_machine(needs: definitions.Needs, jobs: int) -> list[str]:
+  """What this machine lacks to run `jobs` runs at once, in words."""
+  lacks = []
+  gpus = len(list(pathlib.Path('/dev').glob('nvidia[0-9]*')))
+  free = memory.available() / 1e9
+  if needs.cores > cores.count():
+    lacks.append(f'{needs.cores} cores for a run, where {cores.count()} are usable')
+  if needs.gpus > gpus:
+    lacks.append(f'{needs.gpus} GPU, where there are {gpus}')
+  if needs.gigabytes * jobs > free:
+    lacks.append(f'{needs.gigabytes * jobs:.0f} GB of memory, where {free:.0f} are free')
+  for package in needs.packages:
+    if not importlib.util.find_spec(package):
+      lacks.append(f'the package {package}, which is not installed')
+  return lacks
+
+
+def duration(seconds: float) -> str:
+  """A duration for people: `3 h 20 min`."""
+  if seconds < 90:
+    return f'{seconds:.0f} s'
+  if seconds < 90 * 60:
+    return f'{seconds / 60:.0f} min'
+  if seconds < 72 * 3600:
+    return f'{seconds / 3600:.1f} h'
+  days = seconds / 86400
+  return f'{days:,.0f} days' if days < 1000 else f'{days / 365:,.0f} years'
