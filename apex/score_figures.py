@@ -224,8 +224,8 @@ _FIGURE_3 = definitions.Experiment(
         definitions.Task('cartpole-swingup', 'control:cartpole-swingup', low=20.0, high=900.0),
         definitions.Task('walker-walk', 'control:walker-walk', low=30.0, high=900.0),
       ),
-      changes='Two lighter tasks; 2 to 16 environments in place of 8 to 64 actors, which bring 20,000 '
-      'to 160,000 frames for the same number of updates; 3 seeds.',
+      changes='Two lighter tasks; 2 to 16 environments in place of 8 to 64 actors, which bring '
+      '20,000 to 160,000 frames for the same number of updates; 3 seeds.',
       frames_per_second=900,
       settings=dict(log_every_seconds=1.0, **_QUIET),
       seeds=3,

@@ -99,8 +99,8 @@ _LEARNING_RATE = definitions.Experiment(
   title='The learning rate (appendix E)',
   claims=(
     Claim(
-      'A quarter of the usual learning rate is at least as good as all of it, which makes some games '
-      'unstable with large batches.',
+      'A quarter of the usual learning rate is at least as good as all of it, which makes some '
+      'games unstable with large batches.',
       'appendix E',
       (Better('0.00025 / 4', '0.00025'),),
     ),
@@ -160,8 +160,8 @@ _FAULTS = definitions.Experiment(
   title='Actors, replay or learner are lost (appendix F)',
   claims=(
     Claim(
-      'After the loss of actors learning goes on; a learner that was killed resumes, with the saved '
-      'replay or by filling it again.',
+      'After the loss of actors learning goes on; a learner that was killed resumes, with the '
+      'saved replay or by filling it again.',
       'appendix F',
       (),
     ),

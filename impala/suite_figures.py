@@ -1,4 +1,4 @@
-"""The IMPALA paper's experiments on suites of tasks: DMLab-30, Atari-57, populations; and theory."""
+"""The IMPALA paper's experiments on suites: DMLab-30, Atari-57, populations; and theory."""
 
 from typing import Any
 
@@ -193,8 +193,8 @@ _TABLE_4_SCALES = {
   'paper': Scale(
     preset='atari_shallow',
     tasks=_GAMES,
-    changes='Final training returns, where lives end episodes for the learner only, in place of 200 '
-    'episodes of evaluation.',
+    changes='Final training returns, in which a lost life ends no game, in place of 200 episodes '
+    'of evaluation.',
     frames_per_second=50_000,
     settings=_QUIET,
     needs=Needs(cores=32, gpus=1, gigabytes=64),

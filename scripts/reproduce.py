@@ -7,8 +7,8 @@
     scripts/reproduce.py report                         # all results so far, as two pages
 
 Scales: paper (the paper's environments, frames and combinations), medium (one machine with a GPU,
-about a day each), small (2 cores, at most three hours each) and smoke (does it run at all). The same
-command goes on where it stood, whatever ended it. See docs/reproduce.md.
+about a day each), small (2 cores, at most three hours each) and smoke (does it run at all). The
+same command goes on where it stood, whatever ended it. See docs/reproduce.md.
 """
 
 import importlib
@@ -167,8 +167,8 @@ def _expect_machine(planned: plan.Plan, jobs: int) -> None:
   seconds = plan.total_seconds(planned, planned.runs, 1)
   raise errors.UserError(
     f'this machine cannot hold {planned.experiment.id} at scale {planned.name}. It takes '
-    f'{"; ".join(lacks)}; and {len(planned.runs)} runs of together {plan.duration(seconds)} on such '
-    'a machine. Take a smaller --scale, or write the jobs for a cluster: --slurm --dry_run'
+    f'{"; ".join(lacks)}; and {len(planned.runs)} runs of together {plan.duration(seconds)} on '
+    'such a machine. Take a smaller --scale, or write the jobs for a cluster: --slurm --dry_run'
   )
 
 

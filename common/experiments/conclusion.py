@@ -1,4 +1,4 @@
-"""What the finished runs of an experiment say: verdicts, tables, pictures, and the paper's numbers."""
+"""What the finished runs of an experiment say: verdicts, tables, pictures; the paper's numbers."""
 
 import csv
 import functools
@@ -34,7 +34,7 @@ def paper_numbers() -> dict[str, Any]:
 def conclude(
   planned: plan.Plan, folder: pathlib.Path, report: execution.Report, code: str
 ) -> dict[str, Any]:
-  """Judges and draws an experiment from its finished runs; writes `result.json` beside the pictures.
+  """Judges and draws an experiment from its finished runs, and writes `result.json`.
 
   Args:
     planned: The experiment at a scale.

@@ -1,7 +1,7 @@
 """An experiment as data: what is varied, on which tasks, what the paper says, what would show it.
 
-The papers' experiments are in `impala/figures.py` and `apex/figures.py`; docs/reproduce.md shows how
-to write one of your own.
+The papers' experiments are in `impala/figures.py` and `apex/figures.py`; docs/reproduce.md shows
+how to write one of your own.
 """
 
 import dataclasses

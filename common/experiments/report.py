@@ -1,4 +1,4 @@
-"""All results so far as one Markdown page with pictures, and as one HTML page that needs nothing."""
+"""All results so far: a Markdown page with pictures, and an HTML page that holds everything."""
 
 import base64
 import html

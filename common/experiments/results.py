@@ -84,7 +84,7 @@ def read(run: plan.Run, folder: pathlib.Path) -> Outcome | None:
 
 
 def normalised(outcome: Outcome, metric: str) -> float:
-  """A run's metric on a scale that can be averaged over tasks: returns from 0 to 1, rates as log."""
+  """A run's metric to average over tasks: returns from 0 to 1, rates as logarithms."""
   value = outcome.metrics[metric]
   if metric == 'frames_per_second':
     return math.log(value) if value > 0 else math.nan

@@ -1,8 +1,8 @@
 """Statistics over runs, by SciPy: interquartile means, bootstrap intervals, improvement.
 
 Scores are arrays `[R]` by task, a number for each run, in the same order of combinations of
-hyperparameters and seeds for all variants. Intervals are stratified: runs are drawn anew within each
-task. Where two variants have the same runs on a task, both get the same draw (paired).
+hyperparameters and seeds for all variants. Intervals are stratified: runs are drawn anew within
+each task. Where two variants have the same runs on a task, both get the same draw (paired).
 """
 
 import math
