@@ -135,8 +135,10 @@ _TABLE_1 = definitions.Experiment(
   pictures=('curves', 'hours', 'bars'),
   also=('apex.table_2', 'apex.figure_9', 'apex.figure_10'),
   published=(
-    Published('Ape-X, no-op starts', 'atari57', 'apex', 'median', 434.0, 0.5),
-    Published('Ape-X, human starts', 'atari57', 'human_starts_apex', 'median', 358.0, 0.5, True),
+    Published('Ape-X from no-op starts, median', 'atari57', 'apex', 'median', 434.0, 0.5),
+    Published(
+      'Ape-X from human starts, median', 'atari57', 'human_starts_apex', 'median', 358.0, 0.5, True
+    ),
   ),
 )
 _FIGURE_2 = definitions.Experiment(

@@ -51,6 +51,13 @@ _SMOKE = Scale(
   draws=1,
 )
 _EXPERT_TASKS = {'paper': _LEVELS, 'medium': _ONE_DOOM, 'small': _ONE_DOOM}
+# As many members as there are combinations.
+_MEMBERS = {
+  'paper': ('--population=24',),
+  'medium': ('--population=6',),
+  'small': ('--population=3',),
+  'smoke': ('--population=2',),
+}
 _TORSO_AT_SMOKE = {'smoke': dict(torso='auto')}
 
 
@@ -133,11 +140,18 @@ _TABLE_3 = definitions.Experiment(
     ),
     Variant('experts, deep', dict(torso='deep'), at=_TORSO_AT_SMOKE, tasks=_EXPERT_TASKS),
     Variant('IMPALA, deep', dict(torso='deep'), at=_TORSO_AT_SMOKE),
-    Variant('IMPALA, deep, PBT', dict(torso='deep'), program='population', at=_TORSO_AT_SMOKE),
+    Variant(
+      'IMPALA, deep, PBT',
+      dict(torso='deep'),
+      program='population',
+      flags=_MEMBERS,
+      at=_TORSO_AT_SMOKE,
+    ),
     Variant(
       'IMPALA, deep, PBT, 8 learners',
       dict(torso='deep', learner_devices=8),
       program='population',
+      flags=_MEMBERS,
       at=_TORSO_AT_SMOKE,
     ),
   ),
@@ -159,7 +173,13 @@ _TABLE_B1 = definitions.Experiment(
   ),
   variants=(
     Variant('experts, deep', dict(torso='deep'), at=_TORSO_AT_SMOKE, tasks=_EXPERT_TASKS),
-    Variant('IMPALA, deep, PBT', dict(torso='deep'), program='population', at=_TORSO_AT_SMOKE),
+    Variant(
+      'IMPALA, deep, PBT',
+      dict(torso='deep'),
+      program='population',
+      flags=_MEMBERS,
+      at=_TORSO_AT_SMOKE,
+    ),
   ),
   scales=_suites_of_levels(300_000),
   pictures=('bars',),
@@ -178,7 +198,9 @@ _FIGURE_F1 = definitions.Experiment(
     ),
   ),
   variants=(
-    Variant('population', dict(torso='deep'), program='population', at=_TORSO_AT_SMOKE),
+    Variant(
+      'population', dict(torso='deep'), program='population', flags=_MEMBERS, at=_TORSO_AT_SMOKE
+    ),
     Variant('linear annealing', dict(torso='deep'), at=_TORSO_AT_SMOKE),
   ),
   scales=_suites_of_levels(300_000),
@@ -252,6 +274,7 @@ _TABLE_4 = definitions.Experiment(
         **_TORSO_AT_SMOKE,
       },
       program='population',
+      flags=_MEMBERS,
       tasks={'paper': _ATARI_57, 'medium': _ATARI_57, 'small': _ATARI_57},
     ),
   ),

@@ -131,6 +131,8 @@ def _list(
     for name in experiment.scales:
       planned = plan.make(experiment, name, PRESETS, folder / 'runs')
       print(f'    {name:<9} {_cost(planned, jobs)}')
+      for line in _lacking(planned, jobs):
+        print(f'              {line}')
     if experiment.published:
       print("    --from_published draws the paper's own scores")
     print()
@@ -139,18 +141,26 @@ def _list(
 
 def _cost(planned: plan.Plan, jobs: int) -> str:
   """What a scale costs here, in a line."""
-  scale = planned.scale
   at_once = _at_once(planned, jobs)
-  missing = planned.missing()
   seconds = plan.total_seconds(planned, planned.runs, at_once)
-  parts = [f'{len(planned.runs)} runs, {len(planned.runs) - len(missing)} finished']
+  parts = [f'{len(planned.runs)} runs, {planned.finished()} finished']
   if planned.runs:
     parts.append(f'about {plan.duration(seconds)}, {at_once} at once')
-  if lacks := plan.lacking_machine(scale.needs, at_once):
-    parts.append(f'this machine lacks: {"; ".join(lacks)}')
-  for variant, why in planned.unavailable.items():
-    parts.append(f'{variant}: {why}')
   return '; '.join(parts)
+
+
+def _lacking(planned: plan.Plan, jobs: int) -> list[str]:
+  """What this machine and this version lack for a scale, a line each."""
+  lines = []
+  if lacks := plan.lacking_machine(planned.scale.needs, _at_once(planned, jobs)):
+    lines.append(f'this machine lacks {"; ".join(lacks)}')
+  by_reason: dict[str, list[str]] = {}
+  for variant, why in planned.unavailable.items():
+    by_reason.setdefault(why, []).append(variant)
+  for why, variants in by_reason.items():
+    named = '; '.join(variants) if len(variants) <= 4 else f'{len(variants)} variants'
+    lines.append(f'{why}, for {named}')
+  return lines
 
 
 def _at_once(planned: plan.Plan, jobs: int) -> int:
@@ -174,13 +184,15 @@ def _expect_machine(planned: plan.Plan, jobs: int) -> None:
 
 def _show(planned: plan.Plan, jobs: int) -> int:
   """Prints the plan: a command for each run that is missing."""
-  missing = {run.name for run in planned.missing()}
+  missing = {run.number for run in planned.missing()}
   print(f'# {planned.experiment.id}, scale {planned.name}: {planned.scale.changes}')
   print(f'# {_cost(planned, jobs)}; {plan.disk_bytes(planned.runs) / 1e6:,.0f} MB of disk')
+  for line in _lacking(planned, jobs):
+    print(f'# {line}')
   for run in planned.runs:
-    state = 'missing' if run.name in missing else 'finished'
+    state = 'missing' if run.number in missing else 'finished, or the same as another'
     print(f'# {run.number}: {run.describe()}: {state}')
-    if state == 'missing':
+    if run.number in missing:
       print(run.command(planned.folder))
   return 0
 

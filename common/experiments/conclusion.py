@@ -46,7 +46,7 @@ def conclude(
     What `result.json` holds.
   """
   outcomes = results.collect(planned)
-  finished = len(planned.runs) - len(planned.missing())
+  finished = planned.finished()
   ran = f'{finished} of {len(planned.runs)} runs, {execution.machine()}.'
   experiment = planned.experiment
   folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def conclude(
       'planned': len(planned.runs),
       'finished': finished,
       'failed': report.failed,
-      'unfinished': results.unfinished(planned, outcomes),
+      'unfinished': [run.describe() for run in planned.missing()],
       'unavailable': dict(planned.unavailable),
     },
     'machine': execution.machine(),

@@ -52,7 +52,10 @@ class Variant:
     settings: What makes it this variant, at every scale.
     at: Further settings, by scale.
     system: The package that is trained; '' for the one in the experiment's id.
-    program: The module of the package whose `train` trains it.
+    program: The module of the package that trains it. If it has a function `train`, it trains one
+      run with that; otherwise it is a program that trains many, such as a population, in place of
+      the scale's combinations of hyperparameters.
+    flags: By scale, flags for such a program.
     tasks: By scale, tasks in place of the scale's.
     number: Its value on the axis of pictures over a number, such as the number of actors.
   """
@@ -62,6 +65,7 @@ class Variant:
   at: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
   system: str = ''
   program: str = 'train'
+  flags: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
   tasks: Mapping[str, tuple[Task, ...]] = dataclasses.field(default_factory=dict)
   number: float | None = None
 

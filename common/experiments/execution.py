@@ -21,12 +21,15 @@ from collections.abc import Iterator, Sequence
 from common import errors
 from common.experiments import plan, worker
 from common.machine import cores, files, signals, version, workers
+from common.reporting import metrics_file
 
 _POLL_SECONDS = 0.5
 _REPORT_SECONDS = 10.0
 # For a run that was asked to stop to save its checkpoint.
 _STOP_SECONDS = 120.0
 _ATTEMPTS = 2
+# Of a run's folder and of a population's, what it takes to go on.
+_RESUMABLE = ('checkpoints/latest', 'population.json')
 # A process that trains run after run keeps some memory of each. It is replaced beyond this.
 _MAX_BYTES = 3 * 10**9
 
@@ -58,6 +61,7 @@ class _Place:
 
   @property
   def process(self) -> workers.Worker:
+    """The process, which is started if there is none."""
     if not self._process:
       self._process = workers.Worker(self._make, has_gpus=True)
       self._is_ready = False
@@ -74,7 +78,8 @@ class _Place:
     # A copy, since a run completes its settings.
     process.send(
       'train',
-      module=f'{run.system}.{run.program}',
+      module=run.module,
+      arguments=run.arguments(folder.parent),
       config=dataclasses.replace(run.config),
       folder=folder,
       resume=resume,
@@ -157,6 +162,9 @@ class _Execution:
     self._last_report = time.monotonic()
 
   def work(self) -> Report:
+    for place in self._places[: self._total]:
+      # All import TensorFlow at the same time.
+      logging.debug('Process %d trains.', place.process.pid)
     while True:
       if self._interrupted.is_set():
         self._stop()
@@ -173,7 +181,7 @@ class _Execution:
   def _begin(self, place: _Place, run: plan.Run) -> None:
     folder = self._plan.folder / run.name
     self._attempts[run.name] = self._attempts.get(run.name, 0) + 1
-    resume = (folder / 'checkpoints' / 'latest').is_dir()
+    resume = any((folder / name).exists() for name in _RESUMABLE)
     if not resume and folder.exists():
       # Killed before its first checkpoint: there is nothing to go on from.
       shutil.rmtree(folder)
@@ -222,6 +230,10 @@ class _Execution:
 
   def _fail(self, run: plan.Run, error: Exception) -> None:
     """Puts a failed run at the end of the queue, or gives it up."""
+    if self._interrupted.is_set():
+      # It was asked to stop at a moment when it could not save; its last checkpoint is there.
+      self._waiting.append(run)
+      return
     reason = str(error).strip() or repr(error)
     # A mistake in the settings stays one.
     again = self._attempts[run.name] < _ATTEMPTS and not isinstance(error, errors.UserError)
@@ -255,7 +267,7 @@ class _Execution:
     running = [(place.run, now - place.started) for place in busy if place.run]
     seconds = plan.seconds_per_run(self._plan)
     left = sum(seconds[run.name] for run in self._waiting)
-    left += sum(max(0.0, seconds[run.name] - spent) for run, spent in running)
+    left += sum(self._left(run, spent, seconds[run.name]) for run, spent in running)
     done = self._total - len(self._waiting) - len(running)
     logging.info(
       '%d of %d runs, about %s left. Now: %s',
@@ -264,6 +276,14 @@ class _Execution:
       plan.duration(left / len(self._places)),
       '; '.join(f'{run.describe()} ({spent:.0f} s)' for run, spent in running),
     )
+
+  def _left(self, run: plan.Run, spent: float, expected: float) -> float:
+    """Seconds that a run in progress still takes: by its frames so far, once there are any."""
+    path = self._plan.folder / run.name / 'metrics.csv'
+    rows = metrics_file.read(path) if path.exists() else []
+    done = rows[-1]['frames'] / run.config.total_frames if rows else 0.0
+    # One that was resumed has frames of an earlier process, so this may be too little.
+    return spent * (1 - done) / done if done else max(0.0, expected - spent)
 
 
 @functools.cache

@@ -20,6 +20,8 @@ _FIRST_SEED = 1
 _MISSING = 'not available in this version: '
 # Of a run's folder before any is measured: checkpoints of a small network, metrics, events.
 _BYTES_PER_RUN = 4e6
+# To trace a run's graphs and make its environments, and to save it at the end.
+_START_SECONDS = 4.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Run:
     preset: The preset to start from, with the combination's number.
     config: The run's settings.
     asked: The settings that differ from the preset's.
+    flags: Further flags of its program.
     name: The name of its folder: a hash of all that decides its outcome.
   """
 
@@ -47,13 +50,21 @@ class Run:
   preset: str
   config: settings.Settings
   asked: Mapping[str, Any]
+  flags: tuple[str, ...]
   name: str
+
+  @property
+  def module(self) -> str:
+    return f'{self.system}.{self.program}'
+
+  def arguments(self, folder: pathlib.Path) -> list[str]:
+    """The flags with which its program trains this run alone."""
+    flags = [f'--preset={self.preset}', f'--run_dir={folder / self.name}', *self.flags]
+    return flags + [f'--config.{name}={value}' for name, value in self.asked.items()]
 
   def command(self, folder: pathlib.Path) -> str:
     """The command that trains this run alone."""
-    flags = [f'--preset={self.preset}', f'--run_dir={folder / self.name}']
-    flags += [f'--config.{name}={value}' for name, value in self.asked.items()]
-    return shlex.join(['python', '-m', f'{self.system}.{self.program}', *flags])
+    return shlex.join(['python', '-m', self.module, *self.arguments(folder)])
 
   def describe(self) -> str:
     draw = '' if self.draw is None else f', draw {self.draw}'
@@ -80,8 +91,17 @@ class Plan:
   unavailable: Mapping[str, str]
 
   def missing(self) -> list[Run]:
-    """The runs that are not finished."""
-    return [run for run in self.runs if not is_finished(self.folder / run.name)]
+    """The runs that are not finished, each once: variants may share some."""
+    by_name = {run.name: run for run in reversed(self.runs)}
+    return [
+      run
+      for run in self.runs
+      if by_name[run.name] is run and not is_finished(self.folder / run.name)
+    ]
+
+  def finished(self) -> int:
+    """How many of the runs are finished."""
+    return sum(is_finished(self.folder / run.name) for run in self.runs)
 
 
 def make(
@@ -113,10 +133,15 @@ def make(
       unavailable[variant.name] = lacking
       continue
     for task in variant.tasks.get(name, scale.tasks):
-      for draw in range(scale.draws) if scale.draws else (None,):
+      for draw in _draws(variant, scale):
         for seed in range(_FIRST_SEED, _FIRST_SEED + scale.seeds):
           runs.append(_run(len(runs), experiment, variant, task, draw, seed, name, presets))
   return Plan(experiment, scale, name, runs, folder, unavailable)
+
+
+def _draws(variant: definitions.Variant, scale: definitions.Scale) -> Sequence[int] | tuple[None]:
+  """The combinations of hyperparameters; one run without any for a program that has its own."""
+  return range(scale.draws) if scale.draws and variant.program == 'train' else (None,)
 
 
 def _run(
@@ -158,7 +183,8 @@ def _run(
     preset=preset,
     config=config,
     asked=asked,
-    name=_hash(system, variant.program, config),
+    flags=variant.flags.get(scale_name, ()),
+    name=_hash(system, [variant.program, *variant.flags.get(scale_name, ())], config),
   )
 
 
@@ -169,9 +195,9 @@ def _shared(
   return scale.settings if variant.system in ('', experiment.system) else {}
 
 
-def _hash(system: str, program: str, config: settings.Settings) -> str:
+def _hash(system: str, program: Sequence[str], config: settings.Settings) -> str:
   """Names a run by what decides its outcome."""
-  decisive = [system, program, dataclasses.asdict(config), version.of_training(system)]
+  decisive = [system, program, vars(config), version.of_training(system)]
   return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -206,10 +232,14 @@ def is_finished(folder: pathlib.Path) -> bool:
 def seconds_per_run(plan: Plan) -> dict[str, float]:
   """Seconds that each run takes, by name: measured by runs of the same kind, or stated."""
   measured = _measured(plan)
-  return {
-    run.name: run.config.total_frames / measured.get(_kind(run), plan.scale.frames_per_second)
-    for run in plan.runs
-  }
+  stated = plan.scale.frames_per_second
+  seconds = {}
+  for run in plan.runs:
+    rate = measured.get(_kind(run))
+    frames = run.config.total_frames
+    # What is measured includes the start.
+    seconds[run.name] = frames / rate if rate else frames / stated + _START_SECONDS
+  return seconds
 
 
 def _kind(run: Run) -> tuple[str, str]:

@@ -51,9 +51,15 @@ def collect(planned: plan.Plan) -> Outcomes:
   found: Outcomes = {}
   for run in planned.runs:
     folder = planned.folder / run.name
-    outcome = read(run, folder) if plan.is_finished(folder) else None
-    found.setdefault(run.variant, {}).setdefault(run.task.name, []).append(outcome)
+    outcomes = read_all(run, folder) if plan.is_finished(folder) else [None]
+    found.setdefault(run.variant, {}).setdefault(run.task.name, []).extend(outcomes)
   return found
+
+
+def read_all(run: plan.Run, folder: pathlib.Path) -> list[Outcome | None]:
+  """The outcome of a run, or those of a population's members, which began with its combinations."""
+  members = sorted(path for path in folder.glob('member-*') if path.is_dir())
+  return [read(run, each) for each in members or [folder]]
 
 
 def read(run: plan.Run, folder: pathlib.Path) -> Outcome | None:
@@ -153,19 +159,6 @@ def _speed(rows: Rows) -> float:
   if seconds <= 0:
     return end['frames_per_second']
   return (end['frames'] - begin['frames']) / seconds
-
-
-def unfinished(planned: plan.Plan, outcomes: Outcomes) -> list[str]:
-  """The runs without measurements, in words."""
-  position: dict[tuple[str, str], int] = {}
-  lacking = []
-  for run in planned.runs:
-    key = (run.variant, run.task.name)
-    i = position.get(key, 0)
-    position[key] = i + 1
-    if outcomes[run.variant][run.task.name][i] is None:
-      lacking.append(run.describe())
-  return lacking
 
 
 def needed_tasks(experiment: definitions.Experiment, scale: str) -> list[definitions.Task]:

@@ -7,14 +7,19 @@ import logging
 import os
 import pathlib
 import resource
+import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 
 from common import errors
 from common.config import command_line, settings
+from common.machine import exits, signals
 
 STOPPED = 'stopped'
 FINISHED = 'finished'
+_STOPPED_STATUS = 130
+_POLL_SECONDS = 0.2
 
 
 class Trainer:
@@ -38,12 +43,18 @@ class Trainer:
       _share_cpu(devices)
 
   def train(
-    self, module: str, config: settings.Settings, folder: pathlib.Path, resume: bool
+    self,
+    module: str,
+    arguments: Sequence[str],
+    config: settings.Settings,
+    folder: pathlib.Path,
+    resume: bool,
   ) -> tuple[str, int]:
     """Trains one run; what it prints goes to `log` in its folder.
 
     Args:
       module: The program, such as `impala.train`.
+      arguments: Its flags, for a program without a function `train`.
       config: The run's settings.
       folder: The run's folder.
       resume: Whether to go on from the run's checkpoint.
@@ -58,8 +69,12 @@ class Trainer:
     folder.mkdir(parents=True, exist_ok=True)
     with _printing_to(folder / 'log'):
       try:
-        importlib.import_module(module).train(config, run_dir=folder, resume=resume)
-        how = FINISHED
+        program = importlib.import_module(module)
+        if hasattr(program, 'train'):
+          program.train(config, run_dir=folder, resume=resume)
+          how = FINISHED
+        else:
+          how = _call([module, *arguments, *(['--resume'] if resume else [])], folder / 'log')
       except KeyboardInterrupt:
         how = STOPPED
       except errors.UserError as error:
@@ -77,6 +92,27 @@ def _share_cpu(devices: int) -> None:
     cpu = tf.config.list_physical_devices('CPU')[0]
     parts = [tf.config.LogicalDeviceConfiguration() for _ in range(devices)]
     tf.config.set_logical_device_configuration(cpu, parts)
+
+
+def _call(command: Sequence[str], log: pathlib.Path) -> str:
+  """Runs a program in a process of its own, which a signal to this one asks to save and end."""
+  interrupted = threading.Event()
+  with signals.setting(interrupted):
+    process = subprocess.Popen([sys.executable, '-m', *command])
+    try:
+      while process.poll() is None:
+        if interrupted.wait(_POLL_SECONDS):
+          process.terminate()
+          process.wait()
+    finally:
+      process.kill()
+      process.wait()
+  if process.returncode == _STOPPED_STATUS:
+    return STOPPED
+  if process.returncode:
+    last = log.read_text(errors='replace').strip().splitlines()[-1:]
+    raise RuntimeError(f'the program {exits.describe(process.returncode)}: {"".join(last)}')
+  return FINISHED
 
 
 @contextlib.contextmanager

@@ -78,14 +78,14 @@ def test_the_same_run_of_two_experiments_has_one_folder(tmp_path):
 
 def test_only_what_is_not_finished_is_missing_and_its_speed_is_used(tmp_path):
   made = planned(tmp_path)
-  assert plan.total_seconds(made, made.runs, 1) == pytest.approx(24 * 30.0)
-  assert plan.total_seconds(made, made.runs, 2) == pytest.approx(12 * 30.0)
+  assert plan.total_seconds(made, made.runs, 1) == pytest.approx(24 * 34.0)
+  assert plan.total_seconds(made, made.runs, 2) == pytest.approx(12 * 34.0)
   first = made.runs[0]
   (tmp_path / first.name).mkdir()
   (tmp_path / first.name / 'finished.json').write_text(json.dumps({'seconds': 10.0}))
   assert [run.number for run in made.missing()] == list(range(1, 24))
   # The six runs of A on CartPole, and the others at the stated speed.
-  assert plan.total_seconds(made, made.runs, 1) == pytest.approx(6 * 10.0 + 18 * 30.0)
+  assert plan.total_seconds(made, made.runs, 1) == pytest.approx(6 * 10.0 + 18 * 34.0)
 
 
 def test_variants_that_this_version_cannot_run_are_named_and_left_out(tmp_path):
