@@ -1,6 +1,5 @@
 """The Ape-X paper's comparisons with other methods: Tables 1 and 2, Figures 2, 3, 9 and 10."""
 
-import dataclasses
 from typing import Any
 
 from common.experiments import definitions
@@ -26,35 +25,34 @@ _SMOKE: dict[str, Any] = dict(
   envs_per_actor=4,
   **_QUIET,
 )
-# One environment, one step between updates of 32 samples, as DQN (Mnih et al. 2015), here with
-# Ape-X's network and double Q-learning.
-_ONE_ACTOR: dict[str, Any] = dict(
-  num_actors=1, envs_per_actor=1, batch_size=32, replay_ratio=8.0, learning_rate=0.00025 / 4
-)
+# At the small scales, the double, dueling and prioritized learning of Ape-X, with DQN's one actor.
+_LIKE_APEX: dict[str, Any] = dict(dueling=True, double=True, n_step=3)
+_ONE: dict[str, dict[str, Any]] = {
+  'medium': dict(total_frames=10_000_000, replay_capacity=500_000),
+  'small': dict(total_frames=30_000, log_every_seconds=1.0),
+  'smoke': dict(total_frames=600, min_replay=200, log_every_seconds=0.1),
+}
 _DQN = Variant(
-  'one actor, uniform replay',
-  dict(alpha=0.0, n_step=1, **_ONE_ACTOR),
-  at={
-    'paper': dict(total_frames=200_000_000, replay_capacity=1_000_000),
-    'small': dict(learning_rate=0.0005, total_frames=30_000),
-    'smoke': dict(total_frames=600),
-  },
+  'DQN, one actor',
+  _QUIET,
+  at=_ONE,
+  presets=dict(paper='dqn', medium='dqn', small='gym_dqn', smoke='gym_dqn'),
 )
 _PRIORITIZED = Variant(
-  'one actor, prioritized replay',
-  dict(**_ONE_ACTOR),
+  'prioritized dueling, one actor',
+  _QUIET,
   at={
-    'paper': dict(total_frames=200_000_000, replay_capacity=1_000_000),
-    'small': dict(learning_rate=0.0005, total_frames=30_000),
-    'smoke': dict(total_frames=600),
+    **_ONE,
+    'small': dict(alpha=0.6, **_LIKE_APEX, **_ONE['small']),
+    'smoke': dict(alpha=0.6, **_LIKE_APEX, **_ONE['smoke']),
   },
+  presets=dict(
+    paper='dueling_prioritized_3_steps',
+    medium='dueling_prioritized_3_steps',
+    small='gym_dqn',
+    smoke='gym_dqn',
+  ),
 )
-
-
-def _of_impala(tasks: tuple[definitions.Task, ...], preset: str) -> tuple[definitions.Task, ...]:
-  return tuple(dataclasses.replace(task, preset=preset) for task in tasks)
-
-
 _TWO_GAMES = tuple(task for task in _GAMES if task.name in ('pong', 'breakout'))
 _A3C = Variant(
   'A3C',
@@ -64,13 +62,8 @@ _A3C = Variant(
     'small': dict(total_frames=120_000, num_actors=16, envs_per_actor=1),
     'smoke': dict(total_frames=1_200, num_actors=2, envs_per_actor=1, log_every_seconds=0.1),
   },
+  presets=dict(paper='atari_shallow', medium='atari_shallow', small='gym', smoke='gym'),
   system='impala',
-  tasks={
-    'paper': _of_impala(_GAMES, 'atari_shallow'),
-    'medium': _of_impala(_TWO_GAMES, 'atari_shallow'),
-    'small': _of_impala((_CARTPOLE, _ACROBOT), 'gym'),
-    'smoke': _of_impala((_CARTPOLE,), 'gym'),
-  },
 )
 _APEX = Variant('Ape-X DQN')
 _SCALES = {
@@ -122,8 +115,8 @@ _AHEAD = Claim(
   'With many actors, Ape-X is far ahead of the same learning with one.',
   'section 4.1, Table 1, Figure 2',
   (
-    Better('Ape-X DQN', 'one actor, uniform replay'),
-    Better('Ape-X DQN', 'one actor, prioritized replay'),
+    Better('Ape-X DQN', 'DQN, one actor'),
+    Better('Ape-X DQN', 'prioritized dueling, one actor'),
   ),
 )
 _TABLE_1 = definitions.Experiment(
@@ -155,9 +148,6 @@ def _humanoid(task: str) -> definitions.Task:
   return definitions.Task(task, f'control:{task}', low=0.0, high=1000.0)
 
 
-_ONE_ACTOR_DPG: dict[str, Any] = dict(
-  num_actors=1, envs_per_actor=1, alpha=0.0, n_step=1, eviction='oldest', batch_size=64
-)
 _FIGURE_3 = definitions.Experiment(
   id='apex.figure_3',
   title='Ape-X DPG over the number of actors (Figure 3)',
@@ -168,9 +158,9 @@ _FIGURE_3 = definitions.Experiment(
       (Rising(('8 actors', '16 actors', '32 actors', '64 actors')),),
     ),
     Claim(
-      'Ape-X DPG is ahead of learning with one actor and uniform replay.',
+      'Ape-X DPG is ahead of DDPG, which has one actor.',
       'section 4.2, Figure 3',
-      (Better('64 actors', 'one actor, uniform replay'),),
+      (Better('64 actors', 'DDPG'),),
     ),
   ),
   variants=(
@@ -189,12 +179,14 @@ _FIGURE_3 = definitions.Experiment(
       for n in (8, 16, 32, 64)
     ),
     Variant(
-      'one actor, uniform replay',
-      _ONE_ACTOR_DPG,
+      'DDPG',
+      _QUIET,
       at={
-        'small': dict(total_frames=20_000, replay_ratio=16.0, batch_size=128),
-        'smoke': dict(total_frames=600, batch_size=16),
+        'paper': dict(total_frames=86_000_000),
+        'small': dict(total_frames=20_000, log_every_seconds=1.0),
+        'smoke': dict(total_frames=600, min_replay=200, log_every_seconds=0.1),
       },
+      presets=dict.fromkeys(definitions.SCALES, 'ddpg'),
     ),
   ),
   scales={
@@ -206,7 +198,7 @@ _FIGURE_3 = definitions.Experiment(
           ('humanoid-stand', 'humanoid-walk', 'humanoid-run', 'manipulator-bring_ball'),
         )
       ),
-      changes='12 hours as 600 million frames; numbers of actors below 64 are our choice.',
+      changes='12 hours as 600 million frames, five days of DDPG as 86 million; numbers of actors below 64 are our choice.',
       frames_per_second=14_000,
       settings=_QUIET,
       needs=Needs(cores=72, gpus=1, gigabytes=16),

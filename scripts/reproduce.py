@@ -250,7 +250,7 @@ def _slurm(planned: plan.Plan, folder: pathlib.Path, values: flags.FlagValues) -
     f'--array={numbers}',
     f'--cpus-per-task={needs.cores}',
     f'--mem={needs.gigabytes:g}G',
-    # Slurm's warning before its time limit makes the run save; the requeued task resumes it.
+    # Before its time limit, Slurm signals the step, which saves; its task is then queued again.
     '--signal=TERM@180',
     '--requeue',
   ]
@@ -259,7 +259,14 @@ def _slurm(planned: plan.Plan, folder: pathlib.Path, values: flags.FlagValues) -
   command += [f'--scale={planned.name}', f'--folder={folder.resolve()}', '--jobs=1']
   command += [f'--experiments={values.experiments}'] if values.experiments else []
   lines = ['#!/bin/bash', *(f'#SBATCH {option}' for option in options)]
-  lines += [f'exec {shlex.join(command)} --run=$SLURM_ARRAY_TASK_ID']
+  lines += [
+    f'srun {shlex.join(command)} --run=$SLURM_ARRAY_TASK_ID',
+    'status=$?',
+    'if [ $status -eq 130 ]; then',
+    '  scontrol requeue ${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}',
+    'fi',
+    'exit $status',
+  ]
   text = '\n'.join(lines) + '\n'
   if values.dry_run:
     print(text, end='')

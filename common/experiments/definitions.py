@@ -51,7 +51,10 @@ class Variant:
     name: Its name in tables and pictures.
     settings: What makes it this variant, at every scale.
     at: Further settings, by scale.
-    system: The package that is trained; '' for the one in the experiment's id.
+    presets: By scale, a preset to start from in place of the scale's. The scale's settings, made
+      for its own preset, are then left out.
+    system: The package that is trained; '' for the one in the experiment's id. Another one has a
+      preset of its own.
     program: The module of the package that trains it. If it has a function `train`, it trains one
       run with that; otherwise it is a program that trains many, such as a population, in place of
       the scale's combinations of hyperparameters.
@@ -63,6 +66,7 @@ class Variant:
   name: str
   settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   at: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+  presets: Mapping[str, str] = dataclasses.field(default_factory=dict)
   system: str = ''
   program: str = 'train'
   flags: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)

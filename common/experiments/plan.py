@@ -157,11 +157,11 @@ def _run(
   scale = experiment.scales[scale_name]
   system = variant.system or experiment.system
   known = presets[system]
-  base = task.preset or scale.preset
+  base = _preset(variant, task, scale, scale_name)
   preset = base if draw is None else f'{base}:{draw}'
   # A combination of hyperparameters comes before the scale's and the task's own values.
   drawn = {} if draw is None or known.draw is None else known.draw(draw)
-  shared = _shared(experiment, variant, scale)
+  shared = _shared(variant, scale, scale_name)
   asked = {
     'env': task.env,
     'seed': seed,
@@ -188,11 +188,18 @@ def _run(
   )
 
 
-def _shared(
-  experiment: definitions.Experiment, variant: definitions.Variant, scale: definitions.Scale
-) -> Mapping[str, Any]:
-  """The scale's settings, which are those of the experiment's system: another has its own."""
-  return scale.settings if variant.system in ('', experiment.system) else {}
+def _preset(
+  variant: definitions.Variant,
+  task: definitions.Task,
+  scale: definitions.Scale,
+  name: str,
+) -> str:
+  return variant.presets.get(name) or task.preset or scale.preset
+
+
+def _shared(variant: definitions.Variant, scale: definitions.Scale, name: str) -> Mapping[str, Any]:
+  """The scale's settings, unless the variant has a preset of its own at that scale."""
+  return {} if name in variant.presets else scale.settings
 
 
 def _hash(system: str, program: Sequence[str], config: settings.Settings) -> str:
@@ -216,8 +223,11 @@ def _lacking(
   strange = {task.env for task in tasks if not environments.is_known(task.env)}
   if strange:
     return f'{_MISSING}environment {", ".join(sorted(strange))}'
+  lacking = {_preset(variant, task, scale, name) for task in tasks} - set(presets[system].rows)
+  if lacking:
+    return f'{_MISSING}preset {", ".join(sorted(lacking))}'
   fields = {field.name for field in dataclasses.fields(presets[system].config)}
-  asked = set(variant.settings_at(name)) | set(_shared(experiment, variant, scale))
+  asked = set(variant.settings_at(name)) | set(_shared(variant, scale, name))
   for task in tasks:
     asked |= set(task.settings)
   unknown = sorted(asked - fields)
