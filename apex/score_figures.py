@@ -198,7 +198,8 @@ _FIGURE_3 = definitions.Experiment(
           ('humanoid-stand', 'humanoid-walk', 'humanoid-run', 'manipulator-bring_ball'),
         )
       ),
-      changes='12 hours as 600 million frames, five days of DDPG as 86 million; numbers of actors below 64 are our choice.',
+      changes='12 hours as 600 million frames, five days of DDPG as 86 million; numbers of actors '
+      'below 64 are our choice.',
       frames_per_second=14_000,
       settings=_QUIET,
       needs=Needs(cores=72, gpus=1, gigabytes=16),
