@@ -302,6 +302,38 @@ _FIGURE_4 = definitions.Experiment(
   pictures=('curves', 'sorted'),
 )
 
+_LAG_50: dict[str, Any] = dict(policy_lag=50, batch_size=0)
+_SMALL_TASKS = definitions.Experiment(
+  id='impala.small_tasks',
+  title='Do the tasks of scale small tell a right variant from a broken one? (not in the paper)',
+  claims=(
+    Claim(
+      'Under a lag of 50 updates, V-trace learns more than no correction.',
+      'for the choice of tasks',
+      (Better('V-trace, lag 50', 'no correction, lag 50', by=0.1),),
+    ),
+  ),
+  variants=(
+    Variant('V-trace, lag 50', _LAG_50),
+    Variant('no correction, lag 50', dict(correction='none', **_LAG_50)),
+    Variant('V-trace, no lag', dict(policy_lag=0, batch_size=0)),
+  ),
+  scales={
+    'small': Scale(
+      preset='gym',
+      tasks=(
+        _CARTPOLE,
+        _ACROBOT,
+        definitions.Task('FrozenLake', 'gym:FrozenLake-v1', low=0.015, high=0.74),
+      ),
+      changes="Candidates for scale small, with the preset's own hyperparameters.",
+      frames_per_second=4_000,
+      settings=_SMALL,
+      seeds=5,
+    ),
+    'smoke': _single_tasks()['smoke'],
+  },
+)
 EXPERIMENTS = (
   *speed_figures.EXPERIMENTS,
   _FIGURE_4,
@@ -310,5 +342,6 @@ EXPERIMENTS = (
   _FIGURE_E1,
   _FIGURE_E2,
   _FIGURE_E3,
+  _SMALL_TASKS,
   *suite_figures.EXPERIMENTS,
 )

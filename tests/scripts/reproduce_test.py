@@ -30,7 +30,7 @@ def main(tmp_path, *arguments):
 
 @pytest.mark.parametrize('experiment', EXPERIMENTS, ids=lambda each: each.id)
 def test_every_experiment_can_be_planned_at_every_scale(experiment, tmp_path):
-  assert experiment.command or {'paper', 'smoke'} <= set(experiment.scales)
+  assert experiment.command or 'smoke' in experiment.scales
   for name in experiment.scales:
     made = plan.make(experiment, name, reproduce.PRESETS, tmp_path)
     assert made.runs or made.unavailable
