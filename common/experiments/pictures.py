@@ -99,7 +99,8 @@ def bars(
   """
   tasks = list(dict.fromkeys(task for by_task in values.values() for task in by_task))
   figure, axis = pyplot.subplots(
-    figsize=(8, 1.8 + 0.13 * (len(values) + 1) * len(tasks)), layout='constrained'
+    figsize=(8, 1.8 + (0.07 if is_wide else 0.13) * (len(values) + 1) * len(tasks)),
+    layout='constrained',
   )
   height = 0.8 / max(1, len(values))
   rows: _Rows = []
@@ -122,9 +123,11 @@ def bars(
       )
       rows.append({'variant': variant, 'task': task, 'value': value, 'low': low, 'high': high})
   axis.set_yticks([-j - 0.4 + height / 2 for j in range(len(tasks))], tasks, fontsize=8)
-  axis.set_ylim(-len(tasks) + 0.05, height)
+  axis.set_ylim(-len(tasks) + 0.1, height)
   if is_wide:
     axis.set_xscale('symlog', linthresh=100)
+    # By itself the axis would have as many decades below zero.
+    axis.set_xlim(left=1.2 * min(0.0, *(row['value'] for row in rows)))
   axis.set_xlabel(label)
   axis.grid(alpha=0.3, axis='x')
   figure.legend(loc='outside lower center', ncols=min(4, max(1, len(values))), fontsize=8)

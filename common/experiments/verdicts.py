@@ -79,8 +79,10 @@ def _find(
     found = statistics.difference(scores[0], scores[1], claim.aggregate)
     more = f'; probability of improvement {statistics.improvement(scores[0], scores[1]):.2f}'
   runs = sum(len(values) for values in scores[0].values())
-  interval = f'[{found.low:.3f}, {found.high:.3f}]'
-  numbers = f'{found.value:+.3f}, 95% {interval}{more}; {runs} runs each'
+  interval = f'95% [{found.low:.3f}, {found.high:.3f}]'
+  if math.isnan(found.low):
+    interval = 'too few runs for an interval'
+  numbers = f'{found.value:+.3f}, {interval}{more}; runs of each: {runs}'
   return Finding(text, _word(found, test.by), numbers)
 
 
