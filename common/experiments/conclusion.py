@@ -13,16 +13,6 @@ from common.experiments import definitions, execution, pictures, plan, results, 
 from common.machine import files
 
 _PAPER = pathlib.Path(__file__).parents[1] / 'reporting' / 'references' / 'tables.json'
-_METRICS = {
-  'final_return': 'final return',
-  'mean_return': 'mean return over training',
-  'frames_per_second': 'environment frames a second',
-}
-_AGGREGATES = {
-  'best3': 'mean of the best three',
-  'iqm': 'interquartile mean',
-  'mean': 'mean',
-}
 
 
 @functools.cache
@@ -198,7 +188,7 @@ def _tables(planned: plan.Plan, outcomes: results.Outcomes) -> list[dict[str, An
           is_known = not math.isnan(found.low)
           cells = [found.value, *(found[1:] if is_known else (None, None))]
           rows.setdefault(variant, {})[task] = cells
-    label = f'{_METRICS[metric]}, {_AGGREGATES[how]}'
+    label = f'{definitions.METRICS[metric]}, {definitions.AGGREGATES[how]}'
     if rows:
       tables.append({'label': label, 'rows': rows})
   return tables

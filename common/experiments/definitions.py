@@ -13,8 +13,13 @@ from common import errors
 # From the largest to the smallest.
 SCALES = ('paper', 'medium', 'small', 'smoke')
 PICTURES = ('curves', 'hours', 'sorted', 'bars', 'schedule', 'rates')
-AGGREGATES = ('best3', 'iqm', 'mean')
-METRICS = ('final_return', 'mean_return', 'frames_per_second')
+# With their names in text.
+AGGREGATES = {'best3': 'mean of the best three', 'iqm': 'interquartile mean', 'mean': 'mean'}
+METRICS = {
+  'final_return': 'final return',
+  'mean_return': 'mean return over training',
+  'frames_per_second': 'environment frames a second',
+}
 
 _NOTHING: Mapping[str, Any] = {}
 

@@ -30,6 +30,7 @@ _POINTS = 60
 _COLUMNS = 3
 _SMOOTHING = 5
 _RESAMPLES = 500
+_FEW_FRAMES = 2_000_000  # Up to which the axis counts thousands.
 # SVG with text as text: small, and it can be searched. No date, so that a redraw changes nothing.
 _SVG = {'svg.fonttype': 'none', 'svg.hashsalt': 'experiments'}
 
@@ -176,6 +177,9 @@ def _tasks(planned: plan.Plan) -> list[str]:
 
 
 def _curves(planned: plan.Plan, outcomes: results.Outcomes) -> tuple[str, _Rows, Any]:
+  longest = max((run.config.total_frames for run in planned.runs), default=0)
+  if longest < _FEW_FRAMES:
+    return _over(planned, outcomes, 'frames', 'environment frames (thousands)', 1e-3)
   return _over(planned, outcomes, 'frames', 'environment frames (millions)', 1e-6)
 
 

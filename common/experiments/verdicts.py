@@ -53,12 +53,11 @@ def judge(claim: definitions.Claim, table: Table) -> Verdict:
 
 def describe(test: definitions.Better | definitions.Rising, claim: definitions.Claim) -> str:
   """A test in words, as it was before any run."""
-  what = {'iqm': 'interquartile mean', 'best3': 'mean of the best three', 'mean': 'mean'}
-  measured = f'{what[claim.aggregate]} of {claim.metric}'
+  measured = f'{definitions.METRICS[claim.metric]} ({definitions.AGGREGATES[claim.aggregate]})'
   by = f' by more than {test.by:g}' if test.by else ''
   if isinstance(test, definitions.Rising):
     return f'{measured} rises{by} along {", ".join(test.variants)}'
-  return f'{test.variant} exceeds {test.than}{by} in the {measured}'
+  return f'{test.variant} exceeds {test.than}{by} in {measured}'
 
 
 def _find(
