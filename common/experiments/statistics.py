@@ -59,7 +59,8 @@ def slope(variants: Sequence[Scores], how: str) -> Estimate:
   weights = places / (places**2).sum()
 
   def statistic(parts: Sequence[Scores]) -> np.ndarray:
-    return sum(w * _over_tasks(part, how) for w, part in zip(weights, parts, strict=True))
+    terms = [w * _over_tasks(part, how) for w, part in zip(weights, parts, strict=True)]
+    return np.sum(terms, axis=0)
 
   return _bootstrap(variants, statistic)
 

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from common.config import presets, settings
-from common.experiments import definitions, execution, plan
+from common.experiments import definitions, execution, plan, results
 
 SYSTEM = 'tests.common.experiments'
 PRESETS = {
@@ -18,7 +18,7 @@ PRESETS = {
 }
 
 
-def planned(folder, *endings):
+def planned(folder, *endings, program='failing'):
   """A plan with a run for each way to end."""
   scale = definitions.Scale(
     preset='any',
@@ -27,7 +27,7 @@ def planned(folder, *endings):
     frames_per_second=1.0,
   )
   variants = tuple(
-    definitions.Variant(name, dict(tasks=name, total_frames=1), system=SYSTEM, program='failing')
+    definitions.Variant(name, dict(tasks=name, total_frames=1), system=SYSTEM, program=program)
     for name in endings
   )
   experiment = definitions.Experiment('any.x', 'X', (), variants, {'smoke': scale})
@@ -54,6 +54,14 @@ def test_a_failed_run_is_retried_once_and_then_reported(tmp_path):
   # What is finished is not run again, what failed is.
   assert [run.variant for run in made.missing()] == ['dies', 'is wrong']
   assert len(list(tmp_path.glob('*/failed.txt'))) == 2
+
+
+def test_a_program_that_trains_many_runs_has_an_outcome_for_each(tmp_path):
+  made = planned(tmp_path, 'many', program='outside')
+  report = execution.execute(made, made.missing(), jobs=1)
+  assert report.finished == 1 and not report.failed
+  outcomes = results.collect(made)['many']['task']
+  assert [each.metrics['final_return'] for each in outcomes] == [0.0, 1.0]
 
 
 def test_a_signal_stops_runs_in_order_and_the_rest_is_left_for_later(tmp_path):
