@@ -41,6 +41,13 @@ _SMOKE: dict[str, Any] = dict(
   envs_per_actor=4,
   **_QUIET,
 )
+_SMOKE_SCALE = Scale(
+  preset='gym',
+  tasks=(_CARTPOLE,),
+  changes='CartPole for 1,200 frames: only that it runs.',
+  frames_per_second=600,
+  settings=_SMOKE,
+)
 _SMALL_CHANGES = (
   'CartPole and Acrobot in place of Atari, a network of 64 units, 5 seeds in place of one run; one '
   'core a run.'
@@ -87,13 +94,7 @@ def _studies(small_changes: str = '', seeds: int = 5, **small: Any) -> dict[str,
       settings={**_SMALL, **small},
       seeds=seeds,
     ),
-    'smoke': Scale(
-      preset='gym',
-      tasks=(_CARTPOLE,),
-      changes='CartPole for 1,200 frames: only that it runs.',
-      frames_per_second=600,
-      settings=_SMOKE,
-    ),
+    'smoke': _SMOKE_SCALE,
   }
 
 

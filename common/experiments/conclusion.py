@@ -36,8 +36,7 @@ def conclude(
     What `result.json` holds.
   """
   outcomes = results.collect(planned)
-  finished = planned.finished()
-  ran = f'{finished} of {len(planned.runs)} runs, {execution.machine()}.'
+  ran = f'{planned.finished()} of {len(planned.runs)} runs, {execution.machine()}.'
   experiment = planned.experiment
   folder.mkdir(parents=True, exist_ok=True)
   drawn = pictures.draw(planned, outcomes, folder, ran)
@@ -55,19 +54,23 @@ def conclude(
     'tables': _tables(planned, outcomes),
     'paper': paper_numbers().get(experiment.id),
     'pictures': [{'kind': d.kind, 'file': d.path.name, 'caption': d.caption} for d in drawn],
-    'runs': {
-      'planned': len(planned.runs),
-      'finished': finished,
-      'failed': report.failed,
-      'unfinished': [run.describe() for run in planned.missing()],
-      'unavailable': dict(planned.unavailable),
-    },
+    'runs': _runs(planned, report),
     'machine': execution.machine(),
     'code': code,
   }
   write(folder, result)
   _write_runs(folder / 'runs.csv', planned, outcomes)
   return result
+
+
+def _runs(planned: plan.Plan, report: execution.Report) -> dict[str, Any]:
+  return {
+    'planned': len(planned.runs),
+    'finished': planned.finished(),
+    'failed': report.failed,
+    'unfinished': [run.describe() for run in planned.missing()],
+    'unavailable': dict(planned.unavailable),
+  }
 
 
 def of_command(experiment: definitions.Experiment, succeeded: bool, said: str) -> dict[str, Any]:

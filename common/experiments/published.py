@@ -29,16 +29,8 @@ def conclude(experiment: definitions.Experiment, folder: pathlib.Path) -> dict[s
   computed: dict[str, dict[str, float]] = {}
   for each in experiment.published:
     value = compute(each)
-    agrees = abs(value - each.printed) <= each.within
-    findings.append(
-      {
-        'test': f'{each.title} is {each.printed:g} within {each.within:g}',
-        'word': verdicts.HOLDS if agrees else verdicts.CONTRARY,
-        'numbers': f'{value:.2f}',
-      }
-    )
-    computed.setdefault(each.title, {})['computed'] = value
-    computed[each.title]['printed'] = each.printed
+    findings.append(_finding(each, value))
+    computed[each.title] = {'computed': value, 'printed': each.printed}
   holds = all(finding['word'] == verdicts.HOLDS for finding in findings)
   claim = {
     'text': 'The published scores by task give the published numbers.',
@@ -62,6 +54,15 @@ def conclude(experiment: definitions.Experiment, folder: pathlib.Path) -> dict[s
   }
   conclusion.write(folder, result)
   return result
+
+
+def _finding(each: definitions.Published, value: float) -> dict[str, str]:
+  agrees = abs(value - each.printed) <= each.within
+  return {
+    'test': f'{each.title} is {each.printed:g} within {each.within:g}',
+    'word': verdicts.HOLDS if agrees else verdicts.CONTRARY,
+    'numbers': f'{value:.2f}',
+  }
 
 
 def compute(each: definitions.Published) -> float:
