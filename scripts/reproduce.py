@@ -30,12 +30,15 @@ import apex.figures
 import impala.config
 import impala.figures
 from common import errors
-from common.config import command_line
+from common.config import command_line, presets
 from common.experiments import definitions, plan
 from common.machine import cores, files, janitor, version
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
-PRESETS = {'impala': impala.config.PRESETS, 'apex': apex.config.PRESETS}
+PRESETS: dict[str, presets.Presets[Any]] = {
+  'impala': impala.config.PRESETS,
+  'apex': apex.config.PRESETS,
+}
 EXPERIMENTS = {each.id: each for each in (*impala.figures.EXPERIMENTS, *apex.figures.EXPERIMENTS)}
 
 

@@ -32,7 +32,7 @@ _SMOOTHING = 5
 _RESAMPLES = 500
 _FEW_FRAMES = 2_000_000  # Up to which the axis counts thousands.
 # SVG with text as text: small, and it can be searched. No date, so that a redraw changes nothing.
-_SVG = {'svg.fonttype': 'none', 'svg.hashsalt': 'experiments'}
+_SVG: Any = {'svg.fonttype': 'none', 'svg.hashsalt': 'experiments'}
 
 # Rows of the CSV: values by column.
 _Rows = list[dict[str, Any]]
