@@ -30,6 +30,7 @@ __all__ = [
   'code_of',
   'describe',
   'family_of',
+  'is_known',
   'load',
   'modules_of',
   'remember',
@@ -116,6 +117,11 @@ def family_of(name: str) -> str:
   """The family of a value of `--env`; `gym` for a MODULE:FUNCTION."""
   family = name.partition(':')[0]
   return making.GYM if family not in _MODULES and making.is_function(name) else family
+
+
+def is_known(name: str) -> bool:
+  """Whether a value of `--env` names a family of this version; its member may still not exist."""
+  return family_of(name) in _MODULES
 
 
 def code_of(name: str) -> str:
