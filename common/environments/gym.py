@@ -11,7 +11,16 @@ from typing import NamedTuple, Sequence, cast
 
 import gymnasium
 
-from common.environments import adapted, images, making, observations, parallel, stepping, suite
+from common.environments import (
+  adapted,
+  images,
+  inline,
+  making,
+  observations,
+  parallel,
+  stepping,
+  suite,
+)
 from common.environments import options as option_sets
 
 
@@ -49,11 +58,7 @@ def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
         probe.action_space,
         options.environment_timeout_seconds,
       )
-    return gymnasium.vector.SyncVectorEnv(
-      [make_one] * len(tasks),
-      copy=False,
-      autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP,
-    )
+    return inline.InlineVectorEnv([make_one] * len(tasks))
 
   return suite.Suite(
     name=name,
