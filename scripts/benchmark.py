@@ -8,8 +8,9 @@ cost in CPU time per agent step. The sum of these costs and the number of cores 
 all parts run together, as in training; the ratio is their speed over the limit. All is measured in
 one process, one part after the other, `--rounds` times, and medians are shown.
 
-SYSTEM may also be wire, which measures what it costs to run actors in other processes, or small: all
-three systems on small tasks, where what lies between the parts decides.
+SYSTEM may also be wire, which measures what it costs to run actors in other processes; start, the
+time from starting Python to the first update; or small, all three systems on small tasks, where
+what lies between the parts decides.
 """
 
 import dataclasses
@@ -37,6 +38,7 @@ _SYSTEMS = {
   'apex_dqn': ('scripts.benchmark_apex', 'atari'),
   'apex_dpg': ('scripts.benchmark_apex', 'control'),
   'wire': ('scripts.benchmark_wire', 'atari_shallow'),
+  'start': ('scripts.benchmark_start', 'gym'),
 }
 
 # What `small` measures. Further flags apply to each.
