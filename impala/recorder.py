@@ -67,7 +67,7 @@ class Recorder:
     self.base.start_clock()
     # The version that was updated: `updates` already counts this update.
     version = int(self._learner.updates) - 1
-    lags = version - batch.parameter_version[: self._fresh].numpy()
+    lags = version - batch.parameter_version.numpy()[: self._fresh]
     # Batches whose losses are infinite or NaN are dropped, not recorded.
     statistics = {k: float(v) for k, v in update.statistics.items() if k != 'finite'}
     self.base.record(means=statistics, distributions={'policy_lag': lags.tolist()})
@@ -88,8 +88,8 @@ class Recorder:
   def _add_episodes(self, batch: trajectory.Trajectory) -> None:
     # Entry 0 was entry T of the unroll before, and counted there. Replayed trajectories were
     # counted when they were fresh.
-    lengths = batch.episode_length[1:, : self._fresh].numpy()  # [T, fresh]
-    returns = batch.episode_return[1:, : self._fresh].numpy()
+    lengths = batch.episode_length.numpy()[1:, : self._fresh]  # [T, fresh]
+    returns = batch.episode_return.numpy()[1:, : self._fresh]
     tasks = batch.task.numpy()
     for step, column in np.argwhere(lengths > 0):
       task = self._tasks[tasks[column]]
