@@ -231,11 +231,12 @@ class ResettingLSTM(snt.Module):
 
     weights = tf.convert_to_tensor(self._lstm.hidden_to_hidden)
     if inputs.shape[0] <= _MOST_STEPS:
-      outputs, cell = _recur(gates, keep, *state, weights)
+      outputs, cell = _recur(gates, keep, state.hidden, state.cell, weights)
       return outputs, snt.LSTMState(hidden=outputs[-1], cell=cell)
 
     def step(state: snt.LSTMState, inputs: tuple[tf.Tensor, tf.Tensor]) -> snt.LSTMState:
-      after = _lstm_step(*inputs, *state, weights)
+      gates, keep = inputs
+      after = _lstm_step(gates, keep, state.hidden, state.cell, weights)
       return snt.LSTMState(hidden=after.hidden, cell=after.cell)
 
     states = tf.scan(step, (gates, keep), initializer=state)
@@ -247,7 +248,7 @@ class ResettingLSTM(snt.Module):
     """One step, as `unroll` without the time axis: inputs `[B, D]` to outputs `[B, H]`."""
     gates = tf.matmul(inputs, self._lstm.input_to_hidden) + self._lstm.b
     keep = tf.cast(tf.logical_not(done), tf.float32)[..., tf.newaxis]  # [B, 1]
-    step = _lstm_step(gates, keep, *state, self._lstm.hidden_to_hidden)
+    step = _lstm_step(gates, keep, state.hidden, state.cell, self._lstm.hidden_to_hidden)
     return step.hidden, snt.LSTMState(hidden=step.hidden, cell=step.cell)
 
 

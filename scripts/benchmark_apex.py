@@ -26,7 +26,7 @@ from scripts import measuring
 
 # Modules that import TensorFlow are imported in functions: the benchmark first silences its notes.
 if TYPE_CHECKING:
-  from apex import actor, run
+  from apex import actor, run, transitions
   from common.distributed import parameters
   from common.machine import threads
 
@@ -133,7 +133,11 @@ def _actors(config: configs.Config, suite: environments.Suite, seconds: float) -
 
   def runner(acting: actor.Actor) -> Callable[[Callable[[], None], Callable[[], bool]], None]:
     def run(count: Callable[[], None], stopped: Callable[[], bool]) -> None:
-      acting.run(lambda shipment: [count() for _ in shipment.environment], stopped)
+      def put(shipment: transitions.Shipment) -> None:
+        for _ in shipment.environment:
+          count()
+
+      acting.run(put, stopped)
 
     return run
 

@@ -36,9 +36,9 @@ def measure(config: configs.Config, seconds: float) -> dict[str, float]:
   suite = environments.load(config.env, config.environment_options())
   config.fit(suite)
   parts = {}
-  for name, part in _measures(config, suite, seconds).items():
+  for name, measure_part in _measures(config, suite, seconds).items():
     measuring.say(f'{config.env}: {name}')
-    parts[name] = part()
+    parts[name] = measure_part()
   measuring.say(f'{config.env}: all together')
   speed, cost = together(config, seconds)
 

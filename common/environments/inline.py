@@ -1,7 +1,7 @@
 """A vector environment whose environments step one after the other, in the caller's thread."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -35,8 +35,9 @@ class InlineVectorEnv(gymnasium.vector.VectorEnv):
     batch_space = gymnasium.vector.utils.batch_space
     self.observation_space = batch_space(self.single_observation_space, self.num_envs)
     self.action_space = batch_space(self.single_action_space, self.num_envs)
-    self._observation = gymnasium.vector.utils.create_empty_array(
-      self.single_observation_space, self.num_envs
+    self._observation = cast(
+      suite.Observation,
+      gymnasium.vector.utils.create_empty_array(self.single_observation_space, self.num_envs),
     )
 
   def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> suite.Reset:
@@ -49,7 +50,7 @@ class InlineVectorEnv(gymnasium.vector.VectorEnv):
     rewards = np.empty(self.num_envs, np.float64)
     terminated = np.zeros(self.num_envs, bool)
     truncated = np.zeros(self.num_envs, bool)
-    info = {}
+    info: dict[str, Any] = {}
     for i, env in enumerate(self.envs):
       observation, rewards[i], has_terminated, is_truncated, _ = env.step(actions[i])
       if has_terminated or is_truncated:
