@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,6 +29,14 @@ _COLUMNS = (
   'loss/baseline',
   'loss/entropy',
 )
+
+
+class Episode(NamedTuple):
+  """A training episode that has ended: its task's number, return, and length in agent steps."""
+
+  task: int
+  episode_return: float
+  length: int
 
 
 class Recorder:
@@ -87,11 +96,18 @@ class Recorder:
     return f'lag {row.get("policy_lag_mean", 0.0):.1f}{recorders.faults(row)}'
 
   def _add_episodes(self, batch: trajectory.Trajectory) -> None:
-    # Entry 0 was entry T of the unroll before, and counted there. Replayed trajectories were
-    # counted when they were fresh.
-    lengths = batch.episode_length.numpy()[1:, : self._fresh]  # [T, fresh]
-    returns = batch.episode_return.numpy()[1:, : self._fresh]
-    tasks = batch.task.numpy()
-    for step, column in np.argwhere(lengths > 0):
-      task = self._tasks[tasks[column]]
-      self.base.add_episode(task, float(returns[step, column]), int(lengths[step, column]))
+    for ended in episodes_in(batch, self._fresh):
+      self.base.add_episode(self._tasks[ended.task], ended.episode_return, ended.length)
+
+
+def episodes_in(batch: trajectory.Trajectory, fresh: int) -> list[Episode]:
+  """The episodes that ended in a batch `[T+1, B]`, of which the first `fresh` are not replayed."""
+  # Entry 0 was entry T of the unroll before, and counted there. Replayed trajectories were
+  # counted when they were fresh.
+  lengths = batch.episode_length.numpy()[1:, :fresh]  # [T, fresh]
+  returns = batch.episode_return.numpy()[1:, :fresh]
+  tasks = batch.task.numpy()
+  return [
+    Episode(int(tasks[column]), float(returns[step, column]), int(lengths[step, column]))
+    for step, column in np.argwhere(lengths > 0)
+  ]

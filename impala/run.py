@@ -24,7 +24,7 @@ from common.runs import recorder as recorders
 from common.runs import run as runs
 from common.runs import system as systems
 from impala import actor as actors
-from impala import batching, networks, policy, recorder, replicas, trajectory
+from impala import batching, members, networks, policy, recorder, replicas, trajectory
 from impala import config as configs
 from impala import learner as learners
 
@@ -74,8 +74,17 @@ class Run(runs.Run):
     )
     # Before the folder is made: memory may be too small for the replay.
     self._replay = self._make_replay()
+    self._member: members.Member | None = None
+    if config.population:
+      # Before the folder is made: outside of a population it is refused.
+      self._member = members.Member(
+        self._suite, self._learner, strategy, options.run_dir, who.index, self.save
+      )
     # Restores the first learner if the run is resumed; the others then get its variables.
     super().__init__(config, options, self._learner, who.index)
+    if not config.population:
+      # Flags may have changed them, and without a population nothing else does.
+      self._learner.hyperparameters.follow(config)
     self._learner.synchronise()
 
     self._store = parameters.ParameterStore(self._learner.snapshot())
@@ -224,6 +233,9 @@ class Run(runs.Run):
 
       self._store.publish(parameters.Snapshot(self._learner_version(), update.parameters))
       self._recorder.record(batch.trajectories, update)
+      if self._member:
+        self._member.count(batch.trajectories)
+        self._member.evolve_if_due()
       if self.supervisor.is_save_due():
         self.taker.enter('saving a checkpoint')
         self.save()

@@ -61,6 +61,10 @@ class InlineVectorEnv(gymnasium.vector.VectorEnv):
       self._keep(i, observation)
     return self._observation, rewards, terminated, truncated, info
 
+  def picture(self) -> np.ndarray | None:
+    """See `suite.picture`."""
+    return cast(np.ndarray | None, self.envs[0].render())
+
   def close_extras(self, **kwargs: Any) -> None:
     for env in self.envs:
       env.close()
