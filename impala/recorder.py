@@ -77,7 +77,7 @@ class Recorder:
     self.base.start_clock()
     # The version that was updated: `updates` already counts this update.
     version = int(self._learner.updates) - 1
-    lags = version - batch.parameter_version[: self._fresh].numpy()
+    lags = version - batch.parameter_version.numpy()[: self._fresh]
     # Batches whose losses are infinite or NaN are dropped, not recorded.
     statistics = {k: float(v) for k, v in update.statistics.items() if k != 'finite'}
     self.base.record(means=statistics, distributions={'policy_lag': lags.tolist()})
@@ -104,8 +104,8 @@ def episodes_in(batch: trajectory.Trajectory, fresh: int) -> list[Episode]:
   """The episodes that ended in a batch `[T+1, B]`, of which the first `fresh` are not replayed."""
   # Entry 0 was entry T of the unroll before, and counted there. Replayed trajectories were
   # counted when they were fresh.
-  lengths = batch.episode_length[1:, :fresh].numpy()  # [T, fresh]
-  returns = batch.episode_return[1:, :fresh].numpy()
+  lengths = batch.episode_length.numpy()[1:, :fresh]  # [T, fresh]
+  returns = batch.episode_return.numpy()[1:, :fresh]
   tasks = batch.task.numpy()
   return [
     Episode(int(tasks[column]), float(returns[step, column]), int(lengths[step, column]))

@@ -124,7 +124,7 @@ class Run(runs.Run):
     # Handed over: the pipeline and its prefetched batch end with the thread.
     batches = self._batches
     del self._batches
-    crew.start('learner', functools.partial(self._learn, batches, crew.stop))
+    crew.start('learner', functools.partial(self.learn, batches, crew.stop))
 
   def close_queues(self) -> None:
     self.queue.close()
@@ -206,7 +206,7 @@ class Run(runs.Run):
     memory.check(size, config.replay_capacity, 'trajectories')
     return uniform.UniformReplay(self._spec, config.replay_capacity)
 
-  def _learn(self, batches: Iterator[batching.Batch], stop: threading.Event) -> None:
+  def learn(self, batches: Iterator[batching.Batch], stop: threading.Event) -> None:
     """The learner's thread: updates, publishes parameters, records and saves, in turn."""
     config = self._config
     learner = self._learner
