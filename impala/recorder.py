@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +10,6 @@ from common import environments
 from common.runs import recorder as recorders
 from impala import config as configs
 from impala import learner as learners
-from impala import trajectory
 
 _COLUMNS = (
   'policy_lag_mean',
@@ -44,34 +44,43 @@ class Recorder:
     folder: pathlib.Path,
     learner: learners.Learner,
     supply: recorders.Supply,
+    fresh: int,
   ):
-    """Opens the files; for the arguments, see `common.runs.recorder.Recorder`."""
+    """Opens the files.
+
+    Args:
+      config: The run's settings.
+      suite: The tasks.
+      folder: The run's folder.
+      learner: Holds the counters.
+      supply: Where the learner's experience comes from.
+      fresh: How many trajectories of an update are new. They come first.
+    """
     self._tasks = suite.tasks
     self._learner = learner
     self._supply = supply
-    # Fresh trajectories come first in a batch.
-    self._fresh = learner.batch_size - learner.replayed
+    self._fresh = fresh
     self._dropped = 0
     columns = [*_COLUMNS, *supply.host.columns]
     self.base = recorders.Recorder(
       config, suite, folder, learner, columns, self._gauges, self._note
     )
 
-  def record(self, batch: trajectory.Trajectory, update: learners.Update) -> None:
+  def record(self, told: Any, update: learners.Update) -> None:
     """Adds the statistics of an update and of the episodes that ended in its batch.
 
     Args:
-      batch: The update's batch, `[T+1, B]`.
+      told: What the update learned from says of itself, see `impala.material.Material`.
       update: The update's result.
     """
     self.base.start_clock()
     # The version that was updated: `updates` already counts this update.
     version = int(self._learner.updates) - 1
-    lags = version - batch.parameter_version[: self._fresh].numpy()
+    lags = version - np.atleast_1d(told.parameter_version.numpy())[: self._fresh]
     # Batches whose losses are infinite or NaN are dropped, not recorded.
     statistics = {k: float(v) for k, v in update.statistics.items() if k != 'finite'}
     self.base.record(means=statistics, distributions={'policy_lag': lags.tolist()})
-    self._add_episodes(batch)
+    self._add_episodes(told)
 
   def record_drop(self) -> None:
     """Counts a batch that was dropped."""
@@ -85,12 +94,12 @@ class Recorder:
   def _note(self, row: Mapping[str, float]) -> str:
     return f'lag {row.get("policy_lag_mean", 0.0):.1f}{recorders.faults(row)}'
 
-  def _add_episodes(self, batch: trajectory.Trajectory) -> None:
+  def _add_episodes(self, told: Any) -> None:
     # Entry 0 was entry T of the unroll before, and counted there. Replayed trajectories were
     # counted when they were fresh.
-    lengths = batch.episode_length[1:, : self._fresh].numpy()  # [T, fresh]
-    returns = batch.episode_return[1:, : self._fresh].numpy()
-    tasks = batch.task.numpy()
+    lengths = told.episode_length[1:, : self._fresh].numpy()  # [T, fresh]
+    returns = told.episode_return[1:, : self._fresh].numpy()
+    tasks = told.task.numpy()
     for step, column in np.argwhere(lengths > 0):
       task = self._tasks[tasks[column]]
       self.base.add_episode(task, float(returns[step, column]), int(lengths[step, column]))
