@@ -1,8 +1,8 @@
 """The architectures that the paper compares (Figure 2, Table 1), and what each asks of settings.
 
     impala                actors never wait for the learner: V-trace corrects what they do meanwhile
-    a2c_sync_step         batched A2C: all environments step together, as one actor's, and wait for
-                          the slowest at every step
+    a2c_sync_step         batched A2C: all actors' environments step together, as one actor's, and
+                          wait for the slowest at every step
     a2c_sync_trajectory   batched A2C: each actor unrolls by itself; all wait at the unroll's end
     a2c_dynamic_batching  the same, with the policy evaluated in batches over actors
     a3c                   workers send gradients, which the learner applies one by one
@@ -72,10 +72,6 @@ def settle(config: configs.Config) -> None:
   """
   if config.architecture != 'impala':
     config.correction = 'none'
-  if config.architecture == 'a2c_sync_step':
-    # One vector environment of all.
-    config.envs_per_actor *= config.num_actors
-    config.num_actors = 1
   total = config.num_actors * config.envs_per_actor
   if config.architecture == 'a2c_dynamic_batching':
     config.dynamic_batching = True
@@ -95,7 +91,9 @@ def settle(config: configs.Config) -> None:
       fresh == total,
       f'{expected}, or 0 for that: an update takes one unroll of each of the {config.num_actors} x '
       f'{config.envs_per_actor} environments (num_actors x envs_per_actor)'
-      + (f' and {config.replayed_per_batch} that are replayed' if fresh < config.batch_size else ''),
+      + (
+        f' and {config.replayed_per_batch} that are replayed' if fresh < config.batch_size else ''
+      ),
     )
 
 

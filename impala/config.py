@@ -130,7 +130,8 @@ class Config(settings.Settings):
   def fit(self, suite: suites.Suite, actors: int | None = None) -> None:
     """Sets actors and environments that are 0 from the number of tasks; checks them all.
 
-    Also sets what follows from the architecture, see `impala.architectures.settle`. Arguments and errors are those of `check_environment`.
+    Also sets what follows from the architecture, see `impala.architectures.settle`. Arguments and
+    errors are those of `check_environment`.
     """
     self.num_actors = self.num_actors or len(suite.tasks)
     self.envs_per_actor = self.envs_per_actor or len(suite.tasks)
@@ -273,9 +274,7 @@ _PRESET_ROWS: dict[str, dict[str, Any]] = {
     # Table 1: actors on many machines.
     table_1_150_actors=dict(num_actors=150, envs_per_actor=1),
     table_1_375_actors=dict(num_actors=375, envs_per_actor=1),
-    table_1_batch_128=dict(
-      num_actors=500, envs_per_actor=1, batch_size=128, queue_capacity=128
-    ),
+    table_1_batch_128=dict(num_actors=500, envs_per_actor=1, batch_size=128, queue_capacity=128),
     # Figure 4's IMPALA. The number of actors is not in the text.
     figure_4_impala=dict(num_actors=200, envs_per_actor=1),
     # Figure E.1: updates between the actors' parameters and the learner's. Which, the text does not

@@ -45,6 +45,6 @@ def check_memory(lag: int, num_parameters: int) -> None:
   free = memory.available()
   if needed > free:
     raise errors.UserError(
-      f'policy_lag is {lag}: the parameters of {lag + 1} updates take {needed / 2**30:.1f} GiB, and '
-      f'{free / 2**30:.1f} GiB are free. Set a smaller one with --config.policy_lag=VALUE'
+      f'policy_lag is {lag}: the parameters of {lag + 1} updates take {needed / 2**30:.1f} GiB '
+      f'and {free / 2**30:.1f} GiB are free. Set a smaller one with --config.policy_lag=VALUE'
     )

@@ -1,7 +1,7 @@
 """What the learner learns from: batches of trajectories. For A3C's gradients see `impala.a3c`."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import logging
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,13 +18,14 @@ import tensorflow as tf
 from common import environments
 from common.config import command_line
 from common.distributed import cluster, inference, intake, parameters, queues, wire
+from common.environments import in_step
 from common.machine import threads
 from common.runs import dropping, games, hosting
 from common.runs import recorder as recorders
 from common.runs import run as runs
 from common.runs import system as systems
-from impala import actor as actors
 from impala import a3c, architectures, lag, material, networks, policy, recorder, replicas, turns
+from impala import actor as actors
 from impala import config as configs
 from impala import learner as learners
 
@@ -139,7 +141,10 @@ class Run(runs.Run):
       put = functools.partial(a3c.put_one, self.queue)
       return turns.Turns(put, config.num_actors, share=1)
     if architectures.is_synchronous(config):
-      return turns.Turns(self.queue.put_many, config.num_actors, share=config.envs_per_actor)
+      # All environments are one actor's if they are in step.
+      together = config.num_actors if config.architecture == 'a2c_sync_step' else 1
+      share = config.envs_per_actor * together
+      return turns.Turns(self.queue.put_many, config.num_actors // together, share)
     return None
 
   def _make_host(
@@ -160,17 +165,26 @@ class Run(runs.Run):
 
   def _make_actors(self) -> list[systems.Actor]:
     config = self._config
-    made = []
-    for i in range(config.num_actors):
-      tasks = environments.assign(self._suite.tasks, i, config.num_actors, config.envs_per_actor)
-      # Depends on the frames, so that a resumed run does not repeat episodes.
-      seed = games.seed_of(config.seed, i, self.frames())
-      made.append(self._make_actor(i, tasks, seed))
-    return made
-
-  def _make_actor(self, index: int, tasks: Sequence[str], seed: int) -> systems.Actor:
-    config = self._config
     suite = self._suite
+    tasks = [
+      environments.assign(suite.tasks, i, config.num_actors, config.envs_per_actor)
+      for i in range(config.num_actors)
+    ]
+    if config.architecture == 'a2c_sync_step':
+      # One actor steps the environments of all, those of each in a thread.
+      suite = dataclasses.replace(suite, make=in_step.making(suite.make, config.num_actors))
+      tasks = [list(itertools.chain(*tasks))]
+    # Depends on the frames, so that a resumed run does not repeat episodes.
+    seeds = [games.seed_of(config.seed, i, self.frames()) for i in range(len(tasks))]
+    return [
+      self._make_actor(i, suite, own, seed)
+      for i, (own, seed) in enumerate(zip(tasks, seeds, strict=True))
+    ]
+
+  def _make_actor(
+    self, index: int, suite: environments.Suite, tasks: Sequence[str], seed: int
+  ) -> systems.Actor:
+    config = self._config
     policy_seed = config.seed + index
     if config.architecture == 'a3c':
       return a3c.make_worker(config, suite, index, tasks, self._store, policy_seed, seed)

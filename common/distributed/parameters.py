@@ -57,9 +57,7 @@ def assign(variables: Sequence[tf.Variable], values: tf.Tensor) -> None:
 def unflatten(variables: Sequence[tf.Variable], values: tf.Tensor) -> list[tf.Tensor]:
   """Cuts what `flatten` returned, float32 `[P]`, into tensors of the variables' shapes."""
   parts = tf.split(values, [variable.shape.num_elements() for variable in variables])
-  return [
-    tf.reshape(part, variable.shape) for variable, part in zip(variables, parts, strict=True)
-  ]
+  return [tf.reshape(part, variable.shape) for variable, part in zip(variables, parts, strict=True)]
 
 
 def check(variables: Sequence[tf.Variable], snapshot: Snapshot) -> None:
