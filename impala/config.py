@@ -271,6 +271,8 @@ _PRESET_ROWS: dict[str, dict[str, Any]] = {
     ),
     a3c=dict(architecture='a3c', **_32_ACTORS),
     a3c_distributed=dict(architecture='a3c', num_actors=200, envs_per_actor=1),
+    # Table 1 on a small machine, see scripts/benchmark.py. Not in the paper.
+    table_1=dict(**_32_AT_ONCE),
     # Table 1: actors on many machines.
     table_1_150_actors=dict(num_actors=150, envs_per_actor=1),
     table_1_375_actors=dict(num_actors=375, envs_per_actor=1),
