@@ -14,6 +14,7 @@ too. All have the same network, loss, environments and evaluation.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 from common import errors
@@ -83,26 +84,33 @@ def settle(config: configs.Config) -> None:
     config.batch_size = config.envs_per_actor
     config.queue_capacity = 1
   if is_synchronous(config):
-    config.batch_size = config.batch_size or total
-    fresh = config.batch_size - config.replayed_per_batch
-    expected = config.batch_size - fresh + total
+    whole = _whole_batch(config, total)
+    config.batch_size = config.batch_size or whole
     config.expect(
       'batch_size',
-      fresh == total,
-      f'{expected}, or 0 for that: an update takes one unroll of each of the {config.num_actors} x '
-      f'{config.envs_per_actor} environments (num_actors x envs_per_actor)'
-      + (
-        f' and {config.replayed_per_batch} that are replayed' if fresh < config.batch_size else ''
-      ),
+      config.batch_size == whole,
+      f'{whole}, or 0 for that: an update takes one unroll of each of the {config.num_actors} x '
+      f'{config.envs_per_actor} environments (num_actors x envs_per_actor), and what is replayed',
     )
 
 
+def _whole_batch(config: configs.Config, total: int) -> int:
+  """The smallest batch with `total` new trajectories, beside the share that is replayed."""
+  sizes = itertools.count(total)
+  return next(size for size in sizes if size - round(config.replay_fraction * size) == total)
+
+
 def check_place(config: configs.Config, who: cluster.Cluster) -> None:
-  """Refuses processes for actors that the learner has wait: only threads do.
+  """Refuses processes that the architecture cannot use.
 
   Raises:
-    UserError: If a synchronous run has actors elsewhere.
+    UserError: If a synchronous run has actors elsewhere, as only threads wait for updates; or if
+      A3C has several learners.
   """
+  if config.architecture == 'a3c' and who.learners:
+    raise errors.UserError(
+      f'a3c has one learner, which applies all gradients, and the cluster names {len(who.learners)}'
+    )
   if is_synchronous(config) and not who.has_threads:
     what = config.architecture if is_a2c(config) else 'a run with a policy_lag'
     raise errors.UserError(

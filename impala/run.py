@@ -59,7 +59,7 @@ class Run(runs.Run):
     # What remote actors get, and what their own command lines must agree with. A copy, because
     # `fit` resolves numbers that depend on the tasks.
     asked = dataclasses.replace(config)
-    config.fit(self._suite, actors=None if who.has_threads else 0)
+    config.fit(self._suite, actors=0 if who.role == 'learner' else None)
     # Before the folder is made, like every refusal: several learners must share the actors evenly.
     cluster.assignments(who, config.num_actors)
     strategy = replicas.make_strategy(

@@ -181,7 +181,7 @@ def test_settings_follow_the_architecture():
   )
   assert fitted(architecture='a3c', batch_size=7).batch_size == 2
   # Half of the batch is replayed.
-  assert fitted(policy_lag=1, batch_size=8, replay_fraction=0.5).batch_size == 8
+  assert fitted(policy_lag=1, batch_size=0, replay_fraction=0.5).replayed_per_batch == 4
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_settings_follow_the_architecture():
     ),
     (
       {'policy_lag': 1, 'batch_size': 4, 'replay_fraction': 0.5},
-      'batch_size is 4, expected 6, .* and 2 that are replayed',
+      'batch_size is 4, expected 8, or 0 .* and what is replayed',
     ),
     ({'architecture': 'a3c', 'policy_lag': 1}, 'policy_lag is 1, expected -1 for a3c'),
     ({'architecture': 'a3c', 'replay_fraction': 0.5}, 'expected 0 for a3c, which is on-policy'),
