@@ -50,6 +50,7 @@ def make_config(**settings) -> configs.Config:
     'envs_per_actor': ENVS,
     'batch_size': ACTORS * ENVS,
     'evaluation_episodes': 0,
+    'env_processes': 'never',
     'log_every_seconds': 0.001,
   }
   return dataclasses.replace(configs.PRESETS.preset('gym'), **(small | settings))
