@@ -78,7 +78,10 @@ def measure(config: configs.Config, seconds: float) -> dict[str, float]:
   found = {}
   for task in tasks():
     for name, row in _ROWS.items():
-      settings = {'env': task, 'batch_size': config.num_actors * config.envs_per_actor}
+      settings: dict[str, Any] = {
+        'env': task,
+        'batch_size': config.num_actors * config.envs_per_actor,
+      }
       changed = dataclasses.replace(config, **(settings | row.settings))
       speed, _ = benchmark_impala.together(changed, seconds, warm_up=_WARM_UP_SECONDS)
       repeat = environments.load(task, config.environment_options()).action_repeat
