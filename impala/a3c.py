@@ -129,7 +129,7 @@ class Differentiator:
   def _differentiate_flat(self, *flat: tf.Tensor) -> Gradients:
     trajectories = tf.nest.pack_sequence_as(self._spec, flat)
     batch = batching.of_unroll(trajectories)  # [T+1, M]
-    gradients, loss, statistics = self._learner.gradients(batch)
+    gradients, loss, statistics, _ = self._learner.gradients(batch)
     # Gradients of embeddings are `tf.IndexedSlices`: they are made dense.
     values = parameters.flatten([tf.convert_to_tensor(gradient) for gradient in gradients])
     told = {name: statistics[name] for name in _STATISTICS} | {'loss/total': loss}
@@ -247,7 +247,7 @@ class Arrivals:
     variables = self._learner.agent.trainable_variables
     gradients = parameters.unflatten(variables, arrived.values)
     loss = arrived.statistics['loss/total']
-    taken = self._learner.take_step(gradients, loss, wanted=arrived.sound)
+    taken = self._learner.take_step(gradients, loss, moments=(), wanted=arrived.sound)
     taken['finite'] &= arrived.sound
     new_frames = tf.cast(arrived.trajectories * self._frames, tf.int64)
     return self._learner.conclude(arrived.statistics | taken, new_frames, tf.constant(False))

@@ -63,6 +63,8 @@ def check(config: configs.Config) -> None:
   )
   if name == 'a3c':
     config.expect('learner_devices', config.learner_devices == 1, '1 for a3c: its workers learn')
+    # Its statistics are those of batches.
+    config.expect('popart', not config.popart, 'false for a3c, whose workers send gradients alone')
 
 
 def settle(config: configs.Config) -> None:

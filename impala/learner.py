@@ -1,7 +1,6 @@
 """The learner: batches of trajectories in, parameters out (IMPALA, sections 3 and 4)."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Sequence
 
 import tensorflow as tf
 
@@ -10,7 +9,7 @@ from common.distributed import parameters
 from common.environments import suite as suites
 from common.runs import counters
 from impala import actions as acting
-from impala import batching, losses, networks, replicas, rewards, trajectory, vtrace
+from impala import batching, losses, networks, popart, replicas, rewards, trajectory, vtrace
 from impala import config as configs
 
 # Statistics that are means over all steps; losses are sums.
@@ -79,6 +78,9 @@ class Learner(counters.Counters):
     )
     with replicas.watched(self._strategy), self._strategy.scope():
       self._optimizer.create_slots(agent.trainable_variables)
+      self._popart = (
+        popart.PopArt(len(suite.tasks), config.popart_step_size) if config.popart else None
+      )
 
   def version(self) -> int:
     """The number of updates so far."""
@@ -153,9 +155,9 @@ class Learner(counters.Counters):
     Returns:
       Statistics of all replicas' batches together, and whether any learner asked to stop.
     """
-    gradients, loss, statistics = self.gradients(batch)
-    gradients, loss, statistics, stops = replicas.sums(
-      (gradients, loss, statistics, tf.cast(stop, tf.float32))
+    gradients, loss, statistics, moments = self.gradients(batch)
+    gradients, loss, statistics, moments, stops = replicas.sums(
+      (gradients, loss, statistics, moments, tf.cast(stop, tf.float32))
     )
     # All replicas have shares of equal size, so the mean of their means is the overall mean.
     num_replicas = self._strategy.num_replicas_in_sync
@@ -163,24 +165,30 @@ class Learner(counters.Counters):
 
     any_stop = stops > 0
     # The sum is clipped, not each replica's part: as for one learner with the whole batch.
-    return statistics | self.take_step(gradients, loss, ~any_stop), any_stop
+    statistics |= self.take_step(gradients, loss, moments, ~any_stop)
+    return statistics | self._popart_statistics(), any_stop
 
   def gradients(
     self, batch: trajectory.Trajectory
-  ) -> tuple[list[tf.Tensor], tf.Tensor, dict[str, tf.Tensor]]:
-    """The gradients of the loss of a batch `[T+1, B]`, the loss, and its statistics by name."""
+  ) -> tuple[list[tf.Tensor], tf.Tensor, dict[str, tf.Tensor], popart.Moments | tuple[()]]:
+    """The gradients of the loss of a batch `[T+1, B]`, and what `_loss` returns."""
     with tf.GradientTape() as tape:
-      loss, statistics = self.loss(batch)
-    return tape.gradient(loss, self.agent.trainable_variables), loss, statistics
+      loss, statistics, moments = self._loss(batch)
+    return tape.gradient(loss, self.agent.trainable_variables), loss, statistics, moments
 
   def take_step(
-    self, gradients: Sequence[tf.Tensor], loss: tf.Tensor, wanted: tf.Tensor
+    self,
+    gradients: Sequence[tf.Tensor],
+    loss: tf.Tensor,
+    moments: popart.Moments | tuple[()],
+    wanted: tf.Tensor,
   ) -> dict[str, tf.Tensor]:
     """Takes one step, if it is wanted and loss and gradients are finite.
 
     Args:
       gradients: One for each variable, not clipped.
       loss: float32 `[]`.
+      moments: For PopArt; without PopArt, ().
       wanted: bool `[]`.
 
     Returns:
@@ -193,6 +201,8 @@ class Learner(counters.Counters):
     finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
     if finite & wanted:
       self._optimizer.apply(gradients, self.agent.trainable_variables, learning_rate)
+      if self._popart:
+        self._popart.update(moments, self.agent.value_head)
     return {
       'loss/total': loss,
       'gradient_norm': norm,
@@ -208,30 +218,42 @@ class Learner(counters.Counters):
     Args:
       batch: `[T+1, B]`.
     """
+    total, statistics, _ = self._loss(batch)
+    return total, statistics
+
+  def _loss(
+    self, batch: trajectory.Trajectory
+  ) -> tuple[tf.Tensor, dict[str, tf.Tensor], popart.Moments | tuple[()]]:
+    """`loss`, and the moments of the value targets for PopArt; without PopArt, ()."""
     config = self._config
     output = self._unroll(batch)  # [T+1, B]
     steps = trajectory.aligned(batch)  # [T, B]
+    # In units of the task's scale with PopArt, in those of rewards without.
+    learned_values = self._of_own_task(output.values, batch.task)  # [T+1, B]
+    all_values = self._in_rewards(learned_values, batch.task)
     # x_T is there for its value alone: what was done at it comes with the next unroll.
     logits = output.policy_logits[:-1]  # [T, B, A]
-    values = output.values[:-1]  # [T, B]
-    bootstrap_value = output.values[-1]  # [B]
+    values = all_values[:-1]  # [T, B]
+    bootstrap_value = all_values[-1]  # [B]
 
     log_rhos = vtrace.log_importance_weights(
       batch.behaviour_logits, logits, steps.actions, self._sizes
     )
     returns = self._returns(log_rhos, steps, values, bootstrap_value)
+    moments = self._popart.moments(returns.vs, batch.task) if self._popart else ()
+    returns = self._in_scales(returns, batch.task)
 
     epsilon = config.log_epsilon if config.correction == 'epsilon' else 0.0
     policy_gradient = losses.policy_gradient_loss(
       logits, steps.actions, returns.pg_advantages, epsilon, self._sizes
     )
-    baseline = losses.baseline_loss(values, returns.vs)
+    baseline = losses.baseline_loss(learned_values[:-1], returns.vs)
     entropy = losses.entropy_loss(logits, self._sizes)
     total = policy_gradient + config.baseline_cost * baseline + config.entropy_cost * entropy
 
     num_steps = tf.cast(tf.size(values), tf.float32)  # T x B
     rhos = tf.exp(tf.minimum(log_rhos, _LARGEST_LOG_RHO))
-    return total, {
+    statistics = {
       'loss/policy_gradient': policy_gradient,
       'loss/baseline': baseline,
       'loss/entropy': entropy,
@@ -239,6 +261,30 @@ class Learner(counters.Counters):
       'value': tf.reduce_sum(values) / num_steps,
       'importance_weight': tf.reduce_sum(rhos) / num_steps,
     }
+    return total, statistics, moments
+
+  def _of_own_task(self, values: tf.Tensor, task: tf.Tensor) -> tf.Tensor:
+    return self._popart.select(values, task) if self._popart else values
+
+  def _in_rewards(self, values: tf.Tensor, task: tf.Tensor) -> tf.Tensor:
+    return self._popart.unnormalised(values, task) if self._popart else values
+
+  def _in_scales(self, returns: vtrace.VTraceReturns, task: tf.Tensor) -> vtrace.VTraceReturns:
+    """Targets and advantages in units of each task's scale."""
+    if not self._popart:
+      return returns
+    return vtrace.VTraceReturns(
+      vs=self._popart.normalised(returns.vs, task),
+      pg_advantages=self._popart.scaled(returns.pg_advantages, task),
+    )
+
+  def _popart_statistics(self) -> dict[str, tf.Tensor]:
+    """The mean and the scale of each task's value targets."""
+    if not self._popart:
+      return {}
+    columns = popart_columns(self._suite.tasks)
+    means = tf.unstack(tf.convert_to_tensor(self._popart.mean))
+    return dict(zip(columns, [*means, *tf.unstack(self._popart.scale())], strict=True))
 
   def _unroll(self, batch: trajectory.Trajectory) -> networks.AgentOutput:
     """The agent's outputs at all entries, `[T+1, B]`, from the core state that the actor sent."""
@@ -276,6 +322,11 @@ class Learner(counters.Counters):
       lambda_=config.lambda_,
       pg_bootstrap=config.pg_bootstrap,
     )
+
+
+def popart_columns(tasks: Sequence[str]) -> list[str]:
+  """The names of PopArt's statistics: the mean of each task, then the scale of each."""
+  return [f'popart/{kind}/{task}' for kind in ('mean', 'scale') for task in tasks]
 
 
 def warm_up(learner: Learner, spec: trajectory.Trajectory) -> None:

@@ -61,7 +61,8 @@ class Recorder:
     self._supply = supply
     self._fresh = fresh
     self._dropped = 0
-    columns = [*_COLUMNS, *supply.host.columns]
+    scales = learners.popart_columns(suite.tasks) if config.popart else []
+    columns = [*_COLUMNS, *scales, *supply.host.columns]
     self.base = recorders.Recorder(
       config, suite, folder, learner, columns, self._gauges, self._note
     )

@@ -34,6 +34,9 @@ def make_config(lstm: bool) -> configs.Config:
     batch_size=B,
     total_frames=1000,
     lstm=lstm,
+    # The learners share PopArt's statistics, too.
+    popart=not lstm,
+    popart_step_size=0.1,
     reward_clipping='none',
     rmsprop_momentum=0.5,
     max_gradient_norm=MAX_NORM,
