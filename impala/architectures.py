@@ -15,28 +15,49 @@ too. All have the same network, loss, environments and evaluation.
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Protocol
 
 from common import errors
 
 if TYPE_CHECKING:
   from common.distributed import cluster
-  from impala import config as configs
 
 NAMES = ('impala', 'a2c_sync_step', 'a2c_sync_trajectory', 'a2c_dynamic_batching', 'a3c')
 
 
-def is_a2c(config: configs.Config) -> bool:
+class Settings(Protocol):
+  """The settings of `impala.config.Config` that depend on each other by the architecture."""
+
+  architecture: str
+  policy_lag: int
+  correction: str
+  num_actors: int
+  envs_per_actor: int
+  batch_size: int
+  queue_capacity: int
+  replay_fraction: float
+  dynamic_batching: bool
+  dynamic_batch_size: int
+  learner_devices: int
+  popart: bool
+
+  def expect(self, name: str, holds: bool, expected: str) -> None: ...
+
+  def expect_one_of(self, name: str, allowed: Collection[str]) -> None: ...
+
+
+def is_a2c(config: Settings) -> bool:
   """Whether this is batched A2C."""
   return config.architecture.startswith('a2c')
 
 
-def is_synchronous(config: configs.Config) -> bool:
+def is_synchronous(config: Settings) -> bool:
   """Whether actors wait for each update."""
   return is_a2c(config) or config.policy_lag >= 0
 
 
-def check(config: configs.Config) -> None:
+def check(config: Settings) -> None:
   """Refuses settings that contradict the architecture.
 
   Raises:
@@ -67,7 +88,7 @@ def check(config: configs.Config) -> None:
     config.expect('popart', not config.popart, 'false for a3c, whose workers send gradients alone')
 
 
-def settle(config: configs.Config) -> None:
+def settle(config: Settings) -> None:
   """Sets what follows from the architecture, once the numbers of actors are known.
 
   Raises:
@@ -96,13 +117,13 @@ def settle(config: configs.Config) -> None:
     )
 
 
-def _whole_batch(config: configs.Config, total: int) -> int:
+def _whole_batch(config: Settings, total: int) -> int:
   """The smallest batch with `total` new trajectories, beside the share that is replayed."""
   sizes = itertools.count(total)
   return next(size for size in sizes if size - round(config.replay_fraction * size) == total)
 
 
-def check_place(config: configs.Config, who: cluster.Cluster) -> None:
+def check_place(config: Settings, who: cluster.Cluster) -> None:
   """Refuses processes that the architecture cannot use.
 
   Raises:

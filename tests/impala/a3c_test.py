@@ -163,16 +163,29 @@ def test_gradients_that_are_not_finite_are_dropped_and_training_goes_on(tmp_path
   assert list(tmp_path.glob('run/non_finite_batch.npz'))
 
 
-def test_workers_in_processes_train_and_the_run_resumes(tmp_path):
+def test_a_run_resumes(tmp_path):
+  config = runs.make_config(architecture='a3c')
+  runs.train(tmp_path, config, 10)
+  kept, rows = runs.train(tmp_path, config, 15, resume=True)
+  # Two gradients have the frames of one update of `runs.train`.
+  assert rows[-1]['updates'] == 30 and len(kept) == 10
+  assert int(kept[0].told.parameter_version) == 20
+
+
+@pytest.mark.long
+def test_workers_in_processes_train(tmp_path):
   folder = tmp_path / 'run'
-  shared = f'--run_dir={folder}', '--actor_processes=2', '--config.evaluation_episodes=0'
-  small = '--config.lstm=false', '--config.unroll_length=5'
-  programs.finish(
-    programs.start('impala', *shared, *small, '--config.architecture=a3c', '--total_frames=1000')
+  training = programs.start(
+    'impala',
+    f'--run_dir={folder}',
+    '--actor_processes=2',
+    '--total_frames=1000',
+    '--config.architecture=a3c',
+    '--config.lstm=false',
+    '--config.unroll_length=5',
+    '--config.evaluation_episodes=0',
   )
-  first = programs.rows(folder)[-1]
-  assert (first['frames'], first['updates'], first['actors_lost']) == (1000, 50, 0)
-  assert first['messages_refused'] == first['puts_dropped'] == 0
-  programs.finish(programs.start('impala', *shared, '--resume', '--total_frames=1400'))
+  programs.finish(training)
   last = programs.rows(folder)[-1]
-  assert (last['frames'], last['updates']) == (1400, 70)
+  assert (last['frames'], last['updates'], last['actors_lost']) == (1000, 50, 0)
+  assert last['messages_refused'] == last['puts_dropped'] == 0

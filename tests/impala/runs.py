@@ -57,7 +57,11 @@ def make_config(**settings) -> configs.Config:
 
 
 def train(
-  folder: pathlib.Path, config: configs.Config, updates: int, make_env: Any = None
+  folder: pathlib.Path,
+  config: configs.Config,
+  updates: int,
+  make_env: Any = None,
+  resume: bool = False,
 ) -> tuple[list[Kept], list[dict[str, float]]]:
   """Trains to the end; returns all updates, dropped ones too, and the rows of metrics.
 
@@ -66,12 +70,13 @@ def train(
     config: Its settings, without `total_frames`.
     updates: Of `ACTORS * ENVS` trajectories of T frames each.
     make_env: Makes the environments, in place of the config's.
+    resume: Whether to go on with the run that is there.
   """
   config.total_frames = updates * ACTORS * ENVS * T
   if make_env:
     config.env = environments.remember(make_env)
   config.check()
-  options = command_line.Options(folder / 'run', resume=False)
+  options = command_line.Options(folder / 'run', resume=resume)
   training = system.IMPALA.make_run(config, options, cluster.Cluster())
   keeping = _Keeping(training._material)
   training._material = keeping
