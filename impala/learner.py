@@ -201,7 +201,7 @@ class Learner(counters.Counters):
     finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
     if finite & wanted:
       self._optimizer.apply(gradients, self.agent.trainable_variables, learning_rate)
-      if self._popart:
+      if self._popart and moments:
         self._popart.update(moments, self.agent.value_head)
     return {
       'loss/total': loss,
