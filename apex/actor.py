@@ -114,7 +114,7 @@ class Actor:
       version = self._policy.refresh()
 
     self.games.pulse.enter('choosing actions')
-    decision = self._policy(state.observation)
+    decision = self._policy(state.observation, state.start)
     # Copied, since the step overwrites the observation.
     entry = {name: part.copy() for name, part in self._entry(state.observation).items()}
     step = self.games.step(decision.actions)

@@ -21,7 +21,7 @@ class TDLosses(NamedTuple):
   """Losses of K transitions, before importance weights: float32 `[K]` each.
 
   Attributes:
-    losses: 0.5 (G_t - q(S_t, A_t))^2. The paper squares the error, where others use Huber's loss.
+    losses: 0.5 (G_t - q(S_t, A_t))^2; see `td_losses` for large errors.
     td_errors: G_t - q(S_t, A_t). New priorities are their absolute values.
     q_values: Q(S_t, A_t) by the network being trained.
   """
@@ -31,19 +31,26 @@ class TDLosses(NamedTuple):
   q_values: tf.Tensor
 
 
-def squared_td_losses(q_values: tf.Tensor, targets: tf.Tensor) -> TDLosses:
+def td_losses(q_values: tf.Tensor, targets: tf.Tensor, max_error: float = 0.0) -> TDLosses:
   """0.5 (G_t - q(S_t, A_t))^2, the loss of both algorithms (sections 3.1 and 3.2).
 
   Args:
     q_values: float32 `[K]`, q(S_t, A_t).
     targets: float32 `[K]`, the n-step targets G_t, through which no gradient may flow.
+    max_error: Beyond it an error d counts as max_error (|d| - 0.5 max_error), whose gradient is
+      that of an error clipped to this magnitude (Mnih et al. 2015). 0: no error does.
   """
   tf.debugging.assert_shapes([(q_values, 'K'), (targets, 'K')])
   for x in (q_values, targets):
     tf.debugging.assert_type(x, tf.float32)
 
   td_errors = targets - q_values
-  return TDLosses(losses=0.5 * td_errors**2, td_errors=td_errors, q_values=q_values)
+  losses = 0.5 * td_errors**2
+  if max_error:
+    size = tf.abs(td_errors)
+    linear = max_error * (size - 0.5 * max_error)
+    losses = tf.where(size > max_error, linear, losses)
+  return TDLosses(losses=losses, td_errors=td_errors, q_values=q_values)
 
 
 class Step(NamedTuple):
@@ -75,8 +82,8 @@ class Agent(Protocol):
   def apply(self, gradients: Any) -> None:
     """Takes one step of every optimizer."""
 
-  def copy_to_target(self) -> None:
-    """Copies the trained networks' variables to the target networks."""
+  def copy_to_target(self, share: float = 1.0) -> None:
+    """Moves the target networks to the trained ones, by a share of the way; see `copy`."""
 
 
 class Decision(NamedTuple):
@@ -99,8 +106,13 @@ class Policy(Protocol):
   def refresh(self) -> int:
     """Copies the latest parameters; returns their version."""
 
-  def __call__(self, observation: suites.Observation) -> Decision:
-    """Chooses exploring actions for observations `[N, ...]`, in the environment's own layout."""
+  def __call__(self, observation: suites.Observation, start: np.ndarray) -> Decision:
+    """Chooses exploring actions.
+
+    Args:
+      observation: By name `[N, ...]`, in the environment's own layout.
+      start: bool `[N]`, where it is the first of a game.
+    """
 
   def bootstrap_value(self, observation: suites.Observation) -> np.ndarray:
     """Values observations `[M, ...]` as `Decision.bootstrap_value` does: float32 `[M]`."""
@@ -128,6 +140,7 @@ class Algorithm(Protocol):
     source: parameters.Source,
     actor: int,
     seed: int,
+    frames: Callable[[], int],
   ) -> Policy:
     """Returns an actor's behaviour policy.
 
@@ -137,6 +150,7 @@ class Algorithm(Protocol):
       source: Where it copies parameters from, at once and at each `refresh`.
       actor: The actor's index, from 0 to `config.num_actors` - 1.
       seed: Seeds its exploration.
+      frames: The run's environment frames so far, as far as the actor knows.
     """
 
   def make_player(
@@ -155,10 +169,14 @@ class Algorithm(Protocol):
     """Selects the environments whose episodes make the learning curves: bool `[N]`."""
 
 
-def copy(source: snt.Module, target: snt.Module) -> None:
-  """Copies the values of one module's variables to another's."""
+def copy(source: snt.Module, target: snt.Module, share: float = 1.0) -> None:
+  """Moves one module's variables towards another's.
+
+  target <- (1 - share) target + share source, DDPG's moving average for shares below 1.
+  """
   for variable, value in zip(target.trainable_variables, source.trainable_variables, strict=True):
-    variable.assign(value)
+    # Exactly the source's value for 1: a sum would round.
+    variable.assign(value if share == 1.0 else variable + share * (value - variable))
 
 
 def traced(

@@ -1,8 +1,9 @@
-"""The settings of an Ape-X run, and its presets: the paper's, its ablations', and small ones."""
+"""The settings of an Ape-X run; `apex.presets` has the values of each preset."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from apex import presets as rows
 from common import environments, errors
 from common.config import presets, settings
 from common.environments import suite as suites
@@ -25,8 +26,16 @@ class Config(settings.Settings):
   envs_per_actor: int = 30
   # DQN: number of distinct epsilons; 0: one for each environment (Figure 7 compares with 6).
   distinct_epsilons: int = 0
-  # DPG: standard deviation of the noise added to actions, which are in [-1, 1].
+  # DQN without the paper's ladder: frames of all environments in which every epsilon falls linearly
+  # from 1 to `final_epsilon`; 0: the ladder.
+  epsilon_frames: int = 0
+  final_epsilon: float = 0.1
+  # DPG: the noise added to actions, which are in [-1, 1]: gaussian, or ornstein_uhlenbeck, which is
+  # correlated in time. Sigma is the standard deviation of its draws; theta, of the second one, the
+  # share of the noise that fades in a step.
+  noise: str = 'gaussian'
   noise_sigma: float = 0.3
+  noise_theta: float = 0.15
   n_step: int = 3
   discount: float = 0.99
   # Clip rewards to [-1, 1].
@@ -62,25 +71,44 @@ class Config(settings.Settings):
   # Save the replay with each checkpoint.
   checkpoint_replay: bool = False
 
-  # DQN's network. DPG has a torso for images only, and its layers have the paper's sizes.
+  # What reads images. Vectors are read by DQN's `vector_sizes` or by DPG's own layers.
   torso: str = 'nature'
+  # DQN's hidden layers; whether it has the dueling network's two streams.
   hidden_size: int = 512
+  dueling: bool = True
+  # DPG's layers: those of Ape-X (apex), or of Lillicrap et al. 2016 (ddpg).
+  dpg_layers: str = 'apex'
 
   # Learner.
   batch_size: int = 512
   # Batches sampled ahead of the learner; the sampler holds one more.
   prefetch: int = 16
-  # Updates between copies to the target network.
+  # Updates between those of the target network, which then moves by the share `target_tau` of the
+  # way to the network; 1: all of it.
   target_period: int = 2_500
+  target_tau: float = 1.0
+  # DQN: whether targets are double Q-learning's.
+  double: bool = True
+  # DQN: an error in the loss counts linearly beyond this; 0: all count by their squares.
+  max_td_error: float = 0.0
   learning_rate: float = 0.00025 / 4
+  # DPG's critic; 0: `learning_rate`, as its policy.
+  critic_learning_rate: float = 0.0
+  # DPG: the critic's loss has this times half the squares of its weights, biases excepted.
+  critic_l2: float = 0.0
+  # DPG: elements of dq/da are clipped to this magnitude; 0: not at all.
+  max_action_gradient: float = 1.0
   # DQN's optimizer; DPG's is Adam.
   rmsprop_decay: float = 0.95
   rmsprop_epsilon: float = 1.5e-7
-  # Gradients of DQN's network, or of DPG's critic, are clipped to this global norm.
+  # Gradients of DQN's network, or of DPG's critic, are clipped to this global norm; 0: not at all.
   max_gradient_norm: float = 40.0
 
   # DQN's epsilon in evaluation (van Hasselt et al. 2016). DPG is evaluated without noise.
   evaluation_epsilon: float = 0.001
+  # Frames between rounds of evaluation in the learner's process while it trains; 0: none. Their
+  # transitions are not learned from (Figure 7).
+  evaluator_frames: int = 0
 
   @property
   def num_environments(self) -> int:
@@ -97,8 +125,8 @@ class Config(settings.Settings):
     return self.eviction == 'by_priority'
 
   def torso_for(self, suite: suites.Suite) -> str:
-    # DPG's own layers read vectors, whatever the torso for images is.
-    if self.algorithm == 'dpg' and len(suites.observed_shape(suite)) == 1:
+    # Whatever the torso for images is, so that every preset runs on every environment.
+    if len(suites.observed_shape(suite)) == 1:
       return 'vector'
     return super().torso_for(suite)
 
@@ -121,14 +149,22 @@ class Config(settings.Settings):
       'block_length',
       'parameter_pull_frames',
     )
-    self.expect_at_least_zero('distinct_epsilons', 'noise_sigma')
-    self.expect_fraction('discount', 'evaluation_epsilon')
+    self.expect_one_of('noise', ('gaussian', 'ornstein_uhlenbeck'))
+    self.expect_at_least_zero(
+      'distinct_epsilons', 'epsilon_frames', 'noise_sigma', 'evaluator_frames'
+    )
+    self.expect_fraction('discount', 'evaluation_epsilon', 'final_epsilon', 'noise_theta')
     # With a single block, actors would wait for the writer after every block.
     self.expect(
       'local_buffer',
       self.local_buffer >= 2 * self.block_length,
       f'at least two blocks of {self.block_length} transitions (block_length): one being filled, '
       'one on its way',
+    )
+    self.expect(
+      'epsilon_frames',
+      not (self.epsilon_frames and self.distinct_epsilons),
+      '0 with distinct_epsilons: epsilons form a ladder or fall',
     )
     self.expect(
       'distinct_epsilons',
@@ -167,8 +203,16 @@ class Config(settings.Settings):
       'learning_rate',
       'rmsprop_epsilon',
     )
-    self.expect_at_least_zero('max_gradient_norm')
-    self.expect_fraction('rmsprop_decay')
+    self.expect_at_least_zero(
+      'max_gradient_norm',
+      'max_td_error',
+      'critic_learning_rate',
+      'critic_l2',
+      'max_action_gradient',
+    )
+    self.expect_fraction('rmsprop_decay', 'target_tau')
+    self.expect('target_tau', self.target_tau > 0, 'more than 0: targets would never move')
+    self.expect_one_of('dpg_layers', ('apex', 'ddpg'))
 
   def check_environment(self, suite: suites.Suite, actors: int | None = None) -> None:
     """Refuses suites of several tasks, and settings that do not fit the suite or this machine.
@@ -186,7 +230,7 @@ class Config(settings.Settings):
         f'--env={suite.name} --tasks={suite.tasks[0]}'
       )
     self.check_shares(suite, actors)
-    _refuse_several_actions(suite)
+    self._refuse_several_actions(suite)
 
     shows_vectors = len(suites.observed_shape(suite)) == 1
     preset = PRESETS.preset_for(suite.name, self.environment_options())
@@ -204,142 +248,13 @@ class Config(settings.Settings):
     )
     self.check_torso(suite)
 
-
-def _refuse_several_actions(suite: suites.Suite) -> None:
-  """Refuses suites in which several discrete actions are taken at once."""
-  if not (suite.is_discrete or suite.is_continuous):
-    raise errors.UserError(
-      f'{suite.name} takes several discrete actions at once, {suite.action_space}, but Ape-X DQN '
-      f'chooses one. IMPALA takes them: scripts/train --env={suite.name}'
-    )
-
-
-# 35 hours at 37,000 frames/s (Figures 4 and 5).
-_STUDY = dict(total_frames=4_700_000_000)
-
-
-def _actors(count: int) -> dict[str, int]:
-  """The paper's `count` actors, here environments in actors of up to 32."""
-  return dict(num_actors=max(1, count // 32), envs_per_actor=min(32, count))
-
-
-# Appendix D; other values are those of Ape-X DQN.
-_DPG = dict(
-  algorithm='dpg',
-  torso='auto',
-  clip_rewards=False,
-  replay_capacity=1_000_000,
-  eviction='by_priority',
-  batch_size=256,
-  target_period=100,
-  learning_rate=0.0001,
-  intra_op_threads=1,
-)
-# 64 actors for 12 hours at 14,000 frames/s, which beat DDPG after 5 days (section 4.2).
-_FIGURE_3 = dict(_DPG, num_actors=4, envs_per_actor=16, total_frames=600_000_000)
-# Tuned to learn on 2 cores; not in the paper. Results: docs/apex.md.
-_SMALL_DPG = dict(
-  _DPG,
-  num_actors=1,
-  envs_per_actor=8,
-  parameter_pull_frames=20,
-  block_length=20,
-  local_buffer=40,
-  replay_capacity=200_000,
-  min_replay=1_000,
-  replay_ratio=16.0,
-  batch_size=128,
-  prefetch=2,
-  learning_rate=0.001,
-)
-
-_ROWS: dict[str, dict[str, Any]] = {
-  'paper': {},
-  # Tuned to learn on 2 cores; not in the paper. Results: docs/apex.md.
-  'atari': dict(
-    num_actors=2,
-    envs_per_actor=16,
-    total_frames=6_000_000,
-    parameter_pull_frames=80,
-    replay_capacity=200_000,
-    min_replay=10_000,
-    replay_ratio=4.0,
-    torso='shallow',
-    hidden_size=256,
-    batch_size=64,
-    prefetch=2,
-    target_period=500,
-    learning_rate=0.00025,
-  ),
-  # For your own environments and for tests; not in the paper.
-  'gym': dict(
-    env='gym:CartPole-v1',
-    torso='auto',
-    hidden_size=64,
-    num_actors=2,
-    envs_per_actor=4,
-    block_length=10,
-    local_buffer=20,
-    parameter_pull_frames=20,
-    replay_capacity=20_000,
-    min_replay=1_000,
-    replay_ratio=8.0,
-    batch_size=64,
-    prefetch=2,
-    target_period=100,
-    learning_rate=0.0005,
-    clip_rewards=False,
-    total_frames=60_000,
-  ),
-  'control': dict(_SMALL_DPG, env='control:cartpole-swingup', total_frames=300_000),
-  'gym_continuous': dict(_SMALL_DPG, env='gym:Pendulum-v1', total_frames=60_000),
-  # Blocks keep each image once, which eviction by priority cannot. Not in the paper.
-  'gym_continuous_images': dict(
-    _SMALL_DPG,
-    env='gym:CarRacing-v3',
-    total_frames=500_000,
-    eviction='oldest',
-    replay_capacity=30_000,
-    replay_ratio=4.0,
-    batch_size=64,
-    learning_rate=0.0003,
-  ),
-  # Figure 3: Ape-X DPG.
-  **{
-    f'figure_3_{name}': dict(_FIGURE_3, env=f'control:{env}')
-    for name, env in (
-      ('humanoid_stand', 'humanoid-stand'),
-      ('humanoid_walk', 'humanoid-walk'),
-      ('humanoid_run', 'humanoid-run'),
-      ('manipulator_bring_ball', 'manipulator-bring_ball'),
-    )
-  },
-  # Figure 4: the number of actors, with a replay of one million.
-  **{
-    f'figure_4_{count}_actors': dict(_actors(count), replay_capacity=1_000_000, **_STUDY)
-    for count in (8, 16, 32, 64, 128, 256)
-  },
-  # Figure 5: the replay's capacity. Only 250,000 is in the text; the others are our choice.
-  **{
-    f'figure_5_{name}': dict(_actors(256), replay_capacity=capacity, **_STUDY)
-    for name, capacity in (
-      ('250k', 250_000),
-      ('500k', 500_000),
-      ('1m', 1_000_000),
-      ('2m', 2_000_000),
-    )
-  },
-  # Figure 6: fewer actors, whose transitions are added several times.
-  'figure_6_32_actors': dict(_actors(32), replay_capacity=1_000_000, **_STUDY),
-  'figure_6_32_actors_8_copies': dict(_actors(32), replicas=8, replay_capacity=1_000_000, **_STUDY),
-  'figure_6_256_actors': dict(_actors(256), replay_capacity=1_000_000, **_STUDY),
-  # Figure 7: six epsilons; evaluation uses 0.4^7.
-  'figure_7_six_epsilons': dict(distinct_epsilons=6, evaluation_epsilon=0.00164, **_STUDY),
-  'figure_7_full_range': dict(evaluation_epsilon=0.00164, **_STUDY),
-  # Figure 12: no prioritization, with the learning rate that works best for it.
-  'figure_12_uniform': dict(_actors(256), alpha=0.0, learning_rate=0.00025, **_STUDY),
-  'figure_12_prioritized': dict(_actors(256), **_STUDY),
-}
+  def _refuse_several_actions(self, suite: suites.Suite) -> None:
+    """Refuses suites in which several discrete actions are taken at once."""
+    if not (suite.is_discrete or suite.is_continuous):
+      raise errors.UserError(
+        f'{suite.name} takes several discrete actions at once, {suite.action_space}, but Ape-X DQN '
+        f'chooses one. IMPALA takes them: {self.training_command("impala")}'
+      )
 
 
 def _gym_preset(env: str, options: environments.Options) -> str:
@@ -353,7 +268,7 @@ def _gym_preset(env: str, options: environments.Options) -> str:
 
 PRESETS = presets.Presets(
   config=Config,
-  rows=_ROWS,
+  rows=rows.ROWS,
   families={'atari': 'atari', 'control': 'control', 'gym': _gym_preset},
   default='atari',
 )

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from apex import agent as agents
 from apex import config as configs
-from apex import exploration
+from apex import noise as noises
 from common import encoder as encoders
 from common import optimizers
 from common.distributed import parameters
@@ -28,31 +28,51 @@ STATISTICS: tuple[str, ...] = ('loss', 'gradient_norm', 'policy_gradient_norm', 
 _LAST_LAYER = snt.initializers.RandomUniform(-3e-3, 3e-3)
 
 
-class PolicyNetwork(snt.Module):
-  """pi(s, phi): 300 units, tanh, 200 units, ReLU, actions in [-1, 1] (appendix D)."""
+class Layers(NamedTuple):
+  """Units of both networks' two hidden layers, and the activation after the first."""
 
-  def __init__(self, encoder: encoders.ObservationEncoder, action_size: int):
+  policy: tuple[int, int]
+  critic: tuple[int, int]
+  activation: Callable[[tf.Tensor], tf.Tensor]
+
+
+_LAYERS = {
+  # Appendix D.
+  'apex': Layers(policy=(300, 200), critic=(400, 300), activation=tf.tanh),
+  # Lillicrap et al. 2016.
+  'ddpg': Layers(policy=(400, 300), critic=(400, 300), activation=tf.nn.relu),
+}
+
+
+class PolicyNetwork(snt.Module):
+  """pi(s, phi): two hidden layers, of which ReLU follows the second; actions in [-1, 1]."""
+
+  def __init__(self, encoder: encoders.ObservationEncoder, action_size: int, layers: Layers):
     super().__init__(name='policy')
     self._encoder = encoder
-    self._first = snt.Linear(300)
-    self._second = snt.Linear(200)
+    self._activation = layers.activation
+    first, second = layers.policy
+    self._first = snt.Linear(first)
+    self._second = snt.Linear(second)
     self._action = snt.Linear(action_size, w_init=_LAST_LAYER)
 
   def __call__(self, observation: Mapping[str, tf.Tensor]) -> tf.Tensor:
     """Observations by name, `[N, ...]`, to actions float32 `[N, A]`."""
-    features = tf.tanh(self._first(self._encoder(observation)))  # [N, 300]
+    features = self._activation(self._first(self._encoder(observation)))  # [N, 300]
     features = tf.nn.relu(self._second(features))  # [N, 200]
     return tf.tanh(self._action(features))
 
 
 class Critic(snt.Module):
-  """q(s, a, psi): 400 units, tanh, 300 units, ReLU, a scalar (appendix D)."""
+  """q(s, a, psi): two hidden layers, of which ReLU follows the second; a scalar."""
 
-  def __init__(self, encoder: encoders.ObservationEncoder) -> None:
+  def __init__(self, encoder: encoders.ObservationEncoder, layers: Layers) -> None:
     super().__init__(name='critic')
     self._encoder = encoder
-    self._first = snt.Linear(400)
-    self._second = snt.Linear(300)
+    self._activation = layers.activation
+    first, second = layers.critic
+    self._first = snt.Linear(first)
+    self._second = snt.Linear(second)
     self._value = snt.Linear(1, w_init=_LAST_LAYER)
 
   def __call__(self, observation: Mapping[str, tf.Tensor], action: tf.Tensor) -> tf.Tensor:
@@ -65,7 +85,7 @@ class Critic(snt.Module):
 
   def value(self, features: tf.Tensor, action: tf.Tensor) -> tf.Tensor:
     """Encoded observations float32 `[N, D]` and actions float32 `[N, A]` to values `[N]`."""
-    features = tf.tanh(self._first(features))  # [N, 400]
+    features = self._activation(self._first(features))  # [N, 400]
     features = tf.concat([features, action], axis=1)  # [N, 400 + A]
     features = tf.nn.relu(self._second(features))  # [N, 300]
     return tf.squeeze(self._value(features), axis=1)
@@ -79,6 +99,7 @@ class Networks(snt.Module):
     policy_encoder: encoders.ObservationEncoder,
     critic_encoder: encoders.ObservationEncoder,
     action_size: int,
+    layers: Layers,
   ):
     """Builds both networks, which share no variables; vectors reach their first layers as they are.
 
@@ -86,10 +107,11 @@ class Networks(snt.Module):
       policy_encoder: Reads observations for the policy.
       critic_encoder: Reads the same observations for the critic.
       action_size: A.
+      layers: The hidden layers.
     """
     super().__init__(name='networks')
-    self.policy = PolicyNetwork(policy_encoder, action_size)
-    self.critic = Critic(critic_encoder)
+    self.policy = PolicyNetwork(policy_encoder, action_size, layers)
+    self.critic = Critic(critic_encoder, layers)
 
     # Sonnet creates variables in the first call.
     observation = encoders.zeros(policy_encoder.space, leading=(1,))
@@ -127,10 +149,12 @@ def critic_losses(
   action_tpn = target_networks.policy(observation_tpn)
   bootstrap_value = target_networks.critic(observation_tpn, action_tpn)  # [K]
   target_t = tf.stop_gradient(sample.n_step_return + sample.discount * bootstrap_value)
-  return agents.squared_td_losses(networks.critic(observation_t, sample.action), target_t)
+  return agents.td_losses(networks.critic(observation_t, sample.action), target_t)
 
 
-def policy_gradients(networks: Networks, observation_t: Mapping[str, tf.Tensor]) -> list[tf.Tensor]:
+def policy_gradients(
+  networks: Networks, observation_t: Mapping[str, tf.Tensor], max_action_gradient: float = 1.0
+) -> list[tf.Tensor]:
   """Computes the gradient, by phi, of the mean of -q(S_t, pi(S_t, phi), psi) (section 3.2).
 
   By the chain rule it is dq/da times dpi/dphi. Each dq/da is clipped to [-1, 1], element by
@@ -140,6 +164,7 @@ def policy_gradients(networks: Networks, observation_t: Mapping[str, tf.Tensor])
   Args:
     networks: phi and psi.
     observation_t: By name, `[K, ...]`.
+    max_action_gradient: The limit of the clipping; 0: none, as in DDPG.
 
   Returns:
     Gradients to descend, in the order of the policy's `trainable_variables`.
@@ -150,11 +175,19 @@ def policy_gradients(networks: Networks, observation_t: Mapping[str, tf.Tensor])
   with tf.GradientTape(watch_accessed_variables=False) as action_tape:
     action_tape.watch(actions)
     q_values = networks.critic(observation_t, actions)
-  dq_da = tf.clip_by_value(action_tape.gradient(q_values, actions), -1.0, 1.0)  # [K, A]
+  dq_da = action_tape.gradient(q_values, actions)  # [K, A]
+  if max_action_gradient:
+    dq_da = tf.clip_by_value(dq_da, -max_action_gradient, max_action_gradient)
 
   # The sign turns the optimizer's descent into ascent of q.
   batch_size = tf.cast(tf.shape(actions)[0], tf.float32)
   return tape.gradient(actions, networks.policy.trainable_variables, -dq_da / batch_size)
+
+
+def half_squares(network: snt.Module) -> tf.Tensor:
+  """0.5 times the sum of the squares of a network's weights, without its biases: float32 `[]`."""
+  weights = [variable for variable in network.trainable_variables if variable.shape.rank > 1]
+  return tf.add_n([tf.nn.l2_loss(weight) for weight in weights])
 
 
 class Agent(tf.Module):
@@ -169,7 +202,8 @@ class Agent(tf.Module):
       self.networks.policy.trainable_variables, config.learning_rate
     )
     self._critic_optimizer = optimizers.Adam(
-      self.networks.critic.trainable_variables, config.learning_rate
+      self.networks.critic.trainable_variables,
+      config.critic_learning_rate or config.learning_rate,
     )
     self.copy_to_target()
 
@@ -178,16 +212,20 @@ class Agent(tf.Module):
 
     Importance weights apply to the critic alone, as does the limit on the gradient's norm.
     """
+    config = self._config
     variables = self.networks.critic.trainable_variables
     with tf.GradientTape() as tape:
       td = critic_losses(self.networks, self._target_networks, sample)
       loss = tf.reduce_mean(sample.weight * td.losses)
+      total = loss
+      if config.critic_l2:
+        total += config.critic_l2 * half_squares(self.networks.critic)
 
     by_critic, critic_norm = optimizers.clip_by_global_norm(
-      tape.gradient(loss, variables), self._config.max_gradient_norm
+      tape.gradient(total, variables), config.max_gradient_norm
     )
     observation_t = agents.network_observation(sample.observation, sample.frame_start)
-    by_policy = policy_gradients(self.networks, observation_t)
+    by_policy = policy_gradients(self.networks, observation_t, config.max_action_gradient)
     statistics = {
       'loss': loss,
       'gradient_norm': critic_norm,
@@ -201,21 +239,20 @@ class Agent(tf.Module):
     self._policy_optimizer.apply(gradients.policy, self.networks.policy.trainable_variables)
     self._critic_optimizer.apply(gradients.critic, self.networks.critic.trainable_variables)
 
-  def copy_to_target(self) -> None:
-    """phi^- <- phi, psi^- <- psi."""
-    agents.copy(self.networks, self._target_networks)
+  def copy_to_target(self, share: float = 1.0) -> None:
+    """phi^- <- (1 - share) phi^- + share phi, and psi^- likewise."""
+    agents.copy(self.networks, self._target_networks, share)
 
 
 class Policy:
-  """Behaviour policy: pi plus Gaussian noise, with the critic's values for initial priorities."""
+  """Behaviour policy: pi plus noise, with the critic's values for initial priorities."""
 
   def __init__(
     self,
     networks: Networks,
     suite: suites.Suite,
     source: parameters.Source,
-    sigma: float,
-    seed: int,
+    noise: noises.Noise,
   ):
     """Copies the latest parameters.
 
@@ -223,8 +260,7 @@ class Policy:
       networks: This actor's own copy.
       suite: The environments it acts in.
       source: Where it copies parameters from.
-      sigma: The standard deviation of the noise on each element of an action.
-      seed: Seeds the noise.
+      noise: What is added to actions.
     """
     self._action_size = _action_size(suite)
     self._decide = agents.traced(
@@ -233,19 +269,16 @@ class Policy:
       tf.TensorSpec([None, self._action_size], tf.float32),
     )
     self._copy = parameters.ParameterCopy(networks.trainable_variables, source)
-    self._sigma = sigma
-    self._rng = np.random.default_rng(seed)
+    self._noise = noise
 
   def refresh(self) -> int:
     """Copies the latest parameters; returns their version."""
     with tf.device('/cpu:0'):
       return self._copy.refresh()
 
-  def __call__(self, observation: suites.Observation) -> agents.Decision:
-    """Chooses noisy actions for observations by name, `[N, ...]`."""
-    count = len(observation['observation'])
-    noise = exploration.gaussian_noise(count, self._action_size, self._sigma, self._rng)
-    return self._run(observation, noise)
+  def __call__(self, observation: suites.Observation, start: np.ndarray) -> agents.Decision:
+    """Chooses noisy actions; see `agents.Policy`."""
+    return self._run(observation, self._noise(start))
 
   def bootstrap_value(self, observation: suites.Observation) -> np.ndarray:
     """q(S, pi(S)), float32 `[M]`, for observations by name, `[M, ...]`."""
@@ -280,8 +313,13 @@ def make_agent(config: configs.Config, suite: suites.Suite) -> Agent:
 
 
 def make_networks(config: configs.Config, suite: suites.Suite) -> Networks:
-  """Newly initialised networks for a suite; the layers after the encoder have the paper's sizes."""
-  return Networks(_encoder(config, suite), _encoder(config, suite), _action_size(suite))
+  """Newly initialised networks for a suite; `dpg_layers` come after the encoder."""
+  return Networks(
+    _encoder(config, suite),
+    _encoder(config, suite),
+    _action_size(suite),
+    _LAYERS[config.dpg_layers],
+  )
 
 
 def _encoder(config: configs.Config, suite: suites.Suite) -> encoders.ObservationEncoder:
@@ -300,11 +338,13 @@ def make_policy(
   source: parameters.Source,
   actor: int,
   seed: int,
+  frames: Callable[[], int],
 ) -> Policy:
   """An actor's policy, on the CPU; all actors explore alike."""
-  del actor
+  del actor, frames
+  noise = noises.make(config, _action_size(suite), seed)
   with tf.device('/cpu:0'):
-    return Policy(make_networks(config, suite), suite, source, config.noise_sigma, seed)
+    return Policy(make_networks(config, suite), suite, source, noise)
 
 
 def make_player(

@@ -58,6 +58,24 @@ class DuelingNetwork(snt.Module):
     return networks.mask_illegal(q_values, observation)
 
 
+class PlainNetwork(snt.Module):
+  """Q(s, a) by one stream (Mnih et al. 2015). All of its variables exist once it is constructed."""
+
+  def __init__(self, encoder: encoders.ObservationEncoder, num_actions: int, hidden_size: int):
+    """Builds the network; for the arguments, see `DuelingNetwork`."""
+    super().__init__(name='plain_network')
+    self._encoder = encoder
+    self._q_values = snt.nets.MLP([hidden_size, num_actions])
+    self(encoders.zeros(encoder.space, leading=(1,)))
+
+  def __call__(self, observation: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """Observations by name, `[N, ...]`, to q-values float32 `[N, A]`; -1e8 for illegal actions."""
+    return networks.mask_illegal(self._q_values(self._encoder(observation)), observation)
+
+
+Network = DuelingNetwork | PlainNetwork
+
+
 def double_q_targets(
   n_step_return: tf.Tensor, discount_tpn: tf.Tensor, q_tpn: tf.Tensor, target_q_tpn: tf.Tensor
 ) -> tf.Tensor:
@@ -69,7 +87,8 @@ def double_q_targets(
   Args:
     n_step_return: float32 `[K]`, the discounted rewards in G_t.
     discount_tpn: float32 `[K]`, gamma^n, or 0 where the episode ended.
-    q_tpn: float32 `[K, A]`, q(S_{t+n}, ., theta) by the network being trained, which chooses.
+    q_tpn: float32 `[K, A]`, q(S_{t+n}, ., theta) by the network being trained, which chooses. With
+      that of the target network instead, targets are those of plain Q-learning.
     target_q_tpn: float32 `[K, A]`, q(S_{t+n}, ., theta^-) by the target network, which values.
 
   Returns:
@@ -86,39 +105,51 @@ def double_q_targets(
   return tf.stop_gradient(n_step_return + discount_tpn * bootstrap_value)
 
 
-def td_losses(q_t: tf.Tensor, action_t: tf.Tensor, target_t: tf.Tensor) -> agents.TDLosses:
+def td_losses(
+  q_t: tf.Tensor, action_t: tf.Tensor, target_t: tf.Tensor, max_error: float = 0.0
+) -> agents.TDLosses:
   """0.5 (G_t - q(S_t, A_t, theta))^2 (section 3.1).
 
   Args:
     q_t: float32 `[K, A]`, q(S_t, ., theta).
     action_t: int32 `[K]`, A_t.
     target_t: float32 `[K]`, G_t, without gradient.
+    max_error: See `agents.td_losses`.
   """
   tf.debugging.assert_shapes([(q_t, 'KA'), (action_t, 'K'), (target_t, 'K')])
   tf.debugging.assert_type(q_t, tf.float32)
   tf.debugging.assert_type(action_t, tf.int32)
 
   taken = tf.gather(q_t, action_t, batch_dims=1)  # [K]
-  return agents.squared_td_losses(taken, target_t)
+  return agents.td_losses(taken, target_t, max_error)
 
 
 def evaluate_sample(
-  network: DuelingNetwork, target_network: DuelingNetwork, sample: structures.Sample
+  network: Network,
+  target_network: Network,
+  sample: structures.Sample,
+  double: bool = True,
+  max_error: float = 0.0,
 ) -> agents.TDLosses:
-  """The loss and TD error of each transition in a sample `[K, ...]`."""
+  """The loss and TD error of each transition in a sample.
+
+  Args:
+    network: theta.
+    target_network: theta^-.
+    sample: K transitions.
+    double: Whether `network` chooses the actions that targets value, or `target_network` both.
+    max_error: See `agents.td_losses`.
+  """
   observation_t = agents.network_observation(sample.observation, sample.frame_start)
   observation_tpn = agents.network_observation(sample.next_observation, sample.next_frame_start)
-  target_t = double_q_targets(
-    sample.n_step_return,
-    sample.discount,
-    tf.stop_gradient(network(observation_tpn)),
-    target_network(observation_tpn),
-  )
-  return td_losses(network(observation_t), sample.action, target_t)
+  target_q_tpn = target_network(observation_tpn)
+  q_tpn = tf.stop_gradient(network(observation_tpn)) if double else target_q_tpn
+  target_t = double_q_targets(sample.n_step_return, sample.discount, q_tpn, target_q_tpn)
+  return td_losses(network(observation_t), sample.action, target_t, max_error)
 
 
 class Agent(tf.Module):
-  """The dueling network, its target network and their optimizer; see `apex.agent.Agent`."""
+  """The network, its target network and their optimizer; see `apex.agent.Agent`."""
 
   def __init__(self, config: configs.Config, suite: suites.Suite):
     super().__init__(name='dqn')
@@ -134,13 +165,16 @@ class Agent(tf.Module):
 
   def step(self, sample: structures.Sample) -> agents.Step:
     """Computes the importance-weighted mean loss over a sample, and its clipped gradients."""
+    config = self._config
     variables = self.networks.trainable_variables
     with tf.GradientTape() as tape:
-      td = evaluate_sample(self.networks, self._target_network, sample)
+      td = evaluate_sample(
+        self.networks, self._target_network, sample, config.double, config.max_td_error
+      )
       loss = tf.reduce_mean(sample.weight * td.losses)
 
     gradients, norm = optimizers.clip_by_global_norm(
-      tape.gradient(loss, variables), self._config.max_gradient_norm
+      tape.gradient(loss, variables), config.max_gradient_norm
     )
     statistics = {
       'loss': loss,
@@ -153,9 +187,9 @@ class Agent(tf.Module):
     """Takes one step of RMSProp, at a constant learning rate."""
     self._optimizer.apply(gradients, self.networks.trainable_variables, self._config.learning_rate)
 
-  def copy_to_target(self) -> None:
-    """theta^- <- theta."""
-    agents.copy(self.networks, self._target_network)
+  def copy_to_target(self, share: float = 1.0) -> None:
+    """theta^- <- (1 - share) theta^- + share theta."""
+    agents.copy(self.networks, self._target_network, share)
 
 
 class Policy:
@@ -163,10 +197,10 @@ class Policy:
 
   def __init__(
     self,
-    network: DuelingNetwork,
+    network: Network,
     suite: suites.Suite,
     source: parameters.Source,
-    epsilon: np.ndarray,
+    epsilon: Callable[[], np.ndarray],
     seed: int,
   ):
     """Copies the latest parameters.
@@ -175,21 +209,27 @@ class Policy:
       network: This actor's own copy.
       suite: The environments it acts in.
       source: Where it copies parameters from.
-      epsilon: float32 `[N]`, one for each environment of this actor.
+      epsilon: Returns float32 `[N]`, one for each environment of this actor; called at each
+        `refresh`.
       seed: Seeds exploration.
     """
     self._q_values = agents.traced(network, suite)
     self._copy = parameters.ParameterCopy(network.trainable_variables, source)
-    self._epsilon = epsilon
+    self._current_epsilon = epsilon
+    self._epsilon = epsilon()
     self._rng = np.random.default_rng(seed)
 
   def refresh(self) -> int:
     """Copies the latest parameters; returns their version."""
     with tf.device('/cpu:0'):
-      return self._copy.refresh()
+      version = self._copy.refresh()
+    # With the parameters come the run's frames, by which an epsilon may fall.
+    self._epsilon = self._current_epsilon()
+    return version
 
-  def __call__(self, observation: suites.Observation) -> agents.Decision:
-    """Chooses epsilon-greedy actions for observations by name, `[N, ...]`."""
+  def __call__(self, observation: suites.Observation, start: np.ndarray) -> agents.Decision:
+    """Chooses epsilon-greedy actions; see `agents.Policy`."""
+    del start
     q_values = self.q_values(observation)
     mask = observation.get(masks.NAME)
     actions = exploration.epsilon_greedy(q_values, self._epsilon, self._rng, mask)
@@ -214,9 +254,10 @@ def make_agent(config: configs.Config, suite: suites.Suite) -> Agent:
   return Agent(config, suite)
 
 
-def make_networks(config: configs.Config, suite: suites.Suite) -> DuelingNetwork:
+def make_networks(config: configs.Config, suite: suites.Suite) -> Network:
   """A newly initialised network for a suite."""
-  return DuelingNetwork(encoders.make(config, suite), suite.num_actions, config.hidden_size)
+  kind = DuelingNetwork if config.dueling else PlainNetwork
+  return kind(encoders.make(config, suite), suite.num_actions, config.hidden_size)
 
 
 def make_policy(
@@ -225,17 +266,17 @@ def make_policy(
   source: parameters.Source,
   actor: int,
   seed: int,
+  frames: Callable[[], int],
 ) -> Policy:
-  """An actor's policy, with its share of the ladder of epsilons; on the CPU, as in the paper."""
-  epsilons = exploration.epsilons(config.num_environments, config.distinct_epsilons)
-  first = actor * config.envs_per_actor
-  own_epsilons = epsilons[first : first + config.envs_per_actor]
+  """An actor's policy, with its share of all epsilons; on the CPU, as in the paper."""
+  own = slice(actor * config.envs_per_actor, (actor + 1) * config.envs_per_actor)
   with tf.device('/cpu:0'):
-    return Policy(make_networks(config, suite), suite, source, own_epsilons, seed)
+    network = make_networks(config, suite)
+    return Policy(network, suite, source, lambda: _epsilons(config, frames())[own], seed)
 
 
 def make_player(
-  network: DuelingNetwork, config: configs.Config, suite: suites.Suite, seed: int
+  network: Network, config: configs.Config, suite: suites.Suite, seed: int
 ) -> Callable[[str, int], evaluation.Player]:
   """Makes players that act greedily, except with probability `config.evaluation_epsilon`."""
   q_values = agents.traced(network, suite)
@@ -258,9 +299,18 @@ def make_player(
 
 
 def shown_environments(config: configs.Config) -> np.ndarray:
-  """Selects the eighth of the environments that explores least: bool `[N]`."""
-  epsilons = exploration.epsilons(config.num_environments, config.distinct_epsilons)
-  return exploration.greediest(epsilons)
+  """Selects the eighth of the environments that explores least, or all if alike: bool `[N]`."""
+  if config.epsilon_frames:
+    return np.ones(config.num_environments, bool)
+  return exploration.greediest(_epsilons(config, 0))
+
+
+def _epsilons(config: configs.Config, frames: int) -> np.ndarray:
+  """Epsilons of all environments after a number of frames of the run, float32 `[N]`."""
+  count = config.num_environments
+  if config.epsilon_frames:
+    return exploration.annealed(frames, config.epsilon_frames, config.final_epsilon, count)
+  return exploration.epsilons(count, config.distinct_epsilons)
 
 
 def _scale_gradient(x: tf.Tensor, scale: float) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""How the actors explore (Ape-X, sections 4.1 and 4.2)."""
+"""How DQN's actors explore: epsilons (Ape-X, section 4.1) and actions."""
 
 import gymnasium
 import numpy as np
@@ -23,6 +23,22 @@ def epsilons(count: int, distinct: int = 0) -> np.ndarray:
   rung = np.arange(count) * rungs // count
   exponent = 1 + EXPONENT * rung / max(rungs - 1, 1)
   return (BASE_EPSILON**exponent).astype(np.float32)
+
+
+def annealed(frames: int, period: int, final: float, count: int) -> np.ndarray:
+  """Epsilons that fall linearly from 1 to `final`, and stay there (Mnih et al. 2015).
+
+  Args:
+    frames: Environment frames of the run so far.
+    period: Frames in which they fall.
+    final: The last value.
+    count: N.
+
+  Returns:
+    float32 `[N]`, all equal.
+  """
+  share = min(1.0, frames / period)
+  return np.full(count, 1.0 + share * (final - 1.0), np.float32)
 
 
 def greediest(epsilon: np.ndarray, share: float = 1 / 8) -> np.ndarray:
@@ -62,8 +78,3 @@ def epsilon_greedy(
   else:
     uniform = masks.random_legal(gymnasium.spaces.Discrete(q_values.shape[1]), mask, rng)
   return np.where(explores, uniform, q_values.argmax(axis=1)).astype(np.int32)
-
-
-def gaussian_noise(count: int, size: int, sigma: float, rng: np.random.Generator) -> np.ndarray:
-  """Independent Gaussian noise for actions, float32 `[count, size]`; uncorrelated over time too."""
-  return rng.normal(scale=sigma, size=(count, size)).astype(np.float32)

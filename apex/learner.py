@@ -54,7 +54,7 @@ class Learner(counters.Counters):
       self.agent.apply(step.gradients)
       self.updates.assign_add(1)
       if self.updates % self._config.target_period == 0:
-        self.agent.copy_to_target()
+        self.agent.copy_to_target(self._config.target_tau)
 
     priorities = tf.abs(step.td_errors)
     statistics = step.statistics | {

@@ -108,13 +108,12 @@ class Recorder:
       if self._is_shown[environment[block]]:
         self.base.add_episode(self._task, episode_return, int(lengths[block, step]))
 
-  def record_update(self, sample: structures.Sample, update: learners.Update, late: int) -> None:
+  def record_update(self, sample: structures.Sample, update: learners.Update) -> None:
     """Adds the statistics of an update.
 
     Args:
       sample: The update's batch, `[K, ...]`.
       update: The update's result.
-      late: The number of new priorities whose transitions had left the replay.
     """
     # Samples whose losses are infinite or NaN are dropped, not recorded.
     statistics = {k: float(v) for k, v in update.statistics.items() if k != 'finite'}
@@ -127,9 +126,12 @@ class Recorder:
       totals={
         'transitions_out_per_second': len(sample.age),
         'updates_per_second': 1,
-        'late_priorities_per_second': late,
       },
     )
+
+  def record_late(self, late: int) -> None:
+    """Counts new priorities whose transitions had left the replay."""
+    self.base.record(totals={'late_priorities_per_second': late})
 
   def record_refusal(self) -> None:
     """Counts a block that was refused."""

@@ -20,7 +20,8 @@ def make_actor(
   # The place determines the actor's epsilons.
   number = welcome.assignment
   tasks = [suite.tasks[0]] * config.envs_per_actor
-  policy = algorithms.module(config).make_policy(config, suite, link, number, welcome.seed)
+  make_policy = algorithms.module(config).make_policy
+  policy = make_policy(config, suite, link, number, welcome.seed, lambda: link.frames)
   actor = actors.Actor(number, suite, tasks, policy, config, welcome.seed)
   spec = transitions.specification(suite, config.block_length, config.n_step)
   # Without bounds: the learner checks what arrives.

@@ -1,12 +1,13 @@
 """The replay of a run, in the form that its eviction needs."""
 
 import numpy as np
+import tensorflow as tf
 
 from apex import config as configs
 from apex import transitions
 from common import environments, errors
 from common.machine import memory
-from common.replay import eviction, prioritized
+from common.replay import eviction, prioritized, storage, structures
 
 
 def make(config: configs.Config, suite: environments.Suite) -> prioritized.PrioritizedReplay:
@@ -26,8 +27,11 @@ def make(config: configs.Config, suite: environments.Suite) -> prioritized.Prior
     spec = transitions.specification(suite, config.block_length, config.n_step).block
     alpha_evict = None
 
+  in_flight = _bytes_in_flight(config, suite)
+
   def size(capacity: int) -> int:
-    return prioritized.PrioritizedReplay.size_in_bytes(spec, capacity, alpha_evict)
+    held = prioritized.PrioritizedReplay.size_in_bytes(spec, capacity, alpha_evict)
+    return held + in_flight
 
   memory.check(size, config.replay_capacity, 'transitions')
   return prioritized.PrioritizedReplay(
@@ -39,6 +43,18 @@ def make(config: configs.Config, suite: environments.Suite) -> prioritized.Prior
     config.stratified,
     alpha_evict,
   )
+
+
+def foreseen_bytes(
+  config: configs.Config, suite: environments.Suite, replay: prioritized.PrioritizedReplay
+) -> int:
+  """Bytes that this process will have once the replay is full.
+
+  Call it when all graphs have run and no transition has come: what TensorFlow and the networks take
+  is there, what the replay and the queues will take is not.
+  """
+  share_left = 1.0 - min(1.0, replay.size() / config.replay_capacity)
+  return memory.resident() + int(replay.bytes * share_left) + _bytes_in_flight(config, suite)
 
 
 def insert(
@@ -62,6 +78,14 @@ def insert(
     blocks, block = transitions.separate(blocks)
     origins = origins[block]
   return replay.add(blocks, origins)
+
+
+def name_of(environment: int, config: configs.Config, suite: environments.Suite) -> str:
+  """Names an environment by its number among those of all actors, for messages."""
+  if environment == storage.UNKNOWN:
+    return 'an environment that is no longer known'
+  actor = environment // config.envs_per_actor
+  return f'environment {environment} ({suite.tasks[0]}), of actor {actor}'
 
 
 class Filling:
@@ -98,6 +122,18 @@ class Filling:
     self._largest = max(self._largest, size)
     if self._blocks > 2 * self._replay.slots:
       raise _never_filled(self._config, self._largest)
+
+
+def _bytes_in_flight(config: configs.Config, suite: environments.Suite) -> int:
+  """Bytes of the blocks and batches on their way between actors, replay and learner."""
+  block = transitions.specification(suite, config.block_length, config.n_step).block
+  entries = tf.nest.flatten(block.observation)
+  entry_bytes = sum(spec.shape[1:].num_elements() * spec.dtype.size for spec in entries)
+  # Two stacks each. One batch more than waits is drawn, and one is learned from.
+  sample_bytes = config.batch_size * 2 * suite.frame_stack * entry_bytes
+  # Each environment fills a block. Those that wait are taken at once, as a copy.
+  blocks = config.num_environments + 2 * config.queue_capacity
+  return (config.prefetch + 2) * sample_bytes + blocks * structures.block_bytes(block)
 
 
 def _check_minimum(config: configs.Config, suite: environments.Suite) -> None:

@@ -10,26 +10,22 @@ import functools
 import logging
 import threading
 
-import numpy as np
 import tensorflow as tf
 
 from apex import actor as actors
-from apex import algorithms, recorder, transitions
+from apex import algorithms, desk, recorder, sampler, transitions, writer
 from apex import config as configs
 from apex import learner as learners
 from apex import replay as replays
 from common import environments, errors
 from common.config import command_line
 from common.distributed import cluster, intake, parameters, queues, wire
-from common.machine import threads
-from common.replay import pacing, saving, storage, structures
-from common.runs import dropping, games, hosting
+from common.machine import memory, threads
+from common.replay import pacing, saving, structures
+from common.runs import dropping, evaluating, games, hosting
 from common.runs import recorder as recorders
 from common.runs import run as runs
 from common.runs import system as systems
-
-_BLOCKS_AT_ONCE = 16  # The most blocks added to the replay in one call.
-_MAX_REFUSED = 200  # Blocks in a row, before the run gives up.
 
 
 class Run(runs.Run):
@@ -79,23 +75,21 @@ class Run(runs.Run):
     self._store = parameters.ParameterStore(self.learner.snapshot())
     spec = transitions.specification(self._suite, config.block_length, config.n_step)
     self.queue = queues.StructureQueue(spec, config.queue_capacity)
-    # Batches sampled ahead, so that the learner does not wait for the replay.
-    self._samples = queues.StructureQueue(
-      self.replay.sample_spec(config.batch_size), config.prefetch
+    self._drops = dropping.Drops(self.supervisor.folder, self.learner)
+    self._writer = writer.Writer(
+      config, self._suite, self.learner, self.queue, self.replay, self.ratio, self._drops
     )
+    self._sampler = sampler.Sampler(config, self.replay, self.ratio)
+    self._evaluator = self._make_evaluator(system, who)
 
     self.host = self._make_host(system, who)
     if who.has_threads:
       self.actors = self._make_actors()
     self._recorder = self._make_recorder()
     self.recorder = self._recorder.base
-    self.taker = threads.Pulse('writer')
-    self._sampler = threads.Pulse('sampler')
+    self.taker = self._writer.pulse
     self._learning = threads.Pulse('learner')
-    self.pulses = (self.taker, self._sampler, self._learning)
-    self._refused_in_a_row = 0
-    self._filling = replays.Filling(config, self.replay)
-    self._drops = dropping.Drops(self.supervisor.folder, self.learner)
+    self.pulses = (self.taker, self._sampler.pulse, self._learning)
     # The learner's thread sets it after each checkpoint; the saver's thread waits for it.
     self._is_replay_save_due = threading.Event()
     self._saved_updates = int(self.learner.updates)
@@ -112,16 +106,28 @@ class Run(runs.Run):
   def warm_up(self) -> None:
     self.replay.warm_up()
     learners.warm_up(self.learner, self.replay.sample_spec(self._config.batch_size))
+    foreseen = replays.foreseen_bytes(self._config, self._suite, self.replay)
+    logging.info(
+      'This process takes %.2f GB, and about %.2f GB when the replay is full; %.1f GB are free.',
+      memory.resident() / 1e9,
+      foreseen / 1e9,
+      memory.available() / 1e9,
+    )
 
   def start_threads(self, crew: threads.Crew) -> None:
     crew.start('learner', functools.partial(self._learn, crew.stop))
-    crew.start('sampler', self._draw)
-    crew.start('writer', functools.partial(self._write, crew.stop))
+    crew.start('sampler', functools.partial(self._sampler.run, self._recorder.record_late))
+    crew.start('writer', functools.partial(self._writer.run, self._recorder, crew.stop))
+    if self._evaluator:
+      period = self._config.evaluator_frames
+      place = desk.Desk(period, self.frames, self._store, self.supervisor.folder, crew.stop)
+      self.pulses = (*self.pulses, place.pulse)
+      crew.start('evaluator', functools.partial(self._evaluator.run, place, place.begin))
     if self._saver:
       crew.start('saver', functools.partial(self._save_replay, self._saver, crew.stop))
 
   def close_queues(self) -> None:
-    for part in (self.queue, self._samples, self.ratio):
+    for part in (self.queue, self._sampler, self.ratio):
       part.close()
     # Wakes the saver, which then sees that the crew stops.
     self._is_replay_save_due.set()
@@ -136,6 +142,7 @@ class Run(runs.Run):
     updates = self.supervisor.save(self.recorder)
     if not self._saver:
       return
+    self._sampler.flush()
     try:
       self._saver.save(updates)
     except OSError as error:
@@ -143,79 +150,6 @@ class Run(runs.Run):
         f'the replay cannot be written: {error}. The checkpoint is saved; to continue from it with '
         'an empty replay, use --resume --nocheckpoint_replay'
       ) from error
-
-  def _write(self, stop: threading.Event) -> None:
-    """The writer's thread: moves transitions from the queue to the replay."""
-    config = self._config
-    while self.frames() < config.total_frames:
-      self.taker.enter('waiting to hold the replay ratio')
-      self.ratio.await_insert()
-      self.taker.enter('waiting for transitions')
-      # All that have arrived, at least one: adding many blocks at once is cheaper.
-      arrived = self.queue.take_many(min(max(1, self.queue.size()), _BLOCKS_AT_ONCE))
-
-      self.taker.enter('adding transitions')
-      arrived = self._without_refused(arrived)
-      inserted = 0
-      for _ in range(config.replicas):
-        inserted += replays.insert(config, self.replay, arrived)
-      self.ratio.add_inserted(inserted, self.replay.size())
-      self._filling.record(config.replicas * len(arrived.block.priority))
-      # Copies are not new experience (Figure 6).
-      new_transitions = inserted // config.replicas
-      self.learner.frames.assign_add(new_transitions * self._suite.action_repeat)
-      self._recorder.record_arrival(arrived, inserted)
-    stop.set()
-
-  def _without_refused(self, arrived: transitions.Shipment) -> transitions.Shipment:
-    """Drops blocks with values that are not finite; logs their environments.
-
-    Raises:
-      UserError: If only such blocks have arrived for long.
-    """
-    bad = structures.refused(arrived.block)  # bool [M]
-    if bad.all():
-      self._refused_in_a_row += len(bad)
-    else:
-      self._refused_in_a_row = 0
-    for i in np.flatnonzero(bad):
-      name = self._name(int(arrived.environment[i]))
-      fields = structures.not_finite(tf.nest.map_structure(lambda x, i=i: x[i], arrived.block))
-      logging.warning(
-        'A block of %s, is refused: not all of its numbers are finite (%s).',
-        name,
-        ', '.join(fields),
-      )
-      self._recorder.record_refusal()
-      if self._refused_in_a_row > _MAX_REFUSED:
-        raise errors.UserError(
-          f'the last {self._refused_in_a_row} blocks were all refused, the latest of {name}: not '
-          f'all of their numbers are finite. Do rewards or observations of {self._config.env} '
-          'hold NaN?'
-        )
-    if not bad.any():
-      return arrived
-    return tf.nest.map_structure(lambda x: x[~bad], arrived)  # [M', ...]
-
-  def _name(self, environment: int) -> str:
-    """Names an environment by its number among those of all actors."""
-    if environment == storage.UNKNOWN:
-      return 'an environment that is no longer known'
-    actor = environment // self._config.envs_per_actor
-    return f'environment {environment} ({self._suite.tasks[0]}), of actor {actor}'
-
-  def _draw(self) -> None:
-    """The sampler's thread: samples batches ahead of the learner."""
-    batch_size = self._config.batch_size
-    # Ends with QueueClosed when the queues are closed.
-    while True:
-      self._sampler.enter('waiting for transitions, or holding the replay ratio')
-      self.ratio.await_sample(batch_size)
-
-      self._sampler.enter('drawing')
-      sample = self.replay.sample(batch_size)
-      self._sampler.enter('waiting for the learner')
-      self._samples.put(sample)
 
   def _learn(self, stop: threading.Event) -> None:
     """The learner's thread (Algorithm 2): updates, sets priorities, removes to fit, saves."""
@@ -225,23 +159,23 @@ class Run(runs.Run):
       # The time until the replay holds `min_replay` is not waiting.
       is_filled = self.ratio.is_filled()
       with self.recorder.timed('learner_wait_share') if is_filled else contextlib.nullcontext():
-        sample = self._samples.take()
+        sample = self._sampler.take()
 
       self._learning.enter('updating')
       update = learner.update(sample)
       if not self._is_applied(sample, update):
-        self._discard()
+        self._learning.enter('waiting for samples')
+        self._sampler.discard()
         continue
 
-      # Late: transitions that left the replay after they were sampled.
-      late = self.replay.update_priorities(sample.leaf, sample.stamp, update.priorities)
+      self._sampler.change(structures.Priorities(sample.leaf, sample.stamp, update.priorities))
       updates = int(learner.updates)
       self._store.publish(parameters.Snapshot(updates, update.parameters))
       # Periodically, as in Algorithm 2; until then the replay may exceed its soft capacity.
       if updates % self._config.remove_period == 0:
         self.replay.remove_to_fit()
 
-      self._recorder.record_update(sample, update, late)
+      self._recorder.record_update(sample, update)
       if self.supervisor.is_save_due():
         self._learning.enter('saving a checkpoint')
         # The replay takes long to write, so another thread does that.
@@ -261,7 +195,8 @@ class Run(runs.Run):
     culprits = learners.culprits(update)
     leaf = sample.leaf[culprits]
     stamp = sample.stamp[culprits]
-    names = [self._name(int(number)) for number in self.replay.origins(leaf, stamp)]
+    origins = self.replay.origins(leaf, stamp)
+    names = [replays.name_of(int(number), self._config, self._suite) for number in origins]
     origin = f'transitions of {dropping.listed(names)}, of {self._config.env}'
     if not update.parameters_finite:
       raise self._drops.end_run(sample, origin)
@@ -274,12 +209,14 @@ class Run(runs.Run):
       self.ratio.add_inserted(0, self.replay.size())
     return False
 
-  def _discard(self) -> None:
-    """Discards samples that were drawn before a removal: they may hold what was removed."""
-    self._learning.enter('waiting for samples')
-    # One more than the queue holds: the sampler may have drawn it and wait for room.
-    for _ in range(self._samples.size() + 1):
-      self._samples.take()
+  def _make_evaluator(
+    self, system: systems.System, who: cluster.Cluster
+  ) -> evaluating.Evaluator | None:
+    """None if no evaluation is asked for, or if roles are processes: evaluators are one."""
+    if not self._config.evaluator_frames or who.role != 'all':
+      return None
+    seed = games.seed_of(self._config.seed, self.frames(), self._config.num_actors)
+    return evaluating.Evaluator(system, self._config, self._suite, seed)
 
   def _save_replay(self, saver: saving.Saver, stop: threading.Event) -> None:
     """The saver's thread: saves the replay after each checkpoint while training continues."""
@@ -355,7 +292,7 @@ class Run(runs.Run):
     for i in range(config.num_actors):
       # Depends on the frames, so that a resumed run does not repeat episodes.
       seed = games.seed_of(config.seed, i, self.frames())
-      policy = make_policy(config, suite, self._store, i, seed)
+      policy = make_policy(config, suite, self._store, i, seed, self.frames)
       made.append(actors.Actor(i, suite, tasks, policy, config, seed))
     return made
 

@@ -56,6 +56,7 @@ class RMSProp(snt.Module):
     gradients: Sequence[tf.Tensor],
     variables: Sequence[tf.Variable],
     learning_rate: tf.Tensor | float,
+    epsilon: tf.Tensor | float | None = None,
   ) -> None:
     """Takes one step.
 
@@ -63,7 +64,9 @@ class RMSProp(snt.Module):
       gradients: One for each variable, of its shape.
       variables: The same in every call, in the same order.
       learning_rate: A scalar.
+      epsilon: A scalar, if it changes while the optimizer is used; None for the constructor's.
     """
+    epsilon = self._epsilon if epsilon is None else epsilon
     # Variables cannot be made in a graph that runs again, so this leaves one being traced.
     with tf.init_scope():
       self.create_slots(variables)
@@ -77,7 +80,7 @@ class RMSProp(snt.Module):
         'lr': tf.cast(learning_rate, variable.dtype),
         'rho': self._decay,
         'momentum': self._momentum,
-        'epsilon': self._epsilon,
+        'epsilon': tf.cast(epsilon, variable.dtype),
       }
       if self._centered:
         slots['mg'] = self._mean_gradients[i].handle
@@ -135,26 +138,33 @@ class Adam(snt.Module):
 
 
 def clip_by_global_norm(
-  gradients: Sequence[tf.Tensor], max_norm: float | None
+  gradients: Sequence[tf.Tensor], max_norm: tf.Tensor | float | None
 ) -> tuple[list[tf.Tensor], tf.Tensor]:
   """Scales gradients down to a global norm of at most `max_norm`.
 
   Args:
     gradients: Of any shapes.
-    max_norm: None or 0 leaves them unchanged.
+    max_norm: A scalar. None or 0 leaves them unchanged.
 
   Returns:
     The gradients, and their global norm before clipping.
   """
   # Computed once, for clipping and for the statistics.
   norm = tf.linalg.global_norm(gradients)
-  if not max_norm:
+  is_tensor = tf.is_tensor(max_norm)
+  if not is_tensor and not max_norm:
     return list(gradients), norm
-  return tf.clip_by_global_norm(gradients, max_norm, use_norm=norm)[0], norm
+  clipped, _ = tf.clip_by_global_norm(gradients, max_norm, use_norm=norm)
+  if not is_tensor:
+    return clipped, norm
+  # Whether a tensor is 0 is known only when the graph runs.
+  is_unlimited = tf.equal(max_norm, 0.0)
+  pairs = zip(gradients, clipped, strict=True)
+  return [tf.where(is_unlimited, whole, part) for whole, part in pairs], norm
 
 
 def linear_decay(
-  initial: float, frames: tf.Tensor | int, total_frames: tf.Tensor | int
+  initial: tf.Tensor | float, frames: tf.Tensor | int, total_frames: tf.Tensor | int
 ) -> tf.Tensor:
   """Falls linearly from `initial` at frame 0 to zero at `total_frames`, and stays there.
 

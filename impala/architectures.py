@@ -41,6 +41,7 @@ class Settings(Protocol):
   dynamic_batch_size: int
   learner_devices: int
   popart: bool
+  population: bool
 
   def expect(self, name: str, holds: bool, expected: str) -> None: ...
 
@@ -66,6 +67,11 @@ def check(config: Settings) -> None:
   name = config.architecture
   config.expect_one_of('architecture', NAMES)
   config.expect('policy_lag', config.policy_lag >= -1, '-1 for whatever lag there is, or 0 or more')
+  config.expect(
+    'population',
+    not config.population or (name == 'impala' and config.policy_lag < 0),
+    'false: the members of a population are impala without a policy_lag',
+  )
   if name == 'impala':
     config.expect(
       'dynamic_batching',

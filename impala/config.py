@@ -84,6 +84,10 @@ class Config(settings.Settings):
   # Gradients are clipped to this global norm; 0: no clipping.
   max_gradient_norm: float = 0.0
 
+  # Whether the run is a member of a population, whose folder holds the run's; set by
+  # `impala.population`.
+  population: bool = False
+
   # Uniform replay (section 5.2.2): the share of replayed trajectories in a batch, and the replay's
   # capacity in trajectories.
   replay_fraction: float = 0.0
@@ -156,9 +160,11 @@ class Config(settings.Settings):
       UserError: Names the setting, its value and what is expected.
     """
     if suite.is_continuous:
+      # It takes every observation, but one task.
+      one_task = dataclasses.replace(self, tasks=suite.tasks[0] if len(suite.tasks) > 1 else '')
       raise errors.UserError(
         f'{suite.name} has continuous actions, but IMPALA needs discrete ones. Use Ape-X DPG: '
-        f'python -m apex.train {self.environment_flags()}'
+        f'{one_task.training_command("apex")}'
       )
     self.check_torso(suite)
     self.check_shares(suite, actors)

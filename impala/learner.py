@@ -9,7 +9,18 @@ from common.distributed import parameters
 from common.environments import suite as suites
 from common.runs import counters
 from impala import actions as acting
-from impala import batching, losses, networks, popart, replicas, rewards, trajectory, vtrace
+from impala import (
+  adapted,
+  batching,
+  losses,
+  networks,
+  popart,
+  replicas,
+  rewards,
+  tally,
+  trajectory,
+  vtrace,
+)
 from impala import config as configs
 
 # Statistics that are means over all steps; losses are sums.
@@ -44,7 +55,12 @@ class Learner(counters.Counters):
     agent: The network being trained.
     batch_size: This process's share of a batch, in trajectories.
     replayed: How many of that share are replayed.
+    hyperparameters: Those that a population adapts.
+    tally: The episodes that a member of a population is measured by; None for other runs.
   """
+
+  # Checkpoints of version 0.2 lack them; a run that resumes from one takes its config's values.
+  ADDED = ('hyperparameters',)
 
   def __init__(
     self,
@@ -73,6 +89,8 @@ class Learner(counters.Counters):
     self.batch_size, self.replayed = replicas.shares(
       self._strategy, config.batch_size, config.replayed_per_batch
     )
+    self.hyperparameters = adapted.Hyperparameters(config)
+    self.tally = tally.Tally(len(suite.tasks)) if config.population else None
     self._optimizer = optimizers.RMSProp(
       config.rmsprop_decay, config.rmsprop_epsilon, config.rmsprop_momentum
     )
@@ -194,13 +212,13 @@ class Learner(counters.Counters):
     Returns:
       Statistics of the step by name.
     """
-    gradients, norm = optimizers.clip_by_global_norm(gradients, self._config.max_gradient_norm)
-    learning_rate = optimizers.linear_decay(
-      self._config.learning_rate, self.frames, self._config.total_frames
-    )
+    hyperparameters = self.hyperparameters
+    variables = self.agent.trainable_variables
+    gradients, norm = optimizers.clip_by_global_norm(gradients, hyperparameters.max_gradient_norm)
+    learning_rate = hyperparameters.learning_rate_at(self.frames)
     finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
     if finite & wanted:
-      self._optimizer.apply(gradients, self.agent.trainable_variables, learning_rate)
+      self._optimizer.apply(gradients, variables, learning_rate, hyperparameters.rmsprop_epsilon)
       if self._popart and moments:
         self._popart.update(moments, self.agent.value_head)
     return {
@@ -249,7 +267,8 @@ class Learner(counters.Counters):
     )
     baseline = losses.baseline_loss(learned_values[:-1], returns.vs)
     entropy = losses.entropy_loss(logits, self._sizes)
-    total = policy_gradient + config.baseline_cost * baseline + config.entropy_cost * entropy
+    entropy_cost = self.hyperparameters.entropy_cost
+    total = policy_gradient + config.baseline_cost * baseline + entropy_cost * entropy
 
     num_steps = tf.cast(tf.size(values), tf.float32)  # T x B
     rhos = tf.exp(tf.minimum(log_rhos, _LARGEST_LOG_RHO))

@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,14 @@ _COLUMNS = (
   'loss/baseline',
   'loss/entropy',
 )
+
+
+class Episode(NamedTuple):
+  """A training episode that has ended: its task's number, return, and length in agent steps."""
+
+  task: int
+  episode_return: float
+  length: int
 
 
 class Recorder:
@@ -96,11 +104,18 @@ class Recorder:
     return f'lag {row.get("policy_lag_mean", 0.0):.1f}{recorders.faults(row)}'
 
   def _add_episodes(self, told: Any) -> None:
-    # Entry 0 was entry T of the unroll before, and counted there. Replayed trajectories were
-    # counted when they were fresh.
-    lengths = told.episode_length[1:, : self._fresh].numpy()  # [T, fresh]
-    returns = told.episode_return[1:, : self._fresh].numpy()
-    tasks = told.task.numpy()
-    for step, column in np.argwhere(lengths > 0):
-      task = self._tasks[tasks[column]]
-      self.base.add_episode(task, float(returns[step, column]), int(lengths[step, column]))
+    for ended in episodes_in(told, self._fresh):
+      self.base.add_episode(self._tasks[ended.task], ended.episode_return, ended.length)
+
+
+def episodes_in(told: Any, fresh: int) -> list[Episode]:
+  """The episodes that ended in the new trajectories of an update, its first `fresh` ones."""
+  # Entry 0 was entry T of the unroll before, and counted there. Replayed trajectories were
+  # counted when they were fresh.
+  lengths = told.episode_length[1:, :fresh].numpy()  # [T, fresh]
+  returns = told.episode_return[1:, :fresh].numpy()
+  tasks = told.task.numpy()
+  return [
+    Episode(int(tasks[column]), float(returns[step, column]), int(lengths[step, column]))
+    for step, column in np.argwhere(lengths > 0)
+  ]

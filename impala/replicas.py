@@ -185,6 +185,26 @@ def sums(values: _Structure) -> _Structure:
   return tf.nest.pack_sequence_as(values, shaped)
 
 
+def total(strategy: tf.distribute.Strategy, values: tf.Tensor) -> tf.Tensor:
+  """The sum over all learner processes of a vector of float32. Called by all of them.
+
+  Raises:
+    UserError: A learner has gone.
+  """
+
+  def of_this_process(mine: tf.Tensor) -> tf.Tensor:
+    # Its first replica stands for all of them.
+    context = tf.distribute.get_replica_context()
+    is_first = context.replica_id_in_sync_group % local_replicas(strategy) == 0
+    part = mine if is_first else tf.zeros_like(mine)
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, part)
+
+  if workers(strategy) == 1:
+    return values
+  with watched(strategy):
+    return first(strategy, strategy.run(of_this_process, (values,)))
+
+
 def broadcast(strategy: tf.distribute.Strategy, variables: Sequence[tf.Variable]) -> None:
   """Assigns the chief's values to the variables of every learner. Called by all of them.
 

@@ -24,7 +24,18 @@ from common.runs import dropping, games, hosting
 from common.runs import recorder as recorders
 from common.runs import run as runs
 from common.runs import system as systems
-from impala import a3c, architectures, lag, material, networks, policy, recorder, replicas, turns
+from impala import (
+  a3c,
+  architectures,
+  lag,
+  material,
+  members,
+  networks,
+  policy,
+  recorder,
+  replicas,
+  turns,
+)
 from impala import actor as actors
 from impala import config as configs
 from impala import learner as learners
@@ -74,8 +85,17 @@ class Run(runs.Run):
     # Before the folder is made: memory may be too small for the replay, or for a policy lag.
     self._material = self._make_material()
     lag.check_memory(max(0, config.policy_lag), self._learner.num_parameters())
+    self._member: members.Member | None = None
+    if config.population:
+      # Before the folder is made: outside of a population it is refused.
+      self._member = members.Member(
+        self._suite, self._learner, strategy, options.run_dir, who.index, self.save
+      )
     # Restores the first learner if the run is resumed; the others then get its variables.
     super().__init__(config, options, self._learner, who.index)
+    if not config.population:
+      # Flags may have changed them, and without a population nothing else does.
+      self._learner.hyperparameters.follow(config)
     self._learner.synchronise()
 
     self._store = parameters.ParameterStore(self._learner.snapshot())
@@ -241,8 +261,12 @@ class Run(runs.Run):
         logging.info('Another learner has stopped.')
         break
       if self._is_applied(batch, update):
+        told = self._material.told(batch)
         self._publish(update.parameters)
-        self._recorder.record(self._material.told(batch), update)
+        self._recorder.record(told, update)
+        if self._member:
+          self._member.count(told)
+          self._member.evolve_if_due()
       if self._turns:
         self._turns.end(self._material.actors(batch))
       if self.supervisor.is_save_due():

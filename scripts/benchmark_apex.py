@@ -35,7 +35,7 @@ PRESETS = configs.PRESETS
 _REPLAYED = 20_000
 # Samples whose priorities are updated in turn: updates of the same leaves would all be cached.
 _SAMPLES = 20
-_PARTS = ('environment', 'policy', 'add', 'sample', 'learner', 'update_priorities')
+_PARTS = ('environment', 'policy', 'add', 'sample', 'learner')
 
 
 def measure(config: configs.Config, seconds: float) -> dict[str, float]:
@@ -60,10 +60,10 @@ def measure(config: configs.Config, seconds: float) -> dict[str, float]:
   cost = {name: part.cpu_microseconds for name, part in parts.items()}
 
   per_inserted = cost['environment'] + cost['policy'] + cost['add']
-  per_sampled = cost['sample'] + cost['learner'] + cost['update_priorities']
+  per_sampled = cost['sample'] + cost['learner']
   limit = cores.count() * 1e6 / (per_inserted + config.replay_ratio * per_sampled)
   # Of all work on the replay, per sampled transition.
-  replay = cost['sample'] + cost['update_priorities'] + cost['add'] / config.replay_ratio
+  replay = cost['sample'] + cost['add'] / config.replay_ratio
 
   together = _together(config, seconds)
   # With replicas, one agent step inserts several transitions.
@@ -113,9 +113,11 @@ def _policy(config: configs.Config, suite: environments.Suite, seconds: float) -
 
   make_policy = algorithms.module(config).make_policy
   store = _store(config, suite)
-  policies = [make_policy(config, suite, store, i, seed=i) for i in range(config.num_actors)]
+  actors = range(config.num_actors)
+  policies = [make_policy(config, suite, store, i, seed=i, frames=lambda: 0) for i in actors]
+  no_start = np.zeros(config.envs_per_actor, bool)
   return measuring.measure(
-    lambda i: policies[i](observation), config.num_actors, config.envs_per_actor, seconds
+    lambda i: policies[i](observation, no_start), config.num_actors, config.envs_per_actor, seconds
   )
 
 
@@ -125,13 +127,19 @@ def _replay_and_learner(
   """Each operation on a replay of an actor's transitions, and updates on a sample of it."""
   import tensorflow as tf
 
-  from apex import learner
+  from apex import learner, writer
   from apex import replay as replays
+  from common.replay import structures
 
   config = dataclasses.replace(config, replay_capacity=_REPLAYED)
   replay = replays.make(config, suite)
-  # Tensors, as a queue gives them to the replay.
-  shipments = [tf.nest.map_structure(tf.constant, shipment) for shipment in _collect(config, suite)]
+  # Tensors of as many blocks as the writer adds at once, as a queue gives them to it.
+  collected = tf.nest.map_structure(lambda *parts: tf.concat(parts, 0), *_collect(config, suite))
+  count = writer.blocks_of_an_update(config)
+  shipments = [
+    tf.nest.map_structure(lambda part, i=i: part[i : i + count], collected)
+    for i in range(0, len(collected.environment) - count + 1, count)
+  ]
   for shipment in shipments:
     replays.insert(config, replay, shipment)
   samples = [replay.sample(config.batch_size) for _ in range(_SAMPLES)]
@@ -142,11 +150,10 @@ def _replay_and_learner(
 
   # One thread calls each of these, so none needs its number.
   def sample(_: int) -> None:
-    replay.sample(config.batch_size)
-
-  def update_priorities(_: int) -> None:
+    # With the priorities of an earlier sample, as in training.
     drawn = next(next_sample)
-    replay.update_priorities(drawn.leaf, drawn.stamp, drawn.priority)
+    changed = structures.Priorities(drawn.leaf, drawn.stamp, drawn.priority)
+    replay.update_and_sample(changed, config.batch_size)
 
   def update(_: int) -> None:
     # Fetching a value waits for the update.
@@ -158,7 +165,6 @@ def _replay_and_learner(
   transitions_per_block = float(np.mean([s.block.valid.numpy().sum() for s in shipments]))
   return {
     'sample': measuring.measure(sample, 1, config.batch_size, seconds),
-    'update_priorities': measuring.measure(update_priorities, 1, config.batch_size, seconds),
     'learner': measuring.measure(update, 1, config.batch_size, seconds),
     # Last, since it overwrites what was sampled.
     'add': measuring.measure(add, 1, transitions_per_block, seconds),
@@ -169,7 +175,8 @@ def _collect(config: configs.Config, suite: environments.Suite) -> list[Any]:
   """Runs an actor until its shipments hold enough transitions to fill the replay."""
   from apex import actor, algorithms
 
-  policy = algorithms.module(config).make_policy(config, suite, _store(config, suite), 0, seed=0)
+  make_policy = algorithms.module(config).make_policy
+  policy = make_policy(config, suite, _store(config, suite), 0, seed=0, frames=lambda: 0)
   tasks = [suite.tasks[0]] * config.envs_per_actor
   collector = actor.Actor(0, suite, tasks, policy, config, seed=0)
   shipments: list[Any] = []

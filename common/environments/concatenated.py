@@ -36,6 +36,9 @@ class Part(Protocol):
   def receive(self) -> suite.VectorStep:
     """Waits for the step that `send` has begun; returns what `step` would."""
 
+  def picture(self) -> np.ndarray | None:
+    """See `suite.picture`."""
+
   def close(self, **kwargs: Any) -> None: ...
 
 
@@ -92,6 +95,10 @@ class ConcatenatedVectorEnv(gymnasium.vector.VectorEnv):
   def awaited(self) -> str:
     """What the parts are waiting for, if they can say so; may be called by any thread."""
     return '; '.join(filter(None, map(suite.awaited, self._parts)))
+
+  def picture(self) -> np.ndarray | None:
+    """See `suite.picture`."""
+    return self._parts[0].picture()
 
   def close_extras(self, **kwargs: Any) -> None:
     for part in self._parts:

@@ -75,6 +75,10 @@ class ThreadedPart:
       raise answer
     return answer
 
+  def picture(self) -> np.ndarray | None:
+    """See `suite.picture`."""
+    return suite.picture(self._environment)
+
   def awaited(self) -> str:
     """What the environment is waiting for, if it can say so."""
     return suite.awaited(self._environment)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import socket
 import tempfile
 from typing import IO, Any, Iterator
 
@@ -35,7 +36,8 @@ def replacing(path: pathlib.Path, mode: str = 'w') -> Iterator[IO[Any]]:
       within a file system.
     mode: `w` or `wb`. Line ends are written as given.
   """
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+  # Machines that share the folder may have processes of the same number.
+  temporary = path.with_name(f'.{path.name}.{socket.gethostname()}.{os.getpid()}')
   try:
     with open(temporary, mode, newline='' if 'b' not in mode else None) as file:
       yield file

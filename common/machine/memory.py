@@ -45,6 +45,12 @@ def available() -> int:
   return min([free, *(number for number in left if number is not None)])
 
 
+def resident() -> int:
+  """Bytes of memory that this process has now."""
+  status = pathlib.Path('/proc/self/status').read_text()
+  return _number(r'^VmRSS:\s+(\d+) kB', status) * 1024
+
+
 def _left(group: cgroups.Group) -> int | None:
   """Bytes that the processes of a control group can still use; None without a limit."""
   if group.version == 1:

@@ -9,12 +9,12 @@ that samples are drawn from, and an `eviction` decides which blocks leave.
 """
 
 import threading
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from common.replay import eviction, storage, structures, sum_tree
+from common.replay import eviction, graphs, storage, structures, sum_tree
 
 # Priorities are clipped to this range. A TD error of zero must not keep a transition from ever
 # being drawn again. Beside one of 1e30, no other would be drawn, and sums would not be exact.
@@ -63,9 +63,11 @@ class PrioritizedReplay(tf.Module):
     # Whether blocks added one after the other lie in consecutive slots.
     self.keeps_order = self._eviction.keeps_order
     self.slots = self._eviction.slots
+    # What it takes when it is full.
+    self.bytes = self.size_in_bytes(spec, capacity, alpha_evict)
 
     self._lock = threading.Lock()
-    self._graphs: dict[str, Callable[..., Any]] = {}
+    self._call = graphs.Graphs().call
     self._storage = storage.BlockStorage(spec, self.slots, stack)
     self._tree = sum_tree.SumTree(self.slots * self._storage.length)
     with tf.device('/cpu:0'):
@@ -124,6 +126,17 @@ class PrioritizedReplay(tf.Module):
     """Draws `count` transitions with replacement. The replay must not be empty."""
     with self._lock:
       return self._call(self._sample, tf.constant(count))
+
+  def update_and_sample(
+    self, changed: structures.Priorities, count: int
+  ) -> tuple[int, structures.Sample]:
+    """`update_priorities` and then `sample`, in one call, which costs less than two.
+
+    Of transitions that come twice, either priority counts.
+    """
+    with self._lock:
+      late, sample = self._call(self._update_and_sample, changed, tf.constant(count))
+    return int(late), sample
 
   def update_priorities(self, leaf: tf.Tensor, stamp: tf.Tensor, priority: tf.Tensor) -> int:
     """Gives sampled transitions new priorities. Skips those that have left the replay.
@@ -212,21 +225,12 @@ class PrioritizedReplay(tf.Module):
     """Traces and optimises the graphs that training uses. Also removes to fit."""
     self.add(tf.nest.map_structure(lambda s: tf.zeros([0, *s.shape], s.dtype), self.spec))
     sample = self.sample(0)
-    self.update_priorities(sample.leaf, sample.stamp, sample.weight)
+    changed = structures.Priorities(sample.leaf, sample.stamp, sample.weight)
+    self.update_priorities(*changed)
+    self.update_and_sample(changed, 0)
     self.origins(sample.leaf, sample.stamp)
     self.remove(sample.leaf, sample.stamp)
     self.remove_to_fit()
-
-  def _call(self, method: Callable[..., Any], *arguments: Any) -> Any:
-    """Runs a method as a graph that is traced once, for any number of elements."""
-    # Without a signature, TensorFlow would retrace for every new number of elements.
-    name = method.__name__
-    if name not in self._graphs:
-      tensors = tf.nest.map_structure(tf.convert_to_tensor, arguments)
-      signature = tf.nest.map_structure(_any_length, tensors)
-      self._graphs[name] = tf.function(method, input_signature=signature)
-    with tf.device('/cpu:0'):
-      return self._graphs[name](*arguments)
 
   def _add(self, blocks: structures.TransitionBlock, origins: tf.Tensor) -> tf.Tensor:
     tf.debugging.assert_type(blocks.priority, tf.float32)
@@ -271,6 +275,12 @@ class PrioritizedReplay(tf.Module):
     removed = tf.reduce_sum(tf.gather(self._storage.counts, slots))
     self._size.assign_sub(removed)
     return removed
+
+  def _update_and_sample(
+    self, changed: structures.Priorities, count: tf.Tensor
+  ) -> tuple[tf.Tensor, structures.Sample]:
+    late = self._update_priorities(*changed)
+    return late, self._sample(count)
 
   def _sample(self, count: tf.Tensor) -> structures.Sample:
     """Draws K transitions. Equations and symbols are those of Schaul et al. 2015."""
@@ -384,9 +394,3 @@ def _make_eviction(capacity: int, length: int, alpha_evict: float | None) -> evi
       f'blocks of {length} transitions, expected 1: with alpha_evict, transitions leave one by one'
     )
   return eviction.ByPriority(capacity, alpha_evict)
-
-
-def _any_length(x: tf.Tensor) -> tf.TensorSpec:
-  """The signature of tensors like `x` with any first dimension."""
-  shape = [None, *x.shape[1:]] if x.shape.rank else []
-  return tf.TensorSpec(shape, x.dtype)

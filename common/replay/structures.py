@@ -54,6 +54,14 @@ class Sample(NamedTuple):
   age: tf.Tensor  # int64 [K]: transitions added since, counted in whole blocks.
 
 
+class Priorities(NamedTuple):
+  """New priorities of sampled transitions."""
+
+  leaf: tf.Tensor  # int64 [K], from a sample.
+  stamp: tf.Tensor  # int64 [K], from the same sample.
+  priority: tf.Tensor  # float32 [K], finite.
+
+
 class RefusedBlock(ValueError):
   """A block has a number that is not finite, or a negative priority."""
 

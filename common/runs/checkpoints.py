@@ -32,8 +32,17 @@ class Checkpoints:
   `tf.train.CheckpointManager` takes new checkpoints for old ones and deletes them.
   """
 
-  def __init__(self, folder: pathlib.Path, root: tf.Module):
+  def __init__(self, folder: pathlib.Path, root: tf.Module, added: Sequence[str] = ()):
+    """Saves and restores nothing yet.
+
+    Args:
+      folder: The folder `checkpoints/`.
+      root: What is saved.
+      added: Attributes of the root that checkpoints of earlier versions lack.
+    """
     self._folder = folder
+    self._root = root
+    self._added = added
     self._checkpoint = tf.train.Checkpoint(root=root)
 
   def save(self, number: int) -> str:
@@ -110,7 +119,8 @@ class Checkpoints:
 
   def _restore(self, path: str) -> str:
     try:
-      self._checkpoint.read(path).assert_existing_objects_matched().expect_partial()
+      with self._without_what_lacks(path):
+        self._checkpoint.read(path).assert_existing_objects_matched().expect_partial()
     except (ValueError, IndexError, AssertionError, tf.errors.OpError) as error:
       reason = str(error).strip().splitlines()[0]
       raise errors.UserError(
@@ -118,6 +128,23 @@ class Checkpoints:
         f'than the config says. ({reason})'
       ) from error
     return path
+
+  @contextlib.contextmanager
+  def _without_what_lacks(self, path: str) -> Iterator[None]:
+    """In the block, the root is without those of `added` that a checkpoint lacks."""
+    listed = tf.train.list_variables(path) if self._added else ()
+    saved = {name.partition('/')[0] for name, _ in listed}
+    lacking = {name: getattr(self._root, name) for name in self._added if name not in saved}
+    for name in lacking:
+      delattr(self._root, name)
+    try:
+      yield
+    finally:
+      for name, part in lacking.items():
+        setattr(self._root, name, part)
+    if lacking:
+      names = ', '.join(lacking)
+      logging.warning('%s is of an earlier version, without %s: left as they are.', path, names)
 
   def _save(self, which: str, number: int, kept: int) -> str:
     folder = self._folder / which

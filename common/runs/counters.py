@@ -1,5 +1,7 @@
 """A run's progress: updates, frames, seconds."""
 
+from typing import ClassVar
+
 import tensorflow as tf
 
 
@@ -11,6 +13,10 @@ class Counters(tf.Module):
     frames: int64 `[]`, environment frames: agent steps x action repeat.
     seconds: float64 `[]`, seconds of training, including those before the run was resumed.
   """
+
+  # Attributes that checkpoints of earlier versions lack. They keep what they have when such a
+  # checkpoint is restored.
+  ADDED: ClassVar[tuple[str, ...]] = ()
 
   def __init__(self, name: str):
     super().__init__(name=name)

@@ -32,6 +32,10 @@ class NonFiniteParameters(errors.UserError):
   """The parameters are not finite: no batch can mend them."""
 
 
+class UselessParameters(errors.UserError):
+  """Actors compute numbers that are not finite with parameters that are."""
+
+
 class Drops:
   """Drops batches, and decides when there were too many. Used by one thread.
 
@@ -101,6 +105,25 @@ class Drops:
       f'the parameters are not finite at update {int(self._learner.updates)}. They are not saved: '
       '--resume continues from the last checkpoint before. The batch of this update or of an '
       f'earlier one is {saved}. It holds {origin}. {magnitudes(batch)}. {_HINT}.'
+    )
+
+  def end_useless(self, parts: Any, wrong: Sequence[str], origin: str) -> UselessParameters:
+    """Describes actors whose data are spoilt by the parameters that they act with.
+
+    Args:
+      parts: What one of them sent, a named tuple of tensors or of structures of tensors.
+      wrong: The names of what it computed and is not finite.
+      origin: Where it comes from, for messages.
+
+    Returns:
+      The error to raise.
+    """
+    variables = self._learner.trainable_variables
+    largest = max(float(tf.reduce_max(tf.abs(variable))) for variable in variables)
+    return UselessParameters(
+      f'the parameters are useless at update {int(self._learner.updates)}: what actors compute '
+      f'with them ({", ".join(wrong)}) is not finite in {origin}, though what they saw is. The '
+      f'largest magnitude of a parameter is {largest:.3g}. {magnitudes(parts)}. {_HINT}.'
     )
 
   def _save_first(self, batch: Any) -> str:

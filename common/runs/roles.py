@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import logging
 import socket
 import threading
@@ -15,12 +14,11 @@ import tensorflow as tf
 
 from common import environments, errors
 from common.config import command_line, run_folder, settings
-from common.distributed import actor_processes, cluster, parameters, queues
+from common.distributed import actor_processes, cluster, queues
 from common.distributed import link as links
-from common.evaluation import play, ticker
 from common.machine import signals, threads, version
+from common.runs import evaluating, trust
 from common.runs import system as systems
-from common.runs import trust
 
 
 def work(
@@ -174,48 +172,5 @@ def _evaluate(
   welcome: links.Welcome,
 ) -> None:
   """Plays every task with the latest parameters, round after round, and reports the returns."""
-  agent = system.make_playing_agent(config, suite, welcome.seed)
-  assign = tf.function(functools.partial(parameters.assign, agent.variables))
-  # 0 episodes means no table at the end of training; an evaluator still evaluates.
-  episodes = max(1, config.evaluation_episodes)
-  played = None
-  for attempt in itertools.count():
-    # The same parameters are not played again.
-    while (snapshot := link.latest()) is played:
-      if link.wait(config.log_every_seconds):
-        return
-    parameters.check(agent.variables, snapshot)
-    assign(snapshot.values)
-    played = snapshot
-    frames = link.frames
-
-    watch = ticker.Ticker(episodes * len(suite.tasks), config.log_every_seconds)
-    link.be_described_by(watch.line, lambda: 0)
-
-    for task in suite.tasks:
-      # Another seed for each round: no episode is played twice.
-      playing = play.play_episodes(
-        suite,
-        task,
-        agent.make_player,
-        episodes,
-        welcome.seed + attempt,
-        config.max_evaluation_steps,
-      )
-      for so_far in playing:
-        if link.is_ended():
-          return
-        watch.note(task, so_far.standing(), len(so_far.returns) == episodes)
-      summary = so_far.summary()
-      link.report(
-        task=task,
-        frames=frames,
-        version=snapshot.version,
-        episodes=episodes,
-        mean=summary['mean'],
-        low=summary['low'],
-        high=summary['high'],
-      )
-      logging.info('%s frames: %s %.2f', f'{frames:,}', task, summary['mean'])
-      if note := play.cut_note({'agent': {task: summary}}, config.max_evaluation_steps):
-        logging.info('  %s', note)
+  evaluator = evaluating.Evaluator(system, config, suite, welcome.seed)
+  evaluator.run(link, lambda watch: link.be_described_by(watch.line, lambda: 0))

@@ -82,7 +82,7 @@ class Supervisor:
     else:
       self.folder, self._lock = run_folder.create(options.run_dir, config, options.is_named)
       self.run_dir = self.folder
-    self._checkpoints = checkpoints.Checkpoints(self.folder / 'checkpoints', learner)
+    self._checkpoints = checkpoints.Checkpoints(self.folder / 'checkpoints', learner, learner.ADDED)
     if self._saves:
       self._restore_or_begin(options.resume)
     # The learner's thread saves during training, the main thread at the end.
@@ -91,15 +91,24 @@ class Supervisor:
     self._is_ending = False
     self._has_saved_at_the_end = False
 
+  def _has_begun(self) -> bool:
+    """Whether the folder has more than a config: a checkpoint, or measurements.
+
+    One without was prepared, as a population's members are, or its run was killed right away.
+    """
+    saved = next(self.folder.glob('checkpoints/*/ckpt-*.index'), None)
+    return saved is not None or (self.folder / 'metrics.csv').exists()
+
   def _restore_or_begin(self, resume: bool) -> None:
-    if not resume:
+    restored = self._checkpoints.restore() if resume and self._has_begun() else ''
+    if resume:
+      # Flags may have changed settings of the resumed run.
+      run_folder.save_config(self.folder, self._config)
+    if restored:
+      logging.info('Resuming %s at %s frames.', restored, f'{int(self._learner.frames):,}')
+    else:
       # So that a run that is killed early can be resumed too.
       self._checkpoints.save(0)
-      return
-    restored = self._checkpoints.restore()
-    # Flags may have changed settings of the resumed run.
-    run_folder.save_config(self.folder, self._config)
-    logging.info('Resuming %s at %s frames.', restored, f'{int(self._learner.frames):,}')
 
   def save(self, recorder: recorders.Recorder) -> int:
     """Saves a checkpoint, also as the best one if its returns are.

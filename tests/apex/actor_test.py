@@ -55,7 +55,7 @@ def make_policy(suite, config, epsilon=np.zeros(N, np.float32), seed=0):
     network = dqn.make_networks(config, suite)
   values = parameters.flatten(network.trainable_variables)
   store = parameters.ParameterStore(parameters.Snapshot(0, values))
-  return dqn.Policy(network, suite, store, epsilon, seed), network, store
+  return dqn.Policy(network, suite, store, lambda: epsilon, seed), network, store
 
 
 def run_actor(suite, config, steps, epsilon, index=0, publish=None) -> Run:
@@ -428,7 +428,7 @@ def test_an_actors_number_determines_its_epsilons():
   suite = environments.load('gym:CartPole-v1')
   config = settings('gym', num_actors=3)
   _, _, store = make_policy(suite, config)
-  made = dqn.make_policy(config, suite, store, actor=1, seed=0)
+  made = dqn.make_policy(config, suite, store, actor=1, seed=0, frames=lambda: 0)
   np.testing.assert_array_equal(made._epsilon, exploration.epsilons(3 * N)[N : 2 * N])
 
 
@@ -505,7 +505,8 @@ class TestPolicy:
     suite = environments.load('gym:CartPole-v1')
     config = settings('gym')
     one, _, store = make_policy(suite, config)
-    other = dqn.Policy(dqn.make_networks(config, suite), suite, store, np.zeros(N, np.float32), 0)
+    network = dqn.make_networks(config, suite)
+    other = dqn.Policy(network, suite, store, lambda: np.zeros(N, np.float32), 0)
     observations = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
     before = one.q_values(shown(observations))
     np.testing.assert_array_equal(other.q_values(shown(observations)), before)

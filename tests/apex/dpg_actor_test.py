@@ -12,6 +12,7 @@ from scipy import stats
 from apex import actor as actors
 from apex import config as configs
 from apex import dpg, transitions
+from apex import noise as noises
 from common import environments
 from common.distributed import parameters
 from common.environments import suite as suites
@@ -34,7 +35,13 @@ def make_policy(networks, sigma, seed=0, suite=None) -> dpg.Policy:
   """A policy of these parameters, in networks of its own."""
   suite = suite or oracle.make_suite()
   own = dpg.make_networks(oracle.settings(), suite)
-  return dpg.Policy(own, suite, store_of(networks), sigma, seed)
+  gaussian = noises.Gaussian(suite.action_space.shape[0], sigma, seed)
+  return dpg.Policy(own, suite, store_of(networks), gaussian)
+
+
+def no_start(count=oracle.BATCH):
+  """No game starts."""
+  return np.zeros(count, bool)
 
 
 def quiet_networks() -> dpg.Networks:
@@ -65,7 +72,8 @@ class TestNoise:
     policy, replica = make_policy(networks, self.SIGMA, seed=7), oracle.Replica.of(networks)
     x = oracle.vectors(self.STEPS * self.ENVIRONMENTS, seed=8)
     x = x.reshape(self.STEPS, self.ENVIRONMENTS, INPUT)
-    actions = np.stack([policy(oracle.seen(observation)).actions for observation in x])
+    start = no_start(self.ENVIRONMENTS)
+    actions = np.stack([policy(oracle.seen(observation), start).actions for observation in x])
     pi = replica.pi(x.reshape(-1, INPUT).astype(np.float64)).reshape(actions.shape)
     assert np.abs(actions).max() < 1.0 and np.std(pi) > 0.02
     return actions - pi
@@ -95,7 +103,9 @@ class TestNoise:
 
   def test_what_leaves_the_bounds_lies_on_them(self):
     policy = make_policy(quiet_networks(), 1.0, seed=9)
-    actions = np.stack([policy(oracle.seen(oracle.vectors(50))).actions for _ in range(40)])
+    actions = np.stack(
+      [policy(oracle.seen(oracle.vectors(50)), no_start(50)).actions for _ in range(40)]
+    )
     for bound in (-1.0, 1.0):
       count = np.sum(actions == bound)
       assert stats.binomtest(int(count), actions.size, stats.norm.cdf(-1.0)).pvalue > SIGNIFICANCE
@@ -104,7 +114,7 @@ class TestNoise:
 
   def test_depends_on_the_seed(self):
     one, again, other = (
-      make_policy(quiet_networks(), 0.2, seed)(oracle.seen(oracle.vectors())).actions
+      make_policy(quiet_networks(), 0.2, seed)(oracle.seen(oracle.vectors()), no_start()).actions
       for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(one, again)
@@ -117,10 +127,11 @@ class TestPolicy:
     oracle.policy_variables(networks)[-1].assign([1.5, -1.5])
     policy, replica = make_policy(networks, 0.2), oracle.Replica.of(networks)
     # The same seed gives the same noise to a policy that outputs zero, which shows the noise.
-    noise = make_policy(quiet_networks(), 0.2)
+    noisy = make_policy(quiet_networks(), 0.2)
     wide, beyond = x.astype(np.float64), np.zeros(2, int)
     for _ in range(10):
-      decision, added = policy(oracle.seen(x)), noise(oracle.seen(x)).actions.astype(np.float64)
+      decision = policy(oracle.seen(x), no_start(count))
+      added = noisy(oracle.seen(x), no_start(count)).actions.astype(np.float64)
       for part, shape in zip(decision, ((count, ACTIONS), (count,), (count,)), strict=True):
         assert isinstance(part, np.ndarray) and part.dtype == np.float32 and part.shape == shape
 
@@ -154,7 +165,7 @@ class TestPolicy:
 
   def test_without_noise_both_values_are_the_same(self):
     networks, x = oracle.make_networks(), oracle.vectors()
-    decision = make_policy(networks, 0.0)(oracle.seen(x))
+    decision = make_policy(networks, 0.0)(oracle.seen(x), no_start(len(x)))
     np.testing.assert_allclose(
       decision.actions, networks.policy(oracle.seen(x)), rtol=1e-6, atol=1e-6
     )
@@ -164,22 +175,24 @@ class TestPolicy:
     first, second = oracle.make_networks(0), oracle.make_networks(1)
     x = oracle.seen(oracle.vectors())
     store = store_of(first)
-    policy = dpg.Policy(oracle.fresh_networks(), oracle.make_suite(), store, 0.0, 0)
-    before = policy(x)
+    policy = dpg.Policy(
+      oracle.fresh_networks(), oracle.make_suite(), store, noises.Gaussian(ACTIONS, 0.0, 0)
+    )
+    before = policy(x, no_start())
     store.publish(parameters.Snapshot(7, parameters.flatten(second.trainable_variables)))
-    oracle.assert_arrays_equal(policy(x), before)
+    oracle.assert_arrays_equal(policy(x, no_start()), before)
     assert policy.refresh() == 7
     actions = second.policy(x)
-    np.testing.assert_allclose(policy(x).actions, actions, **FORWARD)
+    np.testing.assert_allclose(policy(x, no_start()).actions, actions, **FORWARD)
     np.testing.assert_allclose(policy.bootstrap_value(x), second.critic(x, actions), **FORWARD)
 
   def test_an_actors_noise_is_the_configs_whatever_its_number(self):
     networks, x = oracle.make_networks(), oracle.seen(oracle.vectors())
     config, suite = oracle.settings(noise_sigma=0.17), oracle.make_suite()
-    expected = make_policy(networks, 0.17, seed=5)(x)
+    expected = make_policy(networks, 0.17, seed=5)(x, no_start())
     for actor in (0, 3):
-      made = dpg.make_policy(config, suite, store_of(networks), actor, seed=5)
-      for part, other in zip(made(x), expected, strict=True):
+      made = dpg.make_policy(config, suite, store_of(networks), actor, seed=5, frames=lambda: 0)
+      for part, other in zip(made(x, no_start()), expected, strict=True):
         np.testing.assert_allclose(part, other, rtol=1e-6, atol=1e-6)
 
   def test_all_environments_are_shown(self):

@@ -1,5 +1,6 @@
 """Whole runs in child processes: files, interruption, killing, resuming with and without replay."""
 
+import csv
 import json
 import re
 import signal
@@ -135,6 +136,17 @@ def test_losses_that_are_never_finite_stop_the_run_and_the_first_sample_is_saved
   assert sample['n_step_return'].shape == (64,) and np.isfinite(sample['n_step_return']).all()
 
 
+def test_parameters_that_spoil_what_actors_send_are_named(tmp_path):
+  """The learner waits for the replay ratio, for which all blocks that come are useless."""
+  process = train(f'--run_dir={tmp_path}/run', '--config.learning_rate=1e30')
+  output = finish(process, 2)
+  assert (
+    'the parameters are useless at update 1: what actors compute with them (priority)' in output
+  )
+  assert re.search(r'largest magnitude of a parameter is 1(\.\d+)?e\+30', output)
+  assert 'A smaller --config.learning_rate' in output and 'hold NaN?' not in output
+
+
 @pytest.mark.long
 def test_parameters_that_are_not_finite_stop_the_run_at_once_and_are_not_saved(tmp_path):
   folder = tmp_path / 'run'
@@ -227,6 +239,28 @@ def test_a_stalled_run_names_the_actor_that_hangs(tmp_path):
   assert 'actor 0 (environments:Stuck-v0): stepping environments for' in line
 
 
+def test_the_baseline_of_dqn_trains_while_an_evaluator_plays(tmp_path):
+  folder = tmp_path / 'run'
+  process = train(
+    f'--run_dir={folder}',
+    '--preset=gym_dqn',
+    '--total_frames=2500',
+    '--config.evaluator_frames=400',
+  )
+  output = finish(process)
+  last = rows(folder)[-1]
+  # All that is learned from is the one actor's: what the evaluator plays is not.
+  assert last['replay_size'] == last['frames'] and last['weight'] == 1.0
+  # 64 samples for every two transitions beyond the first 500.
+  assert last['updates'] == pytest.approx((last['frames'] - 500) / 2, rel=0.05)
+  with open(folder / 'evaluator.csv') as file:
+    rounds = list(csv.DictReader(file))
+  frames = [int(row['frames']) for row in rounds]
+  assert 400 <= frames[0] <= 600 and all(np.diff(frames) >= 400)
+  assert all(row['episodes'] == '2' and row['task'] == 'CartPole-v1' for row in rounds)
+  assert f'Evaluation at {frames[0]:,} frames: CartPole-v1' in output
+
+
 def test_copies_uniform_sampling_and_six_epsilons_train(tmp_path):
   folder = tmp_path / 'run'
   process = train(
@@ -283,7 +317,6 @@ def test_ape_x_dpg_trains_evicts_by_priority_and_resumes_with_its_replay(tmp_pat
       ['--env=atari:pong', '--preset=gym', '--config.eviction=by_priority'],
       "eviction is 'by_priority', expected 'oldest'",
     ),
-    (['--config.torso=nature'], "torso is 'nature', expected 'auto', or 'vector' for vectors"),
     (['--config.replay_capacity=100000000000'], 'lower --config.replay_capacity'),
     (
       ['--config.replay_capacit=5'],

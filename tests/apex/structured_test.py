@@ -11,6 +11,7 @@ from apex import actor as actors
 from apex import agent as agents
 from apex import config as configs
 from apex import dpg, dqn, transitions
+from apex import noise as noises
 from apex import replay as replays
 from common import errors
 from common.distributed import parameters
@@ -38,7 +39,7 @@ def shipments():
   values = parameters.flatten(network.trainable_variables)
   store = parameters.ParameterStore(parameters.Snapshot(0, values))
   # The task raises an error at an illegal action, so acting is tested here too.
-  acts = dqn.Policy(network, SUITE, store, np.float32([1.0, 1.0, 0.0]), seed=1)
+  acts = dqn.Policy(network, SUITE, store, lambda: np.float32([1.0, 1.0, 0.0]), seed=1)
   actor = actors.Actor(0, SUITE, SUITE.tasks * N, acts, config, seed=1)
   collected = []
   actor.run(collected.append, lambda: len(collected) >= 12)
@@ -239,10 +240,10 @@ class TestDpg:
     networks = dpg.make_networks(config, suite)
     values = parameters.flatten(networks.trainable_variables)
     store = parameters.ParameterStore(parameters.Snapshot(0, values))
-    policy = dpg.Policy(networks, suite, store, 0.1, seed=0)
+    policy = dpg.Policy(networks, suite, store, noises.Gaussian(2, 0.1, seed=0))
     sample = self.make_sample()
     observation = {name: part[:, 0].numpy() for name, part in sample.observation.items()}
-    decision = policy(observation)
+    decision = policy(observation, np.zeros(5, bool))
     assert decision.actions.shape == (5, 2) and np.all(np.abs(decision.actions) <= 1)
     q = networks.critic(observation, decision.actions)
     np.testing.assert_allclose(decision.q_taken, q, rtol=1e-4, atol=1e-6)

@@ -114,6 +114,14 @@ class TestRMSProp:
     assert update.experimental_get_tracing_count() <= 2
     assert_all_close(variables, expected_values(settings))
 
+  def test_an_epsilon_that_changes_takes_the_place_of_the_constructors(self):
+    settings = {'decay': 0.9, 'epsilon': 0.01}
+    changing, variables = optimizers.RMSProp(0.9, 7.0), new_variables()
+    epsilon = tf.Variable(settings['epsilon'])
+    for gradients, learning_rate in zip(random_gradients(), LEARNING_RATES, strict=True):
+      changing.apply(as_tensors(gradients), variables, learning_rate, epsilon)
+    assert_all_close(variables, expected_values(settings))
+
   def test_slots_are_created_once(self):
     optimizer, variables = optimizers.RMSProp(momentum=0.9, centered=True), new_variables()
     created = []
@@ -157,10 +165,22 @@ class TestClipByGlobalNorm:
   def test_unchanged_where_short_enough_or_without_a_limit(self, max_norm):
     assert_all_close(self.clip(max_norm), self.GRADIENTS)
 
-  def test_gradient_of_zero(self):
-    clipped, norm = optimizers.clip_by_global_norm([tf.zeros(3)], 40.0)
+  @pytest.mark.parametrize('max_norm', [40.0, tf.constant(40.0), tf.constant(0.0)])
+  def test_gradient_of_zero(self, max_norm):
+    clipped, norm = optimizers.clip_by_global_norm([tf.zeros(3)], max_norm)
     np.testing.assert_array_equal(clipped[0], np.zeros(3))
     assert float(norm) == 0.0
+
+  def test_a_limit_that_changes_does_the_same_without_tracing_again(self):
+    limit = tf.Variable(0.0)
+    clip = tf.function(
+      lambda gradients: optimizers.clip_by_global_norm(gradients, tf.convert_to_tensor(limit))
+    )
+    for max_norm in (6.5, 0.0, 14.0):
+      limit.assign(max_norm)
+      for one, other in zip(clip(as_tensors(self.GRADIENTS))[0], self.clip(max_norm), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert clip.experimental_get_tracing_count() == 1
 
 
 class TestLinearDecay:

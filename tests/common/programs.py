@@ -33,6 +33,12 @@ def start(system: str, *flags: str) -> subprocess.Popen:
   return _started(command)
 
 
+def start_population(*flags: str) -> subprocess.Popen:
+  """Starts a population of IMPALA on CartPole."""
+  program = [sys.executable, '-u', '-m', 'impala.population', '--env=gym:CartPole-v1']
+  return _started([*program, '--config.log_every_seconds=0.5', *flags])
+
+
 def start_script(path: pathlib.Path) -> subprocess.Popen:
   """Starts a script that trains."""
   return _started([sys.executable, '-u', str(path)])

@@ -201,6 +201,7 @@ def test_settings_follow_the_architecture():
     ({'architecture': 'a3c', 'policy_lag': 1}, 'policy_lag is 1, expected -1 for a3c'),
     ({'architecture': 'a3c', 'replay_fraction': 0.5}, 'expected 0 for a3c, which is on-policy'),
     ({'architecture': 'a3c', 'learner_devices': 2}, 'learner_devices is 2, expected 1 for a3c'),
+    ({'policy_lag': 0, 'population': True}, 'population is True, expected false'),
     ({'architecture': 'a3c', 'popart': True}, 'popart is True, expected false for a3c'),
     ({'architecture': 'a2c_sync_step', 'dynamic_batching': True}, 'false for a2c_sync_step'),
     ({'policy_lag': 1, 'dynamic_batching': True}, 'dynamic_batching is True, expected false with'),

@@ -145,3 +145,31 @@ def test_parameters_that_a_step_makes_infinite_are_noticed():
   learner = make_learner(make_config(learning_rate=3e38))
   update = learner.update(random_batch(0, learner.agent), tf.constant(1, tf.int64))
   assert update.statistics['finite'] and not update.parameters_finite
+
+
+def test_hyperparameters_that_change_act_as_if_they_had_been_the_configs():
+  """In the same graph, which is traced once."""
+  others = dict(learning_rate=0.01, entropy_cost=0.2, rmsprop_epsilon=1e-4, max_gradient_norm=3.0)
+  changed = make_learner(make_config(population=True))
+  meant = make_learner(make_config(population=True, **others))
+  batch = random_batch(0, changed.agent)
+  frames = tf.constant(500, tf.int64)
+  zero = changed.update(batch, frames, stop=True).parameters.numpy()
+  changed.hyperparameters.assign(others)
+  for _ in range(2):
+    one = changed.update(batch, frames)
+    other = meant.update(batch, frames)
+    np.testing.assert_array_equal(one.parameters, other.parameters)
+    # A population has no annealing.
+    np.testing.assert_allclose(one.statistics['learning_rate'], 0.01)
+  assert np.abs(one.parameters - zero).max() > 1e-3
+  assert changed._update.experimental_get_tracing_count() == 1
+
+
+def test_without_a_population_hyperparameters_are_the_configs():
+  config = make_config()
+  learner = make_learner(config)
+  assert learner.hyperparameters.values() == pytest.approx(
+    {name: getattr(config, name) for name in learner.hyperparameters.values()}, rel=1e-6
+  )
+  assert learner.tally is None

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from common import errors
-from impala import replicas
+from impala import population_folder, replicas
 from tests.common import programs
 from tests.impala import together
 
@@ -69,6 +69,9 @@ def single():
 def folders(tmp_path_factory, request):
   """Folders with the results of learners that have ended, by kind."""
   folders = {kind: tmp_path_factory.mktemp(kind) for kind in _PROCESSES}
+  for kind, processes in _PROCESSES.items():
+    (folders[kind] / 'population').mkdir()
+    together.found_population(folders[kind] / 'population', processes)
   addresses = free_addresses(2)
   processes = [
     start(folders['machines'], 1, 0, *addresses),
@@ -99,6 +102,29 @@ def test_parameters_slots_and_counters_are_those_of_a_single_learner(case):
     np.testing.assert_allclose(found['values'], single['values'], rtol=1e-5, atol=1e-6)
     # Exactly equal to each other, or they would drift apart.
     np.testing.assert_array_equal(found['values'], processes[0]['values'])
+
+
+@pytest.mark.parametrize('kind', _PROCESSES)
+def test_a_member_of_several_learners_is_measured_by_all_and_all_take_over(kind, folders):
+  count = _PROCESSES[kind]
+  found = [dict(np.load(folders[kind] / f'population_{i}.npz')) for i in range(count)]
+  (event,) = population_folder.history(folders[kind] / 'population', 0)
+  # 30 in each episode of the first learner, 40 in those of the second.
+  assert event.returns == dict.fromkeys(together.SUITE.tasks, {1: 30.0, 2: 35.0}[count])
+  assert (event.partner, event.taken_generation) == (1, 0)
+  assert found[0]['saves'] == 1
+  for each in found:
+    np.testing.assert_array_equal(each['evolved'], found[0]['evolved'])
+    # The weights, several thousand, are the other's.
+    assert np.sum(each['evolved'] == 2.0) > 1000
+
+
+def test_a_total_counts_each_process_once(case):
+  processes, single = case
+  np.testing.assert_array_equal(single['total'], [1.0, 0.5])
+  for found in processes:
+    expected = [1.0, 0.5] if len(processes) == 1 else [3.0, 1.0]
+    np.testing.assert_array_equal(found['total'], expected)
 
 
 def test_the_batches_are_clipped_and_one_is_not_finite(single):

@@ -12,7 +12,15 @@ import tensorflow as tf
 
 from common import environments, errors
 from common.runs import checkpoints
-from impala import batching, networks, replicas, trajectory
+from impala import (
+  batching,
+  exploit_explore,
+  members,
+  networks,
+  population_folder,
+  replicas,
+  trajectory,
+)
 from impala import config as configs
 from impala import learner as learners
 
@@ -95,6 +103,8 @@ def learn(
   frames = tf.constant(FRAMES_PER_UPDATE, tf.int64)
   num_learners = replicas.workers(strategy)
   found = {'values': [values(learner, strategy)]}
+  # 1 + 2 + ... of all processes, whatever their number of devices.
+  found['total'] = replicas.total(strategy, tf.constant([1.0 + index, 0.5])).numpy()
   for batch in make_batches(learner.agent):
     share = batching.split(batch, num_learners)[index]
     update = learner.update(share, frames)
@@ -139,6 +149,61 @@ def move(
   return found
 
 
+def found_population(folder: pathlib.Path, num_learners: int) -> None:
+  """Makes a population in which member 1, all of whose weights are 2, is better than member 0."""
+  # All learners' episodes make a generation.
+  rule = exploit_explore.Rule(burn_in_frames=0, episodes=4 * num_learners)
+  population_folder.save(folder, population_folder.Population(2, 1, exploit_explore.ADAPTED, rule))
+  population_folder.write_random(folder, dict.fromkeys(SUITE.tasks, 20.0))
+  donor = make_learner(population_config(), tf.distribute.get_strategy(), seed=3)
+  for variable in donor.trainable_variables:
+    variable.assign(tf.fill(variable.shape, 2.0))
+  published = population_folder.published_checkpoints(folder, 1)
+  checkpoints.Checkpoints(published, donor).save(7)
+  population_folder.member_folder(folder, 0).mkdir()
+  returns = dict.fromkeys(SUITE.tasks, 500.0)
+  values_of = donor.hyperparameters.values()
+  population_folder.publish(
+    folder, 1, population_folder.Published(0, 9, 7, returns, returns, values_of)
+  )
+
+
+def population_config() -> configs.Config:
+  return dataclasses.replace(make_config(lstm=True), population=True)
+
+
+def evolve(
+  strategy: tf.distribute.Strategy, folder: pathlib.Path, index: int
+) -> dict[str, np.ndarray]:
+  """A member of several learners, each of which plays its own episodes, takes over another one.
+
+  Returns:
+    `evolved`, the values of this learner; `saves`, how often it saved.
+  """
+  learner = make_learner(population_config(), strategy, seed=1 + index)
+  learner.synchronise()
+  saves: list[int] = []
+  run_dir = population_folder.member_folder(folder, 0)
+  member = members.Member(SUITE, learner, strategy, run_dir, index, lambda: saves.append(1))
+  batch = next(make_batches(learner.agent))
+  share = batching.split(batch, replicas.workers(strategy))[index]
+  # Learners end episodes in different updates.
+  for update in range(1, 201):
+    learner.updates.assign(update)
+    lengths = np.zeros(share.episode_length.shape, np.int32)
+    lengths[1, :2] = update in (10 + index, 130 + index)
+    returns = lengths * np.float32(30 + 10 * index)
+    member.count(
+      share._replace(
+        task=tf.range(share.task.shape[0], dtype=share.task.dtype) % 2,
+        episode_length=tf.constant(lengths),
+        episode_return=tf.constant(returns),
+      )
+    )
+    member.evolve_if_due()
+  return {'evolved': values(learner, strategy), 'saves': np.array(len(saves))}
+
+
 def refused(act: Callable[[], object]) -> np.ndarray:
   """The message of the `UserError` that `act` raises, or 'nothing'."""
   try:
@@ -165,6 +230,7 @@ def main(folder_name: str, devices: str, index_text: str, *addresses: str) -> No
     uneven = dataclasses.replace(config, batch_size=B + 1)
     found['uneven'] = refused(lambda: learners.Learner(uneven, SUITE, learner.agent, strategy))
     np.savez(folder / f'{name}_{index}.npz', **found)
+  np.savez(folder / f'population_{index}.npz', **evolve(strategy, folder / 'population', index))
 
   if addresses and index > 0:
     os.kill(os.getpid(), signal.SIGKILL)

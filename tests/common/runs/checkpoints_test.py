@@ -235,6 +235,26 @@ def test_relative_gain_does_not_depend_on_the_scale():
   assert scaled == pytest.approx(gain)
 
 
+def test_what_an_earlier_version_did_not_have_keeps_its_value(tmp_path, caplog):
+  values = saved(tmp_path, [1])
+  larger = LargerLearner()
+  larger.temperature.assign(7.0)
+  checkpoints.Checkpoints(tmp_path, larger, ['temperature']).restore()
+  assert_same(larger.values(), values[1])
+  assert float(larger.temperature) == 7.0 and 'without temperature: left' in caplog.text
+  # From here on it is saved and restored as everything else.
+  checkpoints.Checkpoints(tmp_path, larger, ['temperature']).save(2)
+  again = LargerLearner()
+  checkpoints.Checkpoints(tmp_path, again, ['temperature']).restore()
+  assert float(again.temperature) == 7.0
+
+
+def test_nothing_else_may_be_missing(tmp_path):
+  saved(tmp_path, [1])
+  with pytest.raises(errors.UserError, match='of another network'):
+    checkpoints.Checkpoints(tmp_path, LargerLearner(), ['updates']).restore()
+
+
 @pytest.mark.parametrize('which', ['latest', 'best', 'ckpt-1', '/nowhere/ckpt-1'])
 def test_no_checkpoint(tmp_path, which):
   with pytest.raises(errors.UserError, match=f'there is no checkpoint {which!r} in {tmp_path}'):

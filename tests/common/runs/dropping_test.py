@@ -93,6 +93,17 @@ def test_parameters_that_are_not_finite_are_another_error(drops, tmp_path):
   assert (tmp_path / 'non_finite_batch.npz').exists()
 
 
+def test_parameters_that_spoil_what_actors_compute_are_named(learner, tmp_path):
+  learner.weights = tf.Variable([1.0, -3e30])
+  error = dropping.Drops(tmp_path, learner).end_useless(batch(), ['state'], 'a block of me')
+  message = str(error)
+  assert (
+    'the parameters are useless at update 120: what actors compute with them (state)' in message
+  )
+  assert 'not finite in a block of me' in message and 'a parameter is 3e+30' in message
+  assert 'reward: largest magnitude 2.5' in message and '--config.learning_rate' in message
+
+
 def test_many_names_are_cut_and_none_comes_twice():
   assert dropping.listed(['b', 'a', 'b']) == 'b, a'
   names = [f'actor {i}' for i in range(32)] * 2
