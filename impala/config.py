@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from common import errors
 from common.config import presets, settings
 from common.environments import suite as suites
-from impala import hyperparameters
+from impala import architectures, hyperparameters
 
 # The names of `impala.rewards.FORMS`, repeated here for the reason given at `settings.TORSOS`.
 REWARD_CLIPPINGS = ('none', 'abs_one', 'asymmetric', 'soft_asymmetric')
@@ -21,6 +21,12 @@ class Config(settings.Settings):
   SYSTEM: ClassVar[str] = 'impala'
 
   env: str = 'doom'
+
+  # Who waits for whom, and what actors send: see `impala.architectures`.
+  architecture: str = 'impala'
+  # Learner updates between actors' parameters and the learner's, exactly, in a synchronous run
+  # (Figure E.1); -1: actors do not wait, and the lag is what comes of it.
+  policy_lag: int = -1
 
   # Actors, and environments that each steps as one batch; 0: one actor for each task, or one
   # environment of each task. Measured on 2 cores with scripts/benchmark.py: large batches make the
@@ -43,7 +49,8 @@ class Config(settings.Settings):
   # Feed the last action and the last reward into the core.
   feedback: bool = True
 
-  # Learner.
+  # Learner. Trajectories of a batch; 0, in a synchronous run: one of each environment. A3C has
+  # none: a gradient is that of one worker's environments.
   batch_size: int = 32
   # GPUs of each learner's machine to train on; each takes an equal part of the batch.
   learner_devices: int = 1
@@ -95,7 +102,6 @@ class Config(settings.Settings):
     super().check()
     self.expect_positive(
       'unroll_length',
-      'batch_size',
       'queue_capacity',
       'replay_capacity',
       'learning_rate',
@@ -108,7 +114,18 @@ class Config(settings.Settings):
       'discount', 'rmsprop_decay', 'rmsprop_momentum', 'lambda_', 'popart_step_size'
     )
     self.expect_at_least_zero(
-      'num_actors', 'envs_per_actor', 'max_gradient_norm', 'entropy_cost', 'baseline_cost'
+      'batch_size',
+      'num_actors',
+      'envs_per_actor',
+      'max_gradient_norm',
+      'entropy_cost',
+      'baseline_cost',
+    )
+    architectures.check(self)
+    self.expect(
+      'batch_size',
+      self.batch_size > 0 or architectures.is_synchronous(self),
+      'more than 0; 0 is for synchronous runs, A2C or with a policy_lag',
     )
     self.expect_one_of('correction', CORRECTIONS)
     self.expect_one_of('reward_clipping', REWARD_CLIPPINGS)
@@ -124,10 +141,12 @@ class Config(settings.Settings):
   def fit(self, suite: suites.Suite, actors: int | None = None) -> None:
     """Sets actors and environments that are 0 from the number of tasks; checks them all.
 
-    Arguments and errors are those of `check_environment`.
+    Also sets what follows from the architecture, see `impala.architectures.settle`. Arguments and
+    errors are those of `check_environment`.
     """
     self.num_actors = self.num_actors or len(suite.tasks)
     self.envs_per_actor = self.envs_per_actor or len(suite.tasks)
+    architectures.settle(self)
     self.check_environment(suite, actors)
 
   def check_environment(self, suite: suites.Suite, actors: int | None = None) -> None:
@@ -188,6 +207,10 @@ _DMLAB_30 = _DMLAB | dict(
 # environments of a level.
 _210_ACTORS = dict(num_actors=0, envs_per_actor=7)
 _150_ACTORS = dict(num_actors=0, envs_per_actor=5)
+# Table 1's single machine, with one environment for each thread; and a batch of as many for a small
+# one.
+_32_ACTORS = dict(num_actors=32, envs_per_actor=1)
+_32_AT_ONCE = dict(num_actors=4, envs_per_actor=8)
 # Table G.1. It does not list the number of environments; RMSProp's decay is the released code's.
 _ATARI = dict(
   env='atari:pong',
@@ -252,7 +275,26 @@ _PRESET_ROWS: dict[str, dict[str, Any]] = {
     table_1_48_actors_dynamic_batching=dict(
       num_actors=48, envs_per_actor=1, dynamic_batching=True, dynamic_batch_size=24
     ),
-    table_1_batch_128=dict(batch_size=128, queue_capacity=128),
+    # Table 1 and Figure 4: batched A2C, whose 32 environments make a batch, and A3C on one machine
+    # and on many.
+    a2c_sync_step=dict(architecture='a2c_sync_step', **_32_ACTORS),
+    a2c_sync_trajectory=dict(architecture='a2c_sync_trajectory', **_32_ACTORS),
+    a2c_dynamic_batching=dict(
+      architecture='a2c_dynamic_batching', dynamic_batch_size=16, **_32_ACTORS
+    ),
+    a3c=dict(architecture='a3c', **_32_ACTORS),
+    a3c_distributed=dict(architecture='a3c', num_actors=200, envs_per_actor=1),
+    # Table 1 on a small machine, see scripts/benchmark.py. Not in the paper.
+    table_1=dict(**_32_AT_ONCE),
+    # Table 1: actors on many machines.
+    table_1_150_actors=dict(num_actors=150, envs_per_actor=1),
+    table_1_375_actors=dict(num_actors=375, envs_per_actor=1),
+    table_1_batch_128=dict(num_actors=500, envs_per_actor=1, batch_size=128, queue_capacity=128),
+    # Figure 4's IMPALA. The number of actors is not in the text.
+    figure_4_impala=dict(num_actors=200, envs_per_actor=1),
+    # Figure E.1: updates between the actors' parameters and the learner's. Which, the text does not
+    # say.
+    **{f'figure_e1_lag_{k}': dict(policy_lag=k, **_32_AT_ONCE) for k in (0, 1, 10, 50, 100, 500)},
     # Section 5.2.2: rho-bar.
     rho_1={},
     rho_10=dict(clip_rho_threshold=10.0, clip_pg_rho_threshold=10.0),
@@ -280,6 +322,8 @@ _PRESET_ROWS: dict[str, dict[str, Any]] = {
     table_3_shallow=dict(torso='shallow', **_210_ACTORS),
     table_3_deep=dict(torso='deep', **_150_ACTORS),
     table_3_deep_pbt=dict(torso='deep', **_150_ACTORS, **hyperparameters.draw(0)),
+    # A3C, deep: seven workers for each level.
+    table_3_a3c=dict(torso='deep', architecture='a3c', num_actors=210, envs_per_actor=1),
     table_3_experts=dict(
       torso='deep', env='dmlab:rooms_watermaze', total_frames=10_000_000_000 // 30
     ),

@@ -8,9 +8,9 @@ cost in CPU time per agent step. The sum of these costs and the number of cores 
 all parts run together, as in training; the ratio is their speed over the limit. All is measured in
 one process, one part after the other, `--rounds` times, and medians are shown.
 
-SYSTEM may also be wire, which measures what it costs to run actors in other processes; start, the
-time from starting Python to the first update; or small, all three systems on small tasks, where
-what lies between the parts decides.
+SYSTEM may also be wire, which measures what it costs to run actors in other processes; table_1,
+which compares IMPALA with A2C and A3C as Table 1 does; start, the time from starting Python to the
+first update; or small, all three systems on small tasks, where what lies between the parts decides.
 """
 
 import dataclasses
@@ -41,6 +41,7 @@ _SYSTEMS = {
   'impala': ('scripts.benchmark_impala', 'doom'),
   'apex_dqn': ('scripts.benchmark_apex', 'atari'),
   'apex_dpg': ('scripts.benchmark_apex', 'control'),
+  'table_1': ('scripts.benchmark_table_1', 'table_1'),
   'wire': ('scripts.benchmark_wire', 'atari_shallow'),
   'start': ('scripts.benchmark_start', 'gym'),
 }

@@ -246,7 +246,10 @@ def collect(
 
 
 def together(
-  config: configs.Config, seconds: float, who: cluster.Cluster = cluster.Cluster()
+  config: configs.Config,
+  seconds: float,
+  who: cluster.Cluster = cluster.Cluster(),
+  warm_up: float = measuring.WARM_UP_SECONDS,
 ) -> measuring.Speed:
   """Measures training as it is.
 
@@ -254,6 +257,7 @@ def together(
     config: The run's settings.
     seconds: Length of the measurement, which ends with the first update after it.
     who: This process's role: with its actors in threads, or in other processes.
+    warm_up: Seconds from the first update to the measurement.
   """
   from impala import system
 
@@ -263,7 +267,7 @@ def together(
     crew = training.start()
     try:
       _wait_for_update(training, crew)
-      time.sleep(measuring.WARM_UP_SECONDS)
+      time.sleep(warm_up)
       first = _wait_for_update(training, crew)
       time.sleep(seconds)
       last = _wait_for_update(training, crew)
