@@ -60,7 +60,12 @@ class Actor:
     self._environments = np.arange(len(tasks))
     first = index * config.envs_per_actor
     self._accumulator = transitions.Accumulator(
-      suite, first, len(tasks), config.block_length, config.n_step
+      suite,
+      first,
+      len(tasks),
+      config.block_length,
+      config.n_step,
+      policy.rewards if config.normalize_rewards else None,
     )
 
   def run(self, put: Callable[[transitions.Shipment], None], stopped: Callable[[], bool]) -> None:
@@ -152,6 +157,7 @@ class Actor:
       final=step.crashed,
       episode_return=step.episode_return,
       episode_length=step.episode_length,
+      discounted_return=step.discounted_return,
     )
 
   def _time_limit_records(self, observation: suites.Observation) -> transitions.Records:

@@ -71,7 +71,8 @@ class Agent(Protocol):
   """Networks, target networks and optimizers: a `tf.Module` with an algorithm's whole state.
 
   Attributes:
-    networks: The trained networks, of which actors keep copies.
+    networks: The trained networks, of which actors keep copies. Their `normalizer`, or None, has
+      the statistics by which they and the target networks normalise.
   """
 
   networks: snt.Module
@@ -116,6 +117,9 @@ class Policy(Protocol):
 
   def bootstrap_value(self, observation: suites.Observation) -> np.ndarray:
     """Values observations `[M, ...]` as `Decision.bootstrap_value` does: float32 `[M]`."""
+
+  def rewards(self, rewards: np.ndarray) -> np.ndarray:
+    """Rewards, or sums of them, in units of the values: float32 of the same shape."""
 
 
 class Algorithm(Protocol):
@@ -170,13 +174,18 @@ class Algorithm(Protocol):
 
 
 def copy(source: snt.Module, target: snt.Module, share: float = 1.0) -> None:
-  """Moves one module's variables towards another's.
+  """Moves one module's trained variables towards another's.
 
   target <- (1 - share) target + share source, DDPG's moving average for shares below 1.
   """
   for variable, value in zip(target.trainable_variables, source.trainable_variables, strict=True):
     # Exactly the source's value for 1: a sum would round.
     variable.assign(value if share == 1.0 else variable + share * (value - variable))
+
+
+def in_units_of_values(networks: snt.Module, rewards: Any) -> tf.Tensor:
+  """Rewards, or sums of them, as the loss sees them, float32 of any shape."""
+  return networks.normalizer.rewards(rewards) if networks.normalizer else rewards
 
 
 def traced(

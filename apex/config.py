@@ -37,7 +37,6 @@ class Config(settings.Settings):
   noise_sigma: float = 0.3
   noise_theta: float = 0.15
   n_step: int = 3
-  discount: float = 0.99
   # Clip rewards to [-1, 1].
   clip_rewards: bool = True
   # Environment frames after which an Atari episode is cut in training; in evaluation, 108,000.
@@ -149,11 +148,17 @@ class Config(settings.Settings):
       'block_length',
       'parameter_pull_frames',
     )
+    self.expect(
+      'clip_rewards',
+      not (self.clip_rewards and self.normalize_rewards),
+      'false with normalize_rewards: actors clip single rewards, before the learner normalises the '
+      'sums that they send',
+    )
     self.expect_one_of('noise', ('gaussian', 'ornstein_uhlenbeck'))
     self.expect_at_least_zero(
       'distinct_epsilons', 'epsilon_frames', 'noise_sigma', 'evaluator_frames'
     )
-    self.expect_fraction('discount', 'evaluation_epsilon', 'final_epsilon', 'noise_theta')
+    self.expect_fraction('evaluation_epsilon', 'final_epsilon', 'noise_theta')
     # With a single block, actors would wait for the writer after every block.
     self.expect(
       'local_buffer',
@@ -247,6 +252,7 @@ class Config(settings.Settings):
       f"'oldest', as {suite.name} shows images, which blocks of many transitions share",
     )
     self.check_torso(suite)
+    self.check_normalization(suite)
 
   def _refuse_several_actions(self, suite: suites.Suite) -> None:
     """Refuses suites in which several discrete actions are taken at once."""

@@ -14,7 +14,7 @@ from apex import agent as agents
 from apex import config as configs
 from apex import noise as noises
 from common import encoder as encoders
-from common import optimizers
+from common import normalization, optimizers
 from common.distributed import parameters
 from common.environments import suite as suites
 from common.evaluation import play as evaluation
@@ -92,7 +92,11 @@ class Critic(snt.Module):
 
 
 class Networks(snt.Module):
-  """Policy and critic; all of their variables exist once they are constructed."""
+  """Policy and critic; all of their variables exist once they are constructed.
+
+  Attributes:
+    normalizer: See `apex.agent.Agent`; one for both.
+  """
 
   def __init__(
     self,
@@ -101,7 +105,9 @@ class Networks(snt.Module):
     action_size: int,
     layers: Layers,
   ):
-    """Builds both networks, which share no variables; vectors reach their first layers as they are.
+    """Builds both networks, which share no trained variables.
+
+    Vectors reach their first layers as they are, or normalised.
 
     Args:
       policy_encoder: Reads observations for the policy.
@@ -110,6 +116,7 @@ class Networks(snt.Module):
       layers: The hidden layers.
     """
     super().__init__(name='networks')
+    self.normalizer = policy_encoder.normalizer
     self.policy = PolicyNetwork(policy_encoder, action_size, layers)
     self.critic = Critic(critic_encoder, layers)
 
@@ -197,7 +204,7 @@ class Agent(tf.Module):
     super().__init__(name='dpg')
     self._config = config
     self.networks = make_networks(config, suite)
-    self._target_networks = make_networks(config, suite)
+    self._target_networks = make_networks(config, suite, self.networks.normalizer)
     self._policy_optimizer = optimizers.Adam(
       self.networks.policy.trainable_variables, config.learning_rate
     )
@@ -268,7 +275,8 @@ class Policy:
       suite,
       tf.TensorSpec([None, self._action_size], tf.float32),
     )
-    self._copy = parameters.ParameterCopy(networks.trainable_variables, source)
+    self._networks = networks
+    self._copy = parameters.ParameterCopy(parameters.published(networks), source)
     self._noise = noise
 
   def refresh(self) -> int:
@@ -284,6 +292,11 @@ class Policy:
     """q(S, pi(S)), float32 `[M]`, for observations by name, `[M, ...]`."""
     no_noise = np.zeros([len(observation['observation']), self._action_size], np.float32)
     return self._run(observation, no_noise).bootstrap_value
+
+  def rewards(self, rewards: np.ndarray) -> np.ndarray:
+    """Rewards, or sums of them, in units of the critic's values."""
+    with tf.device('/cpu:0'):
+      return np.asarray(agents.in_units_of_values(self._networks, rewards))
 
   def _run(self, observation: suites.Observation, noise: np.ndarray) -> agents.Decision:
     with tf.device('/cpu:0'):
@@ -312,23 +325,34 @@ def make_agent(config: configs.Config, suite: suites.Suite) -> Agent:
   return Agent(config, suite)
 
 
-def make_networks(config: configs.Config, suite: suites.Suite) -> Networks:
-  """Newly initialised networks for a suite; `dpg_layers` come after the encoder."""
+def make_networks(
+  config: configs.Config,
+  suite: suites.Suite,
+  normalizer: normalization.Normalizer | None = None,
+) -> Networks:
+  """Newly initialised networks for a suite; `dpg_layers` come after the encoder.
+
+  They may share others' statistics.
+  """
+  normalizer = normalizer or normalization.make(config, suite)
   return Networks(
-    _encoder(config, suite),
-    _encoder(config, suite),
+    _encoder(config, suite, normalizer),
+    _encoder(config, suite, normalizer),
     _action_size(suite),
     _LAYERS[config.dpg_layers],
   )
 
 
-def _encoder(config: configs.Config, suite: suites.Suite) -> encoders.ObservationEncoder:
+def _encoder(
+  config: configs.Config, suite: suites.Suite, normalizer: normalization.Normalizer | None
+) -> encoders.ObservationEncoder:
   """Reads images with a torso, and leaves vectors to the paper's layers."""
   return encoders.ObservationEncoder(
     suites.network_space(suite),
     config.torso_for(suite),
     vector_sizes=(),
     instruction_size=config.instruction_size,
+    normalizer=normalizer,
   )
 
 

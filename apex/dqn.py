@@ -14,7 +14,7 @@ from apex import agent as agents
 from apex import config as configs
 from apex import exploration
 from common import encoder as encoders
-from common import networks, optimizers
+from common import networks, normalization, optimizers
 from common.distributed import parameters
 from common.environments import masks
 from common.environments import suite as suites
@@ -28,6 +28,9 @@ class DuelingNetwork(snt.Module):
   """Q(s, a) = V(s) + A(s, a) - mean_a' A(s, a') (Wang et al. 2016, equation 9).
 
   All of its variables exist once it is constructed.
+
+  Attributes:
+    normalizer: See `apex.agent.Agent`.
   """
 
   def __init__(self, encoder: encoders.ObservationEncoder, num_actions: int, hidden_size: int):
@@ -40,6 +43,7 @@ class DuelingNetwork(snt.Module):
     """
     super().__init__(name='dueling_network')
     self._encoder = encoder
+    self.normalizer = encoder.normalizer
     self._value = snt.nets.MLP([hidden_size, 1])
     self._advantage = snt.nets.MLP([hidden_size, num_actions])
 
@@ -59,12 +63,17 @@ class DuelingNetwork(snt.Module):
 
 
 class PlainNetwork(snt.Module):
-  """Q(s, a) by one stream (Mnih et al. 2015). All of its variables exist once it is constructed."""
+  """Q(s, a) by one stream (Mnih et al. 2015). All of its variables exist once it is constructed.
+
+  Attributes:
+    normalizer: See `apex.agent.Agent`.
+  """
 
   def __init__(self, encoder: encoders.ObservationEncoder, num_actions: int, hidden_size: int):
     """Builds the network; for the arguments, see `DuelingNetwork`."""
     super().__init__(name='plain_network')
     self._encoder = encoder
+    self.normalizer = encoder.normalizer
     self._q_values = snt.nets.MLP([hidden_size, num_actions])
     self(encoders.zeros(encoder.space, leading=(1,)))
 
@@ -155,7 +164,7 @@ class Agent(tf.Module):
     super().__init__(name='dqn')
     self._config = config
     self.networks = make_networks(config, suite)
-    self._target_network = make_networks(config, suite)
+    self._target_network = make_networks(config, suite, self.networks.normalizer)
     self._optimizer = optimizers.RMSProp(
       config.rmsprop_decay, config.rmsprop_epsilon, centered=True
     )
@@ -214,7 +223,8 @@ class Policy:
       seed: Seeds exploration.
     """
     self._q_values = agents.traced(network, suite)
-    self._copy = parameters.ParameterCopy(network.trainable_variables, source)
+    self._network = network
+    self._copy = parameters.ParameterCopy(parameters.published(network), source)
     self._current_epsilon = epsilon
     self._epsilon = epsilon()
     self._rng = np.random.default_rng(seed)
@@ -243,6 +253,11 @@ class Policy:
     """max_a q(S, a), float32 `[M]`, for observations `[M, ...]`."""
     return self.q_values(observation).max(axis=1)
 
+  def rewards(self, rewards: np.ndarray) -> np.ndarray:
+    """Rewards, or sums of them, in units of the q-values."""
+    with tf.device('/cpu:0'):
+      return np.asarray(agents.in_units_of_values(self._network, rewards))
+
   def q_values(self, observation: suites.Observation) -> np.ndarray:
     """Q-values float32 `[N, A]` for observations `[N, ...]` in the environment's own layout."""
     with tf.device('/cpu:0'):
@@ -254,10 +269,15 @@ def make_agent(config: configs.Config, suite: suites.Suite) -> Agent:
   return Agent(config, suite)
 
 
-def make_networks(config: configs.Config, suite: suites.Suite) -> Network:
-  """A newly initialised network for a suite."""
+def make_networks(
+  config: configs.Config,
+  suite: suites.Suite,
+  normalizer: normalization.Normalizer | None = None,
+) -> Network:
+  """A newly initialised network for a suite, which may share another's statistics."""
   kind = DuelingNetwork if config.dueling else PlainNetwork
-  return kind(encoders.make(config, suite), suite.num_actions, config.hidden_size)
+  encoder = encoders.make(config, suite, normalizer)
+  return kind(encoder, suite.num_actions, config.hidden_size)
 
 
 def make_policy(

@@ -5,8 +5,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from apex import algorithms
+from apex import agent as agents
+from apex import algorithms, transitions
 from apex import config as configs
+from common import normalization
 from common.distributed import parameters
 from common.environments import suite as suites
 from common.replay import structures
@@ -30,16 +32,43 @@ class Update(NamedTuple):
 
 
 class Learner(counters.Counters):
-  """The agent and the counters: everything a checkpoint holds."""
+  """The agent and the counters: everything a checkpoint holds.
+
+  Attributes:
+    agent: Trained networks, target networks and optimizers.
+  """
 
   def __init__(self, config: configs.Config, suite: suites.Suite):
     super().__init__('learner')
     self._config = config
+    self._older_frames = suite.frame_stack - 1
     self.agent = algorithms.module(config).make_agent(config, suite)
+    normalizer = self.agent.networks.normalizer
+    self._gathering = normalization.Gathering(normalizer) if normalizer else None
 
   def snapshot(self) -> parameters.Snapshot:
     """The current parameters, for publication before the first update."""
     return parameters.Snapshot(int(self.updates), self._flat_parameters())
+
+  def gather(self, arrived: transitions.Shipment) -> None:
+    """Takes note of new experience, for the running statistics; in any one thread.
+
+    Args:
+      arrived: Shipments, `[M, ...]`.
+    """
+    if not self._gathering:
+      return
+    valid = arrived.block.valid  # [M, B]
+    # One entry for each transition; those before and behind them are others' too.
+    own = slice(self._older_frames, self._older_frames + valid.shape[1])
+    values = {name: part[:, own] for name, part in arrived.block.observation.items()}
+    values[normalization.RETURN] = arrived.discounted_return
+    self._gathering.add(values, valid)
+
+  def merge_gathered(self) -> None:
+    """Moves the running statistics by what was gathered; while no update runs."""
+    if self._gathering:
+      self._gathering.merge()
 
   @tf.function
   def update(self, sample: structures.Sample) -> Update:
@@ -47,7 +76,9 @@ class Learner(counters.Counters):
 
     If a loss or a gradient is not finite, no variable changes and the statistic `finite` is false.
     """
-    step = self.agent.step(sample)
+    # A sum of rewards over their deviation is the sum of normalised rewards.
+    returns = agents.in_units_of_values(self.agent.networks, sample.n_step_return)
+    step = self.agent.step(sample._replace(n_step_return=returns))
     # Among the statistics are the loss and the gradients' norms, so they show every NaN.
     finite = tf.reduce_all(tf.math.is_finite(list(step.statistics.values())))
     if finite:
@@ -68,7 +99,7 @@ class Learner(counters.Counters):
     return Update(statistics, values, parameters_finite, priorities)
 
   def _flat_parameters(self) -> tf.Tensor:
-    return parameters.flatten(self.agent.networks.trainable_variables)
+    return parameters.flatten(parameters.published(self.agent.networks))
 
 
 def warm_up(learner: Learner, spec: structures.Sample) -> None:

@@ -5,6 +5,7 @@ import tensorflow as tf
 from apex import algorithms
 from apex import config as configs
 from common import environments
+from common.distributed import parameters
 from common.runs import system as systems
 
 
@@ -17,4 +18,4 @@ def make(config: configs.Config, suite: environments.Suite, seed: int) -> system
   root.agent = tf.Module()
   root.agent.networks = networks
   make_player = algorithm.make_player(networks, config, suite, seed)
-  return systems.PlayingAgent(root, networks.trainable_variables, make_player)
+  return systems.PlayingAgent(root, parameters.published(networks), make_player)

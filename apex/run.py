@@ -139,6 +139,7 @@ class Run(runs.Run):
       UserError: If either cannot be written at the end of the run.
     """
     # Only called at the end of the run. During training the two are saved by different threads.
+    self.learner.merge_gathered()
     updates = self.supervisor.save(self.recorder)
     if not self._saver:
       return
@@ -162,6 +163,7 @@ class Run(runs.Run):
         sample = self._sampler.take()
 
       self._learning.enter('updating')
+      learner.merge_gathered()
       update = learner.update(sample)
       if not self._is_applied(sample, update):
         self._learning.enter('waiting for samples')

@@ -20,6 +20,7 @@ class Shipment(NamedTuple):
     parameter_version: int64 `[]`, learner updates behind the newest parameters used.
     episode_return: float32 `[B]`, where a game ended the sum of its unclipped, unscaled rewards.
     episode_length: int32 `[B]`, where a game ended its length in agent steps; 0 elsewhere.
+    discounted_return: float32 `[B]`, see `games.Step`; () unless the suite has a `return_discount`.
   """
 
   block: structures.TransitionBlock
@@ -27,6 +28,7 @@ class Shipment(NamedTuple):
   parameter_version: Any
   episode_return: Any
   episode_length: Any
+  discounted_return: Any = ()
 
 
 class Records(NamedTuple):
@@ -38,11 +40,12 @@ class Records(NamedTuple):
     action: int32 `[N]`, or float32 `[N, A]`.
     q_taken: float32, q(S_t, A_t).
     bootstrap_value: float32, the value that transitions ending here bootstrap from.
-    reward: float32, scaled, and clipped if the config says so.
+    reward: float32, scaled, and clipped if the config says so; not normalised.
     discount: float32, gamma, or 0 where the episode ended after this action.
     final: bool, a time limit ended the episode, and no action followed its last observation.
     episode_return: float32, as in `Shipment`.
     episode_length: int32, as in `Shipment`.
+    discounted_return: float32, as in `Shipment`.
   """
 
   observation: Any
@@ -55,6 +58,7 @@ class Records(NamedTuple):
   final: Any
   episode_return: Any
   episode_length: Any
+  discounted_return: Any = 0.0
 
 
 # The records' fields without a place for older frames.
@@ -85,6 +89,7 @@ def specification(suite: suites.Suite, length: int, n: int) -> Shipment:
     parameter_version=tf.TensorSpec([], tf.int64),
     episode_return=per_transition(tf.float32),
     episode_length=per_transition(tf.int32),
+    discounted_return=() if suite.return_discount is None else per_transition(tf.float32),
   )
 
 
@@ -108,6 +113,8 @@ def bounds(config: configs.Config, suite: suites.Suite, version: Callable[[], in
     'episode_return': sums,
     'episode_length': (0, np.iinfo(np.int32).max),
   }
+  if suite.return_discount is not None:
+    limits['discounted_return'] = sums
   for name, limit in suites.integer_bounds(suite).items():
     limits[f'block.observation.{name}'] = limit
   # Policies clip continuous actions to the suites' range.
@@ -207,7 +214,15 @@ class Accumulator:
       block 2:                    |  B transitions  | n |
   """
 
-  def __init__(self, suite: suites.Suite, first_environment: int, count: int, length: int, n: int):
+  def __init__(
+    self,
+    suite: suites.Suite,
+    first_environment: int,
+    count: int,
+    length: int,
+    n: int,
+    in_units_of_values: Callable[[np.ndarray], np.ndarray] | None = None,
+  ):
     """Allocates the buffers; call `restart` before the first `add`.
 
     Args:
@@ -216,10 +231,14 @@ class Accumulator:
       count: N.
       length: B.
       n: The number of steps of a transition.
+      in_units_of_values: Normalises sums of rewards for initial priorities; None if values are not
+        of normalised rewards.
     """
     self._older = suite.frame_stack - 1
     self._length = length
     self._n = n
+    self._in_units_of_values = in_units_of_values
+    self._ships_returns = suite.return_discount is not None
     self._environment = first_environment + np.arange(count, dtype=np.int32)
     self._records = _empty_records(suite, count, length, n)
     self._filled = np.zeros(count, int)
@@ -272,6 +291,7 @@ class Accumulator:
       parameter_version=np.full(len(full), parameter_version, np.int64),
       episode_return=window.episode_return[:, own],
       episode_length=window.episode_length[:, own],
+      discounted_return=window.discounted_return[:, own] if self._ships_returns else (),
     )
     self._keep_last(full)
     return shipment
@@ -282,7 +302,9 @@ class Accumulator:
     # Actors have no target network: their one network both chooses and values the action at
     # S_{t+n} (appendix F).
     bootstrap_value = np.take_along_axis(window.bootstrap_value, end, axis=1)
-    td_error = n_step_return + discount * bootstrap_value - window.q_taken[:, own]
+    normalise = self._in_units_of_values
+    returns = normalise(n_step_return) if normalise else n_step_return
+    td_error = returns + discount * bootstrap_value - window.q_taken[:, own]
     valid = ~window.final[:, own]
     return structures.TransitionBlock(
       observation=window.observation,
@@ -318,6 +340,7 @@ def _empty_records(suite: suites.Suite, count: int, length: int, n: int) -> Reco
     final=tf.TensorSpec([length + n], tf.bool),
     episode_return=scalars,
     episode_length=tf.TensorSpec([length + n], tf.int32),
+    discounted_return=scalars,
   )
   return tf.nest.map_structure(lambda s: np.zeros((count, *s.shape), s.dtype.as_numpy_dtype), specs)
 

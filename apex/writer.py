@@ -83,6 +83,7 @@ class Writer:
     stop.set()
 
   def _add(self, arrived: transitions.Shipment, recorder: recorders.Recorder) -> None:
+    self._learner.gather(arrived)
     copies = self._config.replicas
     inserted = 0
     for _ in range(copies):

@@ -7,7 +7,7 @@ import numpy as np
 import sonnet as snt
 import tensorflow as tf
 
-from common import networks
+from common import networks, normalization
 from common.config import settings
 from common.environments import suite as suites
 
@@ -20,6 +20,7 @@ class ObservationEncoder(snt.Module):
 
   Attributes:
     space: The observation space that it reads, without a batch axis.
+    normalizer: The statistics by which vectors are normalised before they are read; None for none.
   """
 
   def __init__(
@@ -28,6 +29,7 @@ class ObservationEncoder(snt.Module):
     torso: str,
     vector_sizes: Sequence[int] = (64, 64),
     instruction_size: int = 64,
+    normalizer: normalization.Normalizer | None = None,
   ):
     """Makes the parts; their variables come with the first call.
 
@@ -36,9 +38,11 @@ class ObservationEncoder(snt.Module):
       torso: A name in `common.networks.TORSOS`.
       vector_sizes: The layers that read vectors, as `observation` or beside it.
       instruction_size: The units of the instructions' LSTM.
+      normalizer: Statistics, perhaps shared with other networks.
     """
     super().__init__(name='observation_encoder')
     self.space = space
+    self.normalizer = normalizer
 
     def vector_network() -> networks.VectorTorso:
       return networks.VectorTorso(vector_sizes)
@@ -57,6 +61,8 @@ class ObservationEncoder(snt.Module):
       TypeError: A part has another dtype.
     """
     self._check(observation)
+    if self.normalizer:
+      observation = self.normalizer.observation(observation)
     parts = [self._torso(observation['observation'])]
     if self._vector:
       parts.append(self._vector(observation['vector']))
@@ -74,13 +80,24 @@ class ObservationEncoder(snt.Module):
         raise ValueError(f'{name} has shape [N, *{shape}], expected [N, *{space.shape}]')
 
 
-def make(config: settings.Settings, suite: suites.Suite) -> ObservationEncoder:
-  """The encoder that the settings ask for, for a suite's observations."""
+def make(
+  config: settings.Settings,
+  suite: suites.Suite,
+  normalizer: normalization.Normalizer | None = None,
+) -> ObservationEncoder:
+  """The encoder that the settings ask for, for a suite's observations.
+
+  Args:
+    config: The run's settings.
+    suite: The environments.
+    normalizer: Another network's statistics, to share; None for new ones, if settings ask for them.
+  """
   return ObservationEncoder(
     suites.network_space(suite),
     config.torso_for(suite),
     config.vector_layers(),
     config.instruction_size,
+    normalizer or normalization.make(config, suite),
   )
 
 

@@ -250,7 +250,8 @@ class Arrivals:
     taken = self._learner.take_step(gradients, loss, moments=(), wanted=arrived.sound)
     taken['finite'] &= arrived.sound
     new_frames = tf.cast(arrived.trajectories * self._frames, tf.int64)
-    return self._learner.conclude(arrived.statistics | taken, new_frames, tf.constant(False))
+    statistics = arrived.statistics | taken
+    return self._learner.conclude(statistics, new_frames, tf.constant(False), sums={})
 
   def drop(self, arrived: Gradients) -> None:
     """There is no replay that holds them."""

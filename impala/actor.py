@@ -21,6 +21,7 @@ class State(NamedTuple):
   start: np.ndarray  # bool: the observation in `inputs` is the first of a game.
   episode_return: np.ndarray  # float32, of the game that the last step ended; 0 elsewhere.
   episode_length: np.ndarray  # int32, in agent steps, of that game; 0 elsewhere.
+  discounted_return: np.ndarray  # float32, see `games.Step`.
 
 
 class Actor:
@@ -95,6 +96,7 @@ class Actor:
       start=np.ones(count, bool),
       episode_return=np.zeros(count, np.float32),
       episode_length=np.zeros(count, np.int32),
+      discounted_return=np.zeros(count, np.float32),
     )
 
   def _unroll(
@@ -167,6 +169,8 @@ class Actor:
     unroll.done[:, t] = state.inputs.done
     unroll.episode_return[:, t] = state.episode_return
     unroll.episode_length[:, t] = state.episode_length
+    if self._suite.return_discount is not None:
+      unroll.discounted_return[:, t] = state.discounted_return
 
 
 def _next_state(step: games.Step, actions: np.ndarray, core_state: Any) -> State:
@@ -184,4 +188,5 @@ def _next_state(step: games.Step, actions: np.ndarray, core_state: Any) -> State
     start=step.start,
     episode_return=step.episode_return,
     episode_length=step.episode_length,
+    discounted_return=step.discounted_return,
   )

@@ -90,8 +90,11 @@ def check(config: Settings) -> None:
   )
   if name == 'a3c':
     config.expect('learner_devices', config.learner_devices == 1, '1 for a3c: its workers learn')
-    # Its statistics are those of batches.
-    config.expect('popart', not config.popart, 'false for a3c, whose workers send gradients alone')
+    # Their statistics are those of batches.
+    for name in ('popart', 'normalize_observations', 'normalize_rewards'):
+      config.expect(
+        name, not getattr(config, name), 'false for a3c, whose workers send gradients alone'
+      )
 
 
 def settle(config: Settings) -> None:

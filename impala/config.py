@@ -56,7 +56,6 @@ class Config(settings.Settings):
   learner_devices: int = 1
   # The most trajectories that wait for the learner. A longer queue means more policy lag.
   queue_capacity: int = 32
-  discount: float = 0.99
   # Off-policy correction: vtrace, or from the ablation (section 5.2.2) one_step, epsilon, none.
   correction: str = 'vtrace'
   clip_rho_threshold: float = 1.0
@@ -110,9 +109,7 @@ class Config(settings.Settings):
       'learner_devices',
       'core_size',
     )
-    self.expect_fraction(
-      'discount', 'rmsprop_decay', 'rmsprop_momentum', 'lambda_', 'popart_step_size'
-    )
+    self.expect_fraction('rmsprop_decay', 'rmsprop_momentum', 'lambda_', 'popart_step_size')
     self.expect_at_least_zero(
       'batch_size',
       'num_actors',
@@ -129,6 +126,11 @@ class Config(settings.Settings):
     )
     self.expect_one_of('correction', CORRECTIONS)
     self.expect_one_of('reward_clipping', REWARD_CLIPPINGS)
+    self.expect(
+      'normalize_rewards',
+      not (self.normalize_rewards and self.popart),
+      "false with popart, which learns a scale for each task's values",
+    )
     self.expect_one_of('pg_bootstrap', ('vs', 'values'))
     # Without fresh trajectories, frames would not advance and training would not end.
     self.expect('replay_fraction', 0.0 <= self.replay_fraction < 1.0, 'at least 0 and less than 1')
@@ -167,6 +169,7 @@ class Config(settings.Settings):
         f'{one_task.training_command("apex")}'
       )
     self.check_torso(suite)
+    self.check_normalization(suite)
     self.check_shares(suite, actors)
 
 

@@ -1,10 +1,10 @@
 """The learner: batches of trajectories in, parameters out (IMPALA, sections 3 and 4)."""
 
-from typing import NamedTuple, Sequence
+from typing import Mapping, NamedTuple, Sequence
 
 import tensorflow as tf
 
-from common import optimizers
+from common import normalization, optimizers
 from common.distributed import parameters
 from common.environments import suite as suites
 from common.runs import counters
@@ -105,13 +105,13 @@ class Learner(counters.Counters):
     return int(self.updates)
 
   def num_parameters(self) -> int:
-    """P, the size of a snapshot."""
+    """P, the number of trained parameters."""
     return sum(variable.shape.num_elements() for variable in self.agent.trainable_variables)
 
   def snapshot(self) -> parameters.Snapshot:
     """The current parameters, for publication before the first update."""
     return parameters.Snapshot(
-      version=self.version(), values=parameters.flatten(self.agent.trainable_variables)
+      version=self.version(), values=parameters.flatten(parameters.published(self.agent))
     )
 
   def synchronise(self) -> None:
@@ -147,16 +147,30 @@ class Learner(counters.Counters):
     parts = replicas.distribute(self._strategy, batch, batching.split)
     results = self._strategy.run(self._step, (parts, stop))
     statistics, stop = replicas.first(self._strategy, results)
-    return self.conclude(statistics, new_frames, stop)
+    return self.conclude(statistics, new_frames, stop, self._sums(batch))
 
   def conclude(
-    self, statistics: dict[str, tf.Tensor], new_frames: tf.Tensor, stop: tf.Tensor
+    self,
+    statistics: dict[str, tf.Tensor],
+    new_frames: tf.Tensor,
+    stop: tf.Tensor,
+    sums: Mapping[str, normalization.Sums],
   ) -> Update:
-    """Counts an update, if its statistic `finite` is true and nobody stops; returns its result."""
+    """Counts an update, if its statistic `finite` is true and nobody stops; returns its result.
+
+    Args:
+      statistics: Of the step, by name.
+      new_frames: int64 `[]`.
+      stop: bool `[]`, whether any learner asked to stop.
+      sums: Of all learners' new experience, for the running statistics; empty without.
+    """
     if statistics['finite'] & ~stop:
       self.updates.assign_add(1)
       self.frames.assign_add(new_frames)
-    values = parameters.flatten(self.agent.trainable_variables)
+      # After the step: it saw what the parameters' own version saw when it acted.
+      if self.agent.normalizer and sums:
+        self.agent.normalizer.merge(sums)
+    values = parameters.flatten(parameters.published(self.agent))
     return Update(
       statistics=statistics,
       parameters=values,
@@ -227,6 +241,21 @@ class Learner(counters.Counters):
       'learning_rate': learning_rate,
       'finite': finite,
     }
+
+  def _sums(self, batch: trajectory.Trajectory) -> dict[str, normalization.Sums]:
+    """Of all learners' new experience `[T+1, B]`, for the running statistics, if there are any."""
+    normalizer = self.agent.normalizer
+    if not normalizer:
+      return {}
+    values = {**batch.observation, normalization.RETURN: batch.discounted_return}
+    # Replayed trajectories, the last ones, were counted when they were new; so was entry 0, with
+    # the unroll before.
+    new = self.batch_size - self.replayed
+    sums = normalizer.sums({name: values[name][1:, :new] for name in normalizer.parts})
+    first, *others = replicas.of_all_learners(self._strategy, sums)
+    for learners_sums in others:
+      first = {name: normalization.combined(first[name], learners_sums[name]) for name in first}
+    return first
 
   def loss(self, batch: trajectory.Trajectory) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """The loss of section 4.2, summed over time and batch, and statistics by name.
@@ -323,7 +352,10 @@ class Learner(counters.Counters):
     values: tf.Tensor,
     bootstrap_value: tf.Tensor,
   ) -> vtrace.VTraceReturns:
-    """Value targets and advantages `[T, B]`, from clipped rewards, by the config's correction."""
+    """Value targets and advantages `[T, B]`, by the config's correction.
+
+    Rewards are normalised, then clipped, if the config says so.
+    """
     config = self._config
     # Nothing is bootstrapped across the end of an episode. Time limits count as ends, as in the
     # authors' released code.
@@ -332,7 +364,7 @@ class Learner(counters.Counters):
       config.correction,
       log_rhos,
       discounts,
-      rewards.clip(steps.rewards, config.reward_clipping),
+      rewards.clip(self.agent.rewards(steps.rewards), config.reward_clipping),
       values,
       bootstrap_value,
       clip_rho_threshold=config.clip_rho_threshold,

@@ -23,7 +23,7 @@ class AgentInput(NamedTuple):
   observation: Mapping[str, Any]
   # int32; for several actions at once `[T, B, K]`.
   last_action: Any
-  # float32, for the last action, not clipped.
+  # float32, for the last action, neither normalised nor clipped.
   reward: Any
   # bool. The observation is the first of an episode.
   done: Any
@@ -43,6 +43,7 @@ class Agent(snt.Module):
   """The network of actors and learner. All its variables exist once it is constructed.
 
   Attributes:
+    normalizer: The statistics by which observations and rewards are normalised; None for none.
     value_head: The last layer of the values.
   """
 
@@ -60,11 +61,13 @@ class Agent(snt.Module):
       encoder: Reads observations.
       action_space: `Discrete`, or `MultiDiscrete` for several actions at once.
       core_size: The units of the core; with 0 there is none, and the heads read the features.
-      feedback: Whether the last action and the last reward, clipped to [-1, 1], are inputs.
+      feedback: Whether the last action and the last reward, normalised if rewards are and clipped
+        to [-1, 1], are inputs.
       num_tasks: N, for a value for each task; None for one value.
     """
     super().__init__(name='agent')
     self._encoder = encoder
+    self.normalizer = encoder.normalizer
     self._action_space = action_space
     self._feedback = feedback
 
@@ -80,6 +83,10 @@ class Agent(snt.Module):
   def initial_state(self, batch_size: int) -> Any:
     """The core state at the start of a run, `[batch_size, H]`; empty without a core."""
     return self._core.initial_state(batch_size) if self._core else ()
+
+  def rewards(self, rewards: tf.Tensor) -> tf.Tensor:
+    """Rewards as the core and the loss see them before they are clipped, float32 of any shape."""
+    return self.normalizer.rewards(rewards) if self.normalizer else rewards
 
   def unroll(self, inputs: AgentInput, core_state: Any) -> tuple[AgentOutput, Any]:
     """Runs over time and batch.
@@ -122,7 +129,7 @@ class Agent(snt.Module):
     features = self._encoder(inputs.observation)
     if not self._feedback:
       return features
-    last_reward = tf.clip_by_value(inputs.reward, -1.0, 1.0)[:, tf.newaxis]
+    last_reward = tf.clip_by_value(self.rewards(inputs.reward), -1.0, 1.0)[:, tf.newaxis]
     last_action = acting.one_hot(inputs.last_action, self._action_space)
     return tf.concat([features, last_reward, last_action], axis=1)
 

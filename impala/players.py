@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from common import environments
+from common.distributed import parameters
 from common.evaluation import play
 from common.runs import system as systems
 from impala import actions as acting
@@ -37,7 +38,7 @@ def make(
     first_actions = np.zeros((count, *acting.shape_of(suite.action_space)), np.int32)
     return _Player(decide, agent.initial_state(count), first_actions, reward_scale)
 
-  return systems.PlayingAgent(root, agent.trainable_variables, make_player)
+  return systems.PlayingAgent(root, parameters.published(agent), make_player)
 
 
 class _Player:

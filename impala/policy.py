@@ -111,7 +111,7 @@ class LocalPolicy:
     """
     self._agent = agent
     self._decide = traced_decide(agent, suite, seed)
-    self._copy = parameters.ParameterCopy(agent.trainable_variables, source)
+    self._copy = parameters.ParameterCopy(parameters.published(agent), source)
 
   def initial_state(self, batch_size: int) -> Any:
     return self._agent.initial_state(batch_size)

@@ -185,6 +185,33 @@ def sums(values: _Structure) -> _Structure:
   return tf.nest.pack_sequence_as(values, shaped)
 
 
+def of_all_learners(strategy: tf.distribute.Strategy, values: _Structure) -> Sequence[_Structure]:
+  """Every learner process's nested float64 tensors. Called outside replicas by all of them."""
+  count = workers(strategy)
+  if count == 1:
+    return [values]
+  local = local_replicas(strategy)
+
+  def in_own_row(vector: tf.Tensor) -> tf.Tensor:
+    # The sum over all replicas of matrices that are zero but for their own learner's row, which its
+    # first replica fills.
+    context = tf.distribute.get_replica_context()
+    number = context.replica_id_in_sync_group
+    row = tf.where(number % local == 0, number // local, -1)
+    matrix = tf.one_hot(row, count, dtype=vector.dtype)[:, tf.newaxis] * vector
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, matrix)
+
+  flat = tf.nest.flatten(values)
+  vector = tf.concat([tf.reshape(x, [-1]) for x in flat], axis=0)
+  rows = first(strategy, strategy.run(in_own_row, (vector,)))  # [learners, P]
+  found = []
+  for row in tf.unstack(rows, count):
+    parts = tf.split(row, [x.shape.num_elements() for x in flat])
+    shaped = [tf.reshape(part, x.shape) for part, x in zip(parts, flat, strict=True)]
+    found.append(tf.nest.pack_sequence_as(values, shaped))
+  return found
+
+
 def total(strategy: tf.distribute.Strategy, values: tf.Tensor) -> tf.Tensor:
   """The sum over all learner processes of a vector of float32. Called by all of them.
 

@@ -47,7 +47,7 @@ class Trajectory(NamedTuple):
   frame_start: Any
   # int32 [T+1], or [T+1, K] for K actions at once.
   last_action: Any
-  # float32 [T+1], scaled by the suite for its task, not clipped.
+  # float32 [T+1], scaled by the suite for its task, neither normalised nor clipped.
   reward: Any
   # bool [T+1].
   done: Any
@@ -57,6 +57,9 @@ class Trajectory(NamedTuple):
   episode_return: Any
   # int32 [T+1]. Where an episode ended, its length in agent steps; elsewhere 0.
   episode_length: Any
+  # float32 [T+1], the discounted sum of the episode's rewards up to `reward`; () unless the suite
+  # has a `return_discount`.
+  discounted_return: Any = ()
 
 
 class AlignedSteps(NamedTuple):
@@ -116,6 +119,7 @@ def specification(suite: suites.Suite, unroll_length: int, core_state: Any) -> T
     ),
     episode_return=tf.TensorSpec([steps], tf.float32),
     episode_length=tf.TensorSpec([steps], tf.int32),
+    discounted_return=(() if suite.return_discount is None else tf.TensorSpec([steps], tf.float32)),
   )
 
 
@@ -148,6 +152,8 @@ def bounds(
   limits = wire.magnitudes(spec)
   for name, integers in suites.integer_bounds(suite).items():
     limits[f'observation.{name}'] = integers
+  if suite.return_discount is not None:
+    limits['discounted_return'] = (-wire.LARGEST_SUM, wire.LARGEST_SUM)
   return limits | {
     'actor': (0, num_actors - 1),
     'parameter_version': (0, version),

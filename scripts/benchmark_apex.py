@@ -227,7 +227,7 @@ def _store(config: configs.Config, suite: environments.Suite) -> parameters.Para
 
   networks = algorithms.module(config).make_networks(config, suite)
   return parameters.ParameterStore(
-    parameters.Snapshot(0, parameters.flatten(networks.trainable_variables))
+    parameters.Snapshot(0, parameters.flatten(parameters.published(networks)))
   )
 
 

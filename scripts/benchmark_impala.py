@@ -85,7 +85,7 @@ def _policy(config: configs.Config, suite: environments.Suite, seconds: float) -
   inputs = _first_inputs(config, suite)
   agents = [networks.make_agent(config, suite) for _ in range(config.num_actors)]
   store = parameters.ParameterStore(
-    parameters.Snapshot(0, parameters.flatten(agents[0].trainable_variables))
+    parameters.Snapshot(0, parameters.flatten(parameters.published(agents[0])))
   )
   policies = [policy.LocalPolicy(agent, suite, store, seed) for seed, agent in enumerate(agents)]
   core_state = agents[0].initial_state(config.envs_per_actor)
@@ -225,7 +225,7 @@ def _actor(
   from impala import actor, policy
 
   store = parameters.ParameterStore(
-    parameters.Snapshot(0, parameters.flatten(agent.trainable_variables))
+    parameters.Snapshot(0, parameters.flatten(parameters.published(agent)))
   )
   tasks = environments.assign(suite.tasks, index, config.num_actors, config.envs_per_actor)
   acting = policy.LocalPolicy(agent, suite, store, index)

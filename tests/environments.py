@@ -102,6 +102,19 @@ class Patient(gymnasium.ObservationWrapper):
     return {'own': observation, 'waits': 1}
 
 
+class Magnified(gymnasium.ObservationWrapper):
+  """Shows a vector a thousand times as large, and far from 0."""
+
+  def __init__(self, env: gymnasium.Env):
+    super().__init__(env)
+    self.observation_space = gymnasium.spaces.Box(
+      -np.inf, np.inf, env.observation_space.shape, np.float32
+    )
+
+  def observation(self, observation):
+    return np.float32(1000.0 * observation + 5000.0)
+
+
 class Surge(gymnasium.Env):
   """Episodes of ten steps that pay 1 each; one step in 500 pays what cannot be squared."""
 

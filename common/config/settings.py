@@ -53,6 +53,16 @@ class Settings:
   # Units of the LSTM that reads instructions.
   instruction_size: int = 64
 
+  # Have networks read vectors less their running mean, over their running standard deviation; not
+  # images, words and masks.
+  normalize_observations: bool = False
+  # Multiplies rewards, before they are clipped.
+  reward_scale: float = 1.0
+  # Divide rewards, before they are clipped, by the running standard deviation of the discounted
+  # return.
+  normalize_rewards: bool = False
+  discount: float = 0.99
+
   # Threads that share one TensorFlow operation on the CPU; 0: one for each core. Small networks are
   # faster with 1.
   intra_op_threads: int = 0
@@ -113,11 +123,18 @@ class Settings:
       'max_evaluation_steps',
       'dmlab_level_cache_gb',
       'instruction_size',
+      'reward_scale',
       'frame_stack',
       'action_repeat',
     )
     self.expect_at_least_zero(
       'seed', 'evaluation_episodes', 'dmlab_episode_seeds', 'intra_op_threads'
+    )
+    self.expect_fraction('discount')
+    self.expect(
+      'reward_scale',
+      self.reward_scale == 1.0 or not self.normalize_rewards,
+      '1 with normalize_rewards, which divides any scale out again',
     )
     self.expect_one_of('torso', (AUTO, *TORSOS))
     sizes = self.vector_sizes.split(',')
@@ -141,6 +158,8 @@ class Settings:
       image_size=self.image_size,
       frame_stack=self.frame_stack,
       action_repeat=self.action_repeat,
+      reward_scale=self.reward_scale,
+      return_discount=self.discount if self.normalize_rewards else None,
       env_processes=self.env_processes,
       dmlab_dataset_path=self.dmlab_dataset_path,
       dmlab_level_cache=self.dmlab_level_cache,
@@ -246,6 +265,20 @@ class Settings:
       torso != 'grid' or shape[2:] == (3,),
       f"'auto': grid reads an object, a colour and a state in each cell, [height, width, 3]; "
       f'{suite.name} shows {shape}',
+    )
+
+  def check_normalization(self, suite: suites.Suite) -> None:
+    """Refuses to normalise the observations of an environment that shows no vectors.
+
+    Raises:
+      UserError: Names the environment and what it shows.
+    """
+    shown = ', '.join(suite.observation_space.spaces)
+    self.expect(
+      'normalize_observations',
+      not self.normalize_observations or bool(suites.vector_sizes(suite)),
+      f'false: {suite.name} shows no vectors, which alone are normalised, but {shown} of shape '
+      f'{suites.observed_shape(suite)}',
     )
 
   def expect(self, name: str, holds: bool, expected: str) -> None:

@@ -43,15 +43,23 @@ class ParameterStore:
       return self._latest
 
 
+def published(network: tf.Module) -> Sequence[tf.Variable]:
+  """All that makes a network act as the learner's does, in the order of snapshots.
+
+  Trained variables, and the statistics by which observations and rewards are normalised.
+  """
+  return network.variables
+
+
 def flatten(variables: Sequence[tf.Variable | tf.Tensor]) -> tf.Tensor:
   """Concatenates the values of all variables or tensors, float32 `[P]`."""
-  return tf.concat([tf.reshape(variable, [-1]) for variable in variables], axis=0)
+  return tf.concat([tf.reshape(tf.cast(x, tf.float32), [-1]) for x in variables], axis=0)
 
 
 def assign(variables: Sequence[tf.Variable], values: tf.Tensor) -> None:
   """Assigns what `flatten` returned, float32 `[P]`, to variables of the same shapes."""
   for variable, part in zip(variables, unflatten(variables, values), strict=True):
-    variable.assign(part)
+    variable.assign(tf.cast(part, variable.dtype))
 
 
 def unflatten(variables: Sequence[tf.Variable], values: tf.Tensor) -> list[tf.Tensor]:

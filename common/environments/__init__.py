@@ -19,7 +19,7 @@ from common import errors
 from common.environments import levels, making, packages
 from common.environments.making import modules_of
 from common.environments.options import Options
-from common.environments.suite import EnvironmentCrashed, Family, Suite, assign
+from common.environments.suite import EnvironmentCrashed, Family, Suite, assign, with_rewards
 
 __all__ = [
   'HELP',
@@ -103,7 +103,7 @@ def load(name: str, options: Options = Options()) -> Suite:
   # Of MODULE:FUNCTION, all is the member.
   member = name.removeprefix(f'{family}:') if ':' in name else ''
   try:
-    return _imported(module).load(name, member, options)
+    return with_rewards(_imported(module).load(name, member, options), options)
   except ImportError as error:
     raise packages.missing(name, error) from error
 

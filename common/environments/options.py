@@ -30,6 +30,8 @@ class Options:
     image_size: `HEIGHTxWIDTH` that images are resized to; '' for their own size.
     frame_stack: Grey images in one observation.
     action_repeat: Environment frames in one agent step.
+    reward_scale: Multiplies the rewards of training in all families.
+    return_discount: See `Suite.return_discount`.
     env_processes: Whether each environment steps in a process of its own, `always`, `never`, or
       `auto` to measure which is faster.
     dmlab_dataset_path: Folder of the images that some levels of Psychlab show, `dummy` for the
@@ -51,6 +53,8 @@ class Options:
   image_size: str = ''
   frame_stack: int = 1
   action_repeat: int = 1
+  reward_scale: float = 1.0
+  return_discount: float | None = None
   env_processes: str = 'auto'
   dmlab_dataset_path: str = ''
   dmlab_level_cache: str = ''

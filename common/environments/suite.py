@@ -115,6 +115,8 @@ class Suite:
     steps_per_second: Agent steps in a second of the game's own time, for films.
     reward_scales: Factors for the learner's rewards by task, applied before clipping; 1 where a
       task is missing. Statistics and evaluation stay in the task's own units.
+    return_discount: Gamma of the discounted returns that actors report, by whose deviation the
+      learner divides rewards; None if they report none.
     frame_stack: Grey frames in one observation; 1 where frames are not stacked.
     references: The table of `common.reporting.scores` that scores are compared with; '' for none.
     note: A remark that every report of this suite's scores must carry; '' for none.
@@ -132,6 +134,7 @@ class Suite:
   make: MakeVectorEnv
   steps_per_second: float = 15.0
   reward_scales: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  return_discount: float | None = None
   frame_stack: int = 1
   references: str = ''
   note: str = ''
@@ -263,6 +266,25 @@ def observed_shape(suite: Suite) -> tuple[int, ...]:
   shape = network_space(suite)['observation'].shape
   assert shape is not None  # Suites observe boxes.
   return shape
+
+
+def vector_sizes(suite: Suite) -> dict[str, int]:
+  """The sizes of the vectors that a suite shows, by their names in observations."""
+  sizes = {}
+  for name, space in suite.observation_space.spaces.items():
+    if space.dtype == np.float32 and space.shape and len(space.shape) == 1:
+      sizes[name] = space.shape[0]
+  return sizes
+
+
+def with_rewards(suite: Suite, options: option_sets.Options) -> Suite:
+  """The suite with rewards as the settings ask for them."""
+  if options.reward_scale == 1.0 and options.return_discount is None:
+    return suite
+  scales = suite.reward_scales
+  if options.reward_scale != 1.0:
+    scales = {task: options.reward_scale * scales.get(task, 1.0) for task in suite.tasks}
+  return dataclasses.replace(suite, reward_scales=scales, return_discount=options.return_discount)
 
 
 def integer_bounds(suite: Suite) -> dict[str, tuple[int, int]]:

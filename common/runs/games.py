@@ -35,6 +35,9 @@ class Step(NamedTuple):
   observation: Any
   # float32, scaled by the suite for each task.
   reward: np.ndarray
+  # float32: the discounted sum of these rewards since the episode began, up to this one; zeros if
+  # the suite has no `return_discount`.
+  discounted_return: np.ndarray
   # bool: the episode ended, so nothing after this step counts for the agent.
   terminated: np.ndarray
   # bool: the episode hit a time limit; `info['final_obs']` holds its last observation.
@@ -88,6 +91,7 @@ class Games:
     # float64: returns of long games are sums of many rewards.
     self._running_return = np.zeros(len(tasks), np.float64)
     self._running_length = np.zeros(len(tasks), np.int32)
+    self._discounted_return = np.zeros(len(tasks), np.float64)
 
   def __enter__(self) -> Self:
     self.pulse.enter('making environments')
@@ -118,6 +122,7 @@ class Games:
     self._count_single_crashes(cast(suites.StepInfo, info))
     self._running_return[:] = 0.0
     self._running_length[:] = 0
+    self._discounted_return[:] = 0.0
     masks.check(self._suite, observation)
     return observation
 
@@ -150,9 +155,11 @@ class Games:
     start = game_over | crashed
     self._running_return[start] = 0.0
     self._running_length[start] = 0
+    scaled = rewards.astype(np.float32) * self._reward_scales
     return Step(
       observation=observation,
-      reward=rewards.astype(np.float32) * self._reward_scales,
+      reward=scaled,
+      discounted_return=self._discounted(scaled, done | crashed),
       terminated=terminated,
       truncated=truncated,
       start=start,
@@ -161,6 +168,20 @@ class Games:
       crashed=crashed,
       info=info,
     )
+
+  def _discounted(self, rewards: np.ndarray, ended: np.ndarray) -> np.ndarray:
+    """G <- gamma G + r, from 0 in each episode's first step: G after this step, float32 `[N]`.
+
+    In gymnasium's NormalizeReward the step that ends an episode drops what came before it, and its
+    reward is carried into the next episode. Here G is the return that the episode had.
+    """
+    discount = self._suite.return_discount
+    if discount is None:
+      return np.zeros(len(rewards), np.float32)
+    self._discounted_return = discount * self._discounted_return + rewards
+    result = self._discounted_return.astype(np.float32)
+    self._discounted_return[ended] = 0.0
+    return result
 
   def record_collected(self) -> None:
     """Notes that the actor has something to hand over, which ends a row of crashes."""

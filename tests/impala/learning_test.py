@@ -15,6 +15,19 @@ def test_cartpole_is_learned_with_an_lstm(tmp_path):
 
 
 @pytest.mark.long
+def test_cartpole_in_other_units_is_learned_with_normalised_observations(tmp_path):
+  flags = (
+    '--env=gym:CartPole-v1',
+    '--wrappers=environments:Magnified',
+    '--config.lstm=false',
+    '--total_frames=100000',
+  )
+  result = learning.train('impala', tmp_path / 'with', '--config.normalize_observations', *flags)
+  assert result['agent']['mean'] > 250
+  assert learning.train('impala', tmp_path / 'without', *flags)['agent']['mean'] < 100
+
+
+@pytest.mark.long
 def test_catch_is_learned_from_pixels(tmp_path):
   # The maximum is 1. Random play reaches -0.6, no fixed action more; seed 1 reached 1.0 in all 30
   # episodes.

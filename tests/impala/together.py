@@ -30,8 +30,10 @@ NOT_FINITE = 3
 # Of the gradients' global norm. Those of these batches are several times longer.
 MAX_NORM = 5.0
 NETWORKS = {'lstm': True, 'feed_forward': False}
-# Nothing is played. Batches have trajectories of two tasks.
-SUITE = dataclasses.replace(environments.load('gym:CartPole-v1'), tasks=('first', 'second'))
+# Nothing is played. Batches have trajectories of two tasks, and returns to normalise rewards by.
+SUITE = dataclasses.replace(
+  environments.load('gym:CartPole-v1'), tasks=('first', 'second'), return_discount=0.9
+)
 FRAMES_PER_UPDATE = 50
 
 
@@ -49,6 +51,8 @@ def make_config(lstm: bool) -> configs.Config:
     reward_clipping='none',
     rmsprop_momentum=0.5,
     max_gradient_norm=MAX_NORM,
+    normalize_observations=lstm,
+    normalize_rewards=lstm,
   )
 
 

@@ -91,6 +91,22 @@ def test_returns_and_lengths_cover_whole_games_in_unscaled_units():
   np.testing.assert_array_equal(played.reward, np.full_like(rewards, 0.25))
 
 
+def test_discounted_returns_are_those_of_the_scaled_rewards_of_each_episode():
+  games, made = make_games(reward_scales={'CartPole-v1': 0.5}, return_discount=0.9)
+  played = play(games, 120, 2)
+  ends = np.array(made[0].ends)
+  expected = np.zeros((120, N))
+  for environment in range(N):
+    total = 0.0
+    for t in range(120):
+      total = 0.9 * total + 0.5 * made[0].rewards[t][environment]
+      expected[t, environment] = total
+      if ends[t, environment]:
+        total = 0.0
+  assert np.all(ends.sum(axis=0) >= 2) and played.discounted_return.dtype == np.float32
+  np.testing.assert_allclose(played.discounted_return, expected, rtol=1e-6)
+
+
 def test_a_lost_life_ends_no_game_and_a_time_limit_does():
   games, made = make_games('atari:breakout', max_training_frames=640)
   played = play(games, 330, 4)
