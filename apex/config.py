@@ -354,6 +354,6 @@ def _gym_preset(env: str, options: environments.Options) -> str:
 PRESETS = presets.Presets(
   config=Config,
   rows=_ROWS,
-  families={'atari': 'atari', 'control': 'control', 'gym': _gym_preset},
+  families={'atari': 'atari', 'control': 'control', 'gym': _gym_preset, 'envpool': _gym_preset},
   default='atari',
 )

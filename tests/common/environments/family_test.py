@@ -5,6 +5,7 @@ A new family adds a `Case` to `CASES`.
 
 import contextlib
 import functools
+import importlib.util
 from typing import NamedTuple
 
 import gymnasium
@@ -47,6 +48,12 @@ CASES = [
   Case('gym:Pendulum-v1', ('Pendulum-v1', 'Pendulum-v1'), 1, 210),
   Case('control:cartpole-swingup', ('cartpole-swingup', 'cartpole-swingup'), 1, 1010),
 ]
+if importlib.util.find_spec('envpool'):  # It is no requirement.
+  CASES += [
+    Case('envpool:CartPole-v1', ('CartPole-v1', 'CartPole-v1'), 2, 200),
+    Case('envpool:Pendulum-v1', ('Pendulum-v1', 'Pendulum-v1'), 1, 210),
+    Case('babyai', (*('BabyAI-GoToRedBallNoDists-v0',) * 2, 'BabyAI-GoToDoor-v0'), 7, 300),
+  ]
 
 
 @functools.cache
