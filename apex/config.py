@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from common import environments, errors
 from common.config import presets, settings
+from common.environments import grids
 from common.environments import suite as suites
 
 
@@ -291,6 +292,27 @@ _ROWS: dict[str, dict[str, Any]] = {
     clip_rewards=False,
     total_frames=60_000,
   ),
+  # For one task of MiniGrid or BabyAI; not in the paper.
+  'minigrid': dict(
+    env='envpool:MiniGrid-DoorKey-5x5-v0',
+    torso='grid',
+    instruction_size=32,
+    hidden_size=128,
+    num_actors=2,
+    envs_per_actor=16,
+    block_length=20,
+    local_buffer=40,
+    parameter_pull_frames=80,
+    replay_capacity=200_000,
+    min_replay=10_000,
+    replay_ratio=4.0,
+    batch_size=64,
+    prefetch=2,
+    target_period=500,
+    learning_rate=0.0005,
+    clip_rewards=False,
+    total_frames=1_000_000,
+  ),
   'control': dict(_SMALL_DPG, env='control:cartpole-swingup', total_frames=300_000),
   'gym_continuous': dict(_SMALL_DPG, env='gym:Pendulum-v1', total_frames=60_000),
   # Blocks keep each image once, which eviction by priority cannot. Not in the paper.
@@ -351,9 +373,21 @@ def _gym_preset(env: str, options: environments.Options) -> str:
   return 'gym_continuous' if shows_vectors else 'gym_continuous_images'
 
 
+def _envpool_preset(env: str, options: environments.Options) -> str:
+  """The preset for one of EnvPool's ids."""
+  return 'minigrid' if grids.is_grid(env) else _gym_preset(env, options)
+
+
 PRESETS = presets.Presets(
   config=Config,
   rows=_ROWS,
-  families={'atari': 'atari', 'control': 'control', 'gym': _gym_preset, 'envpool': _gym_preset},
+  families={
+    'atari': 'atari',
+    'control': 'control',
+    'gym': _gym_preset,
+    'envpool': _envpool_preset,
+    'babyai': 'minigrid',
+    'minigrid': 'minigrid',
+  },
   default='atari',
 )

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from common import environments, errors
 from common.config import presets, settings
+from common.environments import grids
 from common.environments import suite as suites
 from impala import hyperparameters
 
@@ -310,8 +311,7 @@ _PRESET_ROWS: dict[str, dict[str, Any]] = {
 def _envpool_preset(env: str, options: environments.Options) -> str:
   """The preset for one of EnvPool's ids: those of MiniGrid observe symbols."""
   del options
-  is_grid = env.startswith(('envpool:MiniGrid-', 'envpool:BabyAI-'))
-  return 'minigrid' if is_grid else 'envpool'
+  return 'minigrid' if grids.is_grid(env) else 'envpool'
 
 
 PRESETS = presets.Presets(

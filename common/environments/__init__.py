@@ -70,8 +70,7 @@ HELP = """\
   dmlab:LEVEL           one level: {levels}, ...
   control:TASK          one task of the DeepMind Control Suite, e.g. control:humanoid-walk
                         (continuous actions)
-  babyai                20 BabyAI levels at once: partial views and missions in words (multi-task);
-                        this and the next two need the package envpool
+  babyai                20 BabyAI levels at once: partial views and missions in words (multi-task)
   minigrid              ten MiniGrid tasks at once (multi-task)
   envpool:ID            an environment in C++, e.g. envpool:BabyAI-GoToLocal-v0 or
                         envpool:LunarLander-v3

