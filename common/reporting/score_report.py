@@ -38,7 +38,9 @@ def report(name: str, agent: Mapping[str, Mapping[str, Any]], note: str = '') ->
   notes = [note] if note else []
   if len(means) < _SIZES[name]:
     note = f'Only {len(means)} of the {_SIZES[name]} tasks'
-    notes.append(f"{note}; the papers' scores are of the same ones." if len(summaries) > 1 else f'{note}.')
+    notes.append(
+      f"{note}; the papers' scores are of the same ones." if len(summaries) > 1 else f'{note}.'
+    )
   return {
     'references': name,
     'normalised': scores.normalised(name, means),
