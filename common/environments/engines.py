@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import sys
 import types
+import warnings
 from typing import Any
 
 from common import errors
@@ -39,6 +40,10 @@ _VERSION = '0.3.0'  # Of the packages of files.
 
 def _has(package: str) -> bool:
   return not package or importlib.util.find_spec(package) is not None
+
+
+# Of bounds in float64, as EnvPool writes infinite ones.
+warnings.filterwarnings('ignore', message='.*precision lowered by casting to float32')
 
 
 def _import() -> Any:

@@ -49,7 +49,15 @@ SUITES = {
 HELD_OUT = ('red key', 'green ball', 'blue box', 'yellow door')
 # Levels that never name any of these: their missions are the same in training and evaluation.
 _WITHOUT = frozenset(
-  ('GoToRedBallNoDists', 'GoToRedBallGrey', 'GoToRedBall', 'GoToRedBlueBall', 'OpenRedDoor')
+  (
+    'GoToRedBallNoDists',
+    'GoToRedBallGrey',
+    'GoToRedBall',
+    'GoToRedBlueBall',
+    'OpenRedDoor',
+    'OpenDoorLoc',
+    'UnlockLocal',
+  )
 )
 
 

@@ -106,6 +106,8 @@ class PoolVectorEnv(gymnasium.vector.VectorEnv):
     self._task = task
     self._form = form(task)
     self._is_played = is_played
+    # MiniGrid and BabyAI pay only for what ends an episode: success, or hitting an obstacle.
+    self._pays_at_the_end = engines.part(task) == 'minigrid'
     self._pictures = pictures
     self._num_threads = num_threads
     self._engine: Any = None
@@ -139,6 +141,11 @@ class PoolVectorEnv(gymnasium.vector.VectorEnv):
     observations = self._read(raw)
     if not np.isfinite(rewards).all():
       raise errors.UserError(f'envpool:{self._task}: the rewards are {rewards}')
+
+    if self._pays_at_the_end:
+      # In the last step of the time limit too, which the engine calls truncated.
+      terminated = terminated | (truncated & (rewards != 0))
+      truncated = truncated & ~terminated
 
     info: dict[str, Any] = {}
     ended = np.flatnonzero(terminated | truncated)

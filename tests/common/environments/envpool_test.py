@@ -74,6 +74,25 @@ def test_environments_of_several_threads_keep_their_places():
   assert ends > 10
 
 
+def test_the_time_limit_truncates_and_success_terminates():
+  with opened(f'envpool:{GOTO}', 32) as environment:
+    environment.reset(seed=0)
+    ages = np.zeros(32, int)
+    seen = set()
+    for (observation, rewards, terminated, truncated, info), _ in played(environment, 1000):
+      ages += 1
+      # Reaching the ball pays and terminates, in the last step too.
+      np.testing.assert_array_equal(terminated, rewards > 0)
+      np.testing.assert_array_equal(truncated, (ages == GOTO_LIMIT) & ~terminated)
+      np.testing.assert_allclose(rewards[terminated], 1 - 0.9 * ages[terminated] / GOTO_LIMIT)
+      for i in np.flatnonzero(truncated):
+        assert info['final_obs'][i].keys() == observation.keys()
+      done = terminated | truncated
+      seen |= set(zip(terminated[done], ages[done] == GOTO_LIMIT, strict=True))
+      ages[done] = 0
+  assert seen == {(True, False), (False, True), (True, True)}
+
+
 def test_the_last_observation_is_that_of_the_old_episode():
   # MountainCar's first speed is 0; after 200 random steps it is not.
   with opened('envpool:MountainCar-v0', 4) as environment:

@@ -5,7 +5,6 @@ A new family adds a `Case` to `CASES`.
 
 import contextlib
 import functools
-import importlib.util
 from typing import NamedTuple
 
 import gymnasium
@@ -47,13 +46,10 @@ CASES = [
   Case('gym:Taxi-v4', ('Taxi-v4', 'Taxi-v4'), 6, 210),
   Case('gym:Pendulum-v1', ('Pendulum-v1', 'Pendulum-v1'), 1, 210),
   Case('control:cartpole-swingup', ('cartpole-swingup', 'cartpole-swingup'), 1, 1010),
+  Case('envpool:CartPole-v1', ('CartPole-v1', 'CartPole-v1'), 2, 200),
+  Case('envpool:Pendulum-v1', ('Pendulum-v1', 'Pendulum-v1'), 1, 210),
+  Case('babyai', ('GoToRedBallNoDists', 'GoToRedBallNoDists', 'GoToLocalS5N2'), 7, 300),
 ]
-if importlib.util.find_spec('envpool'):  # It is no requirement.
-  CASES += [
-    Case('envpool:CartPole-v1', ('CartPole-v1', 'CartPole-v1'), 2, 200),
-    Case('envpool:Pendulum-v1', ('Pendulum-v1', 'Pendulum-v1'), 1, 210),
-    Case('babyai', (*('BabyAI-GoToRedBallNoDists-v0',) * 2, 'BabyAI-GoToDoor-v0'), 7, 300),
-  ]
 
 
 @functools.cache
