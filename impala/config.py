@@ -63,6 +63,11 @@ class Config(settings.Settings):
   log_epsilon: float = 1e-6
   # none, abs_one, asymmetric (Figure D.1), soft_asymmetric (released code).
   reward_clipping: str = 'abs_one'
+  # Learn each task's values on a scale of its own (PopArt, arXiv 1809.04474), for many tasks with
+  # rewards of different size. Goes with reward_clipping none. Not in the paper.
+  popart: bool = False
+  # How far one update moves the statistics of its tasks.
+  popart_step_size: float = 3e-4
   baseline_cost: float = 0.5
   entropy_cost: float = 0.01
   # The initial learning rate, annealed linearly to 0 over `total_frames`.
@@ -96,7 +101,9 @@ class Config(settings.Settings):
       'learner_devices',
       'core_size',
     )
-    self.expect_fraction('discount', 'rmsprop_decay', 'rmsprop_momentum', 'lambda_')
+    self.expect_fraction(
+      'discount', 'rmsprop_decay', 'rmsprop_momentum', 'lambda_', 'popart_step_size'
+    )
     self.expect_at_least_zero(
       'num_actors', 'envs_per_actor', 'max_gradient_norm', 'entropy_cost', 'baseline_cost'
     )

@@ -1,6 +1,6 @@
 """The learner: batches of trajectories in, parameters out (IMPALA, sections 3 and 4)."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Sequence
 
 import tensorflow as tf
 
@@ -9,7 +9,7 @@ from common.distributed import parameters
 from common.environments import suite as suites
 from common.runs import counters
 from impala import actions as acting
-from impala import batching, losses, networks, replicas, rewards, trajectory, vtrace
+from impala import batching, losses, networks, popart, replicas, rewards, trajectory, vtrace
 from impala import config as configs
 
 # Statistics that are means over all steps; losses are sums.
@@ -78,6 +78,9 @@ class Learner(counters.Counters):
     )
     with replicas.watched(self._strategy), self._strategy.scope():
       self._optimizer.create_slots(agent.trainable_variables)
+      self._popart = (
+        popart.PopArt(len(suite.tasks), config.popart_step_size) if config.popart else None
+      )
 
   def snapshot(self) -> parameters.Snapshot:
     """The current parameters, for publication before the first update."""
@@ -140,9 +143,9 @@ class Learner(counters.Counters):
     """
     variables = self.agent.trainable_variables
     with tf.GradientTape() as tape:
-      loss, statistics = self.loss(batch)
-    gradients, loss, statistics, stops = replicas.sums(
-      (tape.gradient(loss, variables), loss, statistics, tf.cast(stop, tf.float32))
+      loss, statistics, moments = self._loss(batch)
+    gradients, loss, statistics, moments, stops = replicas.sums(
+      (tape.gradient(loss, variables), loss, statistics, moments, tf.cast(stop, tf.float32))
     )
     # All replicas have shares of equal size, so the mean of their means is the overall mean.
     num_replicas = self._strategy.num_replicas_in_sync
@@ -157,13 +160,15 @@ class Learner(counters.Counters):
     any_stop = stops > 0
     if finite & ~any_stop:
       self._optimizer.apply(gradients, variables, learning_rate)
+      if self._popart:
+        self._popart.update(moments, self.agent.value_head)
     statistics |= {
       'loss/total': loss,
       'gradient_norm': norm,
       'learning_rate': learning_rate,
       'finite': finite,
     }
-    return statistics, any_stop
+    return statistics | self._popart_statistics(), any_stop
 
   def loss(self, batch: trajectory.Trajectory) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """The loss of section 4.2, summed over time and batch, and statistics by name.
@@ -173,30 +178,42 @@ class Learner(counters.Counters):
     Args:
       batch: `[T+1, B]`.
     """
+    total, statistics, _ = self._loss(batch)
+    return total, statistics
+
+  def _loss(
+    self, batch: trajectory.Trajectory
+  ) -> tuple[tf.Tensor, dict[str, tf.Tensor], popart.Moments | tuple[()]]:
+    """`loss`, and the moments of the value targets for PopArt; without PopArt, ()."""
     config = self._config
     output = self._unroll(batch)  # [T+1, B]
     steps = trajectory.aligned(batch)  # [T, B]
+    # In units of the task's scale with PopArt, in those of rewards without.
+    learned_values = self._of_own_task(output.values, batch.task)  # [T+1, B]
+    all_values = self._in_rewards(learned_values, batch.task)
     # x_T is there for its value alone: what was done at it comes with the next unroll.
     logits = output.policy_logits[:-1]  # [T, B, A]
-    values = output.values[:-1]  # [T, B]
-    bootstrap_value = output.values[-1]  # [B]
+    values = all_values[:-1]  # [T, B]
+    bootstrap_value = all_values[-1]  # [B]
 
     log_rhos = vtrace.log_importance_weights(
       batch.behaviour_logits, logits, steps.actions, self._sizes
     )
     returns = self._returns(log_rhos, steps, values, bootstrap_value)
+    moments = self._popart.moments(returns.vs, batch.task) if self._popart else ()
+    returns = self._in_scales(returns, batch.task)
 
     epsilon = config.log_epsilon if config.correction == 'epsilon' else 0.0
     policy_gradient = losses.policy_gradient_loss(
       logits, steps.actions, returns.pg_advantages, epsilon, self._sizes
     )
-    baseline = losses.baseline_loss(values, returns.vs)
+    baseline = losses.baseline_loss(learned_values[:-1], returns.vs)
     entropy = losses.entropy_loss(logits, self._sizes)
     total = policy_gradient + config.baseline_cost * baseline + config.entropy_cost * entropy
 
     num_steps = tf.cast(tf.size(values), tf.float32)  # T x B
     rhos = tf.exp(tf.minimum(log_rhos, _LARGEST_LOG_RHO))
-    return total, {
+    statistics = {
       'loss/policy_gradient': policy_gradient,
       'loss/baseline': baseline,
       'loss/entropy': entropy,
@@ -204,6 +221,30 @@ class Learner(counters.Counters):
       'value': tf.reduce_sum(values) / num_steps,
       'importance_weight': tf.reduce_sum(rhos) / num_steps,
     }
+    return total, statistics, moments
+
+  def _of_own_task(self, values: tf.Tensor, task: tf.Tensor) -> tf.Tensor:
+    return self._popart.select(values, task) if self._popart else values
+
+  def _in_rewards(self, values: tf.Tensor, task: tf.Tensor) -> tf.Tensor:
+    return self._popart.unnormalised(values, task) if self._popart else values
+
+  def _in_scales(self, returns: vtrace.VTraceReturns, task: tf.Tensor) -> vtrace.VTraceReturns:
+    """Targets and advantages in units of each task's scale."""
+    if not self._popart:
+      return returns
+    return vtrace.VTraceReturns(
+      vs=self._popart.normalised(returns.vs, task),
+      pg_advantages=self._popart.scaled(returns.pg_advantages, task),
+    )
+
+  def _popart_statistics(self) -> dict[str, tf.Tensor]:
+    """The mean and the scale of each task's value targets."""
+    if not self._popart:
+      return {}
+    columns = popart_columns(self._suite.tasks)
+    means = tf.unstack(tf.convert_to_tensor(self._popart.mean))
+    return dict(zip(columns, [*means, *tf.unstack(self._popart.scale())], strict=True))
 
   def _unroll(self, batch: trajectory.Trajectory) -> networks.AgentOutput:
     """The agent's outputs at all entries, `[T+1, B]`, from the core state that the actor sent."""
@@ -241,6 +282,11 @@ class Learner(counters.Counters):
       lambda_=config.lambda_,
       pg_bootstrap=config.pg_bootstrap,
     )
+
+
+def popart_columns(tasks: Sequence[str]) -> list[str]:
+  """The names of PopArt's statistics: the mean of each task, then the scale of each."""
+  return [f'popart/{kind}/{task}' for kind in ('mean', 'scale') for task in tasks]
 
 
 def warm_up(learner: Learner, spec: trajectory.Trajectory) -> None:

@@ -30,14 +30,21 @@ class AgentInput(NamedTuple):
 
 
 class AgentOutput(NamedTuple):
-  """Policy logits `[T, B, A]` and values `[T, B]`, float32."""
+  """Policy logits `[T, B, A]` and values `[T, B]`, float32.
+
+  With a value for each of N tasks, values are `[T, B, N]`, see `impala.popart`.
+  """
 
   policy_logits: tf.Tensor
   values: tf.Tensor
 
 
 class Agent(snt.Module):
-  """The network of actors and learner. All its variables exist once it is constructed."""
+  """The network of actors and learner. All its variables exist once it is constructed.
+
+  Attributes:
+    value_head: The last layer of the values.
+  """
 
   def __init__(
     self,
@@ -45,6 +52,7 @@ class Agent(snt.Module):
     action_space: suites.ActionSpace,
     core_size: int,
     feedback: bool,
+    num_tasks: int | None = None,
   ):
     """Builds the network.
 
@@ -53,6 +61,7 @@ class Agent(snt.Module):
       action_space: `Discrete`, or `MultiDiscrete` for several actions at once.
       core_size: The units of the core; with 0 there is none, and the heads read the features.
       feedback: Whether the last action and the last reward, clipped to [-1, 1], are inputs.
+      num_tasks: N, for a value for each task; None for one value.
     """
     super().__init__(name='agent')
     self._encoder = encoder
@@ -64,7 +73,8 @@ class Agent(snt.Module):
     feature_size = self._features(inputs).shape[-1]
     self._core = networks.ResettingLSTM(feature_size, core_size) if core_size else None
     self._policy_head = snt.Linear(acting.num_logits(action_space))
-    self._value_head = snt.Linear(1)
+    self._num_tasks = num_tasks
+    self.value_head = snt.Linear(num_tasks or 1)
     self.unroll(inputs, self.initial_state(1))
 
   def initial_state(self, batch_size: int) -> Any:
@@ -107,15 +117,18 @@ class Agent(snt.Module):
     """
     policy_logits = snt.BatchApply(self._policy_head)(features)  # [T, B, A]
     policy_logits = networks.mask_illegal(policy_logits, observation)
-    values = snt.BatchApply(self._value_head)(features)  # [T, B, 1]
-    return AgentOutput(policy_logits=policy_logits, values=tf.squeeze(values, axis=-1))
+    values = snt.BatchApply(self.value_head)(features)  # [T, B, N]
+    if self._num_tasks is None:
+      values = tf.squeeze(values, axis=-1)
+    return AgentOutput(policy_logits=policy_logits, values=values)
 
 
 def make_agent(config: configs.Config, suite: suites.Suite) -> Agent:
   """The network that the config asks for, for a suite's observations and actions."""
   encoder = encoders.make(config, suite)
   core_size = config.core_size if config.lstm else 0
-  return Agent(encoder, suite.action_space, core_size, config.feedback)
+  num_tasks = len(suite.tasks) if config.popart else None
+  return Agent(encoder, suite.action_space, core_size, config.feedback, num_tasks)
 
 
 def zeros(

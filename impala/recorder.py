@@ -52,7 +52,8 @@ class Recorder:
     # Fresh trajectories come first in a batch.
     self._fresh = learner.batch_size - learner.replayed
     self._dropped = 0
-    columns = [*_COLUMNS, *supply.host.columns]
+    scales = learners.popart_columns(suite.tasks) if config.popart else []
+    columns = [*_COLUMNS, *scales, *supply.host.columns]
     self.base = recorders.Recorder(
       config, suite, folder, learner, columns, self._gauges, self._note
     )

@@ -22,7 +22,8 @@ NOT_FINITE = 3
 # Of the gradients' global norm. Those of these batches are several times longer.
 MAX_NORM = 5.0
 NETWORKS = {'lstm': True, 'feed_forward': False}
-SUITE = environments.load('gym:CartPole-v1')
+# Nothing is played. Batches have trajectories of two tasks.
+SUITE = dataclasses.replace(environments.load('gym:CartPole-v1'), tasks=('first', 'second'))
 FRAMES_PER_UPDATE = 50
 
 
@@ -34,6 +35,9 @@ def make_config(lstm: bool) -> configs.Config:
     batch_size=B,
     total_frames=1000,
     lstm=lstm,
+    # The learners share PopArt's statistics, too.
+    popart=not lstm,
+    popart_step_size=0.1,
     reward_clipping='none',
     rmsprop_momentum=0.5,
     max_gradient_norm=MAX_NORM,
