@@ -31,7 +31,7 @@ def line(
     note: The system's own statistics.
     returns: Mean returns of recent episodes by task. Of more than a dozen tasks, the line has only
       the number; `metrics.csv` has them all.
-    scores: Normalised scores over all tasks by name, in percent.
+    scores: Human-normalised scores over all tasks by name, in percent.
   """
   parts = [
     f'{frames:>12,} frames ({frames / total_frames:4.0%})',
@@ -41,7 +41,7 @@ def line(
   ]
   if scores:
     named = ', '.join(f'{name} {value:.1f}' for name, value in scores.items())
-    parts.append(f'normalised (%): {named}')
+    parts.append(f'human-normalised (%): {named}')
   parts.append(_returns(returns))
   return '  '.join(parts)
 

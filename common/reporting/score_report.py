@@ -8,16 +8,15 @@ from typing import Any, Mapping
 from common.machine import files
 from common.reporting import scores
 
-_TITLES = {'atari57': 'Atari-57', 'dmlab30': 'DMLab-30', 'babyai': 'BabyAI'}
-_SIZES = {'atari57': 57, 'dmlab30': 30, 'babyai': 20}
-_DIGITS = {'babyai': 2}  # Of reference scores; others have one.
+_TITLES = {'atari57': 'Atari-57', 'dmlab30': 'DMLab-30'}
+_SIZES = {'atari57': 57, 'dmlab30': 30}
 
 
 def report(name: str, agent: Mapping[str, Mapping[str, Any]], note: str = '') -> dict[str, Any]:
   """Compares an agent's scores with the papers' on the same tasks.
 
   Args:
-    name: The suite whose reference scores apply: `atari57`, `dmlab30` or `babyai`.
+    name: The suite whose reference scores apply, `atari57` or `dmlab30`.
     agent: Summaries of `evaluation.Episodes` by task.
     note: A remark that applies to all scores of the suite.
 
@@ -37,9 +36,8 @@ def report(name: str, agent: Mapping[str, Mapping[str, Any]], note: str = '') ->
 
   notes = [note] if note else []
   if len(means) < _SIZES[name]:
-    note = f'Only {len(means)} of the {_SIZES[name]} tasks'
     notes.append(
-      f"{note}; the papers' scores are of the same ones." if len(summaries) > 1 else f'{note}.'
+      f"Only {len(means)} of the {_SIZES[name]} tasks; the papers' scores are of the same ones."
     )
   return {
     'references': name,
@@ -61,16 +59,15 @@ def text(name: str, agent: Mapping[str, Mapping[str, Any]], reported: Mapping[st
   # The first column holds tasks, and in the lower table the names of agents.
   width = max(len(first) for first in [*agent, 'task', *titles])
 
-  best = scores.BEST[name]
   columns = ''.join(f'{title:>19}' for title in titles)
-  header = f'{"agent":>12}{"95% interval":>26}{"normalised":>12}{"random":>11}{best:>11}'
+  header = f'{"agent":>12}{"95% interval":>26}{"normalised":>12}{"random":>11}{"human":>11}'
   lines = ['task'.ljust(width) + header + columns]
   for task, played in agent.items():
     row = _row(name, task, played, reported['normalised'][task])
     lines.append(task.ljust(width) + row)
 
   summaries = reported['summary']
-  caption = f'{_TITLES[name]}, {best}-normalised, in percent. {reported["note"]}'
+  caption = f'{_TITLES[name]}, human-normalised, in percent. {reported["note"]}'
   labels = ''.join(f'{label:>28}' for label in summaries['agent'])
   lines += ['', caption.rstrip(), ' ' * width + labels]
   for title, statistics in summaries.items():
@@ -79,12 +76,11 @@ def text(name: str, agent: Mapping[str, Mapping[str, Any]], reported: Mapping[st
 
 
 def _row(name: str, task: str, played: Mapping[str, Any], normalised: float) -> str:
-  """Our score, its interval and percentage, then random play's, the best's and the papers'."""
+  """Our score, its interval and percentage, then the random, the human and the papers' scores."""
   known = scores.references(name)[task]
   interval = f'[{played["low"]:.2f}, {played["high"]:.2f}]'
   ours = f'{played["mean"]:>12.2f}{interval:>26}{normalised:>11.1f}%'
-  digits = _DIGITS.get(name, 1)
-  scale = ''.join(f'{known[column]:>11.{digits}f}' for column in ('random', scores.BEST[name]))
+  scale = f'{known["random"]:>11.1f}{known["human"]:>11.1f}'
   papers = ''.join(f'{known[column]:>19.1f}' for column in scores.PAPER_COLUMNS[name].values())
   return ours + scale + papers
 
@@ -107,16 +103,14 @@ def write(
   with files.replacing(folder / 'scores.json') as file:
     json.dump(reported, file, indent=1)
 
-  known = scores.references(name)
-  bars = {'agent': reported['normalised']}
   # A chart has room for one of the papers' agents.
-  for paper, column in list(scores.PAPER_COLUMNS[name].items())[:1]:
-    published = {task: known[task][column] for task in agent}
-    bars[f'{paper}, the paper'] = scores.normalised(name, published)
+  paper, column = next(iter(scores.PAPER_COLUMNS[name].items()))
+  known = scores.references(name)
+  published = {task: known[task][column] for task in agent}
   plots.bars(
-    bars,
+    {'agent': reported['normalised'], f'{paper}, the paper': scores.normalised(name, published)},
     folder / 'scores.png',
-    label=f'{scores.BEST[name]}-normalised score, {_TITLES[name]} (%)',
+    label=f'human-normalised score, {_TITLES[name]} (%)',
     note=reported['note'],
   )
   logging.info('%s\n\nWritten: %s, scores.png', text(name, agent, reported), folder / 'scores.json')

@@ -1,11 +1,8 @@
-"""Human-normalised scores of Atari-57 and DMLab-30, computed as in the papers; and of BabyAI.
+"""Human-normalised scores of Atari-57 and DMLab-30, computed as in the papers.
 
 The reference scores are those of the papers' tables: IMPALA, tables B.1 and C.1; Ape-X, table 2.
 Atari episodes start with up to 30 no-ops ("no-op starts"), unless an argument `human_starts` says
 otherwise.
-
-In place of a human, BabyAI has the bot of its authors: means of 200 episodes, and of 400 of random
-play, in the Python package minigrid 3.2.0, on the missions that are kept for evaluation.
 """
 
 import functools
@@ -17,9 +14,6 @@ import numpy as np
 
 _FOLDER = pathlib.Path(__file__).parent / 'references'
 
-# By suite, whose score is 100%: a column of `references`.
-BEST = {'atari57': 'human', 'dmlab30': 'human', 'babyai': 'bot'}
-
 # By suite, titles of the papers' agents that results are shown beside, and their columns in
 # `references`. The first is the one in charts.
 PAPER_COLUMNS = {
@@ -29,16 +23,15 @@ PAPER_COLUMNS = {
     'Ape-X': 'apex',
   },
   'dmlab30': {'IMPALA deep PBT': 'impala_deep_pbt', 'experts': 'experts_deep'},
-  'babyai': {},
 }
 
 
 @functools.cache
 def references(name: str) -> dict[str, dict[str, float]]:
-  """Scores by task: those of `random` play, of the `BEST`, and of the papers' agents.
+  """Published scores by task: those of `random` play, of a `human`, and of the papers' agents.
 
   Args:
-    name: `atari57`, `dmlab30` or `babyai`.
+    name: `atari57` or `dmlab30`.
   """
   return json.loads((_FOLDER / f'{name}.json').read_text())
 
@@ -53,17 +46,16 @@ def human_normalised(score: float, random: float, human: float) -> float:
 
 
 def normalised(name: str, scores: Mapping[str, float], prefix: str = '') -> dict[str, float]:
-  """Scores by task, in percent: 0 for random play, 100 for the `BEST`.
+  """Human-normalised scores by task, in percent.
 
   Args:
-    name: `atari57`, `dmlab30` or `babyai`.
+    name: `atari57` or `dmlab30`.
     scores: Mean returns by task.
     prefix: Prefix of the columns of random and human scores, e.g. `human_starts_`.
   """
   known = references(name)
-  best = f'{prefix}{BEST[name]}'
   return {
-    task: human_normalised(score, known[task][f'{prefix}random'], known[task][best])
+    task: human_normalised(score, known[task][f'{prefix}random'], known[task][f'{prefix}human'])
     for task, score in scores.items()
   }
 
@@ -72,7 +64,7 @@ def summary(name: str, scores: Mapping[str, float], human_starts: bool = False) 
   """The statistics that the papers report, over the tasks in `scores`, in percent.
 
   Args:
-    name: `atari57`, `dmlab30` or `babyai`.
+    name: `atari57` or `dmlab30`.
     scores: Mean returns by task.
     human_starts: Whether Atari episodes started from states of human play.
 
@@ -83,12 +75,9 @@ def summary(name: str, scores: Mapping[str, float], human_starts: bool = False) 
     DMLab-30: `mean_capped`, the mean of scores capped at 100, with the released code's random and
     human scores; `mean_capped_table_b1`, the same with those of table B.1, which differ in which
     lasertag level has which scores; and `mean`, not capped.
-    BabyAI: `mean`.
   """
   if name == 'dmlab30':
     return _dmlab_summary(scores)
-  if name == 'babyai':
-    return {'mean': _mean(list(normalised(name, scores).values()))}
   return _atari_summary(scores, human_starts)
 
 

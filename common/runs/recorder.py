@@ -63,7 +63,7 @@ class Recorder:
     Args:
       config: The run's settings.
       suite: The tasks, whose episodes are reported separately. If the suite has reference scores,
-        normalised scores are reported too.
+        human-normalised scores are reported too.
       folder: The run's folder.
       learner: Holds the counters.
       columns: The system's columns of `metrics.csv`; those of counters and episodes are added.
@@ -233,7 +233,7 @@ class Recorder:
     return [*_COLUMNS, *columns, *score_columns, *episode_columns]
 
   def _scores(self, returns: Mapping[str, float]) -> dict[str, float]:
-    """Normalised scores as columns; none until every task has finished an episode."""
+    """Human-normalised scores as columns; none until every task has finished an episode."""
     if not self._references or len(returns) < len(self._tasks):
       return {}
     summary = scores.summary(self._references, returns)

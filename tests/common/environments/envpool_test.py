@@ -84,7 +84,8 @@ def test_the_time_limit_truncates_and_success_terminates():
       # Reaching the ball pays and terminates, in the last step too.
       np.testing.assert_array_equal(terminated, rewards > 0)
       np.testing.assert_array_equal(truncated, (ages == GOTO_LIMIT) & ~terminated)
-      np.testing.assert_allclose(rewards[terminated], 1 - 0.9 * ages[terminated] / GOTO_LIMIT)
+      paid = 1 - 0.9 * ages[terminated] / GOTO_LIMIT  # Sent as float32.
+      np.testing.assert_allclose(rewards[terminated], paid, rtol=1e-6)
       for i in np.flatnonzero(truncated):
         assert info['final_obs'][i].keys() == observation.keys()
       done = terminated | truncated

@@ -54,6 +54,6 @@ def test_lines_of_one_run_are_aligned():
 def test_many_tasks_are_shown_by_number_and_scores():
   returns = {f'task {i}': 1.0 for i in range(13)}
   line = progress.line(5_000, 200_000_000, 9.0, 'lag 1.0', returns, {'median': 12.34, 'mean': 56.0})
-  assert line.endswith('lag 1.0  normalised (%): median 12.3, mean 56.0  returns of 13 tasks')
+  assert line.endswith('lag 1.0  human-normalised (%): median 12.3, mean 56.0  returns of 13 tasks')
   del returns['task 3']
   assert 'task 4 1, task 5 1' in progress.line(5_000, 200_000_000, 9.0, 'lag 1.0', returns)

@@ -247,5 +247,5 @@ def test_suites_with_references_have_scores_once_every_task_has_finished_an_epis
   assert math.isnan(first['score/median']) and math.isnan(first['score/mean'])
   # Human level in Pong is 100%; the return in Boxing is half of it.
   assert (second['score/median'], second['score/mean']) == pytest.approx((75.0, 75.0))
-  assert 'normalised (%): median 75.0, mean 75.0' in caplog.messages[-1]
-  assert 'normalised' not in caplog.messages[0]
+  assert 'human-normalised (%): median 75.0, mean 75.0' in caplog.messages[-1]
+  assert 'human' not in caplog.messages[0]
