@@ -187,7 +187,7 @@ class Config(settings.Settings):
         f'--env={suite.name} --tasks={suite.tasks[0]}'
       )
     self.check_shares(suite, actors)
-    _refuse_several_actions(suite)
+    self._refuse_several_actions(suite)
 
     shows_vectors = len(suites.observed_shape(suite)) == 1
     preset = PRESETS.preset_for(suite.name, self.environment_options())
@@ -205,14 +205,13 @@ class Config(settings.Settings):
     )
     self.check_torso(suite)
 
-
-def _refuse_several_actions(suite: suites.Suite) -> None:
-  """Refuses suites in which several discrete actions are taken at once."""
-  if not (suite.is_discrete or suite.is_continuous):
-    raise errors.UserError(
-      f'{suite.name} takes several discrete actions at once, {suite.action_space}, but Ape-X DQN '
-      f'chooses one. IMPALA takes them: scripts/train --env={suite.name}'
-    )
+  def _refuse_several_actions(self, suite: suites.Suite) -> None:
+    """Refuses suites in which several discrete actions are taken at once."""
+    if not (suite.is_discrete or suite.is_continuous):
+      raise errors.UserError(
+        f'{suite.name} takes several discrete actions at once, {suite.action_space}, but Ape-X DQN '
+        f'chooses one. IMPALA takes them: {self.training_command("impala")}'
+      )
 
 
 # 35 hours at 37,000 frames/s (Figures 4 and 5).

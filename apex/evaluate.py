@@ -8,7 +8,7 @@ no-ops. DQN acts greedily except with probability `evaluation_epsilon` (never wi
 DPG without noise. Prints the mean return with its 95% bootstrap interval and writes it to
 `evaluation.json` in RUN. For Atari, also writes the human-normalised score beside the papers'
 (`scores.json`, `scores.png`); for other environments, the returns of a random policy. Results with
-the same checkpoint, N and seed are reused. --video writes a GIF to RUN/videos.
+the same checkpoint, N and seed are reused. --video films the first episode, in RUN/videos.
 """
 
 from collections.abc import Sequence

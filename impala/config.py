@@ -138,9 +138,11 @@ class Config(settings.Settings):
       UserError: Names the setting, its value and what is expected.
     """
     if suite.is_continuous:
+      # It takes every observation, but one task.
+      one_task = dataclasses.replace(self, tasks=suite.tasks[0] if len(suite.tasks) > 1 else '')
       raise errors.UserError(
         f'{suite.name} has continuous actions, but IMPALA needs discrete ones. Use Ape-X DPG: '
-        f'python -m apex.train {self.environment_flags()}'
+        f'{one_task.training_command("apex")}'
       )
     self.check_torso(suite)
     self.check_shares(suite, actors)

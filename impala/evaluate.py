@@ -3,14 +3,14 @@
     python -m impala.evaluate RUN [--episodes=N] [--checkpoint=latest|best|PATH] [--video]
                                   [--deterministic]
 
-Plays N episodes of every task with a checkpoint from the run's folder RUN, in several processes. On
-Atari, episodes start with up to 30 no-ops; on DMLab-30, the test levels are played. Actions are
-sampled from the policy, as in the paper; --deterministic takes the most likely ones. Prints a
-table of mean returns with 95% bootstrap intervals and writes it to `evaluation.json` in RUN. For
-Atari and DMLab-30, also writes human-normalised scores beside the papers' (`scores.json`,
+Plays N episodes of every task with a checkpoint from the run's folder RUN, several tasks in several
+processes. On Atari, episodes start with up to 30 no-ops; on DMLab-30, the test levels are played.
+Actions are sampled from the policy, as in the paper; --deterministic takes the most likely ones.
+Prints a table of mean returns with 95% bootstrap intervals and writes it to `evaluation.json` in
+RUN. For Atari and DMLab-30, also writes human-normalised scores beside the papers' (`scores.json`,
 `scores.png`); for other environments, the returns of a random policy. Results with the same
-checkpoint, N and seed are reused, so an interrupted evaluation continues. --video writes a GIF of
-each task to RUN/videos.
+checkpoint, N and seed are reused, so an interrupted evaluation continues. --video films the first
+episode of each task, in RUN/videos.
 """
 
 from collections.abc import Sequence

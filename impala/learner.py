@@ -160,7 +160,7 @@ class Learner(counters.Counters):
     any_stop = stops > 0
     if finite & ~any_stop:
       self._optimizer.apply(gradients, variables, learning_rate)
-      if self._popart:
+      if self._popart and moments:
         self._popart.update(moments, self.agent.value_head)
     statistics |= {
       'loss/total': loss,

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import ClassVar
 
 from common import errors
-from common.environments import options, stepping
+from common.environments import making, options, stepping
 from common.environments import suite as suites
 from common.machine import memory
 
@@ -20,6 +20,9 @@ TORSOS: dict[str, int | None] = {
   'grid': 1,
   'vector': None,
 }
+# What an environment is made by, each a flag of its own, and how `gym:` shows it.
+_OF_ENVIRONMENT = ('env', 'env_kwargs', 'wrappers', 'tasks')
+_OF_IMAGES = ('grayscale', 'image_size', 'frame_stack', 'action_repeat')
 # The torso is chosen by what is observed.
 AUTO = 'auto'
 
@@ -148,9 +151,23 @@ class Settings:
     )
 
   def environment_flags(self) -> str:
-    """The flags that name the environment, for messages."""
-    flags = {name: getattr(self, name) for name in ('env', 'env_kwargs', 'wrappers')}
-    return shlex.join(f'--{name}={value}' for name, value in flags.items() if value)
+    """The flags that name the environment and how it is shown, for messages."""
+    flags = [f'--{name}={getattr(self, name)}' for name in _OF_ENVIRONMENT if getattr(self, name)]
+    for name in _OF_IMAGES:
+      value = getattr(self, name)
+      if value != getattr(Settings, name):
+        flags.append(f'--config.{name}={str(value).lower()}')
+    return shlex.join(flags)
+
+  def training_command(self, system: str) -> str:
+    """How another system trains in this environment, for messages.
+
+    Args:
+      system: Its package.
+    """
+    if making.given(self.env):
+      return f'{system}.train.train(config, make_env=...), with a preset of {system}.config'
+    return f'python -m {system}.train {self.environment_flags()}'
 
   def max_training_frames(self) -> int | None:
     """Environment frames after which a training episode is cut; None for the suite's own limit."""
@@ -178,14 +195,15 @@ class Settings:
     )
 
     count = self.envs_per_actor * (self.num_actors if actors is None else actors)
-    needed = count * suite.bytes_per_environment
+    each = suite.environment_bytes() if count else 0
     free = memory.available()
-    self.expect(
-      'envs_per_actor',
-      needed <= free,
-      f'fewer: {count} environments of {suite.name} take about {needed / 1e9:.0f} GB, '
-      f'{suite.bytes_per_environment / 1e6:.0f} MB each, and {free / 1e9:.0f} GB are free',
+    text = (
+      f'fewer: {count} environments of {suite.name} take about {count * each / 1e9:.0f} GB, '
+      f'{each / 1e6:.0f} MB each, and {free / 1e9:.0f} GB are free'
     )
+    if suite.measure_bytes:
+      text += '. Each has a process, without which they take less: --config.env_processes=never'
+    self.expect('envs_per_actor', count * each <= free, text)
 
   def vector_layers(self) -> tuple[int, ...]:
     """`vector_sizes` as numbers."""

@@ -1,6 +1,7 @@
 """One environment of a person's own, made to keep the promises of suites: `AdaptedEnv`."""
 
 import collections
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ import gymnasium
 import numpy as np
 
 from common import errors
-from common.environments import actions, making, observations, suite
+from common.environments import actions, images, making, observations, suite
 
 _LARGEST = float(np.finfo(np.float32).max)
 _OLD_API = (
@@ -43,6 +44,7 @@ class AdaptedEnv(gymnasium.Wrapper):
     self._name = recipe.name
     self._action_repeat = recipe.action_repeat
     self._has_mask = has_mask
+    self._has_pictures = recipe.pictures
     self._steps = 0  # Of the environment, in this episode.
     super().__init__(making.make(recipe))
     try:
@@ -87,6 +89,21 @@ class AdaptedEnv(gymnasium.Wrapper):
       if terminated or truncated:
         break
     return self._convert(observation, info), total, terminated, truncated, {}
+
+  def render(self) -> Any:
+    """What it shows a person, uint8 `[H, W, 3]`; None if that is no image, or not asked for.
+
+    Raises:
+      UserError: If it says that it renders, but cannot.
+    """
+    if not self._has_pictures:
+      return None
+    if self.env.render_mode is None:
+      # It has not said so: what it does is its own affair.
+      with contextlib.suppress(Exception):
+        return images.rendered(self.env.render())
+      return None
+    return images.rendered(self._ask(self.env.render))
 
   def _convert(
     self, observation: Any, info: Mapping[str, Any], is_first: bool = False

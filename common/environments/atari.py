@@ -24,6 +24,7 @@ ACTION_REPEAT = 4
 STACK = 4
 # Environment frames: 30 minutes, the convention of the papers that IMPALA and Ape-X compare with.
 MAX_FRAMES = 108_000
+_SCREEN = {'img_height': 210, 'img_width': 160}  # Of nearly all games; others are resized.
 _ALL_ACTIONS = len(ale_py.Action.__members__)
 
 ATARI_57 = (
@@ -132,6 +133,7 @@ class AtariVectorEnv(gymnasium.vector.VectorWrapper):
     max_frames: int = MAX_FRAMES,
     full_action_space: bool = False,
     num_threads: int = 0,
+    pictures: bool = False,
   ):
     """Starts the engine.
 
@@ -143,24 +145,33 @@ class AtariVectorEnv(gymnasium.vector.VectorWrapper):
       full_action_space: Whether to offer all 18 actions, not only the game's own. An action that
         the game does not know (Skiing has no fire button) is a no-op then.
       num_threads: Of the engine; 0 for one per core that this process may use.
+      pictures: Whether to play environment 0 a second time, in colour, for people.
     """
     # No banner per game on the terminal.
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-    self._engine = ale_py.AtariVectorEnv(
+    start = functools.partial(
+      ale_py.AtariVectorEnv,
       game,
-      num_envs,
       autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP,
       noop_max=30,
-      stack_num=STACK,
       frameskip=ACTION_REPEAT,
       max_num_frames_per_episode=max_frames,
       life_loss_info=training,
       reward_clipping=False,
       use_fire_reset=False,
       full_action_space=full_action_space,
-      # Its own choice would be all cores of the machine, even in a container with few.
-      num_threads=num_threads or min(num_envs, cores.count()),
     )
+    # Its own choice would be all cores of the machine, even in a container with few.
+    threads = num_threads or min(num_envs, cores.count())
+    self._engine = start(num_envs=num_envs, stack_num=STACK, num_threads=threads)
+    # Seeds and actions determine a game: this one is the same as the first.
+    self._start_screen: Callable[[], ale_py.AtariVectorEnv] | None = None
+    self._screen: ale_py.AtariVectorEnv | None = None
+    self._picture: np.ndarray | None = None
+    if pictures:
+      self._start_screen = functools.partial(
+        start, num_envs=1, stack_num=1, num_threads=1, grayscale=False, **_SCREEN
+      )
     super().__init__(self._engine)
     frames = self._engine.single_observation_space
     self.single_observation_space = gymnasium.spaces.Dict({'observation': frames})
@@ -179,6 +190,9 @@ class AtariVectorEnv(gymnasium.vector.VectorWrapper):
   def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> suite.Reset:
     frames, info = self._engine.reset(seed=seed, options=options)
     self._game_frame = info['episode_frame_number'].copy()
+    if self._start_screen:
+      self._screen = self._screen or self._start_screen()
+      self._picture = self._screen.reset(seed=seed, options=options)[0][0, 0]
     return {'observation': frames}, info
 
   def step(self, actions: np.ndarray) -> suite.VectorStep:
@@ -188,11 +202,17 @@ class AtariVectorEnv(gymnasium.vector.VectorWrapper):
   def send(self, actions: np.ndarray) -> None:
     """Begins a step in the engine's threads; `receive` ends it."""
     actions = np.asarray(actions, np.int64)
-    self._engine.send(actions if self._engine_actions is None else self._engine_actions[actions])
+    if self._engine_actions is not None:
+      actions = self._engine_actions[actions]
+    self._engine.send(actions)
+    if self._screen:
+      self._screen.send(actions[:1])
 
   def receive(self) -> suite.VectorStep:
     """Waits for the step that `send` has begun; returns what `step` returns."""
     frames, rewards, terminated, truncated, info = self._engine.recv()
+    if self._screen:
+      self._picture = self._screen.recv()[0][0, 0]
     # Within a game the frame number only grows; at the start of another it falls back.
     restarted = info['episode_frame_number'] <= self._game_frame
     info['game_over'] = (terminated | truncated) & restarted
@@ -205,6 +225,15 @@ class AtariVectorEnv(gymnasium.vector.VectorWrapper):
       info['final_obs'] = np.array([{'observation': stack} for stack in final], object)
     return {'observation': frames}, rewards, terminated, truncated, info
 
+  def picture(self) -> np.ndarray | None:
+    """See `suite.picture`."""
+    return self._picture
+
+  def close(self, **kwargs: Any) -> None:
+    super().close(**kwargs)
+    if self._screen:
+      self._screen.close()
+
 
 def _numbers_in_engine(engine: ale_py.AtariVectorEnv) -> np.ndarray:
   """The engine's number of each of the 18 actions, int `[18]`; the no-op's where it has none."""
@@ -214,21 +243,27 @@ def _numbers_in_engine(engine: ale_py.AtariVectorEnv) -> np.ndarray:
   return np.array([known.get(action, known[0]) for action in range(_ALL_ACTIONS)])
 
 
-def _make_one(game: str, max_training_frames: int | None) -> suite.MakeVectorEnv:
+def _make_one(game: str, options: option_sets.Options) -> suite.MakeVectorEnv:
   def make(tasks: Sequence[str], training: bool) -> AtariVectorEnv:
-    max_frames = _frame_limit(training, max_training_frames)
-    return AtariVectorEnv(game, len(tasks), training, max_frames)
+    max_frames = _frame_limit(training, options.max_training_frames)
+    return AtariVectorEnv(game, len(tasks), training, max_frames, pictures=options.pictures)
 
   return make
 
 
-def _make_many(max_training_frames: int | None) -> suite.MakeVectorEnv:
+def _make_many(options: option_sets.Options) -> suite.MakeVectorEnv:
   def make(tasks: Sequence[str], training: bool) -> concatenated.ConcatenatedVectorEnv:
-    max_frames = _frame_limit(training, max_training_frames)
+    max_frames = _frame_limit(training, options.max_training_frames)
     # One engine for each run of equal tasks. They work at the same time: one thread each.
     parts = [
       AtariVectorEnv(
-        game, len(list(same)), training, max_frames, full_action_space=True, num_threads=1
+        game,
+        len(list(same)),
+        training,
+        max_frames,
+        full_action_space=True,
+        num_threads=1,
+        pictures=options.pictures,
       )
       for game, same in itertools.groupby(tasks)
     ]
@@ -245,12 +280,11 @@ def _frame_limit(training: bool, max_training_frames: int | None) -> int:
 def _suite(
   name: str,
   tasks: tuple[str, ...],
-  make_with: Callable[[int | None], suite.MakeVectorEnv],
+  make_with: Callable[[option_sets.Options], suite.MakeVectorEnv],
   options: option_sets.Options,
   references: str,
 ) -> suite.Suite:
-  max_training_frames = options.max_training_frames
-  make = make_with(max_training_frames)
+  make = make_with(options)
   probe = make(tasks[:1], True)
   observation_space = probe.single_observation_space
   action_space = probe.single_action_space
@@ -266,5 +300,5 @@ def _suite(
     make=make,
     frame_stack=STACK,
     references=references,
-    max_episode_steps=_frame_limit(True, max_training_frames) // ACTION_REPEAT,
+    max_episode_steps=_frame_limit(True, options.max_training_frames) // ACTION_REPEAT,
   )

@@ -36,6 +36,9 @@ class Part(Protocol):
   def receive(self) -> suite.VectorStep:
     """Waits for the step that `send` has begun; returns what `step` would."""
 
+  def picture(self) -> np.ndarray | None:
+    """See `suite.picture`."""
+
   def close(self, **kwargs: Any) -> None: ...
 
 
@@ -85,6 +88,10 @@ class ConcatenatedVectorEnv(gymnasium.vector.VectorEnv):
       np.concatenate(truncated),
       self._joined_info(infos),
     )
+
+  def picture(self) -> np.ndarray | None:
+    """See `suite.picture`."""
+    return self._parts[0].picture()
 
   def close_extras(self, **kwargs: Any) -> None:
     for part in self._parts:

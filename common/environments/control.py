@@ -9,7 +9,7 @@ import functools
 import os
 from typing import Any, Mapping, NamedTuple, Sequence
 
-# Nothing is rendered: neither a display nor its libraries are needed. Must precede the import.
+# Without films, nothing is rendered: OpenGL is not needed. Must precede the import.
 os.environ.setdefault('MUJOCO_GL', 'disable')
 
 import gymnasium
@@ -18,7 +18,7 @@ from dm_control import suite as control_suite
 from dm_control.rl import control
 
 from common import errors
-from common.environments import actions, process, suite
+from common.environments import actions, opengl, process, suite
 from common.environments import options as option_sets
 
 _MAX_BOUND = 1e6  # Of actions; those of lqr have 1e10.
@@ -49,6 +49,8 @@ def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
       'have bounds around 1.'
     )
   probe = ControlEnv(member)
+  if options.pictures:
+    opengl.choose(name)  # For the child process, which imports this module anew.
 
   def make(names: Sequence[str], training: bool) -> gymnasium.vector.VectorEnv:
     del training  # The tasks are the same in evaluation.
@@ -63,6 +65,7 @@ def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
     action_space=probe.action_space,
     action_repeat=1,
     make=make,
+    steps_per_second=1.0 / _form(member).seconds,
   )
 
 
@@ -77,6 +80,7 @@ class _Form(NamedTuple):
   low: np.ndarray  # Of the actions, [A].
   high: np.ndarray
   num_features: int
+  seconds: float  # Of the task's time in one step.
 
 
 @functools.cache
@@ -86,9 +90,10 @@ def _form(name: str) -> _Form:
   env = control_suite.load(domain, task)
   actions = env.action_spec()
   features = env.observation_spec().values()
+  seconds = env.control_timestep()
   env.close()
   num_features = sum(int(np.prod(spec.shape)) for spec in features)
-  return _Form(low=actions.minimum, high=actions.maximum, num_features=num_features)
+  return _Form(actions.minimum, actions.maximum, num_features, seconds)
 
 
 class ControlEnv(gymnasium.Env):
@@ -106,7 +111,7 @@ class ControlEnv(gymnasium.Env):
     self._name = name
     self._domain, _, self._task = name.partition('-')
     self._env: Any = None  # A `dm_control.rl.control.Environment`.
-    self._low, self._high, num_features = _form(name)
+    self._low, self._high, num_features, _ = _form(name)
     features = gymnasium.spaces.Box(-np.inf, np.inf, (num_features,), np.float32)
     self.observation_space = gymnasium.spaces.Dict({'observation': features})
     self.action_space = suite.continuous_actions(len(self._low))
@@ -133,6 +138,10 @@ class ControlEnv(gymnasium.Env):
     if not np.isfinite(reward):
       raise errors.UserError(f'control:{self._name}: the reward is {reward}')
     return self._flat(step.observation), reward, terminated, truncated, {}
+
+  def render(self) -> Any:
+    """The task's own view, uint8 `[240, 320, 3]`."""
+    return self._env.physics.render(camera_id=0)
 
   def close(self) -> None:
     if self._env is not None:

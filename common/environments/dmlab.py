@@ -207,6 +207,10 @@ class DmLabEnv(gymnasium.Env):
     observation = self._last if terminated else self._observe()
     return observation, reward, terminated, False, {}
 
+  def render(self) -> Any:
+    """The last frame, uint8 `[HEIGHT, WIDTH, 3]`."""
+    return self._last['observation']
+
   def close(self) -> None:
     self._lab.close()
 

@@ -159,6 +159,11 @@ class DoomEnv(gymnasium.Env):
     observation = self._last if ended else self._observe(game)
     return observation, reward, terminated, truncated, {}
 
+  def render(self) -> Any:
+    """The whole screen, uint8 `[120, 160, 3]`."""
+    state = self._game and self._game.get_state()
+    return np.array(state.screen_buffer) if state else None
+
   def close(self) -> None:
     if self._game is not None:
       self._game.close()

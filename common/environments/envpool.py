@@ -42,7 +42,7 @@ def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
     observation_space=form.observation_space,
     action_space=form.action_space,
     action_repeat=form.action_repeat,
-    make=_make_one,
+    make=functools.partial(_make_one, options.pictures),
     max_episode_steps=form.max_episode_steps,
   )
 
@@ -57,18 +57,21 @@ def _grids(name: str, options: option_sets.Options) -> suite.Suite:
     observation_space=form.observation_space,
     action_space=form.action_space,
     action_repeat=1,
-    make=functools.partial(_make_grids, name),
+    make=functools.partial(_make_grids, name, options.pictures),
     max_episode_steps=form.max_episode_steps if len(tasks) == 1 else None,
   )
 
 
-def _make_one(tasks: Sequence[str], training: bool) -> gymnasium.vector.VectorEnv:
+def _make_one(pictures: bool, tasks: Sequence[str], training: bool) -> gymnasium.vector.VectorEnv:
   """See `suite.MakeVectorEnv`."""
   del training  # Episodes are drawn alike in evaluation.
-  return pool.PoolVectorEnv(tasks[0], len(tasks), min(len(tasks), cores.count()))
+  threads = min(len(tasks), cores.count())
+  return pool.PoolVectorEnv(tasks[0], len(tasks), threads, pictures=pictures)
 
 
-def _make_grids(name: str, tasks: Sequence[str], training: bool) -> gymnasium.vector.VectorEnv:
+def _make_grids(
+  name: str, pictures: bool, tasks: Sequence[str], training: bool
+) -> gymnasium.vector.VectorEnv:
   """The same for a suite: an engine for each run of equal tasks."""
   counts = [(task, len(list(same))) for task, same in itertools.groupby(tasks)]
   # Engines work at the same time: one thread each, if there are several.
@@ -79,6 +82,7 @@ def _make_grids(name: str, tasks: Sequence[str], training: bool) -> gymnasium.ve
       count,
       threads,
       functools.partial(_is_played, training) if grids.has_held_out(name, task) else None,
+      pictures,
     )
     for task, count in counts
   ]

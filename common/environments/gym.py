@@ -11,7 +11,17 @@ from typing import NamedTuple, Sequence, cast
 
 import gymnasium
 
-from common.environments import adapted, images, making, observations, parallel, stepping, suite
+from common.environments import (
+  adapted,
+  images,
+  making,
+  observations,
+  opengl,
+  parallel,
+  process,
+  stepping,
+  suite,
+)
 from common.environments import options as option_sets
 
 
@@ -35,9 +45,18 @@ def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
   view = observations.View(
     options.grayscale, images.parse_size(options.image_size), options.frame_stack
   )
-  recipe = making.Recipe(name, options.env_kwargs, options.wrappers, view, options.action_repeat)
+  recipe = making.Recipe(
+    name,
+    options.env_kwargs,
+    options.wrappers,
+    view,
+    options.action_repeat,
+    options.pictures,
+  )
   probe = _probe(recipe, making.source(name))
   make_one = functools.partial(adapted.AdaptedEnv, recipe, probe.has_mask)
+  if probe.draws_by_opengl:
+    opengl.choose(name)
 
   def make(tasks: Sequence[str], training: bool) -> gymnasium.vector.VectorEnv:
     del training  # The environment is the same in evaluation.
@@ -49,6 +68,9 @@ def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
         probe.action_space,
         options.environment_timeout_seconds,
       )
+    together = functools.partial(process.one_by_one, [make_one] * len(tasks), tasks)
+    if probe.draws_by_opengl:
+      return process.ProcessVectorEnv(together, options.environment_timeout_seconds)
     return gymnasium.vector.SyncVectorEnv(
       [make_one] * len(tasks),
       copy=False,
@@ -62,8 +84,10 @@ def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
     action_space=probe.action_space,
     action_repeat=options.action_repeat,
     make=make,
+    steps_per_second=probe.steps_per_second,
     max_episode_steps=probe.max_episode_steps,
     frame_stack=options.frame_stack,
+    measure_bytes=functools.partial(stepping.memory, recipe, options.env_processes, make_one),
   )
 
 
@@ -75,12 +99,17 @@ class _Probe(NamedTuple):
     action_space: As suites promise it.
     has_mask: Whether its `info` has masks of actions.
     max_episode_steps: The time limit that it is registered with, in agent steps; None for none.
+    steps_per_second: Agent steps in a second of its own time.
+    draws_by_opengl: Whether it will, for people. Mesa and TensorFlow in one process crash, as each
+      brings an LLVM: such an environment needs a process of its own.
   """
 
   observation_space: gymnasium.spaces.Dict
   action_space: suite.ActionSpace
   has_mask: bool
   max_episode_steps: int | None
+  steps_per_second: float
+  draws_by_opengl: bool
 
 
 @functools.lru_cache(maxsize=64)
@@ -107,9 +136,19 @@ def _probe(recipe: making.Recipe, source: object) -> _Probe:
       cast(suite.ActionSpace, env.action_space),
       has_mask,
       _time_limit(env, recipe.action_repeat),
+      _speed(env) / recipe.action_repeat,
+      recipe.pictures and opengl.is_needed(env),
     )
   finally:
     env.close()
+
+
+def _speed(env: gymnasium.Env) -> float:
+  """Steps of an environment in a second of its own time, as it says; 15 if it does not."""
+  speed = env.metadata.get('render_fps')
+  if isinstance(speed, (int, float)) and 0 < speed < math.inf:
+    return float(speed)
+  return suite.Suite.steps_per_second
 
 
 def _time_limit(env: gymnasium.Env, action_repeat: int) -> int | None:

@@ -72,6 +72,41 @@ def to_bytes(layout: Layout, image: np.ndarray) -> np.ndarray:
   return np.array(image.transpose(layout.order), np.uint8, order='C').reshape(layout.shape)
 
 
+def to_rgb(image: np.ndarray) -> np.ndarray:
+  """An image uint8 `[H, W, C]` as a person sees it, uint8 `[H, W, 3]`.
+
+  One channel is grey, three are colours, four are colours if the last is opaque everywhere. Others
+  stand side by side, in colour if their number allows.
+  """
+  if image.shape[-1] == 4 and np.all(image[..., 3] == 255):
+    return image[..., :3]
+  depth = 1 if image.shape[-1] % 3 else 3
+  parts = np.split(image, image.shape[-1] // depth, axis=-1)
+  shown = np.concatenate(parts, axis=1)
+  return shown if depth == 3 else np.repeat(shown, 3, axis=-1)
+
+
+def rendered(shown: object) -> np.ndarray | None:
+  """What `render` returns, as uint8 `[H, W, 3]`; None if that is no image.
+
+  Grey images, transparency, channels that come first, and numbers from 0 to 1 are understood; of a
+  list of images, the last is taken.
+  """
+  if isinstance(shown, (list, tuple)) and shown:
+    shown = shown[-1]
+  image = np.asarray(shown)
+  if image.ndim not in (2, 3) or not image.size or image.dtype.kind not in 'buif':
+    return None
+  if image.ndim == 2:
+    image = image[..., None]
+  if image.dtype.kind == 'b' or (image.dtype.kind == 'f' and np.max(image) <= 1.0):
+    image = np.multiply(image, 255.0)
+  layout = _with_channels(image.shape, 1.0)
+  image = np.clip(np.rint(np.nan_to_num(image)), 0, 255) if image.dtype != np.uint8 else image
+  # A copy: the environment may draw into its own.
+  return to_rgb(np.array(image.transpose(layout.order), np.uint8))
+
+
 def parse_size(text: str) -> tuple[int, int] | None:
   """The height and width of a text such as `84x84`; None for ''.
 

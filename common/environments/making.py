@@ -2,8 +2,10 @@
 
 import ast
 import dataclasses
+import functools
 import importlib
 import importlib.util
+import os
 import pathlib
 import sys
 import traceback
@@ -45,6 +47,7 @@ class Recipe:
     wrappers: What wraps it, the innermost first, `MODULE:NAME,MODULE:NAME`.
     view: How its images are shown.
     action_repeat: Steps of the environment in one agent step.
+    pictures: Whether it is made to render for people, if it can.
   """
 
   name: str
@@ -52,6 +55,7 @@ class Recipe:
   wrappers: str = ''
   view: observations.View = observations.View()
   action_repeat: int = 1
+  pictures: bool = False
 
 
 def modules_of(env: str, wrappers: str = '') -> tuple[str, ...]:
@@ -149,6 +153,8 @@ def make(recipe: Recipe) -> gymnasium.Env:
   """
   name = recipe.name
   create = _creator(name)
+  if recipe.pictures:
+    create = functools.partial(_to_render, create)
   kwargs = parse_kwargs(recipe.kwargs)
   env = _called(name, create, kwargs)
   for wrapper in filter(None, (part.strip() for part in recipe.wrappers.split(','))):
@@ -179,6 +185,18 @@ def _creator(name: str) -> MakeEnv:
       'function into a module and name it: --env=MODULE:FUNCTION'
     )
   return _GIVEN[name]
+
+
+def _to_render(create: MakeEnv, **kwargs: Any) -> gymnasium.Env:
+  """An environment that renders to arrays; as it is by itself, if it cannot be made so."""
+  # pygame needs neither a screen nor loudspeakers for that, and says so where there are none.
+  for variable in ('SDL_VIDEODRIVER', 'SDL_AUDIODRIVER'):
+    os.environ.setdefault(variable, 'dummy')
+  try:
+    return create(**{'render_mode': 'rgb_array', **kwargs})
+  except Exception:
+    # Its constructor does not know the argument or the mode. Other errors come again.
+    return create(**kwargs)
 
 
 def _split_id(name: str) -> tuple[str, str]:

@@ -22,6 +22,7 @@ class Options:
       started again. Resets may take `RESET_FACTOR` times as long.
     max_training_frames: Environment frames after which an Atari game is truncated in training;
       None for the limit of evaluation.
+    pictures: Whether people will look, see `suite.picture`. Evaluation sets it for films.
     env_kwargs: Arguments of an environment's constructor, `NAME=VALUE,NAME=VALUE`. These and the
       following are for `gym:` and MODULE:FUNCTION.
     wrappers: What wraps the environment, the innermost first, `MODULE:NAME,MODULE:NAME`.
@@ -43,6 +44,7 @@ class Options:
   tasks: str = ''
   environment_timeout_seconds: float = 600.0
   max_training_frames: int | None = None
+  pictures: bool = False
   env_kwargs: str = ''
   wrappers: str = ''
   grayscale: bool = False

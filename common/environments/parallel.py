@@ -134,6 +134,11 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
     """Which environments have not answered yet, and to what; may be called by any thread."""
     return self._awaited
 
+  def picture(self) -> np.ndarray | None:
+    """See `suite.picture`; None too if environment 0 has died, which the next step finds out."""
+    shown = self._call('render', {0: {}})[0]
+    return None if isinstance(shown, Exception) else shown
+
   def close_extras(self, **kwargs: Any) -> None:
     """Ends the processes."""
     del kwargs

@@ -72,6 +72,10 @@ class ProcessVectorEnv(gymnasium.vector.VectorEnv):
     """What the environment is doing, if it says so; may be called by any thread."""
     return self._worker.note()
 
+  def picture(self) -> np.ndarray | None:
+    """See `suite.picture`."""
+    return self._call('picture', self._timeout)
+
   def close_extras(self, **kwargs: Any) -> None:
     """Ends the process."""
     del kwargs
@@ -147,6 +151,7 @@ class _Hosted:
     self.reset = self._environment.reset
     self.step = self._environment.step
     self.close = self._environment.close
+    self.picture = functools.partial(suite.picture, self._environment)
 
   def form(self) -> _Form:
     environment = self._environment

@@ -4,8 +4,10 @@ Python runs one thread at a time: environments that take long would have the act
 learner, wait for each other. Those that take no time are faster without a process between.
 """
 
+import contextlib
 import functools
 import logging
+import os
 import pathlib
 import pickle
 import threading
@@ -35,10 +37,13 @@ class Measured(NamedTuple):
   Attributes:
     seconds: Of the fastest step, as others may wait for the machine; infinite if it hangs or dies.
     has_processes: Whether it starts processes of its own.
+    memory: Bytes of the process that it steps in, and of its own ones, which they share with no
+      other; 0 if it hangs or dies.
   """
 
   seconds: float
   has_processes: bool
+  memory: int = 0
 
 
 def in_processes(recipe: making.Recipe, choice: str, make_one: Callable[[], gymnasium.Env]) -> bool:
@@ -60,6 +65,20 @@ def in_processes(recipe: making.Recipe, choice: str, make_one: Callable[[], gymn
   # An engine that is a process must not be forked from one with TensorFlow's threads: see
   # `process`.
   return measured.has_processes or measured.seconds > _CHEAP
+
+
+def memory(recipe: making.Recipe, choice: str, make_one: Callable[[], gymnasium.Env]) -> int:
+  """Bytes that the process of each environment takes; 0 if none has one, or if it cannot run.
+
+  Args:
+    recipe: The environment.
+    choice: One of `CHOICES`.
+    make_one: Makes one.
+  """
+  if not in_processes(recipe, choice, make_one):
+    return 0
+  with _lock:
+    return _measured(recipe, make_one).memory
 
 
 def _measured(recipe: making.Recipe, make_one: Callable[[], gymnasium.Env]) -> Measured:
@@ -111,16 +130,29 @@ class _Steps:
       seconds.append(time.perf_counter() - start)
       if terminated or truncated:
         self._env.reset()
-    return Measured(min(seconds), _has_children())
+    pids = _family()
+    return Measured(min(seconds), len(pids) > 1, sum(map(_own_memory, pids)))
 
   def close(self) -> None:
     self._env.close()
 
 
-def _has_children() -> bool:
-  """Whether this process has child processes."""
-  children = pathlib.Path('/proc/self/task').glob('*/children')
-  return any(path.read_text().strip() for path in children)
+def _family() -> list[int]:
+  """This process, its children, and theirs."""
+  pids = [os.getpid()]
+  for pid in pids:  # Which grows meanwhile.
+    for children in pathlib.Path(f'/proc/{pid}/task').glob('*/children'):
+      with contextlib.suppress(OSError):  # It has ended.
+        pids += map(int, children.read_text().split())
+  return pids
+
+
+def _own_memory(pid: int) -> int:
+  """Bytes in use by a process that are not those of files or shared; 0 if it has ended."""
+  with contextlib.suppress(OSError):
+    _, resident, shared, *_ = pathlib.Path(f'/proc/{pid}/statm').read_text().split()
+    return (int(resident) - int(shared)) * os.sysconf('SC_PAGE_SIZE')
+  return 0
 
 
 def _is_surely_cheap(recipe: making.Recipe) -> bool:

@@ -8,7 +8,8 @@
 
 import dataclasses
 import zlib
-from typing import Any, Mapping, Protocol, Sequence, TypedDict
+from collections.abc import Callable
+from typing import Any, Mapping, Protocol, Sequence, TypedDict, cast
 
 import gymnasium
 import numpy as np
@@ -83,6 +84,8 @@ class MakeVectorEnv(Protocol):
     not answer for `environment_timeout_seconds`. A method `awaited`, if there is one, says what the
     vector environment is waiting for; any thread may call it.
 
+    Pictures: `picture` says what environment 0 shows a person, if `options.pictures` is set.
+
     Lifetime: `close` ends the engine's processes and may be called again.
 
     Args:
@@ -116,6 +119,7 @@ class Suite:
     references: The table of `common.reporting.scores` that scores are compared with; '' for none.
     note: A remark that every report of this suite's scores must carry; '' for none.
     bytes_per_environment: Memory that one engine takes; 0 where that does not matter.
+    measure_bytes: Measures it, where only running one can tell; None elsewhere.
     max_episode_steps: Agent steps after which every episode is truncated in training; None if that
       is not known.
   """
@@ -132,6 +136,7 @@ class Suite:
   references: str = ''
   note: str = ''
   bytes_per_environment: int = 0
+  measure_bytes: Callable[[], int] | None = None
   max_episode_steps: int | None = None
 
   @property
@@ -141,6 +146,12 @@ class Suite:
   @property
   def is_continuous(self) -> bool:
     return isinstance(self.action_space, gymnasium.spaces.Box)
+
+  def environment_bytes(self) -> int:
+    """`bytes_per_environment`; measured, which may take seconds, where that is not known."""
+    if self.measure_bytes and not self.bytes_per_environment:
+      return self.measure_bytes()
+    return self.bytes_per_environment
 
   @property
   def num_actions(self) -> int:
@@ -272,6 +283,21 @@ def awaited(environment: gymnasium.vector.VectorEnv) -> str:
   """What a vector environment is waiting for, if it can say so; see `MakeVectorEnv`."""
   say = getattr(environment, 'awaited', None)
   return say() if say else ''
+
+
+def picture(environment: gymnasium.vector.VectorEnv) -> np.ndarray | None:
+  """What environment 0 shows a person now, uint8 `[H, W, 3]`; None if only observations show it.
+
+  Only where `options.pictures` was set. Vector environments have a method `picture` for that; those
+  that gymnasium steps in turn are asked to `render`.
+  """
+  for each in (environment, environment.unwrapped):
+    show = getattr(each, 'picture', None)
+    if show:
+      return show()
+    if isinstance(each, gymnasium.vector.SyncVectorEnv):
+      return cast(np.ndarray | None, each.envs[0].render())
+  return None
 
 
 def final_observations(info: StepInfo, which: np.ndarray) -> Observation:

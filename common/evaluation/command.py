@@ -132,7 +132,7 @@ def evaluate(
     episodes: The number of episodes of each task.
     checkpoint: `latest`, `best` or a path.
     seed: Seed of environments and actions.
-    film: Whether to write `videos/TASK.gif`.
+    film: Whether to write `videos/TASK.mp4`, or `.gif` without ffmpeg.
     deterministic: Whether the agent takes the actions it prefers, none at random.
     processes: How many tasks to play at once; None for the number of cores.
     max_steps: Agent steps after which an episode is cut; None for the run's `max_evaluation_steps`.
@@ -150,16 +150,13 @@ def evaluate(
   # Workers play the checkpoint that this process found, even if training saves a newer one.
   request = dataclasses.replace(request, checkpoint=player.checkpoint)
   suite = player.suite
-  if film and len(suite.observation_space['observation'].shape or ()) != 3:
-    raise errors.UserError(
-      f'{config.env} is observed as vectors: there is nothing to film. Leave out --video.'
-    )
-
   logging.info('Evaluating %s: %d episodes of each task.', player.checkpoint, episodes)
   # References include published scores of random play.
   players = ('agent',) if suite.references else ('random', 'agent')
+  # The agent first, if it is filmed: that may be impossible.
+  order = tuple(reversed(players)) if film else players
   played = jobs.play_all(
-    [jobs.Job(who, task) for who in players for task in suite.tasks],
+    [jobs.Job(who, task) for who in order for task in suite.tasks],
     episodes,
     run / 'evaluation' / _results_name(request, episodes),
     player,
@@ -216,11 +213,12 @@ def _processes(wanted: int, suite: environments.Suite, episodes: int) -> int:
   # Other processes cannot make its environments.
   if making.given(suite.name):
     return 1
-  # Only suites with large engines state their size.
-  if not suite.bytes_per_environment:
+  each = suite.environment_bytes()
+  # Only suites with large engines state their size, or those whose environments are processes.
+  if not each:
     return wanted
   # A process plays one task at a time.
-  engines = play.environments_at_once(episodes) * suite.bytes_per_environment
+  engines = play.environments_at_once(episodes) * each
   return max(1, min(wanted, memory.available() // (engines + _BYTES_PER_PROCESS)))
 
 

@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import json
 import logging
+import math
 import pathlib
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -13,9 +14,13 @@ from common import environments, errors
 from common.config import command_line, settings
 from common.evaluation import play, ticker
 from common.machine import files, workers
+from common.reporting import films
 from common.runs import system as systems
 
 _TURN_SECONDS = 1.0  # How long a player plays until it reports.
+# A single task is played by this process for so long before others are started: until they have
+# imported TensorFlow, a small one is finished.
+_ALONE_SECONDS = 10.0
 
 
 class Job(NamedTuple):
@@ -47,7 +52,8 @@ class Request:
     config: The run's settings.
     checkpoint: `latest`, `best` or a path.
     seed: Seed of environments and actions.
-    film: Whether to film each task's first episode, as `videos/TASK.gif` in the run's folder.
+    film: Whether to film each task's first episode, as `videos/TASK.mp4`, or `.gif`, in the run's
+      folder.
     deterministic: Whether the agent takes the actions it prefers, none at random.
   """
 
@@ -85,7 +91,8 @@ class TaskPlayer:
 
     self._request = request
     config = request.config
-    self.suite = environments.load(config.env, config.environment_options())
+    options = dataclasses.replace(config.environment_options(), pictures=request.film)
+    self.suite = environments.load(config.env, options)
     tf.random.set_seed(request.seed)
     agent = request.system.make_playing_agent(
       config, self.suite, request.seed, request.deterministic
@@ -95,6 +102,7 @@ class TaskPlayer:
     self._make_agent_player = agent.make_player
     self._job = Job('', '')
     self._playing: Generator[play.Episodes, None, None] | None = None
+    self._film: films.Film | None = None
 
   def begin(self, who: str, task: str, episodes: int) -> None:
     """Begins a job.
@@ -105,6 +113,7 @@ class TaskPlayer:
       episodes: The number of episodes.
     """
     self._job = Job(who, task)
+    self._film = films.Film() if self._request.film and who == 'agent' else None
     make_player = self._make_agent_player if who == 'agent' else self._make_random_player
     self._playing = play.play_episodes(
       self.suite,
@@ -113,7 +122,7 @@ class TaskPlayer:
       episodes,
       self._request.seed,
       self._request.config.max_evaluation_steps,
-      pictures=self._is_filmed(),
+      self._film,
     )
 
   def play_on(self, seconds: float) -> Turn:
@@ -127,8 +136,8 @@ class TaskPlayer:
     for played in self._playing:
       if time.monotonic() > end and len(played.returns) < played.asked:
         return Turn(played.standing(), None)
-    if self._is_filmed():
-      self._write_film(self._job.task, played)
+    if self._film:
+      self._write(self._film)
     return Turn(played.standing(), played.summary())
 
   def close(self) -> None:
@@ -136,16 +145,11 @@ class TaskPlayer:
     if self._playing:
       self._playing.close()
 
-  def _is_filmed(self) -> bool:
-    return self._request.film and self._job.who == 'agent'
-
-  def _write_film(self, task: str, played: play.Episodes) -> None:
-    from common.reporting import films
-
+  def _write(self, film: films.Film) -> None:
     folder = self._request.run / 'videos'
     folder.mkdir(exist_ok=True)
-    path = folder / f'{file_name(task)}.gif'
-    films.write_gif(path, played.pictures, self.suite.steps_per_second)
+    path = film.write(folder, file_name(self._job.task), self.suite.steps_per_second)
+    logging.info('  Film: %s', path)
 
   def _make_random_player(self, task: str, count: int) -> play.Player:
     del task, count
@@ -172,7 +176,7 @@ def play_all(
     jobs: The jobs whose results are wanted.
     episodes: The number of episodes of each job.
     folder: The folder of results, all with the same checkpoint, number of episodes and seed.
-    player: Plays in this process if one process is enough.
+    player: Plays in this process if one process is enough, or while a single task is short.
     make_player: Makes a player in another process; it is pickled.
     processes: The maximum number of processes.
     log_every_seconds: Time between two lines of progress.
@@ -200,14 +204,14 @@ def play_all(
     place = f'{len(results)} of {len(jobs)}'
     logging.info('  %s, %s: %.2f (%s)', job.task, job.who, summary['mean'], place)
 
-  count = min(processes, len(left))
   try:
+    if processes > 1 and len({job.task for job in left}) == 1:
+      left = _play_here(left, episodes, player, watch, keep, _ALONE_SECONDS)
+    count = min(processes, len(left))
     if count > 1:
       _play_in_processes(left, episodes, make_player, count, watch, keep)
     else:
-      for job in left:
-        player.begin(job.who, job.task, episodes)
-        keep(job, _finish(job, watch, lambda: player.play_on(_TURN_SECONDS)))
+      _play_here(left, episodes, player, watch, keep)
   except KeyboardInterrupt:
     logging.info(
       'Stopped. %d of %d results are kept: the same command continues from there.',
@@ -219,13 +223,39 @@ def play_all(
   return {job: results[job] for job in jobs}
 
 
-def _finish(job: Job, watch: ticker.Ticker, play_on: Callable[[], Turn]) -> dict[str, Any]:
-  """Plays a job that has begun to its end, turn by turn; returns its summary."""
+def _play_here(
+  jobs: Sequence[Job],
+  episodes: int,
+  player: TaskPlayer,
+  watch: ticker.Ticker,
+  keep: Callable[[Job, dict[str, Any]], None],
+  seconds: float = math.inf,
+) -> list[Job]:
+  """Plays in this process; returns the jobs that are left.
+
+  After some seconds, a job that keeps others waiting is given up: processes play them at once.
+  """
+  end = time.monotonic() + seconds
+  for i, job in enumerate(jobs):
+    player.begin(job.who, job.task, episodes)
+    deadline = end if job != jobs[-1] else math.inf
+    summary = _finish(job, watch, lambda: player.play_on(_TURN_SECONDS), deadline)
+    if summary is None:
+      player.close()
+      return list(jobs[i:])
+    keep(job, summary)
+  return []
+
+
+def _finish(
+  job: Job, watch: ticker.Ticker, play_on: Callable[[], Turn], deadline: float = math.inf
+) -> dict[str, Any] | None:
+  """Plays a job that has begun, turn by turn; returns its summary, or None after the deadline."""
   while True:
     turn = play_on()
     is_done = turn.summary is not None
     watch.note(f'{job.task}, {job.who}', turn.standing, is_done)
-    if turn.summary is not None:
+    if is_done or time.monotonic() > deadline:
       return turn.summary
 
 
@@ -248,7 +278,9 @@ def _play_in_processes(
       worker.receive()
       for job in todo:
         worker.call('begin', who=job.who, task=job.task, episodes=episodes)
-        keep(job, _finish(job, watch, lambda: worker.call('play_on', seconds=_TURN_SECONDS)))
+        summary = _finish(job, watch, lambda: worker.call('play_on', seconds=_TURN_SECONDS))
+        assert summary is not None  # There is no deadline.
+        keep(job, summary)
     except workers.WorkerDied as death:
       task = job.task if job else 'the first task'
       raise errors.UserError(

@@ -10,7 +10,9 @@ import numpy as np
 import scipy.stats
 
 from common import environments, errors
-from common.environments import masks
+from common.environments import images, masks
+from common.environments import suite as suites
+from common.reporting import films
 
 # Maps observations [N, ...], last rewards float32 [N] and dones bool [N] to actions [N]. May hold
 # state: a new player is made for each task.
@@ -31,7 +33,6 @@ class Episodes:
     lengths: Of the same, in agent steps.
     cut: How many of them were cut.
     running: The agent steps so far of those being played.
-    pictures: The observations of the first episode, if asked for.
   """
 
   asked: int
@@ -40,7 +41,6 @@ class Episodes:
   lengths: list[int] = dataclasses.field(default_factory=list)
   cut: int = 0
   running: list[int] = dataclasses.field(default_factory=list)
-  pictures: list[np.ndarray] = dataclasses.field(default_factory=list)
 
   def standing(self) -> 'Standing':
     """How far these episodes are."""
@@ -133,7 +133,7 @@ def play_episodes(
   episodes: int,
   seed: int,
   max_steps: int,
-  pictures: bool = False,
+  film: films.Film | None = None,
 ) -> Generator[Episodes, None, None]:
   """Plays a number of episodes of a task.
 
@@ -144,19 +144,22 @@ def play_episodes(
     episodes: The number of episodes.
     seed: Seed of the environments.
     max_steps: Agent steps after which an episode is cut: some never end by themselves.
-    pictures: Whether to keep the observations of the first episode.
+    film: Gets the pictures of the first episode; None for none.
 
   Yields:
     The episodes so far, after each step of the environments; the last ones are complete.
 
   Raises:
-    UserError: If all environments crash in each of three attempts, or a mask forbids all actions.
+    UserError: If all environments crash in each of three attempts, a mask forbids all actions, or
+      there is nothing to film.
   """
   for attempt in range(_MAX_CRASHES):
     result = Episodes(episodes, max_steps)
+    if film:
+      film.clear()
     try:
       # Another seed for each attempt: the same episodes would crash again.
-      yield from _play(suite, task, make_player, result, seed + attempt, pictures)
+      yield from _play(suite, task, make_player, result, seed + attempt, film)
       return
     except environments.EnvironmentCrashed as error:
       crash = error
@@ -218,7 +221,7 @@ def _play(
   make_player: Callable[[str, int], Player],
   result: Episodes,
   seed: int,
-  pictures: bool,
+  film: films.Film | None,
 ) -> Iterator[Episodes]:
   """Plays the episodes in one attempt. Raises EnvironmentCrashed."""
   count = environments_at_once(result.asked)
@@ -236,9 +239,8 @@ def _play(
         tally.restart()
         rewards = np.zeros(count, np.float32)
         done = np.ones(count, bool)
-      if pictures and tally.plays_first():
-        # Copied, since the environment may reuse the array.
-        result.pictures.append(np.array(observations['observation'][0]))
+      if film and tally.plays_first():
+        film.add(_picture(suite, environment, observations['observation'][0]))
 
       masks.check(suite, observations)
       actions = player(observations, rewards, done)
@@ -252,6 +254,26 @@ def _play(
         tally.drop(i)
         done[i] = True
       yield result
+
+
+def _picture(
+  suite: environments.Suite, environment: gymnasium.vector.VectorEnv, observation: np.ndarray
+) -> np.ndarray:
+  """What environment 0 shows a person, uint8 `[H, W, 3]`, or else what it shows the agent.
+
+  Raises:
+    UserError: If that is a vector.
+  """
+  shown = suites.picture(environment)
+  if shown is not None:
+    return shown
+  if observation.ndim != 3:
+    raise errors.UserError(
+      f'{suite.name} observes vectors, and has no render() that returns an rgb_array: there is '
+      'nothing to film. Leave out --video'
+    )
+  # The newest frame of a stack.
+  return images.to_rgb(observation if suite.frame_stack == 1 else observation[-1, :, :, None])
 
 
 class _Tally:

@@ -1,6 +1,5 @@
 """A run's measurements: rows of `metrics.csv`, and the same values as TensorBoard events."""
 
-import collections
 import csv
 import logging
 import math
@@ -9,55 +8,10 @@ import shutil
 import time
 from typing import Mapping, Sequence
 
-import numpy as np
 import tensorflow as tf
 from tensorboard.compat.proto import event_pb2
 
 from common.machine import files
-
-
-class EpisodeWindow:
-  """Returns and lengths of finished episodes by task: the newest, and those since the last report.
-
-  Args:
-    tasks: The names of all tasks.
-    size: How many of each task's newest episodes `recent_returns` averages over.
-  """
-
-  def __init__(self, tasks: Sequence[str], size: int = 100):
-    self._new: dict[str, list[tuple[float, int]]] = {task: [] for task in tasks}
-    self._recent: dict[str, collections.deque[float]] = {
-      task: collections.deque(maxlen=size) for task in tasks
-    }
-
-  def add(self, task: str, episode_return: float, length: int) -> None:
-    """Adds a finished episode. One whose return is not a finite number counts for nothing."""
-    if not math.isfinite(episode_return):
-      return
-    self._new[task].append((episode_return, length))
-    self._recent[task].append(episode_return)
-
-  def recent_returns(self, episodes: int = 1) -> dict[str, float]:
-    """Mean returns of the newest episodes by task; omits tasks with fewer than `episodes`."""
-    return {
-      task: float(np.mean(returns))
-      for task, returns in self._recent.items()
-      if len(returns) >= episodes
-    }
-
-  def report(self) -> dict[str, float]:
-    """Means over the episodes since the last call, as columns `return/TASK` and `length/TASK`.
-
-    Omits tasks without a finished episode. Lengths are in agent steps.
-    """
-    row = {}
-    for task, episodes in self._new.items():
-      if episodes:
-        mean_return, mean_length = np.mean(episodes, axis=0).tolist()
-        row[f'return/{task}'] = mean_return
-        row[f'length/{task}'] = mean_length
-      self._new[task] = []
-    return row
 
 
 class MetricsWriter:

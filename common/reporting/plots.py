@@ -15,8 +15,6 @@ from common.reporting import metrics
 
 # Panels next to each other.
 _MAX_COLUMNS = 4
-# Rows of metrics that a point of the bold line averages over; the thin line is not smoothed.
-_SMOOTHING = 5
 
 # Points of a learning curve by task: millions of environment frames, mean return.
 _Curves = dict[str, list[tuple[float, float]]]
@@ -126,16 +124,10 @@ def _panel(axis: Any, task: str, curves: Mapping[str, _Curves]) -> None:
     if task not in run:
       continue
     frames, returns = zip(*run[task], strict=True)
-    axis.plot(frames, returns, color=f'C{i}', alpha=0.3, linewidth=1)
-    axis.plot(frames, _smooth(returns), color=f'C{i}', linewidth=2, label=name or None)
+    # Not smoothed: its last point is what the run's last line said.
+    axis.plot(frames, returns, color=f'C{i}', linewidth=2, label=name or None)
   axis.set_title(task, fontsize=10)
   axis.grid(alpha=0.3)
-
-
-def _smooth(values: Sequence[float]) -> list[float]:
-  """Trailing means; the first are over fewer values."""
-  windows = (values[max(0, i + 1 - _SMOOTHING) : i + 1] for i in range(len(values)))
-  return [sum(window) / len(window) for window in windows]
 
 
 def _save(figure: Any, path: pathlib.Path) -> None:

@@ -14,7 +14,7 @@ from common.distributed import actor_processes, cluster, credentials, gate, memb
 from common.distributed import inference as inferences
 from common.distributed import intake as intakes
 from common.distributed import server as servers
-from common.machine import version
+from common.machine import files, version
 from common.runs import games, silence, trust
 
 _REPORT = {
@@ -22,6 +22,7 @@ _REPORT = {
   'frames': int,
   'version': int,
   'episodes': int,
+  'cut': int,
   'mean': float,
   'low': float,
   'high': float,
@@ -217,10 +218,19 @@ class Host:
 
 
 def _append(path: pathlib.Path, row: Mapping[str, Any]) -> None:
-  """Appends a row to a CSV file, with a header if the file is new."""
-  is_new = not path.exists()
-  with open(path, 'a', newline='') as file:
-    writer = csv.DictWriter(file, list(row))
-    if is_new:
+  """Appends a row to a CSV file, which gets a header, or the columns that an older one lacks."""
+  columns = list(row)
+  found: list[str] = []
+  rows: list[dict[str, str]] = []
+  if path.exists():
+    with open(path, newline='') as file:
+      reader = csv.DictReader(file)
+      found = list(reader.fieldnames or ())
+      rows = list(reader) if found != columns else []
+  if found != columns:
+    with files.replacing(path) as file:
+      writer = csv.DictWriter(file, columns, extrasaction='ignore')
       writer.writeheader()
-    writer.writerow(row)
+      writer.writerows(rows)
+  with open(path, 'a', newline='') as file:
+    csv.DictWriter(file, columns).writerow(row)

@@ -14,7 +14,7 @@ import numpy as np
 from common import environments
 from common.config import settings
 from common.distributed import queues
-from common.reporting import metrics, progress, scores
+from common.reporting import episodes, metrics, progress, scores
 from common.runs import counters, hosting
 from common.runs import system as systems
 
@@ -77,7 +77,7 @@ class Recorder:
     self._tasks = suite.tasks
     self._references = suite.references
     self._writer = metrics.MetricsWriter(folder, self._all_columns(columns), int(learner.frames))
-    self._episodes = metrics.EpisodeWindow(suite.tasks)
+    self._episodes = episodes.EpisodeWindow(suite.tasks)
     # Guards everything that several threads touch: statistics, episodes, the clock.
     self._lock = threading.Lock()
     # When `seconds` was last brought up to date; None until there are data.
@@ -141,15 +141,10 @@ class Recorder:
   def add_episode(self, task: str, episode_return: float, length: int) -> None:
     """Adds an episode that ended; its length is in agent steps."""
     with self._lock:
-      self._episodes.add(task, episode_return, length)
-
-  def recent_returns(self) -> dict[str, float]:
-    """Mean returns of recent episodes by task."""
-    with self._lock:
-      return self._episodes.recent_returns()
+      self._episodes.add(task, episode_return, length, time.monotonic())
 
   def settled_returns(self) -> dict[str, float]:
-    """As `recent_returns`, for the tasks with enough episodes to compare checkpoints by."""
+    """Mean returns of recent episodes, of tasks with enough of them to compare checkpoints by."""
     with self._lock:
       return self._episodes.recent_returns(_SETTLED)
 
@@ -193,19 +188,20 @@ class Recorder:
       row = self._row(now)
       row |= self._episodes.report()
       distributions = self._distributions
-      returns = self._episodes.recent_returns()
+      recent = self._episodes.recent()
       self._restart_interval(now)
 
     # Without the lock, so that slow files or gauges do not hold up training.
     row |= self._gauges(row)
-    totals = self._scores(returns)
+    totals = self._scores({task: one.mean_return for task, one in recent.items()})
     self._writer.write(row | totals, distributions)
     line = progress.line(
       int(row['frames']),
       self._config.total_frames,
       row['frames_per_second'],
       self._note(row),
-      returns,
+      recent,
+      len(self._tasks),
       {name.removeprefix('score/'): value for name, value in totals.items()},
     )
     logging.info('%s', line)
@@ -229,7 +225,8 @@ class Recorder:
   def _all_columns(self, columns: Sequence[str]) -> list[str]:
     # Any returns will do to learn the scores' names.
     score_columns = self._scores(dict.fromkeys(self._tasks, 0.0))
-    episode_columns = [f'{kind}/{task}' for kind in ('return', 'length') for task in self._tasks]
+    kinds = ('return', 'length', 'episodes')
+    episode_columns = [f'{kind}/{task}' for kind in kinds for task in self._tasks]
     return [*_COLUMNS, *columns, *score_columns, *episode_columns]
 
   def _scores(self, returns: Mapping[str, float]) -> dict[str, float]:

@@ -212,6 +212,7 @@ def _evaluate(
         frames=frames,
         version=snapshot.version,
         episodes=episodes,
+        cut=summary['cut'],
         mean=summary['mean'],
         low=summary['low'],
         high=summary['high'],

@@ -1,11 +1,14 @@
 """Presets hold the paper's numbers; settings that cannot work are refused."""
 
 import dataclasses
+import shlex
 
+import gymnasium
 import pytest
 
+from apex import config as apex_configs
 from common import environments, errors, networks
-from common.config import settings
+from common.config import command_line, settings
 from common.environments import atari, doom, grids, levels
 from impala import config as configs
 from impala import rewards
@@ -102,6 +105,31 @@ def test_continuous_actions_are_refused_and_ape_x_dpg_is_named(env):
   message = f'{env} has continuous actions.*python -m apex.train --env={env}'
   with pytest.raises(errors.UserError, match=message):
     config.check_environment(environments.load(env))
+
+
+def test_the_command_for_dpg_makes_the_same_environment():
+  """It is split as a shell would, and Ape-X takes it."""
+  config = dataclasses.replace(
+    configs.PRESETS.preset('gym'), env='gym:Pendulum-v1', env_kwargs='g=9.5', action_repeat=2
+  )
+  suite = environments.load(config.env, config.environment_options())
+  with pytest.raises(errors.UserError) as refused:
+    config.check_environment(suite)
+  words = shlex.split(str(refused.value).partition('Use Ape-X DPG: ')[2])
+  assert words[:3] == ['python', '-m', 'apex.train']
+  found, _ = command_line.parse(words[2:], '', apex_configs.PRESETS)
+  names = ('env', 'env_kwargs', 'wrappers', 'action_repeat', 'image_size', 'frame_stack')
+  assert all(getattr(found, name) == getattr(config, name) for name in names)
+  found.check_environment(suite)
+
+
+def test_dpg_is_named_in_python_for_a_function_that_no_command_line_can_name():
+  name = environments.remember(lambda: gymnasium.make('Pendulum-v1'))
+  config = dataclasses.replace(configs.PRESETS.preset('gym'), env=name)
+  with pytest.raises(
+    errors.UserError, match=r'Use Ape-X DPG: apex\.train\.train\(config, make_env'
+  ):
+    config.check_environment(environments.load(name))
 
 
 def fitted(name, **changes):

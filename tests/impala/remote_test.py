@@ -285,6 +285,7 @@ def test_an_evaluator_plays_with_ever_newer_parameters(tmp_path):
   assert versions == sorted(set(versions)) and {row['task'] for row in rows} == {'CartPole-v1'}
   for row in rows:
     assert float(row['low']) <= float(row['mean']) <= float(row['high']) and row['episodes'] == '2'
+    assert row['cut'] == '0'
 
 
 def rows_of_evaluator(folder):

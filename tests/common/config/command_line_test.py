@@ -280,11 +280,14 @@ def test_another_python_is_refused_with_those_that_work(version):
   assert (done.returncode, done.stdout, done.stderr) == (2, '', message)
 
 
-@pytest.mark.parametrize('system', ['impala', 'apex'])
-def test_a_python_without_the_packages_is_refused(system):
-  done = subprocess.run(
-    [sys.executable, '-S', '-m', f'{system}.train'], cwd=ROOT, capture_output=True, text=True
-  )
+_SCRIPTS = sorted(
+  str(path) for path in (ROOT / 'scripts').glob('*.py') if '\nif __name__ ==' in path.read_text()
+)
+
+
+@pytest.mark.parametrize('program', ['-mimpala.train', '-mapex.train', *_SCRIPTS])
+def test_a_python_without_the_packages_is_refused(program):
+  done = subprocess.run([sys.executable, '-S', program], cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 2 and done.stderr.count('\n') == 1
   assert 'has no packages of requirements.txt: use .venv/bin/python' in done.stderr
 

@@ -121,6 +121,20 @@ def test_memory_for_all_engines_of_deepmind_lab_is_checked(monkeypatch):
     config.check_shares(suite)
 
 
+def test_processes_of_environments_must_fit_too(monkeypatch):
+  suite = dataclasses.replace(suite_of(1), measure_bytes=lambda: 120 * 10**6)
+  monkeypatch.setattr(memory, 'available', lambda: int(6e9))
+  Config(num_actors=5, envs_per_actor=10).check_shares(suite)
+  message = (
+    'envs_per_actor is 16, expected fewer: 64 environments of many take about 8 GB, 120 MB each, '
+    'and 6 GB are free. Each has a process, without which they take less: '
+    '--config.env_processes=never. Set it with --config.envs_per_actor=VALUE'
+  )
+  with pytest.raises(errors.UserError) as refused:
+    Config(num_actors=4, envs_per_actor=16).check_shares(suite)
+  assert str(refused.value) == message
+
+
 def test_impala_checks_shares_against_the_environment():
   config = dataclasses.replace(
     configs.PRESETS.preset('table_4_multi_task'), num_actors=2, envs_per_actor=3

@@ -105,6 +105,15 @@ def test_the_last_observation_is_that_of_the_old_episode():
   np.testing.assert_array_equal(observation['observation'][:, 1], 0)
 
 
+def test_a_picture_shows_the_whole_grid():
+  loaded = environments.load(f'envpool:{GOTO}', option_sets.Options(pictures=True))
+  with contextlib.closing(loaded.make([GOTO] * 3, False)) as environment:
+    environment.reset(seed=0)
+    shown = [suite.picture(environment) for _ in played(environment, 20)]
+  assert {picture.shape for picture in shown} == {(160, 160, 3)}
+  assert len({picture.tobytes() for picture in shown}) > 1  # The agent moves.
+
+
 def test_observations_are_fresh_arrays():
   with opened(f'envpool:{GOTO}', 4) as environment:
     first, _ = environment.reset(seed=0)

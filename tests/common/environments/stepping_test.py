@@ -93,6 +93,23 @@ def test_heavy_ones_and_those_that_die_or_have_processes_step_in_processes(name)
   assert processes.descendants() == before
 
 
+class Large(Walk):
+  def __init__(self):
+    self._ballast = np.ones(300 * 2**20, np.uint8)
+
+
+def test_memory_is_that_of_the_process_of_each_environment():
+  def memory(name, choice):
+    options = environments.Options(env_processes=choice)
+    return environments.load(f'{MODULE}:{name}', options).environment_bytes()
+
+  small, large = (memory(name, 'always') for name in ('Walk', 'Large'))
+  assert 0 < small < 300 * 2**20 and 299 * 2**20 < large - small < 310 * 2**20
+  # Those without a process of their own count for nothing.
+  assert memory('Large', 'never') == memory('Walk', 'auto') == 0
+  assert environments.load(LIGHT).environment_bytes() == 0
+
+
 def test_one_that_hangs_steps_in_a_process(monkeypatch):
   monkeypatch.setattr(stepping, '_PATIENCE', 3.0)
   assert kind(f'{MODULE}:Hanging') is parallel.ParallelVectorEnv

@@ -66,6 +66,9 @@ class Diary:
     is_done = len(played.returns) == played.asked
     return evaluation_jobs.Turn(played.standing(), played.summary() if is_done else None)
 
+  def close(self):
+    self._playing.close()
+
   def meet(self, task):
     """What else happens while a task is played; nothing here."""
 
@@ -176,6 +179,33 @@ def test_progress_is_logged_while_jobs_are_played(tmp_path, caplog, monkeypatch,
   episodes = [int(match[1]) for match in found]
   assert episodes == sorted(episodes) and len(set(episodes)) > 4 and episodes[-1] == 24
   assert found[0][3] and found[0][5] in ('a, random', 'b, random') and not found[-1][4]
+
+
+ALONE = [evaluation_jobs.Job(who, 'a') for who in ('random', 'agent')]
+
+
+def test_a_single_short_task_is_played_by_this_process(tmp_path):
+  found = play(tmp_path, ALONE, processes_=2)
+  assert found == expected(ALONE)
+  assert begun(tmp_path / 'diary') == [('random', 'a', os.getpid()), ('agent', 'a', os.getpid())]
+
+
+def test_a_single_long_task_is_played_again_by_processes_that_share_its_jobs(tmp_path, monkeypatch):
+  monkeypatch.setattr(evaluation_jobs, '_ALONE_SECONDS', 0.0)
+  found = play(tmp_path, ALONE, processes_=2)
+  assert found == expected(ALONE)
+  first, *others = begun(tmp_path / 'diary')
+  assert first == ('random', 'a', os.getpid())
+  assert {(who, pid != os.getpid()) for who, _, pid in others} == {
+    ('random', True),
+    ('agent', True),
+  }
+
+
+def test_the_last_job_of_a_long_task_is_played_on(tmp_path, monkeypatch):
+  monkeypatch.setattr(evaluation_jobs, '_ALONE_SECONDS', 0.0)
+  assert play(tmp_path, ALONE[1:], processes_=2) == expected(ALONE[1:])
+  assert len(begun(tmp_path / 'diary')) == 1
 
 
 def test_no_more_processes_are_started_than_there_are_jobs(tmp_path):
@@ -528,10 +558,7 @@ def test_results_of_another_run_s_checkpoint_of_the_same_name_are_not_reused(
 def test_films_are_made_even_if_there_are_results(evaluated, played):
   evaluate(evaluated, film=True)
   assert played == ['breakout', 'road_runner']
-  assert {path.name for path in (evaluated / 'videos').iterdir()} == {
-    'breakout.gif',
-    'road_runner.gif',
-  }
+  assert {path.stem for path in (evaluated / 'videos').iterdir()} == {'breakout', 'road_runner'}
 
 
 def test_a_run_that_cannot_get_results_is_refused_before_it_is_played(tmp_path):

@@ -9,6 +9,7 @@ from scipy import stats
 
 from common import environments, errors
 from common.evaluation import play
+from common.reporting import films
 
 SEED = 5
 TASK = 'CartPole-v1'
@@ -61,9 +62,9 @@ def cartpole(tasks=('CartPole-v1',), wrap=lambda env, i: env):
   return dataclasses.replace(suite, name='cartpole', tasks=tuple(tasks), make=make)
 
 
-def play_all(suite, task, make_player, episodes, seed, max_steps=100_000, pictures=False):
+def play_all(suite, task, make_player, episodes, seed, max_steps=100_000, film=None):
   """Plays to the end; returns the complete episodes."""
-  *_, played = play.play_episodes(suite, task, make_player, episodes, seed, max_steps, pictures)
+  *_, played = play.play_episodes(suite, task, make_player, episodes, seed, max_steps, film)
   return played
 
 
@@ -266,22 +267,46 @@ def test_standing_counts_parts_of_episodes():
   assert played.standing() == (2, 150, 2 + 0.25 + 1.0)
 
 
-def test_pictures_show_the_first_episode():
-  played = play_all(cartpole(), TASK, lambda task, count: angle_player, 3, SEED, pictures=True)
-  game = gymnasium.make('CartPole-v1')
-  observation, _ = game.reset(seed=SEED)
+def test_a_film_shows_the_first_episode_even_after_a_crash():
+  suite = environments.load('gym:CartPole-v1', environments.Options(pictures=True))
+  attempts = []
+
+  def make(names, training):
+    attempts.append(names)
+    environment = suite.make(names, training)
+    return Crashing(environment) if len(attempts) == 1 else environment
+
+  film = films.Film()
+  crashing = dataclasses.replace(suite, make=make)
+  play_all(crashing, TASK, lambda task, count: angle_player, 13, SEED, film=film)
+  assert len(attempts) == 2
+  game = gymnasium.make('CartPole-v1', render_mode='rgb_array')
+  observation, _ = game.reset(seed=SEED + 1)
   ended = False
   shown = []
   while not ended:
-    shown.append(observation)
+    shown.append(game.render())
     observation, _, terminated, truncated, _ = game.step(int(by_angle(observation)))
     ended = terminated or truncated
-  np.testing.assert_array_equal(played.pictures, shown)
+  np.testing.assert_array_equal(list(film.pictures()), shown)
 
 
-def test_no_pictures_unless_asked_for():
-  played = play_all(cartpole(), TASK, lambda task, count: angle_player, 1, SEED)
-  assert not played.pictures
+def test_observations_are_filmed_where_nothing_is_rendered():
+  suite = environments.load('atari:pong')
+  seen = []
+
+  def player(observations, rewards, done):
+    seen.append(observations['observation'][0, -1].copy())
+    return np.zeros(len(done), int)
+
+  film = films.Film()
+  play_all(suite, 'pong', lambda task, count: player, 2, SEED, max_steps=5, film=film)
+  np.testing.assert_array_equal(list(film.pictures()), np.stack([seen] * 3, axis=-1))
+
+
+def test_vectors_that_nothing_renders_cannot_be_filmed():
+  with pytest.raises(errors.UserError, match='cartpole observes vectors, and has no render'):
+    play_all(cartpole(), TASK, lambda task, count: angle_player, 1, SEED, film=films.Film())
 
 
 def test_a_lost_life_does_not_end_an_episode():

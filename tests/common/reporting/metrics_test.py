@@ -194,32 +194,3 @@ def test_tensorboard_has_the_same_values(tmp_path):
   ((step, histogram),) = found['lag']
   # Rows of a histogram: left edge, right edge, count.
   assert step == 100 and histogram[:, 2].sum() == 3
-
-
-class TestEpisodeWindow:
-  def test_report_has_means_since_the_last_report(self):
-    window = metrics.EpisodeWindow(['a', 'b'])
-    window.add('a', 1.0, 10)
-    window.add('a', 4.0, 30)
-    assert window.report() == {'return/a': 2.5, 'length/a': 20.0}
-    assert window.report() == {}
-    window.add('b', -1.0, 5)
-    assert window.report() == {'return/b': -1.0, 'length/b': 5.0}
-
-  @pytest.mark.parametrize('value', [math.nan, math.inf, -math.inf])
-  def test_a_return_that_is_no_number_counts_for_nothing(self, value):
-    window = metrics.EpisodeWindow(['a'])
-    window.add('a', value, 10)
-    assert window.report() == {} and window.recent_returns() == {}
-    window.add('a', 3.0, 10)
-    window.add('a', value, 10)
-    assert window.recent_returns() == {'a': 3.0}
-    assert window.report() == {'return/a': 3.0, 'length/a': 10.0}
-
-  def test_recent_returns_are_of_the_newest_episodes(self):
-    window = metrics.EpisodeWindow(['a', 'b', 'c'], size=3)
-    for value in (100.0, 1.0, 2.0, 6.0):
-      window.add('a', value, 1)
-    window.add('b', -5.0, 1)
-    window.report()
-    assert window.recent_returns() == {'a': 3.0, 'b': -5.0}

@@ -12,7 +12,7 @@ import pytest
 
 from common import environments
 from common.config import settings
-from common.reporting import metrics
+from common.reporting import metrics, plots
 from common.runs import counters
 from common.runs import recorder as recorders
 
@@ -61,11 +61,32 @@ def test_a_row_has_means_distributions_totals_gauges_and_episodes(
   (row,) = rows(tmp_path)
   assert (row['frames'], row['updates'], row['doubled']) == (100, 2, 200.0)
   assert (row['loss'], row['lag_mean'], row['lag_max']) == (1.5, 3.0, 6.0)
-  assert (row['return/task'], row['length/task']) == (6.0, 30.0)
+  assert (row['return/task'], row['length/task'], row['episodes/task']) == (6.0, 30.0, 2)
   assert row['samples'] >= 20 / elapsed and row['frames_per_second'] >= 100 / elapsed
   # 20 samples in the time of 100 frames.
   assert row['samples'] / row['frames_per_second'] == pytest.approx(0.2, rel=1e-4)
-  assert 'loss 1.5' in caplog.text and 'task 6' in caplog.text
+  assert 'loss 1.5' in caplog.text and 'return 6 (2 episodes)' in caplog.text
+
+
+def test_the_line_says_what_the_row_and_the_curve_say(tmp_path, learner, recorder, caplog):
+  """However many intervals the window spans, and also where no episode ended in the last."""
+  caplog.set_level(logging.INFO)
+  recorder.start_clock()
+  for values in ([10.0, 20.0], [60.0], []):
+    for value in values:
+      recorder.add_episode('task', value, 5)
+    recorder.record({'loss': 1.0})
+    learner.frames.assign_add(100)
+    recorder._report()
+  recorder.close()
+  lines = [message for message in caplog.messages if 'frames/s' in message]
+  assert [line.rpartition('return ')[2] for line in lines] == [
+    '15 (2 episodes)',
+    '30 (3 episodes)',
+    '30 (3 episodes)',
+  ]
+  assert [row['return/task'] for row in rows(tmp_path)[:2]] == [15.0, 30.0]
+  assert plots._curves(rows(tmp_path)) == {'task': [(0.0001, 15.0), (0.0002, 30.0)]}
 
 
 def test_an_empty_distribution_leaves_its_columns_empty(tmp_path, recorder):
