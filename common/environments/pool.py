@@ -35,7 +35,7 @@ class Form(NamedTuple):
   entries: dict[str, gymnasium.Space]
   image: str | None
   mask: str | None
-  engine_actions: gymnasium.Space
+  engine_actions: suite.ActionSpace
   observation_space: gymnasium.spaces.Dict
   action_space: suite.ActionSpace
   action_repeat: int
@@ -239,7 +239,7 @@ class PoolVectorEnv(gymnasium.vector.VectorEnv):
     return read
 
 
-def _numbered(space: Any) -> gymnasium.Space:
+def _numbered(space: Any) -> suite.ActionSpace:
   """The engine's action space, where several whole numbers are several discrete actions."""
   is_box = isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1
   if not is_box or not np.issubdtype(space.dtype, np.integer):
@@ -251,7 +251,7 @@ def _numbered(space: Any) -> gymnasium.Space:
 def _entries(space: Any, path: str = '') -> dict[str, gymnasium.Space]:
   """The spaces of an observation by name, those of Dicts in Dicts by `NAME.NAME`."""
   if isinstance(space, gymnasium.spaces.Dict):
-    found = {}
+    found: dict[str, gymnasium.Space] = {}
     for name, part in space.spaces.items():
       found |= _entries(part, f'{path}.{name}' if path else name)
     return found
@@ -265,7 +265,7 @@ def _flat(raw: Any, path: str = '') -> dict[str, np.ndarray]:
   """The arrays of an observation, by the names of `_entries`."""
   if not isinstance(raw, dict):
     return {path: raw}
-  found = {}
+  found: dict[str, np.ndarray] = {}
   for name, part in raw.items():
     found |= _flat(part, f'{path}.{name}' if path else name)
   return found

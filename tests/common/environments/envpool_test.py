@@ -110,7 +110,7 @@ def test_a_picture_shows_the_whole_grid():
   with contextlib.closing(loaded.make([GOTO] * 3, False)) as environment:
     environment.reset(seed=0)
     shown = [suite.picture(environment) for _ in played(environment, 20)]
-  assert {picture.shape for picture in shown} == {(160, 160, 3)}
+  assert {picture.shape for picture in shown} == {(256, 256, 3)}  # 8x8 cells.
   assert len({picture.tobytes() for picture in shown}) > 1  # The agent moves.
 
 
