@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from common import errors
+from common import environments, errors
 from common.config import presets, settings
+from common.environments import grids
 from common.environments import suite as suites
 from impala import architectures, hyperparameters
 
@@ -233,6 +234,40 @@ _ATARI = dict(
   feedback=False,
   total_frames=200_000_000,
 )
+# For your own environments and for tests; not in the paper.
+_GYM: dict[str, Any] = dict(
+  env='gym:CartPole-v1',
+  torso='auto',
+  unroll_length=20,
+  batch_size=8,
+  queue_capacity=8,
+  num_actors=2,
+  envs_per_actor=4,
+  discount=0.98,
+  learning_rate=0.002,
+  entropy_cost=0.003,
+  rmsprop_epsilon=0.01,
+  max_gradient_norm=40.0,
+  reward_clipping='none',
+  total_frames=200_000,
+)
+# For MiniGrid and BabyAI, a network as small as their views; not in the paper.
+_GRIDS: dict[str, Any] = dict(
+  torso='grid',
+  core_size=64,
+  instruction_size=32,
+  unroll_length=20,
+  batch_size=32,
+  queue_capacity=32,
+  num_actors=2,
+  envs_per_actor=40,
+  discount=0.99,
+  learning_rate=0.001,
+  entropy_cost=0.003,
+  rmsprop_epsilon=0.01,
+  max_gradient_norm=40.0,
+  reward_clipping='none',
+)
 _REPLAY = dict(replay_fraction=0.5, replay_capacity=10_000)
 
 # The doom suite looks like DMLab to the agent: every DMLab row runs on it with --env=doom.
@@ -251,22 +286,12 @@ _PRESET_ROWS: dict[str, dict[str, Any]] = {
     max_gradient_norm=40.0,
     total_frames=4_000_000,
   ),
-  # For your own environments and for tests; not in the paper.
-  'gym': dict(
-    env='gym:CartPole-v1',
-    torso='auto',
-    unroll_length=20,
-    batch_size=8,
-    queue_capacity=8,
-    num_actors=2,
-    envs_per_actor=4,
-    discount=0.98,
-    learning_rate=0.002,
-    entropy_cost=0.003,
-    rmsprop_epsilon=0.01,
-    max_gradient_norm=40.0,
-    reward_clipping='none',
-    total_frames=200_000,
+  'gym': _GYM,
+  'envpool': _GYM | dict(env='envpool:CartPole-v1'),
+  **_rows(
+    _GRIDS,
+    minigrid=dict(env='minigrid', total_frames=5_000_000),
+    babyai=dict(env='babyai', total_frames=20_000_000),
   ),
   **_rows(
     _DMLAB,
@@ -341,6 +366,14 @@ _PRESET_ROWS: dict[str, dict[str, Any]] = {
     ),
   ),
 }
+
+
+def _envpool_preset(env: str, options: environments.Options) -> str:
+  """The preset for one of EnvPool's ids: those of MiniGrid observe symbols."""
+  del options
+  return 'minigrid' if grids.is_grid(env) else 'envpool'
+
+
 PRESETS = presets.Presets(
   config=Config,
   rows=_PRESET_ROWS,
@@ -349,6 +382,9 @@ PRESETS = presets.Presets(
     'atari': 'atari_shallow',
     'atari57': 'table_4_multi_task',
     'gym': 'gym',
+    'envpool': _envpool_preset,
+    'minigrid': 'minigrid',
+    'babyai': 'babyai',
     'dmlab': 'dmlab',
     'dmlab5': 'dmlab5',
     'dmlab30': 'dmlab30',

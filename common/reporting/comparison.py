@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib import pyplot
 
 from common.machine import files
-from common.reporting import metrics
+from common.reporting import metrics_file
 
 # Rows of metrics that a point is the mean of, and points of a mean curve.
 _SMOOTHING = 5
@@ -43,7 +43,7 @@ def draw(methods: Mapping[str, Sequence[pathlib.Path]], path: pathlib.Path) -> p
     `path`, or None if no episode has ended.
   """
   rows = {
-    name: [metrics.read(folder / 'metrics.csv') for folder in folders]
+    name: [metrics_file.read(folder / 'metrics.csv') for folder in folders]
     for name, folders in methods.items()
   }
   tasks = dict.fromkeys(

@@ -9,7 +9,7 @@ import pytest
 from apex import config as apex_configs
 from common import environments, errors, networks
 from common.config import command_line, settings
-from common.environments import atari, doom, levels
+from common.environments import atari, doom, grids, levels
 from impala import config as configs
 from impala import rewards
 
@@ -138,7 +138,12 @@ def fitted(name, **changes):
   The engine of the environment need not be installed.
   """
   config = dataclasses.replace(configs.PRESETS.preset(name), **changes)
-  suites = {**levels.SETS, 'atari57': atari.ATARI_57, 'doom': tuple(doom.INSTRUCTIONS)}
+  suites = {
+    **levels.SETS,
+    **grids.SUITES,
+    'atari57': atari.ATARI_57,
+    'doom': tuple(doom.INSTRUCTIONS),
+  }
   tasks = suites.get(config.env, (config.env,))
   if config.tasks:
     tasks = config.tasks.split(',')
@@ -304,6 +309,10 @@ def test_numbers_of_actors_set_to_0_follow_the_tasks():
     ('dmlab5', 'dmlab5'),
     ('dmlab:rooms_watermaze', 'dmlab'),
     ('atari57', 'table_4_multi_task'),
+    ('babyai', 'babyai'),
+    ('minigrid', 'minigrid'),
+    ('envpool:MiniGrid-Unlock-v0', 'minigrid'),
+    ('envpool:Acrobot-v1', 'envpool'),
   ],
 )
 def test_suites_have_their_own_presets(env, preset):
