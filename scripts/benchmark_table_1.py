@@ -11,6 +11,7 @@ import dataclasses
 import importlib.util
 import pathlib
 import re
+import sys
 from typing import Any, NamedTuple
 
 from common import environments
@@ -86,6 +87,8 @@ def measure(config: configs.Config, seconds: float) -> dict[str, float]:
       speed, _ = benchmark_impala.together(changed, seconds, warm_up=_WARM_UP_SECONDS)
       repeat = environments.load(task, config.environment_options()).action_repeat
       found[f'{name}/{task}'] = speed * repeat
+      # All of them take minutes.
+      print(f'{task}, {row.title}: {speed * repeat:,.0f} frames/s', file=sys.stderr)
   return found
 
 
