@@ -10,7 +10,7 @@ import sonnet as snt
 import tensorflow as tf
 
 from apex import config as configs
-from common import encoder, frames
+from common import encoder, frames, lean_graph
 from common.distributed import parameters
 from common.environments import suite as suites
 from common.evaluation import play as evaluation
@@ -190,7 +190,7 @@ def in_units_of_values(networks: snt.Module, rewards: Any) -> tf.Tensor:
 
 def traced(
   function: Callable[..., Any], suite: suites.Suite, *others: tf.TensorSpec
-) -> Callable[..., Any]:
+) -> lean_graph.LeanGraph:
   """Compiles a function of observations to one graph, and runs it once.
 
   See `apex.run.Run.start` for why every graph runs before environments exist.
@@ -210,12 +210,7 @@ def traced(
 
   zeros = encoder.zeros(suite.observation_space, leading=(1,))
   others_zeros = [tf.zeros([1, *spec.shape[1:]], spec.dtype) for spec in others]
-  signature = tf.nest.map_structure(
-    lambda x: tf.TensorSpec([None, *x.shape[1:]], x.dtype), [zeros, *others_zeros]
-  )
-  graph = tf.function(of_environment, input_signature=signature)
-  graph(zeros, *others_zeros)
-  return graph
+  return lean_graph.LeanGraph(of_environment, zeros, *others_zeros)
 
 
 def network_observation(

@@ -6,6 +6,7 @@ from typing import ClassVar
 from apex import presets as rows
 from common import environments, errors
 from common.config import presets, settings
+from common.environments import grids
 from common.environments import suite as suites
 
 
@@ -272,9 +273,21 @@ def _gym_preset(env: str, options: environments.Options) -> str:
   return 'gym_continuous' if shows_vectors else 'gym_continuous_images'
 
 
+def _envpool_preset(env: str, options: environments.Options) -> str:
+  """The preset for one of EnvPool's ids."""
+  return 'minigrid' if grids.is_grid(env) else _gym_preset(env, options)
+
+
 PRESETS = presets.Presets(
   config=Config,
   rows=rows.ROWS,
-  families={'atari': 'atari', 'control': 'control', 'gym': _gym_preset},
+  families={
+    'atari': 'atari',
+    'control': 'control',
+    'gym': _gym_preset,
+    'envpool': _envpool_preset,
+    'babyai': 'minigrid',
+    'minigrid': 'minigrid',
+  },
   default='atari',
 )

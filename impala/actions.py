@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 from common import networks
 from common.environments import masks
@@ -51,15 +50,16 @@ def log_prob(logits: tf.Tensor, actions: tf.Tensor, sizes: Sizes = None) -> tf.T
     sizes: See the module.
   """
   if sizes is None:
-    return tfp.distributions.Categorical(logits=logits).log_prob(actions)
-  return tf.reduce_sum(_components(logits, sizes).log_prob(actions), axis=-1)
+    return -tf.nn.sparse_softmax_cross_entropy_with_logits(labels=actions, logits=logits)
+  return tf.reduce_sum(log_prob(_components(logits, sizes), actions), axis=-1)
 
 
 def entropy(logits: tf.Tensor, sizes: Sizes = None) -> tf.Tensor:
   """The entropy of the policy, float32 `[...]`, for logits float32 `[..., A]`."""
   if sizes is None:
-    return tfp.distributions.Categorical(logits=logits).entropy()
-  return tf.reduce_sum(_components(logits, sizes).entropy(), axis=-1)
+    log_probs = tf.nn.log_softmax(logits)
+    return -tf.reduce_sum(tf.exp(log_probs) * log_probs, axis=-1)
+  return tf.reduce_sum(entropy(_components(logits, sizes)), axis=-1)
 
 
 def sample(logits: tf.Tensor, sizes: Sizes, seed: int) -> tf.Tensor:
@@ -69,16 +69,18 @@ def sample(logits: tf.Tensor, sizes: Sizes, seed: int) -> tf.Tensor:
   action then stands in its place. The learner drops the trajectory for its logits.
   """
   if sizes is None:
-    drawn = tfp.distributions.Categorical(logits=logits).sample(seed=seed)
-    return tf.minimum(drawn, logits.shape[-1] - 1)
-  return tf.minimum(_components(logits, sizes).sample(seed=seed), np.array(sizes, np.int32) - 1)
+    drawn = tf.random.categorical(logits, 1, dtype=tf.int32, seed=seed)  # [N, 1]
+    return tf.minimum(tf.squeeze(drawn, axis=1), logits.shape[-1] - 1)
+  parts = tf.reshape(_components(logits, sizes), [-1, max(sizes)])  # [N * K, largest]
+  drawn = tf.reshape(sample(parts, None, seed), [-1, len(sizes)])
+  return tf.minimum(drawn, np.array(sizes, np.int32) - 1)
 
 
 def most_likely(logits: tf.Tensor, sizes: Sizes = None) -> tf.Tensor:
   """The policy's most likely actions, int32 `[N]`, or `[N, K]`, for logits float32 `[N, A]`."""
   if sizes is None:
     return tf.argmax(logits, axis=-1, output_type=tf.int32)
-  return _components(logits, sizes).mode()
+  return most_likely(_components(logits, sizes))
 
 
 def one_hot(actions: tf.Tensor, space: suites.ActionSpace) -> tf.Tensor:
@@ -102,8 +104,8 @@ def assert_shapes(logits: tf.Tensor, actions: tf.Tensor, sizes: Sizes) -> None:
     )
 
 
-def _components(logits: tf.Tensor, sizes: Sequence[int]) -> Any:
-  """The K distributions as one of batch shape `[..., K]`.
+def _components(logits: tf.Tensor, sizes: Sequence[int]) -> tf.Tensor:
+  """The logits of the K distributions, float32 `[..., K, largest]`.
 
   Components of fewer actions than the largest are padded with actions that are never drawn: their
   probabilities are zero, and so is their share of the entropy.
@@ -111,11 +113,11 @@ def _components(logits: tf.Tensor, sizes: Sequence[int]) -> Any:
   largest = max(sizes)
   is_real = _is_real(sizes)  # [K, largest]
   if is_real.all():
-    parts = tf.reshape(logits, [*logits.shape[:-1], len(sizes), largest])
-  else:
-    at = np.where(is_real, np.cumsum(is_real).reshape(is_real.shape) - 1, 0)
-    parts = tf.where(is_real, tf.gather(logits, at, axis=-1), networks.ILLEGAL)
-  return tfp.distributions.Categorical(logits=parts)  # [..., K, largest]
+    # Actors have an unknown number of environments.
+    leading = [-1 if size is None else size for size in logits.shape[:-1]]
+    return tf.reshape(logits, [*leading, len(sizes), largest])
+  at = np.where(is_real, np.cumsum(is_real).reshape(is_real.shape) - 1, 0)
+  return tf.where(is_real, tf.gather(logits, at, axis=-1), networks.ILLEGAL)
 
 
 def _is_real(sizes: Sequence[int]) -> np.ndarray:

@@ -84,6 +84,15 @@ def unstack(trajectories: trajectory.Trajectory, count: int) -> list[trajectory.
   return [tf.nest.map_structure(lambda x: x[i], trajectories) for i in range(count)]
 
 
+def of_unroll(trajectories: trajectory.Trajectory) -> trajectory.Trajectory:
+  """The batch `[T+1, N]` of one unroll's trajectories `[N, ...]`, for use in a `tf.function`."""
+
+  def moved(axis: int, x: tf.Tensor) -> tf.Tensor:
+    return tf.transpose(x, [1, 0, *range(2, x.shape.rank)]) if axis else x
+
+  return tf.nest.map_structure(moved, _batch_axes(trajectories), trajectories)
+
+
 def split(batch: trajectory.Trajectory, count: int) -> list[trajectory.Trajectory]:
   """A batch `[T+1, B]` as `count` batches `[T+1, B / count]`, in order."""
   axes = tf.nest.flatten(_batch_axes(batch))

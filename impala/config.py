@@ -4,10 +4,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from common import errors
+from common import environments, errors
 from common.config import presets, settings
+from common.environments import grids
 from common.environments import suite as suites
-from impala import hyperparameters
+from impala import architectures, hyperparameters
 
 # The names of `impala.rewards.FORMS`, repeated here for the reason given at `settings.TORSOS`.
 REWARD_CLIPPINGS = ('none', 'abs_one', 'asymmetric', 'soft_asymmetric')
@@ -21,6 +22,12 @@ class Config(settings.Settings):
   SYSTEM: ClassVar[str] = 'impala'
 
   env: str = 'doom'
+
+  # Who waits for whom, and what actors send: see `impala.architectures`.
+  architecture: str = 'impala'
+  # Learner updates between actors' parameters and the learner's, exactly, in a synchronous run
+  # (Figure E.1); -1: actors do not wait, and the lag is what comes of it.
+  policy_lag: int = -1
 
   # Actors, and environments that each steps as one batch; 0: one actor for each task, or one
   # environment of each task. Measured on 2 cores with scripts/benchmark.py: large batches make the
@@ -43,7 +50,8 @@ class Config(settings.Settings):
   # Feed the last action and the last reward into the core.
   feedback: bool = True
 
-  # Learner.
+  # Learner. Trajectories of a batch; 0, in a synchronous run: one of each environment. A3C has
+  # none: a gradient is that of one worker's environments.
   batch_size: int = 32
   # GPUs of each learner's machine to train on; each takes an equal part of the batch.
   learner_devices: int = 1
@@ -94,7 +102,6 @@ class Config(settings.Settings):
     super().check()
     self.expect_positive(
       'unroll_length',
-      'batch_size',
       'queue_capacity',
       'replay_capacity',
       'learning_rate',
@@ -105,7 +112,18 @@ class Config(settings.Settings):
     )
     self.expect_fraction('rmsprop_decay', 'rmsprop_momentum', 'lambda_', 'popart_step_size')
     self.expect_at_least_zero(
-      'num_actors', 'envs_per_actor', 'max_gradient_norm', 'entropy_cost', 'baseline_cost'
+      'batch_size',
+      'num_actors',
+      'envs_per_actor',
+      'max_gradient_norm',
+      'entropy_cost',
+      'baseline_cost',
+    )
+    architectures.check(self)
+    self.expect(
+      'batch_size',
+      self.batch_size > 0 or architectures.is_synchronous(self),
+      'more than 0; 0 is for synchronous runs, A2C or with a policy_lag',
     )
     self.expect_one_of('correction', CORRECTIONS)
     self.expect_one_of('reward_clipping', REWARD_CLIPPINGS)
@@ -126,10 +144,12 @@ class Config(settings.Settings):
   def fit(self, suite: suites.Suite, actors: int | None = None) -> None:
     """Sets actors and environments that are 0 from the number of tasks; checks them all.
 
-    Arguments and errors are those of `check_environment`.
+    Also sets what follows from the architecture, see `impala.architectures.settle`. Arguments and
+    errors are those of `check_environment`.
     """
     self.num_actors = self.num_actors or len(suite.tasks)
     self.envs_per_actor = self.envs_per_actor or len(suite.tasks)
+    architectures.settle(self)
     self.check_environment(suite, actors)
 
   def check_environment(self, suite: suites.Suite, actors: int | None = None) -> None:
@@ -191,6 +211,10 @@ _DMLAB_30 = _DMLAB | dict(
 # environments of a level.
 _210_ACTORS = dict(num_actors=0, envs_per_actor=7)
 _150_ACTORS = dict(num_actors=0, envs_per_actor=5)
+# Table 1's single machine, with one environment for each thread; and a batch of as many for a small
+# one.
+_32_ACTORS = dict(num_actors=32, envs_per_actor=1)
+_32_AT_ONCE = dict(num_actors=4, envs_per_actor=8)
 # Table G.1. It does not list the number of environments; RMSProp's decay is the released code's.
 _ATARI = dict(
   env='atari:pong',
@@ -210,6 +234,40 @@ _ATARI = dict(
   feedback=False,
   total_frames=200_000_000,
 )
+# For your own environments and for tests; not in the paper.
+_GYM: dict[str, Any] = dict(
+  env='gym:CartPole-v1',
+  torso='auto',
+  unroll_length=20,
+  batch_size=8,
+  queue_capacity=8,
+  num_actors=2,
+  envs_per_actor=4,
+  discount=0.98,
+  learning_rate=0.002,
+  entropy_cost=0.003,
+  rmsprop_epsilon=0.01,
+  max_gradient_norm=40.0,
+  reward_clipping='none',
+  total_frames=200_000,
+)
+# For MiniGrid and BabyAI, a network as small as their views; not in the paper.
+_GRIDS: dict[str, Any] = dict(
+  torso='grid',
+  core_size=64,
+  instruction_size=32,
+  unroll_length=20,
+  batch_size=32,
+  queue_capacity=32,
+  num_actors=2,
+  envs_per_actor=40,
+  discount=0.99,
+  learning_rate=0.001,
+  entropy_cost=0.003,
+  rmsprop_epsilon=0.01,
+  max_gradient_norm=40.0,
+  reward_clipping='none',
+)
 _REPLAY = dict(replay_fraction=0.5, replay_capacity=10_000)
 
 # The doom suite looks like DMLab to the agent: every DMLab row runs on it with --env=doom.
@@ -228,22 +286,12 @@ _PRESET_ROWS: dict[str, dict[str, Any]] = {
     max_gradient_norm=40.0,
     total_frames=4_000_000,
   ),
-  # For your own environments and for tests; not in the paper.
-  'gym': dict(
-    env='gym:CartPole-v1',
-    torso='auto',
-    unroll_length=20,
-    batch_size=8,
-    queue_capacity=8,
-    num_actors=2,
-    envs_per_actor=4,
-    discount=0.98,
-    learning_rate=0.002,
-    entropy_cost=0.003,
-    rmsprop_epsilon=0.01,
-    max_gradient_norm=40.0,
-    reward_clipping='none',
-    total_frames=200_000,
+  'gym': _GYM,
+  'envpool': _GYM | dict(env='envpool:CartPole-v1'),
+  **_rows(
+    _GRIDS,
+    minigrid=dict(env='minigrid', total_frames=5_000_000),
+    babyai=dict(env='babyai', total_frames=20_000_000),
   ),
   **_rows(
     _DMLAB,
@@ -255,7 +303,26 @@ _PRESET_ROWS: dict[str, dict[str, Any]] = {
     table_1_48_actors_dynamic_batching=dict(
       num_actors=48, envs_per_actor=1, dynamic_batching=True, dynamic_batch_size=24
     ),
-    table_1_batch_128=dict(batch_size=128, queue_capacity=128),
+    # Table 1 and Figure 4: batched A2C, whose 32 environments make a batch, and A3C on one machine
+    # and on many.
+    a2c_sync_step=dict(architecture='a2c_sync_step', **_32_ACTORS),
+    a2c_sync_trajectory=dict(architecture='a2c_sync_trajectory', **_32_ACTORS),
+    a2c_dynamic_batching=dict(
+      architecture='a2c_dynamic_batching', dynamic_batch_size=16, **_32_ACTORS
+    ),
+    a3c=dict(architecture='a3c', **_32_ACTORS),
+    a3c_distributed=dict(architecture='a3c', num_actors=200, envs_per_actor=1),
+    # Table 1 on a small machine, see scripts/benchmark.py. Not in the paper.
+    table_1=dict(**_32_AT_ONCE),
+    # Table 1: actors on many machines.
+    table_1_150_actors=dict(num_actors=150, envs_per_actor=1),
+    table_1_375_actors=dict(num_actors=375, envs_per_actor=1),
+    table_1_batch_128=dict(num_actors=500, envs_per_actor=1, batch_size=128, queue_capacity=128),
+    # Figure 4's IMPALA. The number of actors is not in the text.
+    figure_4_impala=dict(num_actors=200, envs_per_actor=1),
+    # Figure E.1: updates between the actors' parameters and the learner's. Which, the text does not
+    # say.
+    **{f'figure_e1_lag_{k}': dict(policy_lag=k, **_32_AT_ONCE) for k in (0, 1, 10, 50, 100, 500)},
     # Section 5.2.2: rho-bar.
     rho_1={},
     rho_10=dict(clip_rho_threshold=10.0, clip_pg_rho_threshold=10.0),
@@ -283,6 +350,8 @@ _PRESET_ROWS: dict[str, dict[str, Any]] = {
     table_3_shallow=dict(torso='shallow', **_210_ACTORS),
     table_3_deep=dict(torso='deep', **_150_ACTORS),
     table_3_deep_pbt=dict(torso='deep', **_150_ACTORS, **hyperparameters.draw(0)),
+    # A3C, deep: seven workers for each level.
+    table_3_a3c=dict(torso='deep', architecture='a3c', num_actors=210, envs_per_actor=1),
     table_3_experts=dict(
       torso='deep', env='dmlab:rooms_watermaze', total_frames=10_000_000_000 // 30
     ),
@@ -297,6 +366,14 @@ _PRESET_ROWS: dict[str, dict[str, Any]] = {
     ),
   ),
 }
+
+
+def _envpool_preset(env: str, options: environments.Options) -> str:
+  """The preset for one of EnvPool's ids: those of MiniGrid observe symbols."""
+  del options
+  return 'minigrid' if grids.is_grid(env) else 'envpool'
+
+
 PRESETS = presets.Presets(
   config=Config,
   rows=_PRESET_ROWS,
@@ -305,6 +382,9 @@ PRESETS = presets.Presets(
     'atari': 'atari_shallow',
     'atari57': 'table_4_multi_task',
     'gym': 'gym',
+    'envpool': _envpool_preset,
+    'minigrid': 'minigrid',
+    'babyai': 'babyai',
     'dmlab': 'dmlab',
     'dmlab5': 'dmlab5',
     'dmlab30': 'dmlab30',

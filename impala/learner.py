@@ -1,6 +1,6 @@
 """The learner: batches of trajectories in, parameters out (IMPALA, sections 3 and 4)."""
 
-from typing import NamedTuple, Sequence
+from typing import Mapping, NamedTuple, Sequence
 
 import tensorflow as tf
 
@@ -100,10 +100,18 @@ class Learner(counters.Counters):
         popart.PopArt(len(suite.tasks), config.popart_step_size) if config.popart else None
       )
 
+  def version(self) -> int:
+    """The number of updates so far."""
+    return int(self.updates)
+
+  def num_parameters(self) -> int:
+    """P, the number of trained parameters."""
+    return sum(variable.shape.num_elements() for variable in self.agent.trainable_variables)
+
   def snapshot(self) -> parameters.Snapshot:
     """The current parameters, for publication before the first update."""
     return parameters.Snapshot(
-      version=int(self.updates), values=parameters.flatten(parameters.published(self.agent))
+      version=self.version(), values=parameters.flatten(parameters.published(self.agent))
     )
 
   def synchronise(self) -> None:
@@ -139,12 +147,28 @@ class Learner(counters.Counters):
     parts = replicas.distribute(self._strategy, batch, batching.split)
     results = self._strategy.run(self._step, (parts, stop))
     statistics, stop = replicas.first(self._strategy, results)
-    sums = self._sums(batch)
+    return self.conclude(statistics, new_frames, stop, self._sums(batch))
+
+  def conclude(
+    self,
+    statistics: dict[str, tf.Tensor],
+    new_frames: tf.Tensor,
+    stop: tf.Tensor,
+    sums: Mapping[str, normalization.Sums],
+  ) -> Update:
+    """Counts an update, if its statistic `finite` is true and nobody stops; returns its result.
+
+    Args:
+      statistics: Of the step, by name.
+      new_frames: int64 `[]`.
+      stop: bool `[]`, whether any learner asked to stop.
+      sums: Of all learners' new experience, for the running statistics; empty without.
+    """
     if statistics['finite'] & ~stop:
       self.updates.assign_add(1)
       self.frames.assign_add(new_frames)
       # After the step: it saw what the parameters' own version saw when it acted.
-      if self.agent.normalizer:
+      if self.agent.normalizer and sums:
         self.agent.normalizer.merge(sums)
     values = parameters.flatten(parameters.published(self.agent))
     return Update(
@@ -163,33 +187,60 @@ class Learner(counters.Counters):
     Returns:
       Statistics of all replicas' batches together, and whether any learner asked to stop.
     """
-    variables = self.agent.trainable_variables
-    with tf.GradientTape() as tape:
-      loss, statistics, moments = self._loss(batch)
+    gradients, loss, statistics, moments = self.gradients(batch)
     gradients, loss, statistics, moments, stops = replicas.sums(
-      (tape.gradient(loss, variables), loss, statistics, moments, tf.cast(stop, tf.float32))
+      (gradients, loss, statistics, moments, tf.cast(stop, tf.float32))
     )
     # All replicas have shares of equal size, so the mean of their means is the overall mean.
     num_replicas = self._strategy.num_replicas_in_sync
     statistics |= {name: statistics[name] / num_replicas for name in _MEANS}
 
+    any_stop = stops > 0
     # The sum is clipped, not each replica's part: as for one learner with the whole batch.
+    statistics |= self.take_step(gradients, loss, moments, ~any_stop)
+    return statistics | self._popart_statistics(), any_stop
+
+  def gradients(
+    self, batch: trajectory.Trajectory
+  ) -> tuple[list[tf.Tensor], tf.Tensor, dict[str, tf.Tensor], popart.Moments | tuple[()]]:
+    """The gradients of the loss of a batch `[T+1, B]`, and what `_loss` returns."""
+    with tf.GradientTape() as tape:
+      loss, statistics, moments = self._loss(batch)
+    return tape.gradient(loss, self.agent.trainable_variables), loss, statistics, moments
+
+  def take_step(
+    self,
+    gradients: Sequence[tf.Tensor],
+    loss: tf.Tensor,
+    moments: popart.Moments | tuple[()],
+    wanted: tf.Tensor,
+  ) -> dict[str, tf.Tensor]:
+    """Takes one step, if it is wanted and loss and gradients are finite.
+
+    Args:
+      gradients: One for each variable, not clipped.
+      loss: float32 `[]`.
+      moments: For PopArt; without PopArt, ().
+      wanted: bool `[]`.
+
+    Returns:
+      Statistics of the step by name.
+    """
     hyperparameters = self.hyperparameters
+    variables = self.agent.trainable_variables
     gradients, norm = optimizers.clip_by_global_norm(gradients, hyperparameters.max_gradient_norm)
     learning_rate = hyperparameters.learning_rate_at(self.frames)
     finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
-    any_stop = stops > 0
-    if finite & ~any_stop:
+    if finite & wanted:
       self._optimizer.apply(gradients, variables, learning_rate, hyperparameters.rmsprop_epsilon)
       if self._popart and moments:
         self._popart.update(moments, self.agent.value_head)
-    statistics |= {
+    return {
       'loss/total': loss,
       'gradient_norm': norm,
       'learning_rate': learning_rate,
       'finite': finite,
     }
-    return statistics | self._popart_statistics(), any_stop
 
   def _sums(self, batch: trajectory.Trajectory) -> dict[str, normalization.Sums]:
     """Of all learners' new experience `[T+1, B]`, for the running statistics, if there are any."""

@@ -89,7 +89,7 @@ class Agent(snt.Module):
     return self.normalizer.rewards(rewards) if self.normalizer else rewards
 
   def unroll(self, inputs: AgentInput, core_state: Any) -> tuple[AgentOutput, Any]:
-    """Runs over time and batch; acting is an unroll of one step.
+    """Runs over time and batch.
 
     Args:
       inputs: `[T, B, ...]`.
@@ -102,6 +102,22 @@ class Agent(snt.Module):
     if self._core:
       features, core_state = self._core.unroll(features, inputs.done, core_state)
     return self._heads(features, inputs.observation), core_state
+
+  def step(self, inputs: AgentInput, core_state: Any) -> tuple[tf.Tensor, Any]:
+    """One step of N environments, as `unroll` without the time axis and without values.
+
+    Args:
+      inputs: `[N, ...]`.
+      core_state: The state before the step, `[N, H]`. It is reset wherever `inputs.done`.
+
+    Returns:
+      The policy logits float32 `[N, A]` and the core state after the step.
+    """
+    features = self._step_features(inputs)  # [N, D]
+    if self._core:
+      features, core_state = self._core.step(features, inputs.done, core_state)
+    policy_logits = self._policy_head(features)
+    return networks.mask_illegal(policy_logits, inputs.observation), core_state
 
   def _features(self, inputs: AgentInput) -> tf.Tensor:
     """The core's inputs, float32 `[T, B, D]`, with time folded into the batch (section 3.1)."""

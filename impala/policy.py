@@ -6,7 +6,7 @@ from typing import Any, Callable, NamedTuple, Protocol, Sequence
 import numpy as np
 import tensorflow as tf
 
-from common import errors
+from common import errors, lean_graph
 from common.distributed import link as links
 from common.distributed import parameters, wire
 from common.environments import suite as suites
@@ -66,9 +66,7 @@ def decide(
     seed: The seed of the draws; None to take the most likely actions instead.
   """
   inputs = inputs._replace(observation=trajectory.agent_observation(suite, inputs.observation))
-  unroll_of_one = tf.nest.map_structure(lambda x: x[tf.newaxis], inputs)  # [1, N, ...]
-  output, core_state = agent.unroll(unroll_of_one, core_state)
-  logits = output.policy_logits[0]  # [N, A]
+  logits, core_state = agent.step(inputs, core_state)  # [N, A]
   sizes = acting.sizes_of(suite.action_space)
   if seed is None:
     actions = acting.most_likely(logits, sizes)
@@ -79,30 +77,22 @@ def decide(
 
 def traced_decide(
   agent: networks.Agent, suite: suites.Suite, seed: int | None
-) -> Callable[..., Decision]:
+) -> lean_graph.LeanGraph:
   """`decide` of inputs and core state as one graph, for any number of environments.
 
   The graph has been run once, so that TensorFlow has optimised it before environments start: see
   `impala.run.Run.start`.
   """
-  example = (example_inputs(suite, 1), agent.initial_state(1))
 
   def decide_with_agent(inputs: networks.AgentInput, core_state: Any) -> Decision:
     return decide(agent, suite, inputs, core_state, seed)
 
-  traced = tf.function(decide_with_agent, input_signature=_of_any_count(example))
-  traced(*example)
-  return traced
+  return lean_graph.LeanGraph(decide_with_agent, example_inputs(suite, 1), agent.initial_state(1))
 
 
 def example_inputs(suite: suites.Suite, count: int) -> networks.AgentInput:
   """Zeros `[count, ...]` in the shapes of what `count` environments show."""
   return networks.zeros(suite.observation_space, suite.action_space, leading=(count,))
-
-
-def _of_any_count(structure: Any) -> Any:
-  """The signature of tensors like these, `[N, ...]`, with N unknown."""
-  return tf.nest.map_structure(lambda x: tf.TensorSpec([None, *x.shape[1:]], x.dtype), structure)
 
 
 class LocalPolicy:
@@ -218,7 +208,7 @@ def _batched(
     return tf.nest.flatten(function(*arguments))
 
   # N is unknown when traced, so that a call for any number of environments joins any batch.
-  @tf.function(input_signature=_of_any_count(tf.nest.flatten(example)))
+  @tf.function(input_signature=lean_graph.of_any_count(tf.nest.flatten(example)))
   def call(*flat: tf.Tensor) -> Any:
     # TensorFlow finds a batch's queue by the operation's name. Policies of one process that shared
     # a name would share the first one's queue, and its largest batch.

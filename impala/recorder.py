@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,7 +10,6 @@ from common import environments
 from common.runs import recorder as recorders
 from impala import config as configs
 from impala import learner as learners
-from impala import trajectory
 
 _COLUMNS = (
   'policy_lag_mean',
@@ -53,13 +52,22 @@ class Recorder:
     folder: pathlib.Path,
     learner: learners.Learner,
     supply: recorders.Supply,
+    fresh: int,
   ):
-    """Opens the files; for the arguments, see `common.runs.recorder.Recorder`."""
+    """Opens the files.
+
+    Args:
+      config: The run's settings.
+      suite: The tasks.
+      folder: The run's folder.
+      learner: Holds the counters.
+      supply: Where the learner's experience comes from.
+      fresh: How many trajectories of an update are new. They come first.
+    """
     self._tasks = suite.tasks
     self._learner = learner
     self._supply = supply
-    # Fresh trajectories come first in a batch.
-    self._fresh = learner.batch_size - learner.replayed
+    self._fresh = fresh
     self._dropped = 0
     scales = learners.popart_columns(suite.tasks) if config.popart else []
     columns = [*_COLUMNS, *scales, *supply.host.columns]
@@ -67,21 +75,21 @@ class Recorder:
       config, suite, folder, learner, columns, self._gauges, self._note
     )
 
-  def record(self, batch: trajectory.Trajectory, update: learners.Update) -> None:
+  def record(self, told: Any, update: learners.Update) -> None:
     """Adds the statistics of an update and of the episodes that ended in its batch.
 
     Args:
-      batch: The update's batch, `[T+1, B]`.
+      told: What the update learned from says of itself, see `impala.material.Material`.
       update: The update's result.
     """
     self.base.start_clock()
     # The version that was updated: `updates` already counts this update.
     version = int(self._learner.updates) - 1
-    lags = version - batch.parameter_version[: self._fresh].numpy()
+    lags = version - np.atleast_1d(told.parameter_version.numpy())[: self._fresh]
     # Batches whose losses are infinite or NaN are dropped, not recorded.
     statistics = {k: float(v) for k, v in update.statistics.items() if k != 'finite'}
     self.base.record(means=statistics, distributions={'policy_lag': lags.tolist()})
-    self._add_episodes(batch)
+    self._add_episodes(told)
 
   def record_drop(self) -> None:
     """Counts a batch that was dropped."""
@@ -95,18 +103,18 @@ class Recorder:
   def _note(self, row: Mapping[str, float]) -> str:
     return f'lag {row.get("policy_lag_mean", 0.0):.1f}{recorders.faults(row)}'
 
-  def _add_episodes(self, batch: trajectory.Trajectory) -> None:
-    for ended in episodes_in(batch, self._fresh):
+  def _add_episodes(self, told: Any) -> None:
+    for ended in episodes_in(told, self._fresh):
       self.base.add_episode(self._tasks[ended.task], ended.episode_return, ended.length)
 
 
-def episodes_in(batch: trajectory.Trajectory, fresh: int) -> list[Episode]:
-  """The episodes that ended in a batch `[T+1, B]`, of which the first `fresh` are not replayed."""
+def episodes_in(told: Any, fresh: int) -> list[Episode]:
+  """The episodes that ended in the new trajectories of an update, its first `fresh` ones."""
   # Entry 0 was entry T of the unroll before, and counted there. Replayed trajectories were
   # counted when they were fresh.
-  lengths = batch.episode_length[1:, :fresh].numpy()  # [T, fresh]
-  returns = batch.episode_return[1:, :fresh].numpy()
-  tasks = batch.task.numpy()
+  lengths = told.episode_length.numpy()[1:, :fresh]  # [T, fresh]
+  returns = told.episode_return.numpy()[1:, :fresh]
+  tasks = told.task.numpy()
   return [
     Episode(int(tasks[column]), float(returns[step, column]), int(lengths[step, column]))
     for step, column in np.argwhere(lengths > 0)

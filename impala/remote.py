@@ -7,15 +7,16 @@ import sonnet as snt
 from common import environments
 from common.distributed import link as links
 from common.distributed import wire
+from common.runs import system as systems
+from impala import a3c, networks, policy, trajectory
 from impala import actor as actors
 from impala import config as configs
-from impala import networks, policy, trajectory
 
 
 def make_actor(
   config: configs.Config, suite: environments.Suite, link: links.Link, welcome: links.Welcome
-) -> tuple[actors.Actor, wire.Codec]:
-  """Makes the actor that the learner assigned; returns it and the codec of its trajectories.
+) -> tuple[systems.Actor, wire.Codec]:
+  """Makes the actor that the learner assigned; returns it and the codec of what it sends.
 
   Raises:
     UserError: If the settings do not fit the environment or this machine.
@@ -24,8 +25,12 @@ def make_actor(
   config.fit(suite, actors=1)
   number = welcome.assignment
   tasks = environments.assign(suite.tasks, number, config.num_actors, config.envs_per_actor)
-  acting = make_policy(config, suite, link, welcome.seed)
-  actor = actors.Actor(number, suite, tasks, acting, config.unroll_length, welcome.seed)
+  seed = welcome.seed
+  if config.architecture == 'a3c':
+    worker = a3c.make_worker(config, suite, number, tasks, link, seed, seed)
+    return worker, wire.Codec(worker.spec, {})
+  acting = make_policy(config, suite, link, seed)
+  actor = actors.Actor(number, suite, tasks, acting, config.unroll_length, seed)
   spec = trajectory.specification(suite, config.unroll_length, acting.initial_state(1))
   # Without bounds: the learner checks what arrives.
   return actor, wire.Codec(spec, {})

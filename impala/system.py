@@ -12,7 +12,7 @@ if TYPE_CHECKING:
   from common import environments
   from common.config import command_line
   from common.distributed import cluster, link, wire
-  from impala import actor, run
+  from impala import run
 
 
 class Impala:
@@ -37,7 +37,7 @@ class Impala:
     suite: environments.Suite,
     to_learner: link.Link,
     welcome: link.Welcome,
-  ) -> tuple[actor.Actor, wire.Codec]:
+  ) -> tuple[systems.Actor, wire.Codec]:
     from impala import remote
 
     return remote.make_actor(config, suite, to_learner, welcome)

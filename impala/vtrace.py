@@ -118,15 +118,7 @@ def from_importance_weights(
   values_s_plus_1 = _shift(values, bootstrap_value)
   deltas = clipped_rhos * (rewards + discounts * values_s_plus_1 - values)
 
-  def accumulate(acc: tf.Tensor, step: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
-    """v_s - V(x_s) from v_{s+1} - V(x_{s+1}), both `[B]`."""
-    delta, discount, c = step
-    return delta + discount * c * acc
-
-  # From the last step to the first. v_T is V(x_T), so the difference starts at zero.
-  vs_minus_values = tf.scan(
-    accumulate, (deltas, discounts, cs), initializer=tf.zeros_like(bootstrap_value), reverse=True
-  )
+  vs_minus_values = _accumulate(deltas, discounts * cs)
   vs = values + vs_minus_values
 
   # q_s estimates the return after a_s. It bootstraps from v_{s+1}, not from v_s.
@@ -233,6 +225,23 @@ def corrected_returns(
   raise ValueError(
     f"correction is {correction!r}, expected 'vtrace', 'one_step', 'epsilon' or 'none'"
   )
+
+
+def _accumulate(deltas: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+  """x_s = delta_s + weight_s x_{s+1} from the last step to the first, float32 `[T, B]`.
+
+  Args:
+    deltas: float32 `[T, B]`, delta_s V.
+    weights: float32 `[T, B]`, gamma c_s.
+  """
+  # v_T is V(x_T), so the difference starts at zero. T steps of two operations each: a loop in the
+  # graph would cost more than its body.
+  x = tf.zeros_like(deltas[0])  # [B]
+  results = []
+  for delta, weight in reversed(list(zip(tf.unstack(deltas), tf.unstack(weights), strict=True))):
+    x = delta + weight * x
+    results.append(x)
+  return tf.stack(results[::-1])
 
 
 def _check(

@@ -1,13 +1,16 @@
 """Compares training speed with what the machine allows.
 
 `scripts/benchmark.py SYSTEM --env=NAME --seconds=S`, where SYSTEM is impala, apex_dqn or apex_dpg.
+Progress is told on stderr.
 
 First each part of the system runs alone (environments, policy, replay, learner), which gives its
 cost in CPU time per agent step. The sum of these costs and the number of cores give the limit. Then
 all parts run together, as in training; the ratio is their speed over the limit. All is measured in
 one process, one part after the other, `--rounds` times, and medians are shown.
 
-SYSTEM may also be wire, which measures what it costs to run actors in other processes.
+SYSTEM may also be wire, which measures what it costs to run actors in other processes; table_1,
+which compares IMPALA with A2C and A3C as Table 1 does; start, the time from starting Python to the
+first update; or small, all three systems on small tasks, where what lies between the parts decides.
 """
 
 import dataclasses
@@ -16,7 +19,7 @@ import json
 import pathlib
 import statistics
 import sys
-from typing import Sequence
+from typing import Any, Sequence
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
@@ -29,6 +32,7 @@ from absl import flags
 from common import errors
 from common.config import command_line
 from common.machine import cores, files, janitor
+from scripts import measuring
 
 # By system, the module that measures it, and the preset if the command line names neither a preset
 # nor an environment. Each module has PRESETS, `measure(config, seconds)` and
@@ -37,8 +41,19 @@ _SYSTEMS = {
   'impala': ('scripts.benchmark_impala', 'doom'),
   'apex_dqn': ('scripts.benchmark_apex', 'atari'),
   'apex_dpg': ('scripts.benchmark_apex', 'control'),
+  'table_1': ('scripts.benchmark_table_1', 'table_1'),
   'wire': ('scripts.benchmark_wire', 'atari_shallow'),
+  'start': ('scripts.benchmark_start', 'gym'),
 }
+
+# What `small` measures. Further flags apply to each.
+_ROOM = ('--env=scripts.grids:Room', '--config.torso=grid', '--config.core_size=64')
+_SMALL = (
+  ('impala', '--env=gym:CartPole-v1'),
+  ('impala', *_ROOM),
+  ('apex_dqn', '--env=gym:CartPole-v1'),
+  ('apex_dpg', '--env=gym:Pendulum-v1'),
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -47,37 +62,50 @@ def main(argv: Sequence[str]) -> int:
   Raises:
     UserError: If the command line is wrong.
   """
-  if len(argv) < 2 or argv[1] not in _SYSTEMS:
+  names = (*_SYSTEMS, 'small')
+  if len(argv) < 2 or argv[1] not in names:
     raise errors.UserError(
-      f'expected what to measure: {argv[0]} {"|".join(_SYSTEMS)} --env=NAME --seconds=S'
+      f'expected what to measure: {argv[0]} {"|".join(names)} --env=NAME --seconds=S'
     )
   program, name, *arguments = argv
-  module, default = _SYSTEMS[name]
-  system = importlib.import_module(module)
-
   values = _flags()
   # What is left are the trainer's flags.
   _, *arguments = values([program, *arguments], known_only=True)
-  presets = dataclasses.replace(system.PRESETS, default=default)
-  config, _ = command_line.parse([program, *arguments], __doc__, presets)
+  cases = _SMALL if name == 'small' else ((name,),)
 
+  results = {}
   with janitor.attend():
-    command_line.import_tensorflow(getattr(config, 'intra_op_threads', 0))
-    rounds = [system.measure(config, values.seconds) for _ in range(values.rounds)]
-
-  result = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
-  result |= {'env': config.env, 'cores': cores.count(), 'rounds': rounds}
-  print(system.table(config, result))
+    for case in cases:
+      results[' '.join(case)] = _measure(program, [*case, *arguments], values)
   if values.json:
     with files.replacing(pathlib.Path(values.json)) as file:
-      json.dump(result, file, indent=1)
+      json.dump(results, file, indent=1)
   return 0
+
+
+def _measure(program: str, arguments: Sequence[str], values: flags.FlagValues) -> dict[str, Any]:
+  """Measures one system, whose name is the first argument; prints a table of the medians."""
+  name, *settings = arguments
+  module, default = _SYSTEMS[name]
+  system = importlib.import_module(module)
+  presets = dataclasses.replace(system.PRESETS, default=default)
+  config, _ = command_line.parse([program, *settings], __doc__, presets)
+
+  command_line.import_tensorflow(getattr(config, 'intra_op_threads', 0))
+  rounds = []
+  for i in range(values.rounds):
+    measuring.say(f'{" ".join(arguments)}: round {i + 1} of {values.rounds}')
+    rounds.append(system.measure(config, values.seconds))
+  result: dict[str, Any] = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
+  result |= {'env': config.env, 'cores': cores.count(), 'rounds': rounds}
+  print(system.table(config, result), flush=True)
+  return result
 
 
 def _flags() -> flags.FlagValues:
   values = flags.FlagValues()
   flags.DEFINE_float(
-    'seconds', 20.0, 'Length of each measurement.', lower_bound=1.0, flag_values=values
+    'seconds', 5.0, 'Length of each measurement.', lower_bound=1.0, flag_values=values
   )
   flags.DEFINE_integer('rounds', 3, 'How often to measure all.', lower_bound=1, flag_values=values)
   flags.DEFINE_string('json', None, 'Write the results to this file.', flag_values=values)

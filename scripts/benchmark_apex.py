@@ -12,6 +12,7 @@ import itertools
 import pathlib
 import tempfile
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ from scripts import measuring
 
 # Modules that import TensorFlow are imported in functions: the benchmark first silences its notes.
 if TYPE_CHECKING:
-  from apex import run
+  from apex import actor, run, transitions
   from common.distributed import parameters
   from common.machine import threads
 
@@ -50,11 +51,15 @@ def measure(config: configs.Config, seconds: float) -> dict[str, float]:
       'Set it with --config.replay_ratio=VALUE'
     )
   suite = environments.load(config.env, config.environment_options())
+  measuring.say(f'{config.env}: environment')
+  environment = measuring.environments_alone(
+    suite, config.num_actors, config.envs_per_actor, seconds
+  )
+  measuring.say(f'{config.env}: policy, actor')
   parts = {
-    'environment': measuring.environments_alone(
-      suite, config.num_actors, config.envs_per_actor, seconds
-    ),
+    'environment': environment,
     'policy': _policy(config, suite, seconds),
+    'actor': _actors(config, suite, seconds),
     **_replay_and_learner(config, suite, seconds),
   }
   cost = {name: part.cpu_microseconds for name, part in parts.items()}
@@ -65,6 +70,7 @@ def measure(config: configs.Config, seconds: float) -> dict[str, float]:
   # Of all work on the replay, per sampled transition.
   replay = cost['sample'] + cost['add'] / config.replay_ratio
 
+  measuring.say(f'{config.env}: all together')
   together = _together(config, seconds)
   # With replicas, one agent step inserts several transitions.
   agent_steps = together['transitions_in'] / config.replicas
@@ -72,6 +78,7 @@ def measure(config: configs.Config, seconds: float) -> dict[str, float]:
     **{f'{name}_alone': part.steps_per_second for name, part in parts.items()},
     **{f'{name}_cost': value for name, value in cost.items()},
     **together,
+    'actor_python_cost': cost['actor'] - cost['environment'] - cost['policy'],
     'limit': limit,
     'ratio': together['transitions_in'] / limit,
     'replay_share': replay / cost['learner'],
@@ -92,6 +99,7 @@ def table(config: configs.Config, result: dict[str, Any]) -> str:
   for name in _PARTS:
     lines.append(f'{name:<20}{result[f"{name}_alone"]:>20,.0f}{result[f"{name}_cost"]:>20.1f}')
   lines += [
+    f'{"Python, actor":<40}{result["actor_python_cost"]:>20.1f}',
     f'replay: {result["replay_share"]:.1%} of the learner',
     f'all together: {result["transitions_in"]:,.0f} transitions/s in, '
     f'{result["transitions_out"]:,.0f} out, '
@@ -121,6 +129,34 @@ def _policy(config: configs.Config, suite: environments.Suite, seconds: float) -
   )
 
 
+def _actors(config: configs.Config, suite: environments.Suite, seconds: float) -> measuring.Speed:
+  """Actors whose transitions nobody takes."""
+  made = [_actor(config, suite, i) for i in range(config.num_actors)]
+
+  def runner(acting: actor.Actor) -> Callable[[Callable[[], None], Callable[[], bool]], None]:
+    def run(count: Callable[[], None], stopped: Callable[[], bool]) -> None:
+      def put(shipment: transitions.Shipment) -> None:
+        for _ in shipment.environment:
+          count()
+
+      acting.run(put, stopped)
+
+    return run
+
+  return measuring.loops([runner(acting) for acting in made], config.block_length, seconds)
+
+
+def _actor(config: configs.Config, suite: environments.Suite, index: int) -> actor.Actor:
+  """An actor with the parameters of a new network."""
+  from apex import actor, algorithms
+
+  make_policy = algorithms.module(config).make_policy
+  store = _store(config, suite)
+  policy = make_policy(config, suite, store, index, seed=index, frames=lambda: 0)
+  tasks = [suite.tasks[0]] * config.envs_per_actor
+  return actor.Actor(index, suite, tasks, policy, config, seed=index)
+
+
 def _replay_and_learner(
   config: configs.Config, suite: environments.Suite, seconds: float
 ) -> dict[str, measuring.Speed]:
@@ -131,6 +167,7 @@ def _replay_and_learner(
   from apex import replay as replays
   from common.replay import structures
 
+  measuring.say(f'{config.env}: replay, learner')
   config = dataclasses.replace(config, replay_capacity=_REPLAYED)
   replay = replays.make(config, suite)
   # Tensors of as many blocks as the writer adds at once, as a queue gives them to it.
@@ -173,12 +210,7 @@ def _replay_and_learner(
 
 def _collect(config: configs.Config, suite: environments.Suite) -> list[Any]:
   """Runs an actor until its shipments hold enough transitions to fill the replay."""
-  from apex import actor, algorithms
-
-  make_policy = algorithms.module(config).make_policy
-  policy = make_policy(config, suite, _store(config, suite), 0, seed=0, frames=lambda: 0)
-  tasks = [suite.tasks[0]] * config.envs_per_actor
-  collector = actor.Actor(0, suite, tasks, policy, config, seed=0)
+  collector = _actor(config, suite, 0)
   shipments: list[Any] = []
 
   def is_full() -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 import tempfile
+import threading
 import time
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,24 +23,26 @@ from scripts import measuring
 # Modules that import TensorFlow are imported in functions: the benchmark first silences its notes.
 if TYPE_CHECKING:
   from common.machine import threads
-  from impala import networks, run
+  from impala import actor, batching, networks, run
 
 PRESETS = configs.PRESETS
+
+# What TensorFlow and environments do; the rest is ours.
+_LIMITING = ('environment', 'policy', 'learner')
 
 
 def measure(config: configs.Config, seconds: float) -> dict[str, float]:
   """Measures one round: speeds in agent steps/s, costs in CPU microseconds per agent step."""
   suite = environments.load(config.env, config.environment_options())
   config.fit(suite)
-  parts = {
-    'environment': measuring.environments_alone(
-      suite, config.num_actors, config.envs_per_actor, seconds
-    ),
-    'policy': _policy(config, suite, seconds),
-    'learner': _learner(config, suite, seconds),
-  }
+  parts = {}
+  for name, measure_part in _measures(config, suite, seconds).items():
+    measuring.say(f'{config.env}: {name}')
+    parts[name] = measure_part()
+  measuring.say(f'{config.env}: all together')
   speed, cost = together(config, seconds)
-  limit = cores.count() * 1e6 / sum(part.cpu_microseconds for part in parts.values())
+
+  limit = cores.count() * 1e6 / sum(parts[name].cpu_microseconds for name in _LIMITING)
   result = {
     'end_to_end': speed,
     'limit': limit,
@@ -49,7 +54,27 @@ def measure(config: configs.Config, seconds: float) -> dict[str, float]:
   for name, part in parts.items():
     result[f'{name}_alone'] = part.steps_per_second
     result[f'{name}_cost'] = part.cpu_microseconds
+  # Measured with what they call.
+  result['actor_python_cost'] = (
+    result['actor_cost'] - result['environment_cost'] - result['policy_cost']
+  )
+  result['learner_python_cost'] = result['loop_cost'] - result['learner_cost']
   return result
+
+
+def _measures(
+  config: configs.Config, suite: environments.Suite, seconds: float
+) -> dict[str, Callable[[], measuring.Speed]]:
+  """What measures each part."""
+  count = config.envs_per_actor
+  return {
+    'environment': lambda: measuring.environments_alone(suite, config.num_actors, count, seconds),
+    'policy': lambda: _policy(config, suite, seconds),
+    'actor': lambda: _actors(config, suite, seconds),
+    'queue': lambda: _queue(config, suite, seconds),
+    'learner': lambda: _learner(config, suite, seconds),
+    'loop': lambda: _loop(config, suite, seconds),
+  }
 
 
 def _policy(config: configs.Config, suite: environments.Suite, seconds: float) -> measuring.Speed:
@@ -112,22 +137,108 @@ def _learner(config: configs.Config, suite: environments.Suite, seconds: float) 
   return measuring.measure(update, 1, config.batch_size * config.unroll_length, seconds)
 
 
-def collect(
-  config: configs.Config, suite: environments.Suite, agent: networks.Agent, count: int
-) -> Any:
-  """Runs an actor until it has `count` trajectories; returns them as one, `[count, ...]`."""
-  import tensorflow as tf
+def _actors(config: configs.Config, suite: environments.Suite, seconds: float) -> measuring.Speed:
+  """Actors whose trajectories nobody takes."""
+  from impala import networks
 
+  made = [
+    _actor(config, suite, networks.make_agent(config, suite), i) for i in range(config.num_actors)
+  ]
+
+  def runner(acting: actor.Actor) -> Callable[[Callable[[], None], Callable[[], bool]], None]:
+    return lambda count, stopped: acting.run(lambda _: count(), stopped)
+
+  steps = config.envs_per_actor * config.unroll_length
+  return measuring.loops([runner(acting) for acting in made], steps, seconds)
+
+
+def _queue(config: configs.Config, suite: environments.Suite, seconds: float) -> measuring.Speed:
+  """One unroll, again and again, from an actor into batches."""
+  from common.distributed import queues
+  from impala import batching, networks, trajectory
+
+  agent = networks.make_agent(config, suite)
+  unroll = collect(config, suite, agent, config.envs_per_actor)
+  spec = trajectory.specification(suite, config.unroll_length, agent.initial_state(1))
+  queue = queues.StructureQueue(spec, config.queue_capacity)
+  batches = batching.from_queue(queue, config.batch_size, None, 0)
+
+  def put() -> None:
+    with contextlib.suppress(queues.QueueClosed):
+      while True:
+        queue.put_many(unroll)
+
+  def take(count: Callable[[], None], stopped: Callable[[], bool]) -> None:
+    while not stopped():
+      next(batches)
+      count()
+
+  putting = threading.Thread(target=put)
+  putting.start()
+  try:
+    return measuring.loops([take], config.batch_size * config.unroll_length, seconds)
+  finally:
+    queue.close()
+    putting.join()
+
+
+def _loop(config: configs.Config, suite: environments.Suite, seconds: float) -> measuring.Speed:
+  """The learner's thread, with all that it does beside the update, on one batch."""
+  from impala import batching, networks, system
+
+  batch_size = config.batch_size
+  collected = collect(config, suite, networks.make_agent(config, suite), batch_size)
+  with tempfile.TemporaryDirectory() as folder:
+    training = system.IMPALA.make_run(_endless(config), _options(folder), cluster.Cluster())
+    unstacked = batching.unstack(collected, batch_size)
+    batch = batching.Batch(batching.stack(unstacked), np.zeros(0, np.int64))
+    stop = threading.Event()
+
+    def learn(count: Callable[[], None], stopped: Callable[[], bool]) -> None:
+      def batches() -> Iterator[batching.Batch]:
+        while not stopped():
+          yield batch
+          count()
+
+      training.learn(batches(), stop)
+
+    try:
+      return measuring.loops([learn], batch_size * config.unroll_length, seconds)
+    finally:
+      training.close_queues()
+      training.host.close(finished=True)
+
+
+def _endless(config: configs.Config) -> configs.Config:
+  return dataclasses.replace(config, total_frames=10**12)
+
+
+def _options(folder: str) -> command_line.Options:
+  return command_line.Options(pathlib.Path(folder, 'run'), resume=False)
+
+
+def _actor(
+  config: configs.Config, suite: environments.Suite, agent: networks.Agent, index: int
+) -> actor.Actor:
+  """An actor with a network's parameters."""
   from common.distributed import parameters
   from impala import actor, policy
 
   store = parameters.ParameterStore(
     parameters.Snapshot(0, parameters.flatten(parameters.published(agent)))
   )
-  tasks = environments.assign(suite.tasks, 0, config.num_actors, config.envs_per_actor)
-  collector = actor.Actor(
-    0, suite, tasks, policy.LocalPolicy(agent, suite, store, 0), config.unroll_length, seed=0
-  )
+  tasks = environments.assign(suite.tasks, index, config.num_actors, config.envs_per_actor)
+  acting = policy.LocalPolicy(agent, suite, store, index)
+  return actor.Actor(index, suite, tasks, acting, config.unroll_length, seed=index)
+
+
+def collect(
+  config: configs.Config, suite: environments.Suite, agent: networks.Agent, count: int
+) -> Any:
+  """Runs an actor until it has `count` trajectories; returns them as one, `[count, ...]`."""
+  import tensorflow as tf
+
+  collector = _actor(config, suite, agent, 0)
   unrolls: list[Any] = []
   collector.run(unrolls.append, lambda: len(unrolls) * config.envs_per_actor >= count)
   # Each put has envs_per_actor trajectories, so the last may go beyond `count`.
@@ -135,7 +246,10 @@ def collect(
 
 
 def together(
-  config: configs.Config, seconds: float, who: cluster.Cluster = cluster.Cluster()
+  config: configs.Config,
+  seconds: float,
+  who: cluster.Cluster = cluster.Cluster(),
+  warm_up: float = measuring.WARM_UP_SECONDS,
 ) -> measuring.Speed:
   """Measures training as it is.
 
@@ -143,18 +257,17 @@ def together(
     config: The run's settings.
     seconds: Length of the measurement, which ends with the first update after it.
     who: This process's role: with its actors in threads, or in other processes.
+    warm_up: Seconds from the first update to the measurement.
   """
   from impala import system
 
-  # Never ends by itself.
-  config = dataclasses.replace(config, total_frames=10**12)
   with tempfile.TemporaryDirectory() as folder:
-    options = command_line.Options(pathlib.Path(folder, 'run'), resume=False)
-    training = system.IMPALA.make_run(config, options, who)
+    # Never ends by itself.
+    training = system.IMPALA.make_run(_endless(config), _options(folder), who)
     crew = training.start()
     try:
       _wait_for_update(training, crew)
-      time.sleep(measuring.WARM_UP_SECONDS)
+      time.sleep(warm_up)
       first = _wait_for_update(training, crew)
       time.sleep(seconds)
       last = _wait_for_update(training, crew)
@@ -197,10 +310,13 @@ def table(config: configs.Config, result: dict[str, Any]) -> str:
     f'{cores.count()} cores; medians of {len(result["rounds"])}',
     f'{"part":<16}{"steps/s alone":>16}{"CPU us/step":>14}',
   ]
-  for name in ('environment', 'policy', 'learner'):
-    lines.append(f'{name:<16}{result[f"{name}_alone"]:>16,.0f}{result[f"{name}_cost"]:>14.0f}')
+  for name in (*_LIMITING, 'queue'):
+    lines.append(f'{name:<16}{result[f"{name}_alone"]:>16,.0f}{result[f"{name}_cost"]:>14.1f}')
+  for name in ('actor', 'learner'):
+    cost = result[f'{name}_python_cost']
+    lines.append(f'{f"Python, {name}":<16}{"":>16}{cost:>14.1f}')
   lines += [
-    f'{"all together":<16}{result["end_to_end"]:>16,.0f}{result["end_to_end_cost"]:>14.0f}'
+    f'{"all together":<16}{result["end_to_end"]:>16,.0f}{result["end_to_end_cost"]:>14.1f}'
     f'   ({result["cores_busy"]:.2f} cores busy)',
     f'{"limit":<16}{result["limit"]:>16,.0f}',
     f'ratio {result["ratio"]:.3f}   ({result["frames_per_second"]:,.0f} frames/s)',

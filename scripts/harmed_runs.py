@@ -16,7 +16,7 @@ import uuid
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from common.distributed import answers, cluster, gate, rpc
-from common.reporting import metrics
+from common.reporting import metrics_file
 from scripts import processes
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -188,7 +188,7 @@ class HarmedRun:
   def rows(self) -> list[dict[str, float]]:
     """The rows of `metrics.csv`."""
     path = self.folder / 'metrics.csv'
-    return metrics.read(path) if path.exists() else []
+    return metrics_file.read(path) if path.exists() else []
 
   def await_row(
     self, condition: Callable[[dict[str, float]], bool], seconds: float = 60.0

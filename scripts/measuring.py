@@ -2,9 +2,11 @@
 
 import os
 import pathlib
+import sys
+import threading
 import time
 from concurrent import futures
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Sequence
 
 import numpy as np
 
@@ -19,6 +21,11 @@ class Speed(NamedTuple):
 
   steps_per_second: float
   cpu_microseconds: float  # Of all cores, per agent step.
+
+
+def say(text: str) -> None:
+  """Tells whoever waits what is being measured, on stderr."""
+  print(f'{time.strftime("%H:%M:%S")} {text}', file=sys.stderr, flush=True)
 
 
 def environments_alone(
@@ -78,6 +85,44 @@ def measure(
   elapsed = time.monotonic() - started
   steps = sum(calls) * steps_per_call
   return Speed(steps / elapsed, 1e6 * (cpu_seconds() - cpu) / steps)
+
+
+def loops(
+  run: Sequence[Callable[[Callable[[], None], Callable[[], bool]], None]],
+  steps_per_round: float,
+  seconds: float,
+) -> Speed:
+  """Measures loops that run in a thread each, once all have begun.
+
+  Args:
+    run: The loops. Each calls its first argument at the end of every round, and ends when the
+      second returns true.
+    steps_per_round: Agent steps, or transitions, of one round.
+    seconds: Length of the measurement.
+  """
+  rounds = [0] * len(run)
+  stop = threading.Event()
+
+  def work(i: int) -> None:
+    def count() -> None:
+      rounds[i] += 1
+
+    run[i](count, stop.is_set)
+
+  with futures.ThreadPoolExecutor(len(run)) as pool:
+    running = [pool.submit(work, i) for i in range(len(run))]
+    try:
+      while min(rounds) < 3 and not any(loop.done() for loop in running):
+        time.sleep(0.01)
+      before = (sum(rounds), cpu_seconds(), time.monotonic())
+      time.sleep(seconds)
+      after = (sum(rounds), cpu_seconds(), time.monotonic())
+    finally:
+      stop.set()
+    for loop in running:
+      loop.result()
+  steps = (after[0] - before[0]) * steps_per_round
+  return Speed(steps / (after[2] - before[2]), 1e6 * (after[1] - before[1]) / steps)
 
 
 def cpu_seconds(root: int = 0) -> float:

@@ -74,8 +74,11 @@ make_venv() {
 
 # Installs the requirements $1 into $venv, whose Python has the version $2.
 install_requirements() {
-  local dm_control pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
+  local alone dm_control pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
   "${pip[@]}" -r <(echo "$1")
+  # EnvPool depends on 600 MB of files for games that other packages have.
+  alone=$(sed -n 's/^# Without its dependencies: //p' <<< "$1")
+  if [ -n "$alone" ]; then "${pip[@]}" --no-deps "$alone"; fi
   if [ "$2" = 3.13 ]; then
     # dm-control requires labmaze, which has no wheel for Python 3.13 and needs bazel to build. Only
     # locomotion's mazes import it, the Control Suite does not.

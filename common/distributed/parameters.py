@@ -51,17 +51,21 @@ def published(network: tf.Module) -> Sequence[tf.Variable]:
   return network.variables
 
 
-def flatten(variables: Sequence[tf.Variable]) -> tf.Tensor:
-  """Concatenates the values of all variables, float32 `[P]`."""
+def flatten(variables: Sequence[tf.Variable | tf.Tensor]) -> tf.Tensor:
+  """Concatenates the values of all variables or tensors, float32 `[P]`."""
   return tf.concat([tf.reshape(tf.cast(x, tf.float32), [-1]) for x in variables], axis=0)
 
 
 def assign(variables: Sequence[tf.Variable], values: tf.Tensor) -> None:
   """Assigns what `flatten` returned, float32 `[P]`, to variables of the same shapes."""
-  sizes = [variable.shape.num_elements() for variable in variables]
-  parts = tf.split(values, sizes)
-  for variable, part in zip(variables, parts, strict=True):
-    variable.assign(tf.cast(tf.reshape(part, variable.shape), variable.dtype))
+  for variable, part in zip(variables, unflatten(variables, values), strict=True):
+    variable.assign(tf.cast(part, variable.dtype))
+
+
+def unflatten(variables: Sequence[tf.Variable], values: tf.Tensor) -> list[tf.Tensor]:
+  """Cuts what `flatten` returned, float32 `[P]`, into tensors of the variables' shapes."""
+  parts = tf.split(values, [variable.shape.num_elements() for variable in variables])
+  return [tf.reshape(part, variable.shape) for variable, part in zip(variables, parts, strict=True)]
 
 
 def check(variables: Sequence[tf.Variable], snapshot: Snapshot) -> None:

@@ -30,6 +30,7 @@ __all__ = [
   'code_of',
   'describe',
   'family_of',
+  'is_known',
   'load',
   'modules_of',
   'remember',
@@ -45,14 +46,17 @@ _MODULES = {
   'dmlab5': 'dmlab',
   'dmlab': 'dmlab',
   'control': 'control',
+  'envpool': 'envpool',
+  'babyai': 'envpool',
+  'minigrid': 'envpool',
   'gym': 'gym',
   'python': 'gym',
 }
 
 if TYPE_CHECKING:  # Has mypy check that every module is a `Family`.
-  from common.environments import atari, control, dmlab, doom, gym
+  from common.environments import atari, control, dmlab, doom, envpool, gym
 
-  _FAMILIES: tuple[Family, ...] = (atari, control, dmlab, doom, gym)
+  _FAMILIES: tuple[Family, ...] = (atari, control, dmlab, doom, envpool, gym)
 
 HELP = """\
   doom                  ten VizDoom scenarios at once, seen and played like DeepMind Lab
@@ -67,6 +71,10 @@ HELP = """\
   dmlab:LEVEL           one level: {levels}, ...
   control:TASK          one task of the DeepMind Control Suite, e.g. control:humanoid-walk
                         (continuous actions)
+  babyai                20 BabyAI levels at once: partial views and missions in words (multi-task)
+  minigrid              ten MiniGrid tasks at once (multi-task)
+  envpool:ID            an environment in C++, e.g. envpool:BabyAI-GoToLocal-v0 or
+                        envpool:LunarLander-v3
   gym:ID                any registered gymnasium environment, e.g. gym:CartPole-v1 or
                         gym:Pendulum-v1, or gym:MODULE:ID for one that importing MODULE registers
   MODULE:FUNCTION       what a function, or class, of your own makes: a gymnasium.Env
@@ -116,6 +124,11 @@ def family_of(name: str) -> str:
   """The family of a value of `--env`; `gym` for a MODULE:FUNCTION."""
   family = name.partition(':')[0]
   return making.GYM if family not in _MODULES and making.is_function(name) else family
+
+
+def is_known(name: str) -> bool:
+  """Whether a value of `--env` names a family of this version; its member may still not exist."""
+  return family_of(name) in _MODULES
 
 
 def code_of(name: str) -> str:

@@ -47,8 +47,8 @@ class ConcatenatedVectorEnv(gymnasium.vector.VectorEnv):
 
   - Autoreset: `SAME_STEP`, by the parts.
   - Arrays: copies, which the caller owns, but for the dicts in `final_obs`.
-  - `info`: the arrays `[N]` that every part returns, and `final_obs`. Keys of other kinds are
-    dropped, `crashes` among them.
+  - `info`: the arrays `[N]` that every part returns, `final_obs` and `crashes`. Keys of other kinds
+    are dropped.
   - Crashes: what a part raises passes through; all parts must then be reset.
   """
 
@@ -67,11 +67,14 @@ class ConcatenatedVectorEnv(gymnasium.vector.VectorEnv):
   def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> suite.Reset:
     """Resets all parts; environment i has the seed `seed + i`, as if there were one part."""
     observations = []
+    infos = []
     for part, end in zip(self._parts, self._ends, strict=True):
       start = int(end) - part.num_envs
       part_seed = None if seed is None else seed + start
-      observations.append(part.reset(seed=part_seed, options=options)[0])
-    return self._joined(observations), {}
+      observation, info = part.reset(seed=part_seed, options=options)
+      observations.append(observation)
+      infos.append(info)
+    return self._joined(observations), self._joined_crashes(infos)
 
   def step(self, actions: np.ndarray) -> suite.VectorStep:
     actions_of_parts = np.split(actions, self._ends[:-1])
@@ -89,6 +92,10 @@ class ConcatenatedVectorEnv(gymnasium.vector.VectorEnv):
       self._joined_info(infos),
     )
 
+  def awaited(self) -> str:
+    """What the parts are waiting for, if they can say so; may be called by any thread."""
+    return '; '.join(filter(None, map(suite.awaited, self._parts)))
+
   def picture(self) -> np.ndarray | None:
     """See `suite.picture`."""
     return self._parts[0].picture()
@@ -100,11 +107,21 @@ class ConcatenatedVectorEnv(gymnasium.vector.VectorEnv):
   def _joined(self, observations: Sequence[suite.Observation]) -> suite.Observation:
     return {name: np.concatenate([part[name] for part in observations]) for name in observations[0]}
 
-  def _joined_info(self, infos: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+  def _joined_crashes(self, infos: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The `crashes` of all parts by the environments' numbers here; nothing if there are none."""
+    starts = [0, *self._ends[:-1].tolist()]
+    crashes = {
+      start + i: reason
+      for start, info in zip(starts, infos, strict=True)
+      for i, reason in info.get('crashes', {}).items()
+    }
+    return {'crashes': crashes} if crashes else {}
+
+  def _joined_info(self, infos: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The arrays `[N]` that all parts return, and `final_obs` if any does, with None elsewhere."""
     # A part returns `final_obs` only if one of its episodes was truncated; all have other keys.
     common = set.intersection(*map(set, infos)) - {'final_obs'}
-    joined = {
+    joined = self._joined_crashes(infos) | {
       name: np.concatenate([info[name] for info in infos])
       for name in common
       if all(np.ndim(info[name]) == 1 for info in infos)

@@ -14,6 +14,7 @@ import gymnasium
 from common.environments import (
   adapted,
   images,
+  inline,
   making,
   observations,
   opengl,
@@ -71,11 +72,7 @@ def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
     together = functools.partial(process.one_by_one, [make_one] * len(tasks), tasks)
     if probe.draws_by_opengl:
       return process.ProcessVectorEnv(together, options.environment_timeout_seconds)
-    return gymnasium.vector.SyncVectorEnv(
-      [make_one] * len(tasks),
-      copy=False,
-      autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP,
-    )
+    return inline.InlineVectorEnv([make_one] * len(tasks))
 
   return suite.Suite(
     name=name,

@@ -16,6 +16,8 @@ _NAMES = {
   'highway_env': 'highway-env',
   'flappy_bird_gymnasium': 'flappy-bird-gymnasium',
   'ale_py': 'ale-py',
+  # What it depends on is 600 MB of files for games that other packages have.
+  'envpool': '--no-deps envpool==1.2.5',
 }
 
 

@@ -301,7 +301,7 @@ def integer_bounds(suite: Suite) -> dict[str, tuple[int, int]]:
   return bounds
 
 
-def awaited(environment: gymnasium.vector.VectorEnv) -> str:
+def awaited(environment: Any) -> str:
   """What a vector environment is waiting for, if it can say so; see `MakeVectorEnv`."""
   say = getattr(environment, 'awaited', None)
   return say() if say else ''

@@ -30,6 +30,8 @@ _INDECISIVE = (
   'intra_op_threads',
   'num_actors',
   'envs_per_actor',
+  'architecture',
+  'policy_lag',
   'env_processes',
   'population',
   'evaluation_episodes',

@@ -24,6 +24,7 @@ _SHOWN_BYTES = 2000  # Of a dead process's output, the last bytes, which explain
 _KEPT_BYTES = 10**6  # Output beyond this size is discarded: engines may write without end.
 _LOOK_SECONDS = 1.0  # See `answered`.
 _NOTE_BYTES = 200
+_GPUS = 'CUDA_VISIBLE_DEVICES'
 _note_file: int | None = None  # In a worker's process: where `note` writes.
 
 
@@ -46,11 +47,12 @@ class Worker:
   for `kill`.
   """
 
-  def __init__(self, make: Callable[[], Any]):
+  def __init__(self, make: Callable[[], Any], has_gpus: bool = False):
     """Starts the process; the first `receive` waits until the object is made.
 
     Args:
       make: Makes the object, in the child. Pickled.
+      has_gpus: Whether the object sees the GPUs.
     """
     self._mark = janitor.part_mark()
     self._is_cleaned_up = False
@@ -74,7 +76,7 @@ class Worker:
       # closes its workers once it has saved.
       start_new_session=True,
       # The GPU belongs to the learner.
-      env={**os.environ, **janitor.marked(self._mark), 'CUDA_VISIBLE_DEVICES': ''},
+      env=os.environ | janitor.marked(self._mark) | ({} if has_gpus else {_GPUS: ''}),
     )
     # With this copy open, the child's death would not close the connection.
     theirs.close()

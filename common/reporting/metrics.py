@@ -12,6 +12,7 @@ import tensorflow as tf
 from tensorboard.compat.proto import event_pb2
 
 from common.machine import files
+from common.reporting import metrics_file
 
 
 class MetricsWriter:
@@ -28,7 +29,7 @@ class MetricsWriter:
         resumed run trains those frames again.
     """
     self._path = folder / 'metrics.csv'
-    before, damaged = _read(self._path) if self._path.exists() else ([], 0)
+    before, damaged = metrics_file.read_damaged(self._path) if self._path.exists() else ([], 0)
     if damaged:
       _keep_aside(self._path, f'{damaged} of its rows cannot be read')
     old_columns = before[0] if before else {}
@@ -46,11 +47,11 @@ class MetricsWriter:
     self._events = tf.summary.create_file_writer(str(events))
     self._start_events(resumed_frames + 1)
 
-  def _rewrite(self, rows: Sequence[Mapping[str, float]]) -> None:
+  def _rewrite(self, kept: Sequence[Mapping[str, float]]) -> None:
     with files.replacing(self._path) as file:
       writer = csv.DictWriter(file, self._columns)
       writer.writeheader()
-      for row in rows:
+      for row in kept:
         writer.writerow({name: _cell(value) for name, value in row.items()})
 
   def _start_events(self, step: int) -> None:
@@ -88,44 +89,11 @@ class MetricsWriter:
     self._events.close()
 
 
-def read(path: pathlib.Path) -> list[dict[str, float]]:
-  """Reads the rows of a `metrics.csv`, with NaN for empty cells.
-
-  Skips a last line without a line end: the run was killed while it wrote, or is writing now. Skips
-  damaged rows, too.
-  """
-  return _read(path)[0]
-
-
-def _read(path: pathlib.Path) -> tuple[list[dict[str, float]], int]:
-  """The rows of a `metrics.csv` that can be read, and the number of those that cannot."""
-  with open(path, newline='', encoding='utf-8', errors='replace') as file:
-    lines = [line.replace('\0', '') for line in file if line.endswith('\n')]
-  rows = []
-  damaged = 0
-  for cells in csv.DictReader(lines):
-    try:
-      # A row that is cut lacks values, one with a line end lost in it has too many.
-      if None in cells or None in cells.values():
-        raise ValueError('another number of columns')
-      row = {name: _number(cell) for name, cell in cells.items()}
-      if not math.isfinite(row['frames']):
-        raise ValueError('no frames')
-      rows.append(row)
-    except (ValueError, KeyError):
-      damaged += 1
-  return rows, damaged
-
-
 def _keep_aside(path: pathlib.Path, reason: str) -> None:
   """Copies a damaged file to another name before it is replaced; warns."""
   copy = path.with_name(f'{path.name}.damaged')
   shutil.copy2(path, copy)
   logging.warning('%s is damaged: %s. A copy is kept: %s', path, reason, copy)
-
-
-def _number(cell: str) -> float:
-  return float(cell) if cell else math.nan
 
 
 def _cell(value: float) -> str:

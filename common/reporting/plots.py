@@ -11,7 +11,7 @@ matplotlib.use('Agg')
 from matplotlib import pyplot
 
 from common.machine import files
-from common.reporting import metrics
+from common.reporting import metrics_file
 
 # Panels next to each other.
 _MAX_COLUMNS = 4
@@ -35,7 +35,9 @@ def compare(runs: Mapping[str, pathlib.Path], path: pathlib.Path) -> pathlib.Pat
   Returns:
     `path`, or None if no episode has ended.
   """
-  curves = {name: _curves(metrics.read(folder / 'metrics.csv')) for name, folder in runs.items()}
+  curves = {
+    name: _curves(metrics_file.read(folder / 'metrics.csv')) for name, folder in runs.items()
+  }
   # A dict, since a set would lose the order of the tasks.
   tasks = list(dict.fromkeys(task for run in curves.values() for task in run))
   if not tasks:

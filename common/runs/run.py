@@ -7,6 +7,7 @@ import functools
 import logging
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from common.config import command_line, settings
 from common.distributed import queues
@@ -100,9 +101,17 @@ class Run(abc.ABC):
     crew = threads.Crew(self.close_queues)
     self.start_threads(crew)
     for i, actor in enumerate(self.actors):
-      act = functools.partial(actor.run, self.queue.put_many, crew.stop.is_set)
+      act = functools.partial(actor.run, self.put, crew.stop.is_set)
       crew.start(f'actor-{i}', act)
     return crew
+
+  def put(self, elements: Any) -> None:
+    """Takes what an actor of this process has collected, `[M, ...]`; waits while the queue is full.
+
+    Raises:
+      QueueClosed: If the run ends.
+    """
+    self.queue.put_many(elements)
 
   def frames(self) -> int:
     """Environment frames so far, including those before the run was resumed."""

@@ -67,6 +67,7 @@ def test_resuming_with_the_replay_trains_at_once(finished):
   assert after[-1]['seconds'] > before[-1]['seconds']
 
 
+@pytest.mark.long
 def test_resuming_without_the_replay_fills_it_again(tmp_path):
   folder = tmp_path / 'run'
   finish(train(f'--run_dir={folder}', '--total_frames=2000'))
@@ -90,7 +91,9 @@ def test_a_replay_with_another_block_length_is_refused(finished):
   assert 'the replay saved in' in output and '--config.checkpoint_replay=false' in output
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+  'number', [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
+)
 def test_an_interrupted_run_saves_and_says_how_to_resume(tmp_path, number):
   folder = tmp_path / 'run'
   process = train(f'--run_dir={folder}', '--total_frames=100000000')
@@ -200,7 +203,7 @@ def test_priorities_that_are_not_finite_are_refused_and_their_actor_named(tmp_pa
   assert last['replay_size'] == last['frames'] == 0 and last['refused_blocks_per_second'] > 0
 
 
-@pytest.mark.parametrize('name', ['Fleeting', 'FleetingPush'])
+@pytest.mark.parametrize('name', ['Fleeting', pytest.param('FleetingPush', marks=pytest.mark.long)])
 def test_a_replay_that_never_holds_its_minimum_ends_the_run(tmp_path, name):
   """Every eighth of the 320 places has an episode's last observation: 280 transitions fill it."""
   process = train(
@@ -239,6 +242,7 @@ def test_a_stalled_run_names_the_actor_that_hangs(tmp_path):
   assert 'actor 0 (environments:Stuck-v0): stepping environments for' in line
 
 
+@pytest.mark.long
 def test_the_baseline_of_dqn_trains_while_an_evaluator_plays(tmp_path):
   folder = tmp_path / 'run'
   process = train(
@@ -261,6 +265,7 @@ def test_the_baseline_of_dqn_trains_while_an_evaluator_plays(tmp_path):
   assert f'Evaluation at {frames[0]:,} frames: CartPole-v1' in output
 
 
+@pytest.mark.long
 def test_copies_uniform_sampling_and_six_epsilons_train(tmp_path):
   folder = tmp_path / 'run'
   process = train(

@@ -64,8 +64,8 @@ def problem(steps):
   return core, tf.constant(inputs), tf.constant(done), state, outputs, cells
 
 
-@pytest.mark.parametrize('steps', [1, 2, 7])
-@pytest.mark.parametrize('in_graph', [False, True])
+# Long unrolls are loops in the graph.
+@pytest.mark.parametrize('steps, in_graph', [(1, False), (7, False), (7, True), (33, True)])
 def test_unroll_is_a_loop_with_resets(steps, in_graph):
   core, inputs, done, state, outputs, cells = problem(steps)
   unroll = tf.function(core.unroll) if in_graph else core.unroll
@@ -80,10 +80,35 @@ def test_learning_sees_what_acting_saw():
   core, inputs, done, state, *_ = problem(7)
   outputs, last = core.unroll(inputs, done, state)
   for t in range(7):
-    output, state = core.unroll(inputs[t : t + 1], done[t : t + 1], state)
-    np.testing.assert_allclose(output[0], outputs[t], **TOLERANCE)
+    output, state = core.step(inputs[t], done[t], state)
+    np.testing.assert_allclose(output, outputs[t], **TOLERANCE)
   for at_once, by_step in zip(tf.nest.flatten(last), tf.nest.flatten(state), strict=True):
     np.testing.assert_allclose(by_step, at_once, **TOLERANCE)
+
+
+def test_gradients_are_those_of_stepping():
+  """The unroll has a gradient of its own; that of single steps is TensorFlow's."""
+  core, inputs, done, state, *_ = problem(5)
+  weights = tf.constant(np.random.default_rng(2).normal(size=(5, inputs.shape[1], HIDDEN)))
+  weights = tf.cast(weights, tf.float32)
+  sources = [inputs, *tf.nest.flatten(state), *core.trainable_variables]
+  found = []
+  for by_step in (False, True):
+    with tf.GradientTape() as tape:
+      tape.watch(sources)
+      if by_step:
+        last = state
+        outputs = []
+        for t in range(5):
+          output, last = core.step(inputs[t], done[t], last)
+          outputs.append(output)
+      else:
+        outputs, last = core.unroll(inputs, done, state)
+      loss = tf.reduce_sum(weights * tf.stack(outputs)) + tf.reduce_sum(last.cell * weights[0])
+    found.append(tape.gradient(loss, sources))
+  for ours, theirs in zip(*found, strict=True):
+    assert np.any(theirs)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_the_forget_gate_starts_open():

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from common import errors
-from common.reporting import metrics
+from common.reporting import metrics_file
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 _DEADLINE = 120.0  # Seconds.
@@ -91,7 +91,7 @@ def wait_for_rows(folder: pathlib.Path, count: int, process: subprocess.Popen) -
 
 def rows(folder: pathlib.Path) -> list[dict[str, float]]:
   """The rows of a run's metrics so far, by column."""
-  return metrics.read(folder / 'metrics.csv')
+  return metrics_file.read(folder / 'metrics.csv')
 
 
 def saved_updates(folder: pathlib.Path) -> int:

@@ -338,8 +338,8 @@ def test_a_plain_policy_has_no_operation_for_masks_vectors_or_choices():
   suite = structured.make_suite(several=True, masked=True)
   full = policy.traced_decide(networks.make_agent(config, suite), suite, 1)
 
-  def kinds(graph):
-    return {op.type for op in graph.get_concrete_function().graph.get_operations()}
+  def kinds(lean):
+    return {op.type for op in lean.graph.graph.get_operations()}
 
   # Masks select, instructions are read once each.
   assert not kinds(plain) & {'SelectV2', 'UniqueV2'}

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from common.reporting import metrics
+from common.reporting import metrics_file
 from impala import ancestry
 from impala import population_folder as folders
 
@@ -93,7 +93,7 @@ def test_rows_of_metrics_follow_the_line(tmp_path):
     (run / 'metrics.csv').write_text('\n'.join(['frames,return/task', *rows]) + '\n500,7')
   out = tmp_path / 'metrics.csv'
   assert ancestry.write_metrics(tmp_path, ancestry.line(HISTORIES, 0), out)
-  found = [(row['frames'], row['return/task']) for row in metrics.read(out)]
+  found = [(row['frames'], row['return/task']) for row in metrics_file.read(out)]
   assert found == [
     *((frames, 2000 + frames) for frames in (50, 100, 150, 200)),
     *((frames + 100, 1000 + frames) for frames in (150, 200, 250, 300)),

@@ -9,7 +9,7 @@ import pytest
 from apex import config as apex_configs
 from common import environments, errors, networks
 from common.config import command_line, settings
-from common.environments import atari, doom, levels
+from common.environments import atari, doom, grids, levels
 from impala import config as configs
 from impala import rewards
 
@@ -138,7 +138,12 @@ def fitted(name, **changes):
   The engine of the environment need not be installed.
   """
   config = dataclasses.replace(configs.PRESETS.preset(name), **changes)
-  suites = {**levels.SETS, 'atari57': atari.ATARI_57, 'doom': tuple(doom.INSTRUCTIONS)}
+  suites = {
+    **levels.SETS,
+    **grids.SUITES,
+    'atari57': atari.ATARI_57,
+    'doom': tuple(doom.INSTRUCTIONS),
+  }
   tasks = suites.get(config.env, (config.env,))
   if config.tasks:
     tasks = config.tasks.split(',')
@@ -236,20 +241,57 @@ def test_dynamic_batching_of_table_1_has_48_actors():
     assert config.dynamic_batching == name.endswith('batching')
 
 
-@pytest.mark.parametrize(
-  'name', [name for name in configs.PRESETS.rows if not name.startswith('table_1_48')]
-)
+# Those of section 5.2, which trains one agent per level.
+OF_SINGLE_LEVELS = [
+  name
+  for name in configs.PRESETS.rows
+  if name.startswith(('table_1', 'a2c', 'a3c', 'figure_4', 'figure_e1'))
+]
+
+
+@pytest.mark.parametrize('name', sorted(set(configs.PRESETS.rows) - set(OF_SINGLE_LEVELS)))
 def test_every_preset_shares_its_environments_equally(name):
-  """Except those of Table 1, whose 48 actors are for single levels; see the next test."""
   config = fitted(name)
   assert config.num_actors > 0 and config.envs_per_actor > 0
 
 
-@pytest.mark.parametrize('name', ['table_1_48_actors', 'table_1_48_actors_dynamic_batching'])
-def test_the_48_actors_of_table_1_are_for_single_levels(name):
-  fitted(name, env='doom:basic')
+def test_presets_of_single_levels_do_not_fit_ten_tasks():
+  for name in OF_SINGLE_LEVELS:
+    fitted(name, env='doom:basic')
   with pytest.raises(errors.UserError, match='now 48, is a multiple of the 10 tasks'):
-    fitted(name, env='doom')
+    fitted('table_1_48_actors', env='doom')
+
+
+@pytest.mark.parametrize(
+  'name, architecture, environments_in_all',
+  [
+    ('a2c_sync_step', 'a2c_sync_step', 32),
+    ('a2c_sync_trajectory', 'a2c_sync_trajectory', 32),
+    ('a2c_dynamic_batching', 'a2c_dynamic_batching', 32),
+    ('a3c', 'a3c', 32),
+    ('a3c_distributed', 'a3c', 200),
+    ('table_3_a3c', 'a3c', 210),
+    ('table_1_150_actors', 'impala', 150),
+    ('table_1_375_actors', 'impala', 375),
+    ('table_1_batch_128', 'impala', 500),
+  ],
+)
+def test_rows_of_table_1_and_figure_4_have_their_numbers(name, architecture, environments_in_all):
+  config = configs.PRESETS.preset(name)
+  assert config.architecture == architecture and config.envs_per_actor == 1
+  assert config.num_actors == environments_in_all
+  assert config.batch_size == (128 if name.endswith('128') else 32)
+
+
+def test_seven_workers_of_a3c_have_each_level_of_dmlab_30():
+  config = fitted('table_3_a3c')
+  workers = [environments.assign(levels.DMLAB_30, i, config.num_actors, 1) for i in range(210)]
+  assert {workers.count([level]) for level in levels.DMLAB_30} == {7}
+
+
+def test_figure_e1_has_a_preset_for_each_lag():
+  for lag in (0, 1, 10, 50, 100, 500):
+    assert fitted(f'figure_e1_lag_{lag}', env='doom:basic').policy_lag == lag
 
 
 def test_numbers_of_actors_set_to_0_follow_the_tasks():
@@ -267,6 +309,10 @@ def test_numbers_of_actors_set_to_0_follow_the_tasks():
     ('dmlab5', 'dmlab5'),
     ('dmlab:rooms_watermaze', 'dmlab'),
     ('atari57', 'table_4_multi_task'),
+    ('babyai', 'babyai'),
+    ('minigrid', 'minigrid'),
+    ('envpool:MiniGrid-Unlock-v0', 'minigrid'),
+    ('envpool:Acrobot-v1', 'envpool'),
   ],
 )
 def test_suites_have_their_own_presets(env, preset):

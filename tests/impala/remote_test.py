@@ -204,6 +204,7 @@ def test_an_odd_decision_of_the_learner_is_a_user_error(learner, odd, monkeypatc
       central(inputs, state)
 
 
+@pytest.mark.long
 def test_a_run_whose_actors_hold_no_parameters(tmp_path):
   """Two actor processes, of which nothing is left afterwards.
 
@@ -268,6 +269,7 @@ def test_actors_train_through_the_gate_and_those_without_the_token_do_not(tmp_pa
   assert last['frames'] >= 2000 and last['actors_lost'] == last['messages_refused'] == 0
 
 
+@pytest.mark.long
 def test_an_evaluator_plays_with_ever_newer_parameters(tmp_path):
   folder, address = tmp_path / 'run', f'127.0.0.1:{gate.free_port("127.0.0.1", 0)}'
   frames = '--total_frames=100000000'

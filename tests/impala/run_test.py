@@ -61,7 +61,9 @@ def test_resuming_with_another_network_is_refused(finished):
   assert 'does not fit' in output and 'another network' in output
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+  'number', [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
+)
 def test_an_interrupted_run_saves_and_says_how_to_resume(tmp_path, number):
   folder = tmp_path / 'run'
   process = train(f'--run_dir={folder}', '--total_frames=100000000')
@@ -227,6 +229,7 @@ def test_dynamic_batching_and_replay_train(tmp_path):
   assert last['frames'] == 8000 and last['updates'] == 100
 
 
+@pytest.mark.long
 def test_arguments_and_wrappers_are_in_the_config_and_evaluation_uses_them(tmp_path):
   folder = tmp_path / 'run'
   flags = (

@@ -28,6 +28,7 @@ fi
 """
 
 REQUIREMENTS = """\
+# Without its dependencies: envpool==1.0
 dm-control==1.0; python_version < "3.13"
 tensorflow==2.0
 """
@@ -175,6 +176,12 @@ def test_dm_control_is_installed_without_labmaze_where_that_has_no_wheel(checkou
   checkout.add_python('python3', version)
   checkout.set_up()
   assert (f'{version}: --no-deps dm-control==1.0\n' in checkout.installed()) == alone
+
+
+def test_envpool_is_installed_without_its_assets(checkout):
+  checkout.add_python('python3', '3.12')
+  checkout.set_up()
+  assert '3.12: --no-deps envpool==1.0\n' in checkout.installed()
 
 
 def test_an_nvidia_driver_brings_cuda(checkout):

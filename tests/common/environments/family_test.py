@@ -46,6 +46,9 @@ CASES = [
   Case('gym:Taxi-v4', ('Taxi-v4', 'Taxi-v4'), 6, 210),
   Case('gym:Pendulum-v1', ('Pendulum-v1', 'Pendulum-v1'), 1, 210),
   Case('control:cartpole-swingup', ('cartpole-swingup', 'cartpole-swingup'), 1, 1010),
+  Case('envpool:CartPole-v1', ('CartPole-v1', 'CartPole-v1'), 2, 200),
+  Case('envpool:Pendulum-v1', ('Pendulum-v1', 'Pendulum-v1'), 1, 210),
+  Case('babyai', ('GoToRedBallNoDists', 'GoToRedBallNoDists', 'GoToLocalS5N2'), 7, 300),
 ]
 
 

@@ -154,6 +154,7 @@ def test_names_in_the_list_of_environments_exist():
   for name in ('doom', 'atari57', 'dmlab30', 'dmlab5'):
     assert f'\n  {name} ' in f'\n{described}'
     assert len(tasks(name, dmlab_dataset_path='dummy')) > 1
-  for form in ('doom:SCENARIO', 'atari:GAME', 'dmlab:LEVEL', 'control:TASK', 'gym:ID'):
+  forms = ('doom:SCENARIO', 'atari:GAME', 'dmlab:LEVEL', 'control:TASK', 'envpool:ID', 'gym:ID')
+  for form in forms:
     assert f'\n  {form} ' in f'\n{described}'
   assert '--tasks=A,B' in described

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from common import environments
-from common.environments import parallel, stepping
+from common.environments import inline, parallel, stepping
 from scripts import processes
 
 LIGHT = 'gym:MountainCar-v0'
@@ -82,8 +82,8 @@ def kind(name, choice='auto'):
 
 
 def test_light_environments_step_here():
-  assert kind(f'{MODULE}:Walk') is gymnasium.vector.SyncVectorEnv
-  assert kind(LIGHT) is gymnasium.vector.SyncVectorEnv
+  assert kind(f'{MODULE}:Walk') is inline.InlineVectorEnv
+  assert kind(LIGHT) is inline.InlineVectorEnv
 
 
 @pytest.mark.parametrize('name', ['Heavy', 'Dying', 'Parent'])
@@ -116,18 +116,18 @@ def test_one_that_hangs_steps_in_a_process(monkeypatch):
 
 
 def test_the_choice_can_be_made_by_hand():
-  assert kind(f'{MODULE}:Heavy', 'never') is gymnasium.vector.SyncVectorEnv
+  assert kind(f'{MODULE}:Heavy', 'never') is inline.InlineVectorEnv
   assert kind(LIGHT, 'always') is parallel.ParallelVectorEnv
 
 
 def test_functions_of_this_process_only_step_here():
   name = environments.remember(lambda: Heavy())
-  assert kind(name, 'always') is gymnasium.vector.SyncVectorEnv
+  assert kind(name, 'always') is inline.InlineVectorEnv
 
 
 def test_gymnasiums_smallest_are_not_measured(monkeypatch):
   monkeypatch.setattr(stepping, '_measured', None)
-  assert kind('gym:CartPole-v1') is gymnasium.vector.SyncVectorEnv
+  assert kind('gym:CartPole-v1') is inline.InlineVectorEnv
 
 
 def test_processes_play_the_same_episodes():
@@ -157,6 +157,6 @@ def test_processes_play_the_same_episodes():
 def test_environments_registered_by_this_process_only_step_here():
   gymnasium.register('Here-v0', lambda: Heavy())
   try:
-    assert kind('gym:Here-v0') is gymnasium.vector.SyncVectorEnv
+    assert kind('gym:Here-v0') is inline.InlineVectorEnv
   finally:
     gymnasium.registry.pop('Here-v0')

@@ -477,6 +477,7 @@ def test_an_evaluation_writes_scores_beside_those_of_the_papers(evaluated_run):
   assert (evaluated_run / 'scores.png').read_bytes().startswith(b'\x89PNG')
 
 
+@pytest.mark.long
 def test_two_processes_play_the_same_episodes_as_one(fresh_run, evaluated_run, tmp_path):
   """Seeds, games and actions do not depend on the process, or on what it played before."""
   shutil.copytree(fresh_run, tmp_path / 'run')

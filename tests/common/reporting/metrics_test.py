@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common.reporting import metrics
+from common.reporting import metrics, metrics_file
 
 COLUMNS = ('frames', 'loss', 'return/a')
 
@@ -35,7 +35,7 @@ def test_columns_and_empty_cells(tmp_path):
     '100,0.25,',
     '200,-1.5,7',
   ]
-  first, second = metrics.read(tmp_path / 'metrics.csv')
+  first, second = metrics_file.read(tmp_path / 'metrics.csv')
   assert (first['frames'], first['loss']) == (100.0, 0.25) and math.isnan(first['return/a'])
   assert second == {'frames': 200.0, 'loss': -1.5, 'return/a': 7.0}
 
@@ -43,7 +43,7 @@ def test_columns_and_empty_cells(tmp_path):
 def test_a_row_is_on_disk_when_write_returns(tmp_path):
   writer = metrics.MetricsWriter(tmp_path, COLUMNS)
   writer.write({'frames': 100}, {})
-  assert [row['frames'] for row in metrics.read(tmp_path / 'metrics.csv')] == [100.0]
+  assert [row['frames'] for row in metrics_file.read(tmp_path / 'metrics.csv')] == [100.0]
   writer.close()
 
 
@@ -73,21 +73,23 @@ def test_an_unknown_column_is_refused(tmp_path):
 )
 def test_numbers_come_back(tmp_path, value):
   write(tmp_path, [{'frames': 1, 'loss': value}])
-  assert metrics.read(tmp_path / 'metrics.csv')[0]['loss'] == pytest.approx(float(value), rel=1e-6)
+  assert metrics_file.read(tmp_path / 'metrics.csv')[0]['loss'] == pytest.approx(
+    float(value), rel=1e-6
+  )
 
 
 def test_not_a_number_comes_back(tmp_path):
   """A run whose loss became NaN shows it, and can still be resumed."""
   write(tmp_path, [{'frames': 1, 'loss': float('nan')}])
   write(tmp_path, [{'frames': 2, 'loss': 1.0}], resumed_frames=1)
-  first, second = metrics.read(tmp_path / 'metrics.csv')
+  first, second = metrics_file.read(tmp_path / 'metrics.csv')
   assert math.isnan(first['loss']) and second['loss'] == 1.0
 
 
 def test_resume_drops_rows_of_later_frames(tmp_path):
   write(tmp_path, [{'frames': f, 'loss': f / 8} for f in (100, 200, 300, 400)])
   write(tmp_path, [{'frames': 250, 'loss': 9.0}], resumed_frames=200)
-  assert [(row['frames'], row['loss']) for row in metrics.read(tmp_path / 'metrics.csv')] == [
+  assert [(row['frames'], row['loss']) for row in metrics_file.read(tmp_path / 'metrics.csv')] == [
     (100.0, 12.5),
     (200.0, 25.0),
     (250.0, 9.0),
@@ -105,7 +107,7 @@ def test_resume_with_other_columns(tmp_path):
   write(tmp_path, [{'frames': 100, 'loss': 0.5}])
   columns = ('frames', 'entropy', 'return/a')
   write(tmp_path, [{'frames': 200, 'entropy': 2.0}], resumed_frames=100, columns=columns)
-  first, second = metrics.read(tmp_path / 'metrics.csv')
+  first, second = metrics_file.read(tmp_path / 'metrics.csv')
   assert list(first) == list(second) == ['frames', 'entropy', 'return/a', 'loss']
   assert math.isnan(first['entropy']) and second['entropy'] == 2.0
   assert first['loss'] == 0.5 and math.isnan(second['loss'])
@@ -129,7 +131,7 @@ def test_resume_keeps_what_can_be_read_and_the_damaged_file(tmp_path, damage, ca
   damaged = header + first + damage + b'\r\n' + last
   path.write_bytes(damaged)
   write(tmp_path, [{'frames': 400, 'loss': 1.0}], resumed_frames=300)
-  assert [row['frames'] for row in metrics.read(path)] == [100.0, 300.0, 400.0]
+  assert [row['frames'] for row in metrics_file.read(path)] == [100.0, 300.0, 400.0]
   assert (tmp_path / 'metrics.csv.damaged').read_bytes() == damaged
   assert 'metrics.csv is damaged: 1 of its rows cannot be read' in caplog.text
 
@@ -137,7 +139,7 @@ def test_resume_keeps_what_can_be_read_and_the_damaged_file(tmp_path, damage, ca
 def test_resume_with_a_file_that_is_no_csv_at_all(tmp_path):
   (tmp_path / 'metrics.csv').write_bytes(bytes(range(256)) * 4)
   write(tmp_path, [{'frames': 400, 'loss': 1.0}], resumed_frames=300)
-  assert [row['frames'] for row in metrics.read(tmp_path / 'metrics.csv')] == [400.0]
+  assert [row['frames'] for row in metrics_file.read(tmp_path / 'metrics.csv')] == [400.0]
 
 
 def test_a_file_in_place_of_tensorboard_s_folder_is_kept_aside(tmp_path, caplog):
@@ -161,7 +163,7 @@ def test_tensorboard_shows_no_overlap_after_a_resume(tmp_path):
 def test_a_new_run_overwrites_the_file(tmp_path):
   write(tmp_path, [{'frames': 100}])
   write(tmp_path, [{'frames': 50}])
-  assert [row['frames'] for row in metrics.read(tmp_path / 'metrics.csv')] == [50.0]
+  assert [row['frames'] for row in metrics_file.read(tmp_path / 'metrics.csv')] == [50.0]
 
 
 @pytest.mark.parametrize('last', ['300,-12.5,1e-05', '300,0.125,', '300,,-7.25'])
@@ -172,7 +174,7 @@ def test_an_incomplete_last_line_is_skipped_wherever_it_ends(tmp_path, last):
   for length in range(len(last) + 1):
     cut = last[:length]
     path.write_bytes(whole + cut.encode())
-    assert [row['frames'] for row in metrics.read(path)] == [100.0, 200.0], f'cut to {cut!r}'
+    assert [row['frames'] for row in metrics_file.read(path)] == [100.0, 200.0], f'cut to {cut!r}'
 
 
 def test_resume_after_an_incomplete_line(tmp_path):
@@ -180,7 +182,7 @@ def test_resume_after_an_incomplete_line(tmp_path):
   path = tmp_path / 'metrics.csv'
   path.write_bytes(path.read_bytes()[:-4])
   write(tmp_path, [{'frames': 300, 'loss': 1.0}], resumed_frames=250)
-  assert [row['frames'] for row in metrics.read(path)] == [100.0, 300.0]
+  assert [row['frames'] for row in metrics_file.read(path)] == [100.0, 300.0]
 
 
 def test_tensorboard_has_the_same_values(tmp_path):

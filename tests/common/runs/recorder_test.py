@@ -12,7 +12,7 @@ import pytest
 
 from common import environments
 from common.config import settings
-from common.reporting import metrics, plots
+from common.reporting import metrics_file, plots
 from common.runs import counters
 from common.runs import recorder as recorders
 
@@ -40,7 +40,7 @@ def recorder(tmp_path, learner):
 
 
 def rows(folder):
-  return metrics.read(folder / 'metrics.csv')
+  return metrics_file.read(folder / 'metrics.csv')
 
 
 def test_a_row_has_means_distributions_totals_gauges_and_episodes(

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from apex import system as apex
-from common.reporting import metrics
+from common.reporting import metrics_file
 from impala import system as impala
 from tests.common import programs
 
@@ -50,10 +50,10 @@ def test_a_third_system_trains_reports_saves_resumes_and_is_evaluated(tmp_path):
     *('--total_frames=100000000', f'--run_dir={folder}', '--resume'),
   ]
 
-  counted = metrics.read(folder / 'metrics.csv')[-1]
+  counted = metrics_file.read(folder / 'metrics.csv')[-1]
   total = int(counted['frames']) + 2000
   output = programs.finish(start(folder, '--resume', f'--total_frames={total}'))
-  rows = metrics.read(folder / 'metrics.csv')
+  rows = metrics_file.read(folder / 'metrics.csv')
   # Its counters have not started over.
   assert rows[-1]['frames'] == total and rows[-1]['updates'] == total
   assert rows[-1]['steps_per_second'] > 0
