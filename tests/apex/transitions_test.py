@@ -4,6 +4,8 @@ The ground truth looks at whole episodes: it sums gamma^k R up to an episode's e
 It knows neither a discount of zero nor blocks, windows or overlaps.
 """
 
+import dataclasses
+
 import gymnasium
 import numpy as np
 import pytest
@@ -134,7 +136,11 @@ def test_specification_of_stacked_frames():
     tf.TensorSpec([], tf.int64),
     tf.TensorSpec([50], tf.float32),
     tf.TensorSpec([50], tf.int32),
+    (),
   ]
+  counting = dataclasses.replace(tiny_suite(True), return_discount=0.9)
+  *_, returns = transitions.specification(counting, 50, 3)
+  assert returns == tf.TensorSpec([50], tf.float32)
 
 
 def test_specification_of_vectors():
@@ -204,6 +210,7 @@ class Player:
       final=np.zeros(count, bool),
       episode_return=np.zeros(count, np.float32),
       episode_length=np.zeros(count, np.int32),
+      discounted_return=number(),
     )
     return transitions.Records(**(values | fixed))
 
