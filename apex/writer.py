@@ -3,7 +3,6 @@
 import logging
 import threading
 
-import numpy as np
 import tensorflow as tf
 
 from apex import config as configs
@@ -103,11 +102,10 @@ class Writer:
       UserError: If only such blocks have arrived for long.
     """
     bad = structures.refused(arrived.block)  # bool [M]
-    if bad.all():
-      self._refused_in_a_row += len(bad)
-    else:
-      self._refused_in_a_row = 0
-    for i in np.flatnonzero(bad):
+    for i, is_bad in enumerate(bad):
+      self._refused_in_a_row = self._refused_in_a_row + 1 if is_bad else 0
+      if not is_bad:
+        continue
       name = replays.name_of(int(arrived.environment[i]), self._config, self._suite)
       block = tf.nest.map_structure(lambda x, i=i: x[i], arrived.block)
       fields = structures.not_finite(block)
