@@ -72,7 +72,7 @@ class ApexPolicy:
   def refresh(self) -> int:
     return 0
 
-  def __call__(self, observation) -> apex_agents.Decision:
+  def __call__(self, observation, start) -> apex_agents.Decision:
     return apex_agents.Decision(
       actions=np.zeros(N, np.int32),
       q_taken=np.zeros(N, np.float32),
