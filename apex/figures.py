@@ -7,46 +7,16 @@ updates: twice the actors bring twice the frames, and each transition is sampled
 
 from typing import Any
 
-from apex import score_figures, tuning_figures
-from common.experiments import definitions
+from apex import figure_scales, score_figures, tuning_figures
+from common.experiments import definitions, tasks
 from common.experiments.definitions import Better, Claim, Needs, Rising, Scale, Variant
-from common.reporting import scores
 
-_QUIET: dict[str, Any] = dict(evaluation_episodes=0)
-_ATARI = scores.references('atari57')
 # Our choice, but for wizard_of_wor: the paper's six games are in images only.
 _SIX = ('beam_rider', 'breakout', 'pong', 'qbert', 'space_invaders', 'wizard_of_wor')
 
 
-def _game(name: str) -> definitions.Task:
-  return definitions.Task(
-    name, f'atari:{name}', low=_ATARI[name]['random'], high=_ATARI[name]['human']
-  )
-
-
-_CARTPOLE = definitions.Task('CartPole', 'gym:CartPole-v1', low=20.0, high=500.0)
-_ACROBOT = definitions.Task('Acrobot', 'gym:Acrobot-v1', low=-500.0, high=-80.0)
-
 _SMALL: dict[str, Any] = dict(
-  total_frames=60_000, log_every_seconds=1.0, checkpoint_every_seconds=30.0, **_QUIET
-)
-_SMOKE: dict[str, Any] = dict(
-  total_frames=1_200,
-  log_every_seconds=0.1,
-  min_replay=200,
-  replay_capacity=2_000,
-  batch_size=16,
-  replay_ratio=1.0,
-  num_actors=1,
-  envs_per_actor=4,
-  **_QUIET,
-)
-_SMOKE_SCALE = Scale(
-  preset='gym',
-  tasks=(_CARTPOLE,),
-  changes='CartPole for 1,200 frames: only that it runs.',
-  frames_per_second=600,
-  settings=_SMOKE,
+  total_frames=60_000, log_every_seconds=1.0, checkpoint_every_seconds=30.0, **tasks.QUIET
 )
 _SMALL_CHANGES = (
   'CartPole and Acrobot in place of Atari, a network of 64 units, 5 seeds in place of one run; one '
@@ -65,36 +35,30 @@ def _studies(small_changes: str = '', seeds: int = 5, **small: Any) -> dict[str,
   return {
     'paper': Scale(
       preset='paper',
-      tasks=tuple(map(_game, _SIX)),
+      tasks=tuple(map(tasks.game, _SIX)),
       changes='Six games of our choice; 35 hours as 4.7 billion frames.',
       frames_per_second=37_000,
-      settings=dict(total_frames=4_700_000_000, num_actors=8, envs_per_actor=32, **_QUIET),
+      settings=dict(total_frames=4_700_000_000, num_actors=8, envs_per_actor=32, **tasks.QUIET),
       needs=Needs(cores=280, gpus=1, gigabytes=64),
     ),
     'medium': Scale(
       preset='paper',
-      tasks=tuple(map(_game, ('breakout', 'pong'))),
+      tasks=tuple(map(tasks.game, ('breakout', 'pong'))),
       changes='Two games, 40 million frames, a replay of 500,000.',
       frames_per_second=10_000,
-      settings=dict(
-        total_frames=40_000_000,
-        num_actors=2,
-        envs_per_actor=32,
-        replay_capacity=500_000,
-        **_QUIET,
-      ),
+      settings=figure_scales.MEDIUM,
       seeds=2,
       needs=Needs(cores=8, gpus=1, gigabytes=32),
     ),
     'small': Scale(
       preset='gym',
-      tasks=(_CARTPOLE, _ACROBOT),
+      tasks=(tasks.CARTPOLE, tasks.ACROBOT),
       changes=f'{_SMALL_CHANGES} {small_changes}'.rstrip(),
       frames_per_second=1_200,
       settings={**_SMALL, **small},
       seeds=seeds,
     ),
-    'smoke': _SMOKE_SCALE,
+    'smoke': figure_scales.SMOKE,
   }
 
 

@@ -2,29 +2,10 @@
 
 from typing import Any
 
-from common.experiments import definitions
+from apex import figure_scales
+from common.experiments import definitions, tasks
 from common.experiments.definitions import Better, Claim, Needs, Published, Rising, Scale, Variant
-from common.reporting import scores
 
-_QUIET: dict[str, Any] = dict(evaluation_episodes=0)
-_ATARI = scores.references('atari57')
-_GAMES = tuple(
-  definitions.Task(name, f'atari:{name}', low=row['random'], high=row['human'])
-  for name, row in _ATARI.items()
-)
-_CARTPOLE = definitions.Task('CartPole', 'gym:CartPole-v1', low=20.0, high=500.0)
-_ACROBOT = definitions.Task('Acrobot', 'gym:Acrobot-v1', low=-500.0, high=-80.0)
-_SMOKE: dict[str, Any] = dict(
-  total_frames=1_200,
-  log_every_seconds=0.1,
-  min_replay=200,
-  replay_capacity=2_000,
-  batch_size=16,
-  replay_ratio=1.0,
-  num_actors=1,
-  envs_per_actor=4,
-  **_QUIET,
-)
 # At the small scales, the double, dueling and prioritized learning of Ape-X, with DQN's one actor.
 _LIKE_APEX: dict[str, Any] = dict(dueling=True, double=True, n_step=3)
 _ONE: dict[str, dict[str, Any]] = {
@@ -34,13 +15,13 @@ _ONE: dict[str, dict[str, Any]] = {
 }
 _DQN = Variant(
   'DQN, one actor',
-  _QUIET,
+  tasks.QUIET,
   at=_ONE,
   presets=dict(paper='dqn', medium='dqn', small='gym_dqn', smoke='gym_dqn'),
 )
 _PRIORITIZED = Variant(
   'prioritized dueling, one actor',
-  _QUIET,
+  tasks.QUIET,
   at={
     **_ONE,
     'small': dict(alpha=0.6, **_LIKE_APEX, **_ONE['small']),
@@ -53,10 +34,10 @@ _PRIORITIZED = Variant(
     smoke='gym_dqn',
   ),
 )
-_TWO_GAMES = tuple(task for task in _GAMES if task.name in ('pong', 'breakout'))
+_TWO_GAMES = tuple(map(tasks.game, ('breakout', 'pong')))
 _A3C = Variant(
   'A3C',
-  dict(architecture='a3c', log_every_seconds=1.0, **_QUIET),
+  dict(architecture='a3c', log_every_seconds=1.0, **tasks.QUIET),
   at={
     'medium': dict(total_frames=40_000_000),
     'small': dict(total_frames=120_000, num_actors=16, envs_per_actor=1),
@@ -69,11 +50,11 @@ _APEX = Variant('Ape-X DQN')
 _SCALES = {
   'paper': Scale(
     preset='paper',
-    tasks=_GAMES,
+    tasks=tuple(map(tasks.game, tasks.GAMES)),
     changes='Final training returns of the greediest actors in place of evaluations from no-op and '
     'human starts; 200 million frames for the methods of one actor.',
     frames_per_second=50_000,
-    settings=_QUIET,
+    settings=tasks.QUIET,
     needs=Needs(cores=376, gpus=1, gigabytes=128),
   ),
   'medium': Scale(
@@ -81,15 +62,13 @@ _SCALES = {
     tasks=_TWO_GAMES,
     changes='Two games in place of 57, 40 million frames, a replay of 500,000.',
     frames_per_second=10_000,
-    settings=dict(
-      total_frames=40_000_000, num_actors=2, envs_per_actor=32, replay_capacity=500_000, **_QUIET
-    ),
+    settings=figure_scales.MEDIUM,
     seeds=2,
     needs=Needs(cores=8, gpus=1, gigabytes=32),
   ),
   'small': Scale(
     preset='gym',
-    tasks=(_CARTPOLE, _ACROBOT),
+    tasks=(tasks.CARTPOLE, tasks.ACROBOT),
     changes='CartPole and Acrobot in place of Atari, a network of 64 units, 30,000 frames for the '
     'methods of one actor and 120,000 for Ape-X with 16, which takes as many updates; 5 seeds.',
     frames_per_second=1_200,
@@ -99,17 +78,11 @@ _SCALES = {
       envs_per_actor=16,
       replay_ratio=4.0,
       log_every_seconds=1.0,
-      **_QUIET,
+      **tasks.QUIET,
     ),
     seeds=5,
   ),
-  'smoke': Scale(
-    preset='gym',
-    tasks=(_CARTPOLE,),
-    changes='CartPole for 1,200 frames: only that it runs.',
-    frames_per_second=600,
-    settings=_SMOKE,
-  ),
+  'smoke': figure_scales.SMOKE,
 }
 _AHEAD = Claim(
   'With many actors, Ape-X is far ahead of the same learning with one.',
@@ -180,7 +153,7 @@ _FIGURE_3 = definitions.Experiment(
     ),
     Variant(
       'DDPG',
-      _QUIET,
+      tasks.QUIET,
       at={
         'paper': dict(total_frames=86_000_000),
         'small': dict(total_frames=20_000, log_every_seconds=1.0),
@@ -201,7 +174,7 @@ _FIGURE_3 = definitions.Experiment(
       changes='12 hours as 600 million frames, five days of DDPG as 86 million; numbers of actors '
       'below 64 are our choice.',
       frames_per_second=14_000,
-      settings=_QUIET,
+      settings=tasks.QUIET,
       needs=Needs(cores=72, gpus=1, gigabytes=16),
     ),
     'medium': Scale(
@@ -209,7 +182,7 @@ _FIGURE_3 = definitions.Experiment(
       tasks=(_humanoid('humanoid-stand'), _humanoid('humanoid-walk')),
       changes='Two of the four tasks, 15 million frames in place of 600 million.',
       frames_per_second=3_000,
-      settings=dict(total_frames=15_000_000, **_QUIET),
+      settings=dict(total_frames=15_000_000, **tasks.QUIET),
       seeds=2,
       needs=Needs(cores=8, gpus=1, gigabytes=8),
     ),
@@ -222,7 +195,7 @@ _FIGURE_3 = definitions.Experiment(
       changes='Two lighter tasks; 2 to 16 environments in place of 8 to 64 actors, which bring '
       '20,000 to 160,000 frames for the same number of updates; 3 seeds.',
       frames_per_second=900,
-      settings=dict(log_every_seconds=1.0, **_QUIET),
+      settings=dict(log_every_seconds=1.0, **tasks.QUIET),
       seeds=3,
     ),
     'smoke': Scale(
@@ -230,7 +203,7 @@ _FIGURE_3 = definitions.Experiment(
       tasks=(definitions.Task('Pendulum', 'gym:Pendulum-v1', low=-1300.0, high=-150.0),),
       changes='Pendulum for 1,200 frames: only that it runs.',
       frames_per_second=600,
-      settings=_SMOKE,
+      settings=figure_scales.SMOKE.settings,
     ),
   },
   pictures=('hours', 'curves'),

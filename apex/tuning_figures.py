@@ -2,18 +2,11 @@
 
 from typing import Any
 
-from common.experiments import definitions
+from apex import figure_scales
+from common.experiments import definitions, tasks
 from common.experiments.definitions import Better, Claim, Needs, Rising, Scale, Variant
-from common.reporting import scores
 
-_QUIET: dict[str, Any] = dict(evaluation_episodes=0)
-_ATARI = scores.references('atari57')
-_GAMES = tuple(
-  definitions.Task(n, f'atari:{n}', low=_ATARI[n]['random'], high=_ATARI[n]['human'])
-  for n in ('breakout', 'pong', 'seaquest')
-)
-_CARTPOLE = definitions.Task('CartPole', 'gym:CartPole-v1', low=20.0, high=500.0)
-_ACROBOT = definitions.Task('Acrobot', 'gym:Acrobot-v1', low=-500.0, high=-80.0)
+_GAMES = ('breakout', 'pong', 'seaquest')
 _PENDULUM = definitions.Task('Pendulum', 'gym:Pendulum-v1', low=-1300.0, high=-150.0)
 _SWINGUP = definitions.Task('cartpole-swingup', 'control:cartpole-swingup', low=20.0, high=900.0)
 _SMOKE: dict[str, Any] = dict(
@@ -24,7 +17,7 @@ _SMOKE: dict[str, Any] = dict(
   replay_ratio=1.0,
   num_actors=1,
   envs_per_actor=4,
-  **_QUIET,
+  **tasks.QUIET,
 )
 
 
@@ -33,35 +26,33 @@ def _atari_scales(small_changes: str) -> dict[str, Scale]:
   return {
     'paper': Scale(
       preset='paper',
-      tasks=_GAMES,
+      tasks=tuple(map(tasks.game, _GAMES)),
       changes='Three games of our choice; 4.7 billion frames.',
       frames_per_second=37_000,
-      settings=dict(total_frames=4_700_000_000, num_actors=8, envs_per_actor=32, **_QUIET),
+      settings=dict(total_frames=4_700_000_000, num_actors=8, envs_per_actor=32, **tasks.QUIET),
       needs=Needs(cores=280, gpus=1, gigabytes=64),
     ),
     'medium': Scale(
       preset='paper',
-      tasks=_GAMES[:2],
+      tasks=tuple(map(tasks.game, _GAMES[:2])),
       changes='Two games, 40 million frames, a replay of 500,000.',
       frames_per_second=10_000,
-      settings=dict(
-        total_frames=40_000_000, num_actors=2, envs_per_actor=32, replay_capacity=500_000, **_QUIET
-      ),
+      settings=figure_scales.MEDIUM,
       seeds=2,
       needs=Needs(cores=8, gpus=1, gigabytes=32),
     ),
     'small': Scale(
       preset='gym',
-      tasks=(_CARTPOLE, _ACROBOT),
+      tasks=(tasks.CARTPOLE, tasks.ACROBOT),
       changes=f'CartPole and Acrobot in place of Atari, a network of 64 units, 5 seeds. '
       f'{small_changes}',
       frames_per_second=1_200,
-      settings=dict(total_frames=60_000, log_every_seconds=1.0, **_QUIET),
+      settings=dict(total_frames=60_000, log_every_seconds=1.0, **tasks.QUIET),
       seeds=5,
     ),
     'smoke': Scale(
       preset='gym',
-      tasks=(_CARTPOLE,),
+      tasks=(tasks.CARTPOLE,),
       changes='CartPole for 1,200 frames: only that it runs.',
       frames_per_second=600,
       settings=_SMOKE,
@@ -135,7 +126,7 @@ _ALPHA = definitions.Experiment(
       ),
       changes='Tasks are our choice.',
       frames_per_second=14_000,
-      settings=_QUIET,
+      settings=tasks.QUIET,
       needs=Needs(cores=72, gpus=1, gigabytes=16),
     ),
     'small': Scale(
@@ -143,7 +134,7 @@ _ALPHA = definitions.Experiment(
       tasks=(_SWINGUP,),
       changes='One light task for 60,000 frames, 5 seeds.',
       frames_per_second=900,
-      settings=dict(total_frames=60_000, log_every_seconds=1.0, **_QUIET),
+      settings=dict(total_frames=60_000, log_every_seconds=1.0, **tasks.QUIET),
       seeds=5,
     ),
     'smoke': Scale(

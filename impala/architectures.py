@@ -91,9 +91,9 @@ def check(config: Settings) -> None:
   if name == 'a3c':
     config.expect('learner_devices', config.learner_devices == 1, '1 for a3c: its workers learn')
     # Their statistics are those of batches.
-    for name in ('popart', 'normalize_observations', 'normalize_rewards'):
+    for field in ('popart', 'normalize_observations', 'normalize_rewards'):
       config.expect(
-        name, not getattr(config, name), 'false for a3c, whose workers send gradients alone'
+        field, not getattr(config, field), 'false for a3c, whose workers send gradients alone'
       )
 
 

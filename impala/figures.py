@@ -6,7 +6,7 @@ comment says so. See docs/reproduce.md for what the fields mean.
 
 from typing import Any
 
-from common.experiments import definitions
+from common.experiments import definitions, tasks
 from common.experiments.definitions import Better, Claim, Needs, Scale, Variant
 from common.reporting import scores
 from impala import hyperparameters, speed_figures, suite_figures
@@ -41,11 +41,8 @@ _THREE_DOOMS = (
   _doom('defend_the_line', 5.7, 25.0),
   _doom('deadly_corridor', -63.6, 800.0),
 )
-_CARTPOLE = definitions.Task('CartPole', 'gym:CartPole-v1', low=20.0, high=500.0)
-_ACROBOT = definitions.Task('Acrobot', 'gym:Acrobot-v1', low=-500.0, high=-80.0)
 
 _LAB_NEEDS = Needs(cores=48, gpus=1, gigabytes=64, packages=('deepmind_lab',))
-_QUIET: dict[str, Any] = dict(evaluation_episodes=0)
 _SMOKE: dict[str, Any] = dict(
   total_frames=1_600, log_every_seconds=0.1, evaluation_episodes=0, num_actors=2, envs_per_actor=4
 )
@@ -81,7 +78,7 @@ def _single_tasks(small_changes: str = '', **small: Any) -> dict[str, Scale]:
       tasks=_FIVE,
       changes='Nothing that the paper states.',
       frames_per_second=20_000,
-      settings=dict(num_actors=48, envs_per_actor=1, **_QUIET),
+      settings=dict(num_actors=48, envs_per_actor=1, **tasks.QUIET),
       draws=hyperparameters.DRAWS,
       needs=_LAB_NEEDS,
     ),
@@ -91,13 +88,13 @@ def _single_tasks(small_changes: str = '', **small: Any) -> dict[str, Scale]:
       changes='Three scenarios of Doom in place of five levels of DeepMind Lab, 12 million frames '
       'in place of a billion, 6 of the 24 combinations.',
       frames_per_second=20_000,
-      settings=dict(total_frames=12_000_000, num_actors=4, envs_per_actor=16, **_QUIET),
+      settings=dict(total_frames=12_000_000, num_actors=4, envs_per_actor=16, **tasks.QUIET),
       draws=6,
       needs=Needs(cores=8, gpus=1, gigabytes=32),
     ),
     'small': Scale(
       preset='gym',
-      tasks=(_CARTPOLE, _ACROBOT),
+      tasks=(tasks.CARTPOLE, tasks.ACROBOT),
       changes=f'{_SMALL_CHANGES} {small_changes}'.rstrip(),
       frames_per_second=4_000,
       settings={**_SMALL, **small},
@@ -105,7 +102,7 @@ def _single_tasks(small_changes: str = '', **small: Any) -> dict[str, Scale]:
     ),
     'smoke': Scale(
       preset='gym',
-      tasks=(_CARTPOLE,),
+      tasks=(tasks.CARTPOLE,),
       changes='CartPole for 1,600 frames, one combination: only that it runs.',
       frames_per_second=1_000,
       settings=_SMOKE,
@@ -322,8 +319,8 @@ _SMALL_TASKS = definitions.Experiment(
     'small': Scale(
       preset='gym',
       tasks=(
-        _CARTPOLE,
-        _ACROBOT,
+        tasks.CARTPOLE,
+        tasks.ACROBOT,
         definitions.Task('FrozenLake', 'gym:FrozenLake-v1', low=0.015, high=0.74),
       ),
       changes="Candidates for scale small, with the preset's own hyperparameters.",

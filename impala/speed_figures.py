@@ -2,12 +2,11 @@
 
 from typing import Any
 
-from common.experiments import definitions
+from common.experiments import definitions, tasks
 from common.experiments.definitions import Better, Claim, Needs, Scale, Variant
 
-_QUIET: dict[str, Any] = dict(evaluation_episodes=0)
 _SMOKE: dict[str, Any] = dict(
-  total_frames=1_600, log_every_seconds=0.1, num_actors=2, envs_per_actor=4, **_QUIET
+  total_frames=1_600, log_every_seconds=0.1, num_actors=2, envs_per_actor=4, **tasks.QUIET
 )
 
 
@@ -21,7 +20,7 @@ def _workers(count: int) -> dict[str, Any]:
 
 
 _RATE_SMALL: dict[str, Any] = dict(
-  total_frames=400_000, log_every_seconds=1.0, num_actors=8, envs_per_actor=1, **_QUIET
+  total_frames=400_000, log_every_seconds=1.0, num_actors=8, envs_per_actor=1, **tasks.QUIET
 )
 _RATE_SCALES = {
   'paper': Scale(
@@ -29,7 +28,7 @@ _RATE_SCALES = {
     tasks=(_task('dmlab', 'seekavoid_arena_01'), _task('dmlab', 'rooms_keys_doors_puzzle')),
     changes='100 million frames, of which only the speed counts.',
     frames_per_second=20_000,
-    settings=dict(total_frames=100_000_000, num_actors=48, envs_per_actor=1, **_QUIET),
+    settings=dict(total_frames=100_000_000, num_actors=48, envs_per_actor=1, **tasks.QUIET),
     needs=Needs(cores=48, gpus=1, gigabytes=64, packages=('deepmind_lab',)),
   ),
   'medium': Scale(
@@ -37,7 +36,7 @@ _RATE_SCALES = {
     tasks=(_task('doom', 'basic'), _task('doom', 'deadly_corridor')),
     changes='Two scenarios of Doom, 20 million frames.',
     frames_per_second=15_000,
-    settings=dict(total_frames=20_000_000, num_actors=16, envs_per_actor=1, **_QUIET),
+    settings=dict(total_frames=20_000_000, num_actors=16, envs_per_actor=1, **tasks.QUIET),
     seeds=2,
     needs=Needs(cores=16, gpus=1, gigabytes=32),
   ),
@@ -137,7 +136,7 @@ _MULTI_LEARNER = definitions.Experiment(
       changes='8 GPUs of one machine in place of 8 machines; 100 million frames, of which only the '
       'speed counts.',
       frames_per_second=30_000,
-      settings=dict(total_frames=100_000_000, batch_size=256, queue_capacity=256, **_QUIET),
+      settings=dict(total_frames=100_000_000, batch_size=256, queue_capacity=256, **tasks.QUIET),
       needs=Needs(cores=160, gpus=8, gigabytes=200, packages=('deepmind_lab',)),
     ),
     'medium': Scale(
@@ -145,7 +144,7 @@ _MULTI_LEARNER = definitions.Experiment(
       tasks=(definitions.Task('ten scenarios of Doom', 'doom'),),
       changes='Doom in place of DMLab-30, 20 million frames; still 8 GPUs.',
       frames_per_second=30_000,
-      settings=dict(total_frames=20_000_000, batch_size=256, queue_capacity=256, **_QUIET),
+      settings=dict(total_frames=20_000_000, batch_size=256, queue_capacity=256, **tasks.QUIET),
       needs=Needs(cores=32, gpus=8, gigabytes=64),
     ),
     'smoke': _RATE_SCALES['smoke'],

@@ -1,15 +1,11 @@
 """The IMPALA paper's experiments on suites: DMLab-30, Atari-57, populations; and theory."""
 
-from typing import Any
-
-from common.experiments import definitions
+from common.experiments import definitions, tasks
 from common.experiments.definitions import Better, Claim, Needs, Published, Scale, Variant
 from common.reporting import scores
 from impala import hyperparameters
 
-_QUIET: dict[str, Any] = dict(evaluation_episodes=0)
 _LAB = scores.references('dmlab30')
-_ATARI = scores.references('atari57')
 _LAB_NEEDS = Needs(cores=160, gpus=1, gigabytes=200, packages=('deepmind_lab',))
 _PUBLISHED_LAB = (
   Published('IMPALA deep PBT', 'dmlab30', 'impala_deep_pbt', 'mean_capped_table_b1', 49.4, 0.1),
@@ -30,23 +26,20 @@ _LEVELS = tuple(
   )
   for name, row in _LAB.items()
 )
-_GAMES = tuple(
-  definitions.Task(name, f'atari:{name}', row['random'], row['human'])
-  for name, row in _ATARI.items()
-)
+_GAMES = tuple(map(tasks.game, tasks.GAMES))
 _SCENARIOS = ('health_gathering', 'defend_the_line', 'deadly_corridor')
 _DOOM = (definitions.Task('three scenarios of Doom', 'doom', high=500.0),)
 _ONE_DOOM = tuple(
   definitions.Task(name, f'doom:{name}', high=500.0, settings=dict(tasks='')) for name in _SCENARIOS
 )
-_SMOKE_GAMES = (definitions.Task('CartPole', 'gym:CartPole-v1', 20.0, 500.0),)
+_SMOKE_GAMES = (tasks.CARTPOLE,)
 _SMOKE = Scale(
   preset='gym',
   tasks=_SMOKE_GAMES,
   changes='CartPole for 1,600 frames, one combination, no suite: only that it runs.',
   frames_per_second=1_000,
   settings=dict(
-    total_frames=1_600, log_every_seconds=0.1, num_actors=2, envs_per_actor=4, **_QUIET
+    total_frames=1_600, log_every_seconds=0.1, num_actors=2, envs_per_actor=4, **tasks.QUIET
   ),
   draws=1,
 )
@@ -63,14 +56,14 @@ _TORSO_AT_SMOKE = {'smoke': dict(torso='auto')}
 
 def _suites_of_levels(small_frames: int) -> dict[str, Scale]:
   """The scales of section 5.3.1; Doom's scenarios stand for DMLab-30."""
-  doom = dict(tasks=','.join(_SCENARIOS), num_actors=3, **_QUIET)
+  doom = dict(tasks=','.join(_SCENARIOS), num_actors=3, **tasks.QUIET)
   return {
     'paper': Scale(
       preset='table_3_deep',
       tasks=_DMLAB_30,
       changes='The best score in training in place of a test of 500 episodes for each level.',
       frames_per_second=30_000,
-      settings=_QUIET,
+      settings=tasks.QUIET,
       draws=hyperparameters.DRAWS,
       needs=_LAB_NEEDS,
     ),
@@ -207,10 +200,7 @@ _FIGURE_F1 = definitions.Experiment(
   pictures=('schedule', 'curves'),
 )
 
-_TWO_GAMES = tuple(
-  definitions.Task(name, f'atari:{name}', _ATARI[name]['random'], _ATARI[name]['human'])
-  for name in ('pong', 'breakout')
-)
+_TWO_GAMES = tuple(map(tasks.game, ('pong', 'breakout')))
 _TABLE_4_SCALES = {
   'paper': Scale(
     preset='atari_shallow',
@@ -218,7 +208,7 @@ _TABLE_4_SCALES = {
     changes='Final training returns, in which a lost life ends no game, in place of 200 episodes '
     'of evaluation.',
     frames_per_second=50_000,
-    settings=_QUIET,
+    settings=tasks.QUIET,
     needs=Needs(cores=32, gpus=1, gigabytes=64),
   ),
   'medium': Scale(
@@ -226,7 +216,7 @@ _TABLE_4_SCALES = {
     tasks=_TWO_GAMES,
     changes='Two games in place of 57, 50 million frames in place of 200 million.',
     frames_per_second=30_000,
-    settings=dict(total_frames=50_000_000, **_QUIET),
+    settings=dict(total_frames=50_000_000, **tasks.QUIET),
     seeds=3,
     needs=Needs(cores=8, gpus=1, gigabytes=32),
   ),
@@ -235,7 +225,7 @@ _TABLE_4_SCALES = {
     tasks=_TWO_GAMES,
     changes='Two games in place of 57, 2 million frames in place of 200 million.',
     frames_per_second=5_000,
-    settings=dict(total_frames=2_000_000, num_actors=2, envs_per_actor=32, **_QUIET),
+    settings=dict(total_frames=2_000_000, num_actors=2, envs_per_actor=32, **tasks.QUIET),
     seeds=2,
     needs=Needs(cores=2, gigabytes=4),
   ),

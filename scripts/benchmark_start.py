@@ -1,4 +1,8 @@
-"""Measures the time of a run of IMPALA from starting Python to its first update, by part."""
+"""Measures the time of a run of IMPALA from starting Python to its first update, by part.
+
+For `scripts/benchmark.py start`, which runs this file with CONFIG TIME:
+the settings as JSON, and when it did so.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +13,25 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from common import environments
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from common import environments, errors
 from common.config import command_line
 from common.distributed import cluster
 from impala import config as configs
 
 PRESETS = configs.PRESETS
-_ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def measure(config: configs.Config, seconds: float) -> dict[str, float]:
   """Starts one run in a process of its own; returns seconds by part."""
   del seconds  # It takes as long as it takes.
   arguments = json.dumps(dataclasses.asdict(config))
-  command = [sys.executable, '-m', 'scripts.benchmark_start', arguments, str(time.time())]
-  started = subprocess.run(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True, check=True)
+  command = [sys.executable, __file__, arguments, str(time.time())]
+  started = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
   return json.loads(started.stdout)
 
 
@@ -75,5 +81,16 @@ def _start(config: configs.Config, began: float) -> dict[str, float]:
   return seconds
 
 
+def main(argv: Sequence[str]) -> None:
+  """Prints the seconds of each part as JSON.
+
+  Raises:
+    UserError: If it was not started by the benchmark.
+  """
+  if len(argv) != 3:
+    raise errors.UserError(f'{argv[0]} is started by scripts/benchmark.py start')
+  print(json.dumps(_start(PRESETS.from_json(json.loads(argv[1])), float(argv[2]))))
+
+
 if __name__ == '__main__':
-  print(json.dumps(_start(PRESETS.from_json(json.loads(sys.argv[1])), float(sys.argv[2]))))
+  command_line.run(main)

@@ -23,6 +23,10 @@ from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+# Refuses a Python that cannot work, before other modules are imported.
+import common  # noqa: F401
+
+# isort: split
 from absl import flags
 
 import apex.config

@@ -285,7 +285,9 @@ _SCRIPTS = sorted(
 )
 
 
-@pytest.mark.parametrize('program', ['-mimpala.train', '-mapex.train', *_SCRIPTS])
+@pytest.mark.parametrize(
+  'program', ['-mimpala.train', '-mimpala.population', '-mapex.train', *_SCRIPTS]
+)
 def test_a_python_without_the_packages_is_refused(program):
   done = subprocess.run([sys.executable, '-S', program], cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 2 and done.stderr.count('\n') == 1
