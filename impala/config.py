@@ -123,7 +123,7 @@ class Config(settings.Settings):
     self.expect(
       'batch_size',
       self.batch_size > 0 or architectures.is_synchronous(self),
-      'more than 0; 0 is for synchronous runs, A2C or with a policy_lag',
+      'more than 0, or 0 in a synchronous run: A2C or one with a policy_lag',
     )
     self.expect_one_of('correction', CORRECTIONS)
     self.expect_one_of('reward_clipping', REWARD_CLIPPINGS)

@@ -13,7 +13,7 @@ from common import environments, errors
   'env, changes, words',
   [
     ('gym:CartPole-v1', {'algorithm': 'dpg'}, 'algorithm'),
-    ('gym:CartPole-v1', {'torso': 'nature'}, 'torso'),
+    ('atari:pong', {'torso': 'vector'}, 'torso'),
     ('gym:Pendulum-v1', {}, 'algorithm'),
     ('doom', {'torso': 'shallow'}, '10 tasks'),
   ],

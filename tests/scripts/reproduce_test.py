@@ -105,7 +105,9 @@ def test_what_cannot_be_is_refused(arguments, words, tmp_path):
     main(tmp_path, *arguments)
 
 
-def test_what_is_too_large_is_told_with_what_it_takes(tmp_path):
+def test_what_is_too_large_is_told_with_what_it_takes(tmp_path, monkeypatch):
+  # Not installed, whatever other tests have imported.
+  monkeypatch.setitem(sys.modules, 'deepmind_lab', None)
   with pytest.raises(errors.UserError) as refused:
     main(tmp_path, 'impala.rho_bar', '--scale=paper')
   text = str(refused.value)

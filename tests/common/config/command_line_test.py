@@ -150,7 +150,7 @@ def test_resume_of_a_run_of_an_older_version(run_dir):
     ('doom', "unexpected argument 'doom': flags are written --NAME=VALUE"),
     (
       '--config.batch_size=0',
-      'batch_size is 0, expected more than 0. Set it with --config.batch_size=VALUE',
+      'batch_size is 0, expected more than 0, .* Set it with --config.batch_size=VALUE',
     ),
     ('--total_frames=-1', 'total_frames is -1, expected more than 0'),
     ('--seed=-1', 'seed is -1, expected 0 or more'),
