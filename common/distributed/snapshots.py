@@ -2,51 +2,76 @@
 
 import threading
 import time
-from typing import Callable, Sequence
+from typing import Callable, NamedTuple, Sequence
 
 import tensorflow as tf
 
 from common.distributed import graphs, parameters, traffic, wire
 from common.distributed import roster as rosters
 
-# A version that is no longer the latest stays available to actors that have begun to fetch it.
+# How long a version stays available to a member that has begun to fetch it and does not go on.
 _KEPT_SECONDS = 30.0
 
 
+class _Fetch(NamedTuple):
+  """A member's place in a snapshot of several parts."""
+
+  version: int
+  messages: list[bytes]
+  asked: float  # When it last asked for a part.
+
+
 class Snapshots:
-  """The latest snapshot as messages, and older ones that are still being fetched; thread-safe."""
+  """The latest snapshot as messages, and those that members are still fetching; thread-safe.
+
+  A small network has hundreds of versions in half a minute, so only what somebody is in the middle
+  of fetching is kept: at most one version a member, none if a snapshot is a single message.
+  """
 
   def __init__(self, store: parameters.ParameterStore):
     self._store = store
     self._lock = threading.Lock()
-    # By version: when they were last fetched, and the messages.
-    self._kept: dict[int, tuple[float, list[bytes]]] = {}
+    self._version: int | None = None
+    self._messages: list[bytes] = []
+    # By session.
+    self._fetches: dict[str, _Fetch] = {}
 
-  def latest(self) -> tuple[int, list[bytes]]:
-    """The version and the messages of the latest snapshot."""
+  def begin(self, session: str) -> tuple[int, list[bytes]]:
+    """The version and the messages of the latest snapshot, of which the member takes the first."""
     with self._lock:
       version, values = self._store.latest()
-      if version not in self._kept:
-        # Encoded once for all actors.
-        self._kept[version] = time.monotonic(), wire.split(values.numpy().tobytes())
-      return version, self._touched(version)
+      if version != self._version:
+        # Encoded once for all members.
+        self._messages = wire.split(values.numpy().tobytes())
+        self._version = version
+      self._keep(session, version, self._messages, part=0)
+      return version, self._messages
 
-  def kept(self, version: int) -> list[bytes]:
-    """The messages of a version; empty if it is no longer kept."""
+  def part(self, session: str, version: int, part: int) -> list[bytes]:
+    """The messages of the version that the member began to fetch; empty if it is another now.
+
+    Args:
+      session: The member's session.
+      version: The version it asks for.
+      part: The message that it takes; after the last one nothing is kept for it.
+    """
     with self._lock:
-      return self._touched(version) if version in self._kept else []
+      fetch = self._fetches.get(session)
+      if fetch is None or fetch.version != version:
+        return []
+      self._keep(session, version, fetch.messages, part)
+      return fetch.messages
 
-  def _touched(self, version: int) -> list[bytes]:
-    """The messages of a version, whose time starts anew; drops versions that nobody fetches."""
+  def _keep(self, session: str, version: int, messages: list[bytes], part: int) -> None:
+    """Keeps what a member has yet to fetch; drops what others have ceased to fetch."""
     now = time.monotonic()
-    messages = self._kept[version][1]
-    self._kept[version] = now, messages
-    self._kept = {
-      other: kept
-      for other, kept in self._kept.items()
-      if other == version or now - kept[0] < _KEPT_SECONDS
+    self._fetches = {
+      other: fetch
+      for other, fetch in self._fetches.items()
+      if other != session and now - fetch.asked < _KEPT_SECONDS
     }
-    return messages
+    if part != len(messages) - 1:
+      self._fetches[session] = _Fetch(version, messages, now)
 
 
 class Publication:
@@ -76,12 +101,13 @@ class Publication:
     Raises Unknown or Malformed.
     """
     request = wire.from_json(header, {'session': str, 'version': int, 'part': int})
-    self._roster.find(request['session'])
+    session = request['session']
+    self._roster.find(session)
     version = request['version']
     part = request['part']
 
     if part == 0:
-      latest, parts = self._snapshots.latest()
+      latest, parts = self._snapshots.begin(session)
       frames = self._frames()
       # `known` distinguishes a version the actor has from one of another learner.
       if latest == version and 'known' in request:
@@ -89,9 +115,9 @@ class Publication:
       answer = wire.to_json(state='given', version=latest, parts=len(parts), frames=frames)
       return answer, parts[0]
 
-    parts = self._snapshots.kept(version)
+    parts = self._snapshots.part(session, version, part)
     if not parts:
       return wire.to_json(state='outdated'), b''
-    if part >= len(parts):
-      raise wire.Malformed(f'part {part} of the parameters, expected less than {len(parts)}')
+    if not 0 < part < len(parts):
+      raise wire.Malformed(f'part {part} of the parameters, expected 0 to {len(parts) - 1}')
     return wire.to_json(state='given', version=version, parts=len(parts)), parts[part]

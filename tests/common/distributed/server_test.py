@@ -7,6 +7,7 @@ import random
 import re
 import socket
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import tensorflow as tf
 from tensorflow.distribute.experimental.rpc.kernels import gen_rpc_ops
 
 from common import errors
-from common.distributed import cluster, gate, rpc, snapshots, wire
+from common.distributed import cluster, gate, parameters, rpc, snapshots, wire
 from common.distributed import inference as inferences
 from common.distributed import server as servers
 from scripts import processes
@@ -580,7 +581,7 @@ def test_an_actor_among_a_thousand_malformed_messages_is_unharmed(learner, caplo
     while not acting.has_returned(0.01):
       taken += learner.take()
     assert acting.error is None and link.dropped == 0
-  assert set(answers) == {'refused', 'unknown'} and answers.count('refused') > 800
+  assert set(answers) == {'refused', 'unknown', 'outdated'} and answers.count('refused') > 800
   assert taken + learner.take() == list(range(200))
   assert learner.count('puts') == 100
   assert learner.count('messages_refused') == answers.count('refused')
@@ -628,18 +629,21 @@ def test_known_parameters_are_not_sent_again(learner, caller):
 
 def test_parts_of_parameters_belong_to_one_version_while_others_are_published(large):
   caller, size = learners.Caller(large), large.store.latest().values.shape[0]
-  session = caller.session()
+  session, faster = caller.session('slow'), caller.session('fast')
   large.store.publish(large.snapshot(1, size))
   answer, message = caller.parameters(session)
   assert answer['version'] == 1 and answer['parts'] == 3
   for version in (2, 3):
     large.store.publish(large.snapshot(version, size))
-    caller.parameters(session)
+    assert caller.parameters(faster)[0]['version'] == version
+  assert caller.parameters(session, 1, 3)[0]['state'] == 'refused'
+  assert caller.parameters(session, 1, -1)[0]['state'] == 'refused'
   parts = [message, *(caller.parameters(session, 1, part)[1] for part in (1, 2))]
   assert max(map(len, parts)) <= wire.MESSAGE_BYTES
   values = np.frombuffer(b''.join(parts), np.float32)
   assert len(values) == size and set(values) == {1.0}
-  assert caller.parameters(session, 1, 3)[0]['state'] == 'refused'
+  # It has all of it, and nothing is kept for it.
+  assert caller.parameters(session, 1, 2) == ({'state': 'outdated'}, b'')
 
 
 def test_parameters_that_nobody_fetches_are_dropped(monkeypatch):
@@ -647,18 +651,36 @@ def test_parameters_that_nobody_fetches_are_dropped(monkeypatch):
   size = 2 * wire.MESSAGE_BYTES // 4
   with learners.closing(learners.Learner(size=size)) as learner:
     caller = learners.Caller(learner)
-    session = caller.session()
-    caller.parameters(session)
+    slow, other = caller.session('slow'), caller.session('other')
+    caller.parameters(slow)
+    assert caller.parameters(other, 0, 1) == ({'state': 'outdated'}, b'')
+    assert caller.parameters(slow, 99, 1) == ({'state': 'outdated'}, b'')
     learner.store.publish(learner.snapshot(1, size))
 
     def outdated():
-      caller.parameters(session)
       time.sleep(0.3)
-      caller.parameters(session)
-      return caller.parameters(session, 0, 1)[0] == {'state': 'outdated'}
+      caller.parameters(other)
+      return caller.parameters(slow, 0, 1)[0] == {'state': 'outdated'}
 
     assert outdated()
-    assert caller.parameters(session, 99, 1) == ({'state': 'outdated'}, b'')
+
+
+@pytest.mark.parametrize('messages', [1, 2])
+def test_many_versions_take_the_memory_of_a_few(messages):
+  """A small network is published hundreds of times in half a minute, to every actor."""
+  size = 100_000 if messages == 1 else wire.MESSAGE_BYTES // 4 + 1
+  store = parameters.ParameterStore(parameters.Snapshot(0, tf.zeros(size)))
+  made = snapshots.Snapshots(store)
+  tracemalloc.start()
+  try:
+    for version in range(1, 30):
+      store.publish(parameters.Snapshot(version, tf.zeros(size)))
+      for session in ('a', 'b'):
+        assert len(made.begin(session)[1]) == messages
+    # Of the latest version, and while a message more is cut.
+    assert tracemalloc.get_traced_memory()[0] < 2.5 * 4 * size
+  finally:
+    tracemalloc.stop()
 
 
 # Heartbeats, reports, actions.
