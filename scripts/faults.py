@@ -334,7 +334,7 @@ def _faults() -> list[_Fault]:
   from scripts import intrusions as others
 
   unharmed = f'lives, learns, saves, +{others.STRANGERS_MB} MB, 1 line'
-  patient = f'lives, learns, saves, +{others.MEMBERS_MB} MB, gives back'
+  patient = f'lives, learns, saves, +{others.MEMBERS_MB} MB, again no more'
   resumes = 'resumes, nobody is lost or orphaned'
   return [
     _Fault('start; clocks jump; http_proxy', 'all join, no proxy is asked', _start),
