@@ -8,7 +8,7 @@ import tensorflow as tf
 from apex import agent as agents
 from apex import algorithms, transitions
 from apex import config as configs
-from common import normalization
+from common import control_flow, normalization
 from common.distributed import parameters
 from common.environments import suite as suites
 from common.replay import structures
@@ -70,7 +70,7 @@ class Learner(counters.Counters):
     if self._gathering:
       self._gathering.merge()
 
-  @tf.function
+  @tf.function(autograph=False)
   def update(self, sample: structures.Sample) -> Update:
     """Takes one optimizer step on a sample `[K, ...]`.
 
@@ -81,11 +81,16 @@ class Learner(counters.Counters):
     step = self.agent.step(sample._replace(n_step_return=returns))
     # Among the statistics are the loss and the gradients' norms, so they show every NaN.
     finite = tf.reduce_all(tf.math.is_finite(list(step.statistics.values())))
-    if finite:
+
+    def copy_to_target() -> None:
+      self.agent.copy_to_target(self._config.target_tau)
+
+    def apply() -> None:
       self.agent.apply(step.gradients)
       self.updates.assign_add(1)
-      if self.updates % self._config.target_period == 0:
-        self.agent.copy_to_target(self._config.target_tau)
+      control_flow.do_if(self.updates % self._config.target_period == 0, copy_to_target)
+
+    control_flow.do_if(finite, apply)
 
     priorities = tf.abs(step.td_errors)
     statistics = step.statistics | {

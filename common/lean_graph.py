@@ -30,7 +30,9 @@ class LeanGraph:
       return tf.nest.flatten(result)
 
     signature = of_any_count(tf.nest.flatten(example))
-    self.graph = tf.function(of_flat, input_signature=signature).get_concrete_function()
+    self.graph = tf.function(
+      of_flat, input_signature=signature, autograph=False
+    ).get_concrete_function()
     self._captured = list(self.graph.captured_inputs)
     self._types = [output.dtype for output in self.graph.outputs]
     self(*example)

@@ -118,7 +118,9 @@ class Differentiator:
     flat = tf.nest.flatten(self._spec)
     # M is unknown when traced: engines that die leave fewer trajectories.
     signature = [tf.TensorSpec([None, *s.shape], s.dtype) for s in flat]
-    self._differentiate = tf.function(self._differentiate_flat, input_signature=signature)
+    self._differentiate = tf.function(
+      self._differentiate_flat, input_signature=signature, autograph=False
+    )
     self(tf.nest.map_structure(lambda s: tf.zeros([1, *s.shape], s.dtype), self._spec))
 
   def __call__(self, trajectories: trajectory.Trajectory) -> Gradients:
@@ -242,7 +244,7 @@ class Arrivals:
     queue.take()
     return _taken(queue)
 
-  @tf.function
+  @tf.function(autograph=False)
   def update(self, arrived: Gradients) -> learners.Update:
     variables = self._learner.agent.trainable_variables
     gradients = parameters.unflatten(variables, arrived.values)

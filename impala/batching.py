@@ -43,6 +43,7 @@ def from_queue(
     replayed: How many of a batch's trajectories, its last ones, are drawn from the replay.
   """
 
+  @tf.autograph.experimental.do_not_convert
   def next_batch(_: tf.Tensor) -> Batch:
     trajectories = [queue.dequeue() for _ in range(batch_size - replayed)]
     if not replay:

@@ -4,7 +4,7 @@ from typing import Mapping, NamedTuple, Sequence
 
 import tensorflow as tf
 
-from common import normalization, optimizers
+from common import control_flow, normalization, optimizers
 from common.distributed import parameters
 from common.environments import suite as suites
 from common.runs import counters
@@ -142,7 +142,7 @@ class Learner(counters.Counters):
     with replicas.watched(self._strategy):
       return self._update(batch, new_frames, tf.constant(stop))
 
-  @tf.function
+  @tf.function(autograph=False)
   def _update(self, batch: trajectory.Trajectory, new_frames: tf.Tensor, stop: tf.Tensor) -> Update:
     parts = replicas.distribute(self._strategy, batch, batching.split)
     results = self._strategy.run(self._step, (parts, stop))
@@ -164,12 +164,15 @@ class Learner(counters.Counters):
       stop: bool `[]`, whether any learner asked to stop.
       sums: Of all learners' new experience, for the running statistics; empty without.
     """
-    if statistics['finite'] & ~stop:
+
+    def count() -> None:
       self.updates.assign_add(1)
       self.frames.assign_add(new_frames)
       # After the step: it saw what the parameters' own version saw when it acted.
       if self.agent.normalizer and sums:
         self.agent.normalizer.merge(sums)
+
+    control_flow.do_if(statistics['finite'] & ~stop, count)
     values = parameters.flatten(parameters.published(self.agent))
     return Update(
       statistics=statistics,
@@ -231,10 +234,13 @@ class Learner(counters.Counters):
     gradients, norm = optimizers.clip_by_global_norm(gradients, hyperparameters.max_gradient_norm)
     learning_rate = hyperparameters.learning_rate_at(self.frames)
     finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
-    if finite & wanted:
+
+    def step() -> None:
       self._optimizer.apply(gradients, variables, learning_rate, hyperparameters.rmsprop_epsilon)
       if self._popart and moments:
         self._popart.update(moments, self.agent.value_head)
+
+    control_flow.do_if(finite & wanted, step)
     return {
       'loss/total': loss,
       'gradient_norm': norm,

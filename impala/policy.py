@@ -197,6 +197,7 @@ def _batched(
   # Takes and returns flat tensors only. Batches are evaluated one after another: they would compete
   # for the same device, and the next one fills up meanwhile.
   @tf.nondifferentiable_batch_function(
+    autograph=False,
     num_batch_threads=1,
     max_batch_size=max_batch_size,
     batch_timeout_micros=int(1000 * timeout_ms),
@@ -208,7 +209,7 @@ def _batched(
     return tf.nest.flatten(function(*arguments))
 
   # N is unknown when traced, so that a call for any number of environments joins any batch.
-  @tf.function(input_signature=lean_graph.of_any_count(tf.nest.flatten(example)))
+  @tf.function(input_signature=lean_graph.of_any_count(tf.nest.flatten(example)), autograph=False)
   def call(*flat: tf.Tensor) -> Any:
     # TensorFlow finds a batch's queue by the operation's name. Policies of one process that shared
     # a name would share the first one's queue, and its largest batch.

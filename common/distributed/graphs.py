@@ -17,7 +17,7 @@ def of_strings(
     outputs: The number of its results.
   """
 
-  @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+  @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
   def graph(message: tf.Tensor) -> list[tf.Tensor]:
     results = tf.numpy_function(function, [message], [tf.string] * outputs)
     return [tf.ensure_shape(result, []) for result in results]

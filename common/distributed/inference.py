@@ -31,7 +31,7 @@ class Service:
     inputs = self._inference.inputs
     receive = self._counts.guarded('request for actions', self._receive, (False, *inputs.nothing()))
 
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string)] * 2)
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)] * 2, autograph=False)
     def infer(header: tf.Tensor, payload: tf.Tensor) -> list[tf.Tensor]:
       answer, is_good, fields = graphs.received(receive, inputs, header, payload)
 

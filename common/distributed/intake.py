@@ -43,7 +43,7 @@ class Reception:
     receive = self._counts.guarded('put', self._receive, (False, *self._codec.nothing()))
     confirm = self._counts.guarded('put', self._confirm)
 
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string)] * 2)
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)] * 2, autograph=False)
     def put(header: tf.Tensor, payload: tf.Tensor) -> tf.Tensor:
       answer, is_complete, fields = graphs.received(receive, self._codec, header, payload)
 

@@ -91,7 +91,7 @@ class ParameterCopy:
     self._source = source
     self._variables = variables
     self._snapshot: Snapshot | None = None
-    self._assign = tf.function(lambda values: assign(variables, values))
+    self._assign = tf.function(lambda values: assign(variables, values), autograph=False)
     self.refresh()
 
   def refresh(self) -> int:

@@ -29,22 +29,24 @@ class StructureQueue:
     with tf.device('/cpu:0'):
       self._queue = tf.queue.FIFOQueue(capacity, [s.dtype for s in flat], [s.shape for s in flat])
 
-    @tf.function(input_signature=[tf.TensorSpec([None, *s.shape], s.dtype) for s in flat])
+    @tf.function(
+      input_signature=[tf.TensorSpec([None, *s.shape], s.dtype) for s in flat], autograph=False
+    )
     def enqueue_many(*elements: tf.Tensor) -> None:
       self._queue.enqueue_many(elements)
 
-    @tf.function(input_signature=flat)
+    @tf.function(input_signature=flat, autograph=False)
     def enqueue(*element: tf.Tensor) -> None:
       self._queue.enqueue(element)
 
-    @tf.function(input_signature=[tf.TensorSpec([], tf.int32)])
+    @tf.function(input_signature=[tf.TensorSpec([], tf.int32)], autograph=False)
     def dequeue_many(count: tf.Tensor) -> Sequence[tf.Tensor]:
       return _as_sequence(self._queue.dequeue_many(count))
 
     self._enqueue_many = enqueue_many
     self._enqueue = enqueue
     self._dequeue_many = dequeue_many
-    self._dequeue = tf.function(self.dequeue)
+    self._dequeue = tf.function(self.dequeue, autograph=False)
     # Calls with zero elements trace and optimise the graphs before any thread waits in them.
     self._enqueue_many(*(tf.zeros([0, *s.shape], s.dtype) for s in flat))
     self._dequeue_many(tf.constant(0))

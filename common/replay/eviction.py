@@ -206,13 +206,18 @@ class ByPriority(tf.Module):
     Keeping first occurrences of draws with replacement equals drawing without. So draws are made in
     bulk, and again for those that were repetitions.
     """
-    drawn = self._draw_distinct(count)
-    while tf.size(drawn, tf.int64) < count:
-      tf.autograph.experimental.set_loop_options(shape_invariants=[(drawn, tf.TensorShape([None]))])
+
+    def too_few(drawn: tf.Tensor) -> tf.Tensor:
+      return tf.size(drawn, tf.int64) < count
+
+    def draw_more(drawn: tf.Tensor) -> list[tf.Tensor]:
       # These cannot be drawn again. Their new blocks' priorities replace the zeros.
       self._tree.set(drawn, tf.zeros_like(drawn, tf.float64))
       more = self._draw_distinct(count - tf.size(drawn, tf.int64))
-      drawn = tf.concat([drawn, more], axis=0)
+      return [tf.concat([drawn, more], axis=0)]
+
+    any_length = [tf.TensorShape([None])]
+    (drawn,) = tf.while_loop(too_few, draw_more, [self._draw_distinct(count)], any_length)
     return drawn
 
   def _draw_distinct(self, count: tf.Tensor) -> tf.Tensor:

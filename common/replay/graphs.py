@@ -24,7 +24,7 @@ class Graphs:
     if name not in self._graphs:
       tensors = tf.nest.map_structure(tf.convert_to_tensor, arguments)
       signature = tf.nest.map_structure(_any_length, tensors)
-      self._graphs[name] = tf.function(method, input_signature=signature)
+      self._graphs[name] = tf.function(method, input_signature=signature, autograph=False)
     with tf.device('/cpu:0'):
       return self._graphs[name](*arguments)
 

@@ -78,7 +78,7 @@ class UniformReplay(tf.Module):
     serials = newest - (newest - slots) % self._capacity
     return tf.nest.pack_sequence_as(self._spec, elements), serials
 
-  @tf.function(input_signature=[tf.TensorSpec([None], tf.int64)])
+  @tf.function(input_signature=[tf.TensorSpec([None], tf.int64)], autograph=False)
   def remove(self, serials: tf.Tensor) -> None:
     """Removes elements that must not be drawn again; ignores those that are gone already.
 

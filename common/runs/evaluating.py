@@ -74,7 +74,9 @@ class Evaluator:
     self._seed = seed
     # 0 episodes means no table at the end of training; an evaluator still evaluates.
     self._episodes = max(1, config.evaluation_episodes)
-    self._assign = tf.function(functools.partial(parameters.assign, self._agent.variables))
+    self._assign = tf.function(
+      functools.partial(parameters.assign, self._agent.variables), autograph=False
+    )
     self._assign(parameters.flatten(self._agent.variables))
 
   def run(self, desk: Desk, begin: Callable[[ticker.Ticker], None]) -> None:
