@@ -4,6 +4,7 @@ For engines that hold Python's lock while they step, and that end their whole pr
 goes wrong.
 """
 
+import functools
 import time
 from typing import Any, Callable, Collection, Mapping, Sequence
 
@@ -13,7 +14,7 @@ import numpy as np
 from common import errors
 from common.environments import options as option_sets
 from common.environments import suite
-from common.machine import workers
+from common.machine import shared, workers
 
 _MAX_DEATHS = 5  # Of one environment in a row, without an episode that ended between them.
 # Added to the seed of an environment that is restarted: under the same seed it would die again.
@@ -25,7 +26,8 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
   """Environments in child processes, which step at the same time.
 
   - Autoreset: `SAME_STEP`. Resets are part of the step, which waits for the slowest.
-  - Arrays: fresh in every step, the caller owns them.
+  - Arrays: observations are in shared memory, which the next step overwrites; the caller owns what
+    else there is.
   - `info`: `final_obs` and `crashes`, see `suite.StepInfo`; both are always present after a step.
   - Crashes: an environment that dies is restarted within the same call, under another seed. It then
     has the first observation of an episode, reward 0 and no end, and `crashes` has the reason. If
@@ -67,11 +69,15 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
     self.observation_space = gymnasium.vector.utils.batch_space(observation_space, self.num_envs)
     self.action_space = gymnasium.vector.utils.batch_space(action_space, self.num_envs)
 
-    self._makes = makes
+    self._memory = shared.Memory()
+    self._shared = shared.arrays(self._memory.fileno(), self.observation_space)
+    self._makes = [
+      functools.partial(_Hosted, make, self._memory.fileno(), self.observation_space, i)
+      for i, make in enumerate(makes)
+    ]
     self._names = names
     self._timeout = timeout_seconds
     self._patience = patience
-    self._observation_names = tuple(observation_space)
     self._seeds = np.arange(self.num_envs)
     self._deaths = np.zeros(self.num_envs, int)  # In a row.
     self._workers: dict[int, workers.Worker] = {}
@@ -79,7 +85,7 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
     try:
       # All processes start before the first one is waited for.
       for i in range(self.num_envs):
-        self._workers[i] = workers.Worker(self._makes[i])
+        self._workers[i] = self._start(i)
       self._restart(_crashes(self._receive('make', self._workers)))
     except BaseException:  # Ctrl-C too, or the processes would be left behind.
       self.close()
@@ -98,8 +104,8 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
     answers = self._call('reset', {i: {'seed': seeds[i]} for i in self._workers})
 
     crashes = _crashes(answers)
-    observations = self._restart(crashes) | _observations(answers)
-    return self._stacked(observations), {'crashes': _reasons(crashes)}
+    self._restart(crashes)
+    return self._shared, {'crashes': _reasons(crashes)}
 
   def step(self, actions: np.ndarray) -> suite.VectorStep:
     """Steps all environments at the same time, and resets or restarts those that need it.
@@ -109,26 +115,25 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
     """
     answers = self._call('step', {i: {'action': actions[i]} for i in self._workers})
     crashes = _crashes(answers)
-    observations = _observations(answers)
     rewards = np.zeros(self.num_envs)
     terminated = np.zeros(self.num_envs, bool)
     truncated = np.zeros(self.num_envs, bool)
-    for i in observations:
-      _, rewards[i], terminated[i], truncated[i], _ = answers[i]
+    for i in answers.keys() - crashes.keys():
+      rewards[i], terminated[i], truncated[i], _ = answers[i]
 
     ended = np.flatnonzero(terminated | truncated).tolist()
     # An engine that leaks may die every few episodes; only one that finishes none is given up.
     self._deaths[ended] = 0
     final = np.full(self.num_envs, None, object)
     for i in ended:
-      final[i] = observations[i]
+      final[i] = {name: values[i].copy() for name, values in self._shared.items()}
 
     # Without a seed: the environment's own generator goes on.
     resets = self._call('reset', {i: {'seed': None} for i in ended})
     crashes |= _crashes(resets)
-    observations |= _observations(resets) | self._restart(crashes)
+    self._restart(crashes)
     info = {'final_obs': final, 'crashes': _reasons(crashes)}
-    return self._stacked(observations), rewards, terminated, truncated, info
+    return self._shared, rewards, terminated, truncated, info
 
   def awaited(self) -> str:
     """Which environments have not answered yet, and to what; may be called by any thread."""
@@ -149,6 +154,10 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
     deadline = time.monotonic() + patience
     for worker in self._workers.values():
       worker.close(max(0.0, deadline - time.monotonic()))
+    self._memory.close()
+
+  def _start(self, i: int) -> workers.Worker:
+    return workers.Worker(self._makes[i], descriptors=[self._memory.fileno()])
 
   def _call(self, method: str, arguments: Mapping[int, Mapping[str, Any]]) -> dict[int, Any]:
     """Calls a method of some environments at the same time.
@@ -191,34 +200,27 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
   def _title(self, i: int) -> str:
     return f'environment {i} ({self._names[i]})'
 
-  def _restart(self, crashes: Mapping[int, Exception]) -> dict[int, suite.Observation]:
+  def _restart(self, crashes: Mapping[int, Exception]) -> None:
     """Restarts crashed environments until each has begun an episode.
 
     Args:
       crashes: What they died of, by index.
 
-    Returns:
-      Their first observations, by index.
-
     Raises:
       UserError: If one has died `_MAX_DEATHS` times in a row.
     """
-    observations: dict[int, suite.Observation] = {}
     while crashes:
       for i, crash in crashes.items():
         self._count_death(i, crash)
         self._seeds[i] = (self._seeds[i] + _RESTART_SEED) % 2**31
         self._workers[i].close()
-        self._workers[i] = workers.Worker(self._makes[i])
+        self._workers[i] = self._start(i)
       # They may die while they are made, or in the reset: the next round is for those.
       made = self._receive('make', crashes)
       died = _crashes(made)
 
       seeds = {i: {'seed': int(self._seeds[i])} for i in made if i not in died}
-      answers = self._call('reset', seeds)
-      observations |= _observations(answers)
-      crashes = died | _crashes(answers)
-    return observations
+      crashes = died | _crashes(self._call('reset', seeds))
 
   def _count_death(self, i: int, crash: Exception) -> None:
     self._deaths[i] += 1
@@ -228,11 +230,40 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
         f'The last time: {crash}'
       )
 
-  def _stacked(self, observations: Mapping[int, suite.Observation]) -> suite.Observation:
-    return {
-      name: np.stack([observations[i][name] for i in range(self.num_envs)])
-      for name in self._observation_names
-    }
+
+class _Hosted:
+  """An environment on the child's side, which answers by all but its observations."""
+
+  def __init__(
+    self,
+    make: Callable[[], gymnasium.Env],
+    memory: int,
+    observation_space: gymnasium.Space,
+    row: int,
+  ):
+    """Makes the environment.
+
+    Args:
+      make: Builds it.
+      memory: Where its observations go, see `shared`.
+      observation_space: That of all environments.
+      row: The place of this one.
+    """
+    self._environment = make()
+    arrays = shared.arrays(memory, observation_space)
+    self._observation = {name: array[row : row + 1] for name, array in arrays.items()}
+    self.render = self._environment.render
+    self.close = self._environment.close
+
+  def reset(self, seed: int | None) -> dict[str, Any]:
+    observation, info = self._environment.reset(seed=seed)
+    shared.put(self._observation, observation)
+    return info
+
+  def step(self, action: Any) -> tuple[Any, ...]:
+    observation, *answer = self._environment.step(action)
+    shared.put(self._observation, observation)
+    return tuple(answer)
 
 
 def _answer(worker: workers.Worker) -> Any:
@@ -246,11 +277,6 @@ def _answer(worker: workers.Worker) -> Any:
 def _crashes(answers: Mapping[int, Any]) -> dict[int, Exception]:
   """Those answers that are exceptions."""
   return {i: answer for i, answer in answers.items() if isinstance(answer, Exception)}
-
-
-def _observations(answers: Mapping[int, Any]) -> dict[int, suite.Observation]:
-  """The observations in those answers of `reset` or `step` that are no exceptions."""
-  return {i: answer[0] for i, answer in answers.items() if not isinstance(answer, Exception)}
 
 
 def _reasons(crashes: Mapping[int, Exception]) -> dict[int, str]:

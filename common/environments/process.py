@@ -15,14 +15,15 @@ import numpy as np
 
 from common.environments import options as option_sets
 from common.environments import suite
-from common.machine import workers
+from common.machine import shared, workers
 
 
 class ProcessVectorEnv(gymnasium.vector.VectorEnv):
   """Steps a vector environment that lives in a child process.
 
   - Autoreset: that of the environment, `SAME_STEP` in this code base.
-  - Arrays: unpickled copies, which the caller owns.
+  - Arrays: observations are in shared memory, which the next step overwrites; the caller owns what
+    else there is.
   - `info`: the environment's.
   - Crashes: if the child process dies, or the environment raises `EnvironmentCrashed`, so does the
     call that notices. The next `reset` starts another process, if the first one is dead.
@@ -43,7 +44,8 @@ class ProcessVectorEnv(gymnasium.vector.VectorEnv):
       UserError: If `make` raises it.
       RuntimeError: If `make` raises anything else; with its stack trace.
     """
-    self._make = functools.partial(_Hosted, make)
+    self._memory = shared.Memory()
+    self._make = functools.partial(_Hosted, make, self._memory.fileno())
     self._timeout = timeout_seconds
     self._worker = self._start()
     # The spaces come from there, as making an environment here is what this class avoids.
@@ -56,6 +58,7 @@ class ProcessVectorEnv(gymnasium.vector.VectorEnv):
       self.single_observation_space, self.num_envs
     )
     self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, self.num_envs)
+    self._observations = shared.arrays(self._memory.fileno(), self.observation_space)
 
   def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> suite.Reset:
     # A process that raised `EnvironmentCrashed` still lives: its environment restarts the engine.
@@ -63,10 +66,11 @@ class ProcessVectorEnv(gymnasium.vector.VectorEnv):
       self._worker.close()
       self._worker = self._start()
     patience = option_sets.RESET_FACTOR * self._timeout
-    return self._call('reset', patience, seed=seed, options=options)
+    return self._observations, self._call('reset', patience, seed=seed, options=options)
 
   def step(self, actions: np.ndarray) -> suite.VectorStep:
-    return self._call('step', self._timeout, actions=actions)
+    answer = self._call('step', self._timeout, actions=actions)
+    return self._observations, *answer
 
   def awaited(self) -> str:
     """What the environment is doing, if it says so; may be called by any thread."""
@@ -80,9 +84,10 @@ class ProcessVectorEnv(gymnasium.vector.VectorEnv):
     """Ends the process."""
     del kwargs
     self._worker.close()
+    self._memory.close()
 
   def _start(self) -> workers.Worker:
-    worker = workers.Worker(self._make)
+    worker = workers.Worker(self._make, descriptors=[self._memory.fileno()])
     try:
       worker.receive(option_sets.RESET_FACTOR * self._timeout)
     except BaseException as error:  # Ctrl-C too, or the process would be left behind.
@@ -146,12 +151,22 @@ class _Form(NamedTuple):
 class _Hosted:
   """The vector environment on the child's side, with the methods that are called from here."""
 
-  def __init__(self, make: Callable[[], gymnasium.vector.VectorEnv]):
+  def __init__(self, make: Callable[[], gymnasium.vector.VectorEnv], memory: int):
+    """Makes the environment, whose observations go into `memory`, see `shared`."""
     self._environment = make()
-    self.reset = self._environment.reset
-    self.step = self._environment.step
+    self._observations = shared.arrays(memory, self._environment.observation_space)
     self.close = self._environment.close
     self.picture = functools.partial(suite.picture, self._environment)
+
+  def reset(self, seed: int | None, options: dict[str, Any] | None) -> dict[str, Any]:
+    observations, info = self._environment.reset(seed=seed, options=options)
+    shared.put(self._observations, observations)
+    return info
+
+  def step(self, actions: np.ndarray) -> tuple[Any, ...]:
+    observations, *answer = self._environment.step(actions)
+    shared.put(self._observations, observations)
+    return tuple(answer)
 
   def form(self) -> _Form:
     environment = self._environment

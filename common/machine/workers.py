@@ -14,7 +14,7 @@ import sys
 import tempfile
 import traceback
 from multiprocessing import connection as connections
-from typing import Any, Callable, Collection
+from typing import Any, Callable, Collection, Sequence
 
 from common import errors
 from common.machine import exits, janitor
@@ -47,12 +47,15 @@ class Worker:
   for `kill`.
   """
 
-  def __init__(self, make: Callable[[], Any], has_gpus: bool = False):
+  def __init__(
+    self, make: Callable[[], Any], has_gpus: bool = False, descriptors: Sequence[int] = ()
+  ):
     """Starts the process; the first `receive` waits until the object is made.
 
     Args:
       make: Makes the object, in the child. Pickled.
       has_gpus: Whether the object sees the GPUs.
+      descriptors: Further files that the child gets, under the same numbers.
     """
     self._mark = janitor.part_mark()
     self._is_cleaned_up = False
@@ -68,7 +71,7 @@ class Worker:
     self._output = tempfile.TemporaryFile('ab+')
     self._process = subprocess.Popen(
       [sys.executable, '-c', program],
-      pass_fds=[theirs.fileno(), self._notes.fileno()],
+      pass_fds=[theirs.fileno(), self._notes.fileno(), *descriptors],
       stdin=subprocess.DEVNULL,
       stdout=self._output,
       stderr=self._output,
