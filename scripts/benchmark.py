@@ -10,13 +10,17 @@ one process, one part after the other, `--rounds` times, and medians are shown.
 
 SYSTEM may also be wire, which measures what it costs to run actors in other processes; table_1,
 which compares IMPALA with A2C and A3C as Table 1 does; start, the time from starting Python to the
-first update; or small, all three systems on small tasks, where what lies between the parts decides.
+first update; small, all three systems on small tasks, where what lies between the parts decides; or
+all, the tables of docs/speed.md. `--json=FILE` keeps the results, and `--compare=FILE` shows the
+ratios to those kept before. Only ratios of one machine on one day mean anything.
 """
 
 import dataclasses
 import importlib
+import importlib.metadata
 import json
 import pathlib
+import platform
 import statistics
 import sys
 from typing import Any, Sequence
@@ -54,6 +58,36 @@ _SMALL = (
   ('apex_dqn', '--env=gym:CartPole-v1'),
   ('apex_dpg', '--env=gym:Pendulum-v1'),
 )
+_ALL: tuple[tuple[str, ...], ...] = (
+  ('impala', '--env=atari:pong', '--preset=atari_shallow'),
+  ('impala', '--env=doom', '--preset=dmlab', '--config.envs_per_actor=30'),
+  (
+    'apex_dqn',
+    '--preset=paper',
+    '--config.num_actors=2',
+    '--config.envs_per_actor=32',
+    '--config.replay_ratio=0.78',
+    '--config.min_replay=5000',
+    '--config.replay_capacity=100000',
+    '--config.prefetch=2',
+  ),
+  (
+    'apex_dpg',
+    '--preset=figure_3_humanoid_run',
+    '--config.replay_ratio=1.6',
+    '--config.min_replay=5000',
+    '--config.replay_capacity=100000',
+    '--config.prefetch=2',
+  ),
+  *_SMALL,
+  ('start',),
+)
+# Names that stand for several cases.
+_SEVERAL: dict[str, tuple[tuple[str, ...], ...]] = {'small': _SMALL, 'all': _ALL}
+# What others may do meanwhile: above this, the machine is not quiet.
+_QUIET_CORES = 0.2
+# What `--compare` shows of a result, where it has it: speeds and costs.
+_COMPARED = ('end_to_end', 'transitions_in', 'ratio', 'policy_cost', 'learner_cost')
 
 
 def main(argv: Sequence[str]) -> int:
@@ -62,7 +96,7 @@ def main(argv: Sequence[str]) -> int:
   Raises:
     UserError: If the command line is wrong.
   """
-  names = (*_SYSTEMS, 'small')
+  names = (*_SYSTEMS, *_SEVERAL)
   if len(argv) < 2 or argv[1] not in names:
     raise errors.UserError(
       f'expected what to measure: {argv[0]} {"|".join(names)} --env=NAME --seconds=S'
@@ -71,16 +105,53 @@ def main(argv: Sequence[str]) -> int:
   values = _flags()
   # What is left are the trainer's flags.
   _, *arguments = values([program, *arguments], known_only=True)
-  cases = _SMALL if name == 'small' else ((name,),)
+  cases = _SEVERAL.get(name, ((name,),))
+  before = _read(values.compare) if values.compare else {}
+  print(_machine(), flush=True)
 
   results = {}
   with janitor.attend():
     for case in cases:
-      results[' '.join(case)] = _measure(program, [*case, *arguments], values)
+      title = ' '.join(case)
+      results[title] = _measure(program, [*case, *arguments], values)
+      _compare(results[title], before.get(title, {}))
   if values.json:
     with files.replacing(pathlib.Path(values.json)) as file:
       json.dump(results, file, indent=1)
   return 0
+
+
+def _machine() -> str:
+  """What is measured on, and whether others use it too."""
+  versions = ', '.join(
+    f'{name} {importlib.metadata.version(name)}' for name in ('tensorflow', 'numpy')
+  )
+  python = f'Python {platform.python_version()}'
+  text = f'{measuring.processor()}, {cores.count()} cores, {python}, {versions}'
+  busy = measuring.others_busy()
+  if busy > _QUIET_CORES:
+    text += f'\nNOT QUIET: {busy:.1f} cores are busy already, so all speeds are too low'
+  return text
+
+
+def _read(path: str) -> dict[str, Any]:
+  """The results of an earlier call.
+
+  Raises:
+    UserError: If they cannot be read.
+  """
+  try:
+    return json.loads(pathlib.Path(path).read_text())
+  except (OSError, ValueError) as error:
+    raise errors.UserError(f'--compare={path}: {error}. Write it with --json={path}') from error
+
+
+def _compare(result: dict[str, Any], before: dict[str, Any]) -> None:
+  """Prints the ratios of a result to an earlier one, if there is one."""
+  for name in _COMPARED:
+    if name in result and name in before:
+      ratio = result[name] / before[name]
+      print(f'{name}: {result[name]:,.4g}, before {before[name]:,.4g}: {ratio:.3f}', flush=True)
 
 
 def _measure(program: str, arguments: Sequence[str], values: flags.FlagValues) -> dict[str, Any]:
@@ -104,8 +175,11 @@ def _measure(program: str, arguments: Sequence[str], values: flags.FlagValues) -
 
 def _flags() -> flags.FlagValues:
   values = flags.FlagValues()
+  flags.DEFINE_string(
+    'compare', None, 'Show the ratios to the results in this file.', flag_values=values
+  )
   flags.DEFINE_float(
-    'seconds', 5.0, 'Length of each measurement.', lower_bound=1.0, flag_values=values
+    'seconds', 4.0, 'Length of each measurement.', lower_bound=1.0, flag_values=values
   )
   flags.DEFINE_integer('rounds', 3, 'How often to measure all.', lower_bound=1, flag_values=values)
   flags.DEFINE_string('json', None, 'Write the results to this file.', flag_values=values)

@@ -59,7 +59,46 @@ def measure(config: configs.Config, seconds: float) -> dict[str, float]:
     result['actor_cost'] - result['environment_cost'] - result['policy_cost']
   )
   result['learner_python_cost'] = result['loop_cost'] - result['learner_cost']
+
+  from scripts import flops
+
+  # What a core could do, if nothing but products took time.
+  peak = flops.peak()
+  result['gflops_of_a_core'] = peak / 1e9
+  for name, operations in _operations(config, suite).items():
+    result[f'{name}_operations'] = operations
+    result[f'{name}_share_of_peak'] = operations / peak / (result[f'{name}_cost'] / 1e6)
   return result
+
+
+# Longer unrolls are loops in the graph, which cannot be counted.
+_COUNTED_STEPS = 20
+
+
+def _operations(config: configs.Config, suite: environments.Suite) -> dict[str, float]:
+  """Floating point operations of an agent step, by policy and learner."""
+  import tensorflow as tf
+
+  from impala import batching, learner, networks, policy, trajectory
+  from scripts import flops
+
+  agent = networks.make_agent(config, suite)
+
+  def decide(inputs: networks.AgentInput, core_state: Any) -> policy.Decision:
+    return policy.decide(agent, suite, inputs, core_state, seed=0)
+
+  def count(function: Callable[..., Any], *arguments: Any) -> int:
+    graph = tf.function(function, autograph=False).get_concrete_function(*arguments).graph
+    return flops.of_graph(graph)
+
+  acting = count(decide, policy.example_inputs(suite, 1), agent.initial_state(1))
+
+  spec = trajectory.specification(suite, _COUNTED_STEPS, agent.initial_state(1))
+  unroll = tf.nest.map_structure(lambda s: tf.zeros([1, *s.shape], s.dtype), spec)
+  learned = count(learner.Learner(config, suite, agent).gradients, batching.of_unroll(unroll))
+  # T + 1 entries for T steps.
+  entries = (config.unroll_length + 1) / config.unroll_length
+  return {'policy': acting, 'learner': learned / (_COUNTED_STEPS + 1) * entries}
 
 
 def _measures(
@@ -320,5 +359,11 @@ def table(config: configs.Config, result: dict[str, Any]) -> str:
     f'   ({result["cores_busy"]:.2f} cores busy)',
     f'{"limit":<16}{result["limit"]:>16,.0f}',
     f'ratio {result["ratio"]:.3f}   ({result["frames_per_second"]:,.0f} frames/s)',
+    f'a core reaches {result["gflops_of_a_core"]:.0f} GFLOP/s in a large matrix product; of these,'
+    + ' and'.join(
+      f' the {name} has {result[f"{name}_share_of_peak"]:.2f} '
+      f'({result[f"{name}_operations"] / 1e6:.2f} MFLOP a step)'
+      for name in ('policy', 'learner')
+    ),
   ]
   return '\n'.join(lines)

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import pathlib
-import re
-import sys
 from typing import Any, NamedTuple
 
 from common import environments
 from common.machine import cores
 from impala import config as configs
-from scripts import benchmark_impala
+from scripts import benchmark_impala, measuring
 
 PRESETS = configs.PRESETS
 _DMLAB = ('dmlab:seekavoid_arena_01', 'dmlab:rooms_keys_doors_puzzle')
@@ -87,8 +84,7 @@ def measure(config: configs.Config, seconds: float) -> dict[str, float]:
       speed, _ = benchmark_impala.together(changed, seconds, warm_up=_WARM_UP_SECONDS)
       repeat = environments.load(task, config.environment_options()).action_repeat
       found[f'{name}/{task}'] = speed * repeat
-      # All of them take minutes.
-      print(f'{task}, {row.title}: {speed * repeat:,.0f} frames/s', file=sys.stderr)
+      measuring.say(f'{task}, {row.title}: {speed * repeat:,.0f} frames/s')
   return found
 
 
@@ -96,8 +92,8 @@ def table(config: configs.Config, result: dict[str, Any]) -> str:
   """Formats the medians."""
   constant, varying = tasks()
   lines = [
-    f'Table 1 in frames/s on {_processor()}, {cores.count()} cores; {config.torso} network, '
-    f'T={config.unroll_length}, B={config.num_actors * config.envs_per_actor}, '
+    f'Table 1 in frames/s on {measuring.processor()}, {cores.count()} cores; '
+    f'{config.torso} network, T={config.unroll_length}, B={config.num_actors * config.envs_per_actor}, '
     f'{config.num_actors} actors of {config.envs_per_actor} environments; medians of '
     f'{len(result["rounds"])}',
     f'{"":<31}{"constant:":>20}{"varying:":>20}   paper:',
@@ -109,9 +105,3 @@ def table(config: configs.Config, result: dict[str, Any]) -> str:
   for title, machine, paper in _ELSEWHERE:
     lines.append(f'{title:<31}{"-":>20}{"-":>20}   {paper[0]}, {paper[1]} ({machine})')
   return '\n'.join(lines)
-
-
-def _processor() -> str:
-  """The processor's name."""
-  found = re.search(r'^model name\s*: (.+)$', pathlib.Path('/proc/cpuinfo').read_text(), re.M)
-  return found[1] if found else 'an unknown processor'

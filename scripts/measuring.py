@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ from common import environments
 from common.evaluation import play
 
 WARM_UP_SECONDS = 5.0
+_LOOK_SECONDS = 2.0
 
 
 class Speed(NamedTuple):
@@ -26,6 +28,26 @@ class Speed(NamedTuple):
 def say(text: str) -> None:
   """Tells whoever waits what is being measured, on stderr."""
   print(f'{time.strftime("%H:%M:%S")} {text}', file=sys.stderr, flush=True)
+
+
+def processor() -> str:
+  """The processor's name."""
+  found = re.search(r'^model name\s*: (.+)$', pathlib.Path('/proc/cpuinfo').read_text(), re.M)
+  return found[1] if found else 'an unknown processor'
+
+
+def others_busy() -> float:
+  """How many cores do something now, while this process does nothing; takes two seconds."""
+  before = _busy_seconds()
+  time.sleep(_LOOK_SECONDS)
+  return (_busy_seconds() - before) / _LOOK_SECONDS
+
+
+def _busy_seconds() -> float:
+  """CPU time of all processes of the machine so far."""
+  ticks = list(map(int, pathlib.Path('/proc/stat').read_text().split()[1:9]))
+  # All but idling and waiting for disks.
+  return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf('SC_CLK_TCK')
 
 
 def environments_alone(
