@@ -93,7 +93,8 @@ def table(config: configs.Config, result: dict[str, Any]) -> str:
   constant, varying = tasks()
   lines = [
     f'Table 1 in frames/s on {measuring.processor()}, {cores.count()} cores; '
-    f'{config.torso} network, T={config.unroll_length}, B={config.num_actors * config.envs_per_actor}, '
+    f'{config.torso} network, T={config.unroll_length}, '
+    f'B={config.num_actors * config.envs_per_actor}, '
     f'{config.num_actors} actors of {config.envs_per_actor} environments; medians of '
     f'{len(result["rounds"])}',
     f'{"":<31}{"constant:":>20}{"varying:":>20}   paper:',
