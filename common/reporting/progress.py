@@ -1,15 +1,25 @@
 """The progress line of a training run."""
 
-import types
-from typing import Mapping, Sequence
+from typing import Mapping, NamedTuple, Sequence
 
 from common.reporting import episodes
 
-# With more tasks than this, the line would be too long to read.
-_MAX_TASKS = 12
 # Columns of a terminal that a line may take; what is left goes on below, indented.
 _WIDTH = 100
 _INDENT = 4 * ' '
+_SHORTEST_NAME = 8
+
+
+class Comparable(NamedTuple):
+  """Recent returns in a unit that all tasks share.
+
+  Attributes:
+    values: By task, of those that have ended an episode.
+    unit: `%` of the way from random play to a human; empty for returns that the suite has scaled.
+  """
+
+  values: Mapping[str, float]
+  unit: str
 
 
 def duration(seconds: float) -> str:
@@ -25,36 +35,75 @@ def line(
   frames_per_second: float,
   note: str,
   returns: Mapping[str, episodes.Recent],
-  num_tasks: int = 1,
-  scores: Mapping[str, float] = types.MappingProxyType({}),
+  comparable: Comparable | None = None,
 ) -> str:
-  """Formats the progress line: frames, speed, estimated time left, the note, scores and returns.
+  """Formats the progress line: frames, speed, estimated time left, the note, and returns.
 
   Args:
     frames: Environment frames trained so far.
     total_frames: Environment frames after which training ends.
     frames_per_second: Environment frames per second; 0 if not yet known.
     note: The system's own statistics.
-    returns: Means of recent episodes by task. Of more than a dozen tasks, the line has only the
-      number; `metrics.csv` has them all.
-    num_tasks: The number of tasks of the run, whether they have ended an episode or not.
-    scores: Human-normalised scores over all tasks by name, in percent.
+    returns: Means of recent episodes by task.
+    comparable: In a run of several tasks, what mean, worst and best task are told by.
 
   Returns:
-    The line, broken where it would be longer than 100 columns.
+    One line, broken only where the note makes it longer than 100 columns.
   """
   parts = [
-    f'{frames:>12,} frames ({frames / total_frames:4.0%})',
-    f'{frames_per_second:8,.0f} frames/s',
+    f'{frames:>11,} frames {frames / total_frames:4.0%}',
+    f'{frames_per_second:6,.0f}/s',
     f'ETA {_time_left(total_frames - frames, frames_per_second)}',
     note,
   ]
+  text = '  '.join(part for part in parts if part)
+  if not returns:
+    return _broken([text, '  returns: no episode has ended yet'])
+  if comparable is None:
+    (recent,) = returns.values()
+    plural = '' if recent.episodes == 1 else 's'
+    return _broken([text, f'  return {recent.mean_return:.4g} ({recent.episodes} episode{plural})'])
+  return _broken([text, f'  {_extremes(comparable, _WIDTH - len(text) - 2)}'])
+
+
+def all_tasks(returns: Mapping[str, episodes.Recent], scores: Mapping[str, float]) -> str:
+  """Formats the mean returns of all tasks.
+
+  Args:
+    returns: Means of recent episodes by task.
+    scores: Human-normalised scores over all tasks by name, in percent; empty without references.
+
+  Returns:
+    Lines of at most 100 columns.
+  """
+  words = [f' {task} {one.mean_return:.4g} ({one.episodes}),' for task, one in returns.items()]
+  words[-1] = words[-1].removesuffix(',')
   if scores:
     named = ', '.join(f'{name} {value:.1f}' for name, value in scores.items())
-    parts.append(f'human-normalised (%): {named}')
-  words = [f'  {part}' for part in parts if part]
-  words[0] = parts[0]
-  return _broken(words + _returns(returns, num_tasks))
+    words.append(f'  human-normalised (%): {named}')
+  return _broken([f'{_INDENT}returns (episodes):', *words])
+
+
+def _extremes(comparable: Comparable, width: int) -> str:
+  """Mean, worst and best task, in `width` columns if names of tasks can be cut to that."""
+  values, unit = comparable
+  worst = min(values, key=lambda task: values[task])
+  best = max(values, key=lambda task: values[task])
+  form = '.0f' if unit else '.3g'
+  mean = sum(values.values()) / len(values)
+
+  def told(names: Sequence[str]) -> str:
+    first, second = names
+    lowest = f'{first} {values[worst]:{form}}{unit}'
+    highest = f'{second} {values[best]:{form}}{unit}'
+    return f'mean {mean:{form}}{unit}: {lowest} to {highest}'
+
+  room = (width - len(told(('', '')))) // 2
+  return told([_shortened(name, max(_SHORTEST_NAME, room)) for name in (worst, best)])
+
+
+def _shortened(name: str, length: int) -> str:
+  return name if len(name) <= length else f'{name[: length - 1]}…'
 
 
 def _time_left(frames: int, frames_per_second: float) -> str:
@@ -62,23 +111,6 @@ def _time_left(frames: int, frames_per_second: float) -> str:
     return 'unknown'
   # The last update may go beyond the end.
   return duration(max(0, frames) / frames_per_second)
-
-
-def _returns(returns: Mapping[str, episodes.Recent], num_tasks: int) -> list[str]:
-  """The mean returns as words, between which the line may be broken."""
-  if not returns:
-    return ['  returns: no episode has ended yet']
-  if len(returns) > _MAX_TASKS:
-    return [f'  returns of {len(returns)} tasks']
-  if num_tasks == 1:
-    (recent,) = returns.values()
-    plural = '' if recent.episodes == 1 else 's'
-    return [f'  return {recent.mean_return:.4g} ({recent.episodes} episode{plural})']
-  words = [
-    f' {task} {recent.mean_return:.4g} ({recent.episodes})' for task, recent in returns.items()
-  ]
-  first, *others = [f'{word},' for word in words[:-1]] + words[-1:]
-  return [f'  returns (episodes):{first}', *others]
 
 
 def _broken(words: Sequence[str]) -> str:

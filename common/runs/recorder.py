@@ -24,6 +24,9 @@ _SETTLED = 10
 # A default argument that nobody can change.
 _NOTHING: Mapping = types.MappingProxyType({})
 
+# Between two lines with the returns of all tasks.
+_ALL_TASKS_SECONDS = 60.0
+
 
 class Supply(NamedTuple):
   """Where a learner's experience comes from."""
@@ -76,12 +79,14 @@ class Recorder:
     self._note = note
     self._tasks = suite.tasks
     self._references = suite.references
+    self._reward_scales = suite.reward_scales
     self._writer = metrics.MetricsWriter(folder, self._all_columns(columns), int(learner.frames))
     self._episodes = episodes.EpisodeWindow(suite.tasks)
     # Guards everything that several threads touch: statistics, episodes, the clock.
     self._lock = threading.Lock()
     # When `seconds` was last brought up to date; None until there are data.
     self._clock: float | None = None
+    self._all_told = 0.0  # When the returns of all tasks were last logged.
     # The names of blocks of `timed` that have not ended, and when they began.
     self._timed: dict[str, float] = {}
     self._updates_at_the_start = int(learner.updates)
@@ -97,6 +102,7 @@ class Recorder:
     with self._lock:
       if self._clock is None:
         self._clock = time.monotonic()
+        self._all_told = self._clock
         self._restart_interval(self._clock)
 
   def record(
@@ -195,16 +201,28 @@ class Recorder:
     row |= self._gauges(row)
     totals = self._scores({task: one.mean_return for task, one in recent.items()})
     self._writer.write(row | totals, distributions)
+    is_single = len(self._tasks) == 1
     line = progress.line(
       int(row['frames']),
       self._config.total_frames,
       row['frames_per_second'],
       self._note(row),
       recent,
-      len(self._tasks),
-      {name.removeprefix('score/'): value for name, value in totals.items()},
+      None if is_single else self._comparable(recent),
     )
     logging.info('%s', line)
+    if recent and not is_single and now >= self._all_told + _ALL_TASKS_SECONDS:
+      self._all_told = now
+      named = {name.removeprefix('score/'): value for name, value in totals.items()}
+      logging.info('%s', progress.all_tasks(recent, named))
+
+  def _comparable(self, recent: Mapping[str, episodes.Recent]) -> progress.Comparable:
+    """Recent returns of all tasks in one unit."""
+    returns = {task: one.mean_return for task, one in recent.items()}
+    if self._references:
+      return progress.Comparable(scores.normalised(self._references, returns), '%')
+    scaled = {task: self._reward_scales.get(task, 1.0) * one for task, one in returns.items()}
+    return progress.Comparable(scaled, '')
 
   def _row(self, now: float) -> dict[str, float]:
     """Counters and statistics of the interval that ends at `now`."""

@@ -30,32 +30,50 @@ def recent(**returns):
 
 def test_line_has_frames_speed_eta_note_and_the_return_with_its_episodes():
   line = progress.line(1_500_000, 6_000_000, 12_345.6, 'lag 3.1', recent(basic=-123.456))
-  expected = '1,500,000 frames ( 25%) 12,346 frames/s ETA 6:04 lag 3.1 return -123.5 (12 episodes)'
+  expected = '1,500,000 frames 25% 12,346/s ETA 6:04 lag 3.1 return -123.5 (12 episodes)'
   assert ' '.join(line.split()) == expected and '\n' not in line
   one = {'basic': episodes.Recent(1.0, 50.0, 1)}
   assert progress.line(0, 100, 10.0, '', one).endswith('  return 1 (1 episode)')
 
 
-def test_tasks_are_named_where_there_are_several_even_if_one_has_ended_an_episode():
-  assert progress.line(0, 9, 1.0, '', recent(a=1.0), 2).endswith('  returns (episodes): a 1 (12)')
-  line = progress.line(0, 9, 1.0, '', recent(a=1.0, b=-20.0), 2)
-  assert line.endswith('  returns (episodes): a 1 (12), b -20 (12)')
+def test_of_several_tasks_the_line_has_mean_worst_and_best():
+  returns = recent(pong=-20.0, boxing=6.0)
+  line = progress.line(0, 9, 1.0, '', returns, progress.Comparable({'pong': 2, 'boxing': 50}, '%'))
+  assert line.endswith('  mean 26%: pong 2% to boxing 50%')
+  line = progress.line(
+    0, 9, 1.0, '', returns, progress.Comparable({'pong': -0.25, 'boxing': 1}, '')
+  )
+  assert line.endswith('  mean 0.375: pong -0.25 to boxing 1')
 
 
-def test_no_line_is_longer_than_100_columns():
-  tasks = [f'health_gathering_supreme_{i}' for i in range(12)]
+def test_names_are_cut_to_the_width_of_the_line():
+  names = ['GoToRedBallNoDists', 'health_gathering_supreme']
+  comparable = progress.Comparable(dict(zip(names, (0.125, 0.375), strict=True)), '')
+  values = (1_500_000, 20_000_000, 12_345.0, 'lag 3.1')
+  line = progress.line(*values, recent(**dict.fromkeys(names, 0.125)), comparable)
+  assert 97 <= len(line) <= 100 and '\n' not in line
+  assert line.endswith('  lag 3.1  mean 0.25: GoToRedB… 0.125 to health_g… 0.375')
+
+
+def test_a_long_note_breaks_the_line_and_loses_nothing():
   note = '123.4 updates/s  replay 1,000,000, ratio 8.00, 12 actors, crashes 3, actors lost 2'
-  scores = {'median': 12.34, 'mean': 56.0}
   values = (150_000_000, 200_000_000, 123_456.0, note)
-  line = progress.line(*values, recent(**dict.fromkeys(tasks, 1234.5)), 12, scores)
-  first, *others = line.split('\n')
-  # The note, the scores, and two tasks to a line.
-  assert max(map(len, [first, *others])) <= 100 and len(others) == 2 + 6
-  assert all(other.startswith('    ') and other.strip() == other[4:] for other in others)
-  # Nothing is lost, and names keep their numbers.
-  for part in (note, 'human-normalised (%): median 12.3, mean 56.0', *tasks):
-    assert part in line
-  assert line.count(' 1234 (12)') + line.count(' 1235 (12)') == 12
+  line = progress.line(*values, recent(pong=1.0), None)
+  first, second = line.split('\n')
+  assert note in first and second == '    return 1 (12 episodes)'
+
+
+def test_all_tasks_fit_in_lines_of_100_columns():
+  tasks = [f'health_gathering_supreme_{i}' for i in range(30)]
+  text = progress.all_tasks(recent(**dict.fromkeys(tasks, 1234.5)), {'median': 12.34, 'mean': 56.0})
+  lines = text.split('\n')
+  assert max(map(len, lines)) <= 100
+  assert all(one.startswith('    ') and one.strip() == one[4:] for one in lines)
+  # Names keep their numbers.
+  assert text.count(' 1234 (12)') + text.count(' 1235 (12)') == 30
+  assert all(task in text for task in tasks)
+  assert text.endswith('(12)\n    human-normalised (%): median 12.3, mean 56.0')
+  assert progress.all_tasks(recent(a=1.0), {}) == '    returns (episodes): a 1 (12)'
 
 
 def test_no_episode_yet():
@@ -74,10 +92,4 @@ def test_the_end_and_beyond():
 def test_lines_of_one_run_are_aligned():
   first = progress.line(5_000, 200_000_000, 9.0, 'lag 1.0', {})
   second = progress.line(200_000_000, 200_000_000, 9e4, 'lag 1.0', {})
-  assert first.index('frames/s') == second.index('frames/s')
-
-
-def test_many_tasks_are_shown_by_number_and_scores():
-  returns = recent(**{f'task_{i}': 1.0 for i in range(13)})
-  line = progress.line(5_000, 200_000_000, 9.0, 'lag 1.0', returns, 57, {'median': 12.34})
-  assert line.endswith('lag 1.0\n    human-normalised (%): median 12.3  returns of 13 tasks')
+  assert first.index('/s') == second.index('/s')

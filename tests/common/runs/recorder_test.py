@@ -79,7 +79,7 @@ def test_the_line_says_what_the_row_and_the_curve_say(tmp_path, learner, recorde
     learner.frames.assign_add(100)
     recorder._report()
   recorder.close()
-  lines = [message for message in caplog.messages if 'frames/s' in message]
+  lines = [message for message in caplog.messages if '/s  ETA' in message]
   assert [line.rpartition('return ')[2] for line in lines] == [
     '15 (2 episodes)',
     '30 (3 episodes)',
@@ -248,7 +248,7 @@ def test_no_statistics_are_lost_between_threads(tmp_path, recorder):
 
 
 def test_suites_with_references_have_scores_once_every_task_has_finished_an_episode(
-  tmp_path, learner, caplog
+  tmp_path, learner, caplog, monkeypatch
 ):
   suite = dataclasses.replace(
     environments.load('gym:CartPole-v1'), tasks=('pong', 'boxing'), references='atari57'
@@ -257,6 +257,7 @@ def test_suites_with_references_have_scores_once_every_task_has_finished_an_epis
   recorder = recorders.Recorder(
     config, suite, tmp_path, learner, ('loss',), lambda row: {}, lambda row: ''
   )
+  monkeypatch.setattr(recorders, '_ALL_TASKS_SECONDS', 0.0)
   recorder.start_clock()
   for task, value in (('pong', 14.6), ('boxing', 6.1)):
     recorder.record({'loss': 1.0})
@@ -268,5 +269,6 @@ def test_suites_with_references_have_scores_once_every_task_has_finished_an_epis
   assert math.isnan(first['score/median']) and math.isnan(first['score/mean'])
   # Human level in Pong is 100%; the return in Boxing is half of it.
   assert (second['score/median'], second['score/mean']) == pytest.approx((75.0, 75.0))
+  assert caplog.messages[-2].endswith('mean 75%: boxing 50% to pong 100%')
   assert 'human-normalised (%): median 75.0, mean 75.0' in caplog.messages[-1]
-  assert 'human' not in caplog.messages[0]
+  assert not any('human' in message for message in caplog.messages[:-2])
