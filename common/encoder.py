@@ -7,7 +7,7 @@ import numpy as np
 import sonnet as snt
 import tensorflow as tf
 
-from common import networks, normalization
+from common import networks, normalization, recurrent
 from common.config import settings
 from common.environments import suite as suites
 
@@ -51,7 +51,7 @@ class ObservationEncoder(snt.Module):
     self._vector = vector_network() if 'vector' in space.spaces else None
     self._instruction = None
     if 'instruction' in space.spaces:
-      self._instruction = networks.InstructionEncoder(hidden_size=instruction_size)
+      self._instruction = recurrent.InstructionEncoder(hidden_size=instruction_size)
 
   def __call__(self, observation: Mapping[str, tf.Tensor]) -> tf.Tensor:
     """Observations by name, `[N, ...]`, to features float32 `[N, D]`.

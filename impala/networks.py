@@ -7,7 +7,7 @@ import sonnet as snt
 import tensorflow as tf
 
 from common import encoder as encoders
-from common import networks
+from common import networks, recurrent
 from common.environments import suite as suites
 from impala import actions as acting
 from impala import config as configs
@@ -74,7 +74,7 @@ class Agent(snt.Module):
     # One pass over zeros creates every variable and tells the core its input size.
     inputs = zeros(encoder.space, action_space, leading=(1, 1))
     feature_size = self._features(inputs).shape[-1]
-    self._core = networks.ResettingLSTM(feature_size, core_size) if core_size else None
+    self._core = recurrent.ResettingLSTM(feature_size, core_size) if core_size else None
     self._policy_head = snt.Linear(acting.num_logits(action_space))
     self._num_tasks = num_tasks
     self.value_head = snt.Linear(num_tasks or 1)

@@ -54,9 +54,9 @@ def _of_operation(operation: tf.Operation) -> int:
       return _products(inputs[2], *inputs[1][:3])
     case 'Conv2DBackpropFilter':
       return _products(inputs[2], *outputs[0][:3])
-    case 'BlockLSTMV2' | 'BlockLSTMGradV2':
+    case 'BlockLSTM' | 'BlockLSTMGrad':
       # Inputs [T, B, D] and states [T, B, H] by weights [D + H, 4 H]; backwards, by both factors.
-      backwards = 1 if operation.type == 'BlockLSTMV2' else 2
+      backwards = 1 if operation.type == 'BlockLSTM' else 2
       return backwards * _products(inputs[1][:2], inputs[4])
   return 0
 

@@ -77,6 +77,8 @@ class Settings:
   environment_timeout_seconds: float = 600.0
   # Episodes of each task to play when training is finished; 0: no evaluation.
   evaluation_episodes: int = 10
+  # Whether that films the first episode of each task.
+  evaluation_films: bool = False
   # Agent steps after which an episode of an evaluation is cut: some agents never end theirs. Atari
   # cuts its own before, after 108,000 frames.
   max_evaluation_steps: int = 100_000

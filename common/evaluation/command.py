@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import gymnasium
 from absl import flags
 
 from common import environments, errors
@@ -35,6 +36,7 @@ _INDECISIVE = (
   'env_processes',
   'population',
   'evaluation_episodes',
+  'evaluation_films',
   'dmlab_level_cache',
   'dmlab_level_cache_gb',
   'dmlab_episode_seeds',
@@ -76,6 +78,7 @@ def main(argv: Sequence[str], description: str, system: systems.System) -> int:
       seed=values.seed,
       film=values.video,
       deterministic=values.deterministic,
+      repeated_actions=values.repeated_actions,
       processes=values.processes,
       max_steps=values.max_steps,
     )
@@ -104,6 +107,12 @@ def _define_flags(values: flags.FlagValues) -> None:
     'Take the most likely action (IMPALA) or the one of highest value (DQN), none at random.',
     flag_values=values,
   )
+  flags.DEFINE_boolean(
+    'repeated_actions',
+    False,
+    'Also play each action over and over, and show the best: what an agent must beat.',
+    flag_values=values,
+  )
   flags.DEFINE_integer(
     'processes',
     cores.count(),
@@ -121,6 +130,7 @@ def evaluate(
   seed: int = _SEED,
   film: bool = False,
   deterministic: bool = False,
+  repeated_actions: bool = False,
   processes: int | None = None,
   max_steps: int | None = None,
 ) -> None:
@@ -137,12 +147,13 @@ def evaluate(
     seed: Seed of environments and actions.
     film: Whether to write `videos/TASK.mp4`, or `.gif` without ffmpeg.
     deterministic: Whether the agent takes the actions it prefers, none at random.
+    repeated_actions: Whether each action is played over and over too, as a baseline.
     processes: How many tasks to play at once; None for the number of cores.
     max_steps: Agent steps after which an episode is cut; None for the run's `max_evaluation_steps`.
 
   Raises:
     UserError: If the run or its checkpoint cannot be read, its folder cannot be written,
-      environments crash repeatedly, or there is nothing to film.
+      environments crash repeatedly, there is nothing to film, or no action to repeat.
   """
   config = system.presets.from_json(run_folder.load_config(run, system.name))
   _expect_writable(run)
@@ -155,9 +166,10 @@ def evaluate(
   suite = player.suite
   logging.info('Evaluating %s: %d episodes of each task.', player.checkpoint, episodes)
   # References include published scores of random play.
-  players = ('agent',) if suite.references else ('random', 'agent')
+  players = ['agent'] if suite.references else ['random', 'agent']
+  repeating = _repeating_players(suite) if repeated_actions else []
   # The agent first, if it is filmed: that may be impossible.
-  order = tuple(reversed(players)) if film else players
+  order = [*reversed(players), *repeating] if film else [*repeating, *players]
   played = jobs.play_all(
     [jobs.Job(who, task) for who in order for task in suite.tasks],
     episodes,
@@ -168,18 +180,43 @@ def evaluate(
     config.log_every_seconds,
   )
   results = {who: {task: played[jobs.Job(who, task)] for task in suite.tasks} for who in players}
+  if repeating:
+    best = {task: _best(played, repeating, task) for task in suite.tasks}
+    results = {'best action repeated': best} | results
 
   _write(request, suite, results)
   logging.info('\nMean return of %d episodes, 95%% bootstrap interval. %s', episodes, suite.note)
   if suite.references:
     score_report.write(run, suite.references, results['agent'], suite.note)
-  else:
+  if repeating or not suite.references:
     logging.info('%s', play.table(results))
   if note := play.cut_note(results, config.max_evaluation_steps):
     logging.info('%s', note)
   logging.info('\nWritten: %s', run / 'evaluation.json')
   if film:
     logging.info('Videos: %s', run / 'videos')
+
+
+def _repeating_players(suite: environments.Suite) -> list[str]:
+  """The players that repeat one action each.
+
+  Raises:
+    UserError: If actions are not single numbers.
+  """
+  space = suite.action_space
+  if not isinstance(space, gymnasium.spaces.Discrete):
+    raise errors.UserError(
+      f'{suite.name} has the actions {space}: --repeated_actions needs Discrete ones. Leave it out'
+    )
+  return [f'action {i}' for i in range(int(space.n))]
+
+
+def _best(
+  played: Mapping[jobs.Job, dict[str, Any]], players: Sequence[str], task: str
+) -> dict[str, Any]:
+  """The summary of the best player of a task, and who that is."""
+  summaries = [played[jobs.Job(who, task)] | {'player': who} for who in players]
+  return max(summaries, key=lambda summary: summary['mean'])
 
 
 def _expect_writable(run: pathlib.Path) -> None:

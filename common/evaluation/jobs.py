@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -26,7 +27,7 @@ _ALONE_SECONDS = 10.0
 class Job(NamedTuple):
   """Episodes of one task by one player."""
 
-  who: str  # 'agent' or 'random'.
+  who: str  # 'agent', 'random', or 'action N', which repeats an action.
   task: str
 
 
@@ -108,13 +109,15 @@ class TaskPlayer:
     """Begins a job.
 
     Args:
-      who: `agent` or `random`.
+      who: `agent`, `random`, or `action N`, which takes action N over and over.
       task: The task's name.
       episodes: The number of episodes.
     """
     self._job = Job(who, task)
     self._film = films.Film() if self._request.film and who == 'agent' else None
-    make_player = self._make_agent_player if who == 'agent' else self._make_random_player
+    make_player = self._make_agent_player
+    if who != 'agent':
+      make_player = functools.partial(self._make_baseline, who)
     self._playing = play.play_episodes(
       self.suite,
       task,
@@ -151,9 +154,12 @@ class TaskPlayer:
     path = film.write(folder, file_name(self._job.task), self.suite.steps_per_second)
     logging.info('  Film: %s', path)
 
-  def _make_random_player(self, task: str, count: int) -> play.Player:
+  def _make_baseline(self, who: str, task: str, count: int) -> play.Player:
+    """A player that has learned nothing."""
     del task, count
-    return play.random_player(self.suite.action_space, self._request.seed)
+    if who == 'random':
+      return play.random_player(self.suite.action_space, self._request.seed)
+    return play.repeating_player(self.suite.action_space, int(who.removeprefix('action ')))
 
 
 def file_name(task: str) -> str:

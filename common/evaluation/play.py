@@ -111,6 +111,27 @@ def random_player(action_space: gymnasium.Space, seed: int) -> Player:
   return act
 
 
+def repeating_player(action_space: gymnasium.Space, action: int) -> Player:
+  """A player that takes the same action of a `Discrete` space over and over.
+
+  Where masks forbid it, a random legal one.
+  """
+  rng = np.random.default_rng(action)
+
+  def act(
+    observations: Mapping[str, np.ndarray], rewards: np.ndarray, done: np.ndarray
+  ) -> np.ndarray:
+    del rewards
+    wanted = np.full(len(done), action)
+    if masks.NAME not in observations:
+      return wanted
+    legal = observations[masks.NAME]
+    others = masks.random_legal(action_space, legal, rng)
+    return np.where(legal[:, action], wanted, others)
+
+  return act
+
+
 def random_actions(
   action_space: gymnasium.Space, count: int, rng: np.random.Generator
 ) -> np.ndarray:

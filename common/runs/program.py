@@ -118,7 +118,9 @@ def _train(
   # One learner evaluates for all, from the run's one checkpoint.
   if finished and config.evaluation_episodes and who.index == 0:
     try:
-      evaluation.evaluate(run.run_dir, system, config.evaluation_episodes)
+      evaluation.evaluate(
+        run.run_dir, system, config.evaluation_episodes, film=config.evaluation_films
+      )
     except Exception as error:
       error.add_note(
         'Training is finished and saved. Evaluate it again with: '

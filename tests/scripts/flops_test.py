@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from common import environments, networks
+from common import environments, networks, recurrent
 from impala import batching, trajectory
 from impala import config as configs
 from impala import learner as learners
@@ -53,8 +53,25 @@ def test_the_shallow_torso():
   assert count(torso, [5, 72, 96, 3]) == 5 * 2 * (first + second + linear)
 
 
+def test_a_fused_lstm_and_its_gradients():
+  lstm = recurrent.ResettingLSTM(5, 7)._lstm
+  forward = 2 * (3 * 2) * (5 + 7) * (4 * 7)
+
+  def unroll(x):
+    return recurrent._unroll_fused(lstm, x)
+
+  def gradients(x):
+    with tf.GradientTape() as tape:
+      tape.watch(x)
+      loss = tf.reduce_sum(unroll(x))
+    return tape.gradient(loss, [x, *lstm.trainable_variables])
+
+  assert count(unroll, [3, 2, 5]) == forward
+  assert count(gradients, [3, 2, 5]) == 3 * forward
+
+
 def test_the_instructions_are_left_out_and_loops_refused():
-  encoder = networks.InstructionEncoder()
+  encoder = recurrent.InstructionEncoder()
   encoder(tf.zeros([1, 4], tf.int32))
   assert count(lambda x: encoder(tf.cast(x, tf.int32)), [9, 4]) == 0
   with pytest.raises(ValueError, match='loop'):

@@ -543,6 +543,20 @@ def test_a_limit_of_steps_cuts_episodes_and_the_report_says_so(evaluated, played
   ) in caplog.messages
 
 
+def test_the_best_action_repeated_is_a_baseline(tmp_path, caplog):
+  caplog.set_level(logging.INFO)
+  config = configs.PRESETS.preset('gym')
+  run_folder.save_config(tmp_path, config)
+  save(tmp_path, config, 1)
+  best = evaluate(tmp_path, repeated_actions=True)['best action repeated']['CartPole-v1']
+  means = [
+    json.loads(path.read_text())['mean'] for path in tmp_path.glob('evaluation/*/action *.json')
+  ]
+  assert len(means) == 2 and best['mean'] == max(means)
+  assert best['episodes'] == 3 and best['player'] in ('action 0', 'action 1')
+  assert any('best action repeated' in message for message in caplog.messages)
+
+
 def test_results_of_another_run_s_checkpoint_of_the_same_name_are_not_reused(
   evaluated, played, tmp_path
 ):

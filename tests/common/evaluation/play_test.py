@@ -367,6 +367,14 @@ def test_random_player_takes_all_actions_and_depends_on_its_seed():
   assert not np.array_equal(actions(seed=1), actions(seed=2))
 
 
+def test_an_action_is_repeated_where_it_is_legal():
+  space = gymnasium.spaces.Discrete(3)
+  player = play.repeating_player(space, 2)
+  assert player({}, None, np.zeros(4)).tolist() == [2] * 4
+  legal = np.array([[1, 1, 1], [1, 0, 0], [0, 1, 0]], np.uint8)
+  assert player({'action_mask': legal}, None, np.zeros(3)).tolist() == [2, 0, 1]
+
+
 def test_continuous_random_actions_are_uniform():
   player = play.random_player(gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32), 1)
   draws = np.stack([player({}, None, np.zeros(50)) for _ in range(40)])
