@@ -21,6 +21,13 @@ def resuming(run_dir: pathlib.Path) -> str:
   return shlex.join([*program, *_kept(flags), f'--run_dir={run_dir}', '--resume'])
 
 
+def python() -> str:
+  """The command of this process's Python, as for a shell in the present folder."""
+  here = pathlib.Path.cwd()
+  path = pathlib.Path(sys.executable)
+  return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
+
+
 def _kept(flags: list[str]) -> list[str]:
   """The flags that still apply when the run is resumed."""
   kept = []

@@ -1,6 +1,7 @@
 """The training program: one process of a run, from command line to exit status."""
 
 import dataclasses
+import logging
 import os
 import pathlib
 import shlex
@@ -9,7 +10,7 @@ from collections.abc import Callable, Sequence
 import gymnasium
 
 from common import environments, errors
-from common.config import command_line, run_folder, settings
+from common.config import command_line, invocation, run_folder, settings
 from common.distributed import cluster
 from common.evaluation import command as evaluation
 from common.machine import janitor
@@ -49,7 +50,9 @@ def main(argv: Sequence[str], description: str, system: systems.System) -> int:
       from common.runs import roles
 
       return roles.work(system, config, options, who)
-    _, finished = _train(system, config, options, who)
+    folder, finished = _train(system, config, options, who)
+    if finished and who.index == 0:
+      logging.info('%s', _what_to_do_next(folder, system, config))
     return 0 if finished else 130
 
 
@@ -128,3 +131,17 @@ def _train(
       )
       raise
   return run.run_dir, finished
+
+
+def _what_to_do_next(
+  folder: pathlib.Path, system: systems.System, config: settings.Settings
+) -> str:
+  """Commands for a run that is finished."""
+  python = invocation.python()
+  run = shlex.quote(str(folder))
+  commands = {
+    f'{invocation.resuming(folder)} --total_frames={2 * config.total_frames}': 'train on',
+    f'{python} -m {system.name}.evaluate {run} --episodes=100 --video': 'play more, and film',
+    f'{python} -m tensorboard.main --logdir={run}': 'look at all that was measured',
+  }
+  return '\n'.join(['\nNext:', *(f'  # {name}\n  {line}' for line, name in commands.items())])

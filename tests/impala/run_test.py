@@ -33,6 +33,7 @@ def test_a_run_leaves_config_metrics_curves_checkpoints_and_an_evaluation(finish
   evaluation = json.loads((folder / 'evaluation.json').read_text())
   for policy in ('agent', 'random'):
     assert len(evaluation[policy]['CartPole-v1']['returns']) == 2
+  assert '\nNext:\n' in output and f'.evaluate {folder}' in output
   assert '/s  ETA ' in output and 'random' in output
 
 
