@@ -89,17 +89,20 @@ def _extremes(comparable: Comparable, width: int) -> str:
   values, unit = comparable
   worst = min(values, key=lambda task: values[task])
   best = max(values, key=lambda task: values[task])
-  form = '.0f' if unit else '.3g'
   mean = sum(values.values()) / len(values)
 
   def told(names: Sequence[str]) -> str:
     first, second = names
-    lowest = f'{first} {values[worst]:{form}}{unit}'
-    highest = f'{second} {values[best]:{form}}{unit}'
-    return f'mean {mean:{form}}{unit}: {lowest} to {highest}'
+    lowest = f'{first} {_number(values[worst], unit)}'
+    highest = f'{second} {_number(values[best], unit)}'
+    return f'mean {_number(mean, unit)}: {lowest} to {highest}'
 
   room = (width - len(told(('', '')))) // 2
   return told([_shortened(name, max(_SHORTEST_NAME, room)) for name in (worst, best)])
+
+
+def _number(value: float, unit: str) -> str:
+  return f'{value:.0f}{unit}' if unit or abs(value) >= 100 else f'{value:.2f}'
 
 
 def _shortened(name: str, length: int) -> str:

@@ -43,16 +43,16 @@ def test_of_several_tasks_the_line_has_mean_worst_and_best():
   line = progress.line(
     0, 9, 1.0, '', returns, progress.Comparable({'pong': -0.25, 'boxing': 1}, '')
   )
-  assert line.endswith('  mean 0.375: pong -0.25 to boxing 1')
+  assert line.endswith('  mean 0.38: pong -0.25 to boxing 1.00')
 
 
 def test_names_are_cut_to_the_width_of_the_line():
   names = ['GoToRedBallNoDists', 'health_gathering_supreme']
-  comparable = progress.Comparable(dict(zip(names, (0.125, 0.375), strict=True)), '')
+  comparable = progress.Comparable(dict(zip(names, (0.125, 234.5), strict=True)), '')
   values = (1_500_000, 20_000_000, 12_345.0, 'lag 3.1')
   line = progress.line(*values, recent(**dict.fromkeys(names, 0.125)), comparable)
   assert 97 <= len(line) <= 100 and '\n' not in line
-  assert line.endswith('  lag 3.1  mean 0.25: GoToRedB… 0.125 to health_g… 0.375')
+  assert line.endswith('  lag 3.1  mean 117: GoToRedBal… 0.12 to health_gat… 234')
 
 
 def test_a_long_note_breaks_the_line_and_loses_nothing():
