@@ -57,6 +57,7 @@ _SMALL: dict[str, Any] = dict(
   batch_size=16,
   queue_capacity=16,
   core_size=64,
+  intra_op_threads=1,
 )
 _SMALL_CHANGES = (
   'CartPole and Acrobot in place of five levels of DeepMind Lab, an LSTM of 64 and 200,000 frames '
@@ -96,7 +97,7 @@ def _single_tasks(small_changes: str = '', **small: Any) -> dict[str, Scale]:
       preset='gym',
       tasks=(tasks.CARTPOLE, tasks.ACROBOT),
       changes=f'{_SMALL_CHANGES} {small_changes}'.rstrip(),
-      frames_per_second=4_000,
+      frames_per_second=8_000,
       settings={**_SMALL, **small},
       draws=12,
     ),
@@ -324,7 +325,7 @@ _SMALL_TASKS = definitions.Experiment(
         definitions.Task('FrozenLake', 'gym:FrozenLake-v1', low=0.015, high=0.74),
       ),
       changes="Candidates for scale small, with the preset's own hyperparameters.",
-      frames_per_second=4_000,
+      frames_per_second=8_000,
       settings=_SMALL,
       seeds=5,
     ),

@@ -51,10 +51,18 @@ _SYSTEMS = {
 }
 
 # What `small` measures. Further flags apply to each.
-_ROOM = ('--env=scripts.grids:Room', '--config.torso=grid', '--config.core_size=64')
-_SMALL = (
+_SMALL: tuple[tuple[str, ...], ...] = (
+  (
+    'impala',
+    '--env=envpool:CartPole-v1',
+    '--config.core_size=64',
+    '--config.envs_per_actor=64',
+    '--config.batch_size=64',
+    '--config.queue_capacity=64',
+    '--config.intra_op_threads=1',
+  ),
+  ('impala', '--env=envpool:MiniGrid-DoorKey-5x5-v0'),
   ('impala', '--env=gym:CartPole-v1'),
-  ('impala', *_ROOM),
   ('apex_dqn', '--env=gym:CartPole-v1'),
   ('apex_dpg', '--env=gym:Pendulum-v1'),
 )

@@ -8,9 +8,9 @@ from common.reporting import scores
 # Training returns count: there is no evaluation at the end of a run.
 QUIET: dict[str, Any] = dict(evaluation_episodes=0)
 
-# From random play to solved.
-CARTPOLE = definitions.Task('CartPole', 'gym:CartPole-v1', low=20.0, high=500.0)
-ACROBOT = definitions.Task('Acrobot', 'gym:Acrobot-v1', low=-500.0, high=-80.0)
+# From random play to solved. By EnvPool: they step in a fifth of the time that gymnasium's take.
+CARTPOLE = definitions.Task('CartPole', 'envpool:CartPole-v1', low=20.0, high=500.0)
+ACROBOT = definitions.Task('Acrobot', 'envpool:Acrobot-v1', low=-500.0, high=-80.0)
 
 GAMES = tuple(scores.references('atari57'))
 
