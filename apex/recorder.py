@@ -103,8 +103,9 @@ class Recorder:
     environment = np.asarray(shipment.environment)
     for block, step in np.argwhere(lengths > 0):
       episode_return = float(returns[block, step])
-      # Over all environments, however much they explore.
-      self.base.record(means={'return_of_all': episode_return})
+      # Over all environments, however much they explore. A sum may have overflowed.
+      if np.isfinite(episode_return):
+        self.base.record(means={'return_of_all': episode_return})
       if self._is_shown[environment[block]]:
         self.base.add_episode(self._task, episode_return, int(lengths[block, step]))
 

@@ -115,6 +115,7 @@ class Run(runs.Run):
     )
 
   def start_threads(self, crew: threads.Crew) -> None:
+    crew.patience = self._suite.closing_seconds
     crew.start('learner', functools.partial(self._learn, crew.stop))
     crew.start('sampler', functools.partial(self._sampler.run, self._recorder.record_late))
     crew.start('writer', functools.partial(self._writer.run, self._recorder, crew.stop))

@@ -128,6 +128,7 @@ class Run(runs.Run):
     self._batches = self._material.begin(self.queue)
 
   def start_threads(self, crew: threads.Crew) -> None:
+    crew.patience = self._suite.closing_seconds
     # Handed over: the pipeline and its prefetched batch end with the thread.
     batches = self._batches
     del self._batches

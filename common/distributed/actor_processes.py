@@ -14,7 +14,8 @@ from common.machine import exits
 
 _MOST_FAILURES = 5  # In a row, of one actor.
 _HEALTHY_SECONDS = 60.0  # An actor that ran for longer did not fail at starting.
-_PATIENCE = 10.0  # Seconds for all actors to end before they are killed.
+# Seconds for all actors to end before they are killed. DeepMind Lab's engines may need a minute.
+_PATIENCE = 80.0
 _LAST_WORDS = 2000  # Bytes at the end of a log that are searched for its last line.
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -86,7 +87,7 @@ class ActorProcesses:
     return all(process.poll() == 0 for process in self._processes)
 
   def close(self) -> None:
-    """Terminates all actors, and kills those still running 10 s later."""
+    """Terminates all actors, and kills those that do not end."""
     for process in self._processes:
       if process.poll() is None:
         process.terminate()

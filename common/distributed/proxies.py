@@ -4,12 +4,14 @@ gRPC sends everything through the proxy in `http_proxy`, loopback too. Actors do
 way: Unix sockets have no proxy, and the gate's far end asks for none. Learners among each other do.
 """
 
+import logging
 import os
 from typing import Sequence
 
 from common.distributed import cluster
 
 _EXEMPT = 'no_grpc_proxy'
+_PROXIES = ('http_proxy', 'https_proxy', 'grpc_proxy', 'all_proxy')
 # What gRPC reads if the first is not set.
 _EXEMPT_BY_OTHERS = 'no_proxy'
 
@@ -20,6 +22,8 @@ def bypass(addresses: Sequence[str]) -> None:
   Args:
     addresses: HOST:PORT of each.
   """
+  if named := sorted(name for name in os.environ if name.lower() in _PROXIES):
+    logging.info('%s: not asked for what goes from learner to learner.', ', '.join(named))
   before = os.environ.get(_EXEMPT) or os.environ.get(_EXEMPT_BY_OTHERS, '')
   hosts = dict.fromkeys(entry.strip() for entry in before.split(',') if entry.strip())
   for address in addresses:

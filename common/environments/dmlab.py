@@ -49,6 +49,8 @@ BYTES_PER_ENVIRONMENT = 150 * 10**6
 # Seconds for engines to end. One that compiles a map (4 to 43 s) cannot be interrupted, and if it
 # were killed it would leave its temporary folder behind.
 _PATIENCE = 60.0
+# For those that must be killed then, and what they leave.
+_CLEANING_SECONDS = 5.0
 _STDERR = 2  # Its file descriptor, to which C code writes.
 _SHOWN_BYTES = 1000
 _TEST_MIXER_SEED = 0x600D5EED  # The released code's, for evaluation.
@@ -106,6 +108,7 @@ def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
     references='dmlab30' if set(tasks) <= set(levels.DMLAB_30) else '',
     note=note,
     bytes_per_environment=BYTES_PER_ENVIRONMENT,
+    closing_seconds=_PATIENCE + _CLEANING_SECONDS,
   )
 
 

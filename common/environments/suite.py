@@ -124,6 +124,7 @@ class Suite:
     measure_bytes: Measures it, where only running one can tell; None elsewhere.
     max_episode_steps: Agent steps after which every episode is truncated in training; None if that
       is not known.
+    closing_seconds: How long its environments may take to end, whatever they are doing.
   """
 
   name: str
@@ -141,6 +142,7 @@ class Suite:
   bytes_per_environment: int = 0
   measure_bytes: Callable[[], int] | None = None
   max_episode_steps: int | None = None
+  closing_seconds: float = 10.0
 
   @property
   def is_discrete(self) -> bool:

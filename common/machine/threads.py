@@ -49,6 +49,7 @@ class Crew:
   Attributes:
     stop: Set when a thread fails or the crew is ended; the threads should return soon after.
     error: The first exception that a thread raised, if any.
+    patience: Seconds that `end` waits for the threads, all together.
   """
 
   def __init__(self, close: Callable[[], None]):
@@ -60,6 +61,7 @@ class Crew:
     """
     self.stop = threading.Event()
     self.error: BaseException | None = None
+    self.patience = 10.0
     self._close = close
     self._threads: list[threading.Thread] = []
     self._lock = threading.Lock()  # Guards `error`.
@@ -72,19 +74,16 @@ class Crew:
     thread.start()
     return thread
 
-  def end(self, seconds: float = 10.0) -> list[str]:
+  def end(self) -> list[str]:
     """Stops and joins all threads. Idempotent.
 
-    Args:
-      seconds: How long to wait for the threads, all together.
-
     Returns:
-      The names of threads that have not ended by then, because they hang in foreign code. They are
+      The names of threads that have not ended in time, because they hang in foreign code. They are
       daemons and end with the process, see `exits.leave`.
     """
     self.stop.set()
     self._close()
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + self.patience
     for thread in self._threads:
       thread.join(max(0.0, deadline - time.monotonic()))
     return [thread.name for thread in self._threads if thread.is_alive()]

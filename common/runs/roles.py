@@ -124,6 +124,7 @@ def _work(
         try:
           config = trust.of_learner(system, welcome.config, own, asked)
           suite = environments.load(config.env, config.environment_options())
+          crew.patience = suite.closing_seconds
           do(system, config, suite, link, welcome)
           break
         except links.PlaceChanged:

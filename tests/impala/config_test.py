@@ -319,3 +319,10 @@ def test_suites_have_their_own_presets(env, preset):
   assert configs.PRESETS.preset_for(env) == preset
   if ':' not in env:
     assert configs.PRESETS.preset(preset).env == env
+
+
+def test_levels_that_compile_maps_for_minutes_do_not_look_hung():
+  """A map takes up to 43 s, and several are compiled at once."""
+  dmlab = [name for name in configs.PRESETS.rows if configs.PRESETS.preset(name).env[:5] == 'dmlab']
+  assert len(dmlab) >= 7
+  assert all(configs.PRESETS.preset(name).stall_seconds >= 300 for name in dmlab)

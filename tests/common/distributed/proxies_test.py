@@ -1,5 +1,6 @@
 """Which hosts gRPC reaches without a proxy."""
 
+import logging
 import os
 
 import pytest
@@ -26,3 +27,16 @@ def test_hosts_are_added_to_those_that_are_exempt_already(grpc, others, expected
   monkeypatch.setenv('no_grpc_proxy', os.environ.get('no_grpc_proxy', ''))  # Restored at the end.
   proxies.bypass(['a:1', '[::1]:2', 'a:3'])
   assert os.environ['no_grpc_proxy'] == expected
+
+
+def test_the_variables_that_name_a_proxy_are_named(monkeypatch, caplog):
+  for name in list(os.environ):
+    if name.lower().endswith('_proxy'):
+      monkeypatch.delenv(name)
+  monkeypatch.setenv('no_grpc_proxy', '')
+  with caplog.at_level(logging.INFO):
+    proxies.bypass(['a:1'])
+    assert not caplog.messages
+    monkeypatch.setenv('http_proxy', 'http://somewhere:3128')
+    proxies.bypass(['a:1'])
+  assert caplog.messages == ['http_proxy: not asked for what goes from learner to learner.']

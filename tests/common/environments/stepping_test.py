@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from common import environments
+from common.config import settings
 from common.environments import inline, parallel, stepping
 from scripts import processes
 
@@ -118,6 +119,15 @@ def test_one_that_hangs_steps_in_a_process(monkeypatch):
 def test_the_choice_can_be_made_by_hand():
   assert kind(f'{MODULE}:Heavy', 'never') is inline.InlineVectorEnv
   assert kind(LIGHT, 'always') is parallel.ParallelVectorEnv
+
+
+def test_the_limit_of_a_hanging_step_is_the_setting():
+  options = settings.Settings(
+    env=LIGHT, total_frames=1, environment_timeout_seconds=7.0, env_processes='always'
+  ).environment_options()
+  suite = environments.load(LIGHT, options)
+  with contextlib.closing(suite.make(list(suite.tasks), True)) as environment:
+    assert environment._timeout == 7.0
 
 
 def test_functions_of_this_process_only_step_here():

@@ -16,6 +16,7 @@ import time
 
 import pytest
 
+from apex import system as apex
 from common import environments, errors
 from common.config import run_folder
 from common.evaluation import command as evaluation_command
@@ -574,6 +575,11 @@ def test_films_are_made_even_if_there_are_results(evaluated, played):
   evaluate(evaluated, film=True)
   assert played == ['breakout', 'road_runner']
   assert {path.stem for path in (evaluated / 'videos').iterdir()} == {'breakout', 'road_runner'}
+
+
+def test_a_run_of_the_other_system_is_refused_by_name(fresh_run):
+  with pytest.raises(errors.UserError, match='python -m impala.evaluate'):
+    evaluation_command.evaluate(fresh_run, apex.APEX, 1)
 
 
 def test_a_run_that_cannot_get_results_is_refused_before_it_is_played(tmp_path):

@@ -131,7 +131,8 @@ def test_end_names_threads_that_hang_in_foreign_code(crew, closing):
   release = threading.Event()
   hanging = crew.start('hangs', release.wait)
   crew.start('waits', closing.wait)
-  assert crew.end(seconds=0.1) == ['hangs']
+  crew.patience = 0.1
+  assert crew.end() == ['hangs']
   release.set()
   assert crew.end() == []
   assert not hanging.is_alive()
