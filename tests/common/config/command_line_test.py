@@ -31,11 +31,13 @@ def run_dir(tmp_path):
   return path
 
 
-def test_the_default_preset_is_doom():
+def test_the_default_preset_is_babyai():
   config, options = parse()
-  assert config == configs.PRESETS.preset('doom')
+  assert config == configs.PRESETS.preset('babyai')
   assert not options.resume
-  assert options.run_dir.parent == pathlib.Path('runs') and options.run_dir.name.startswith('doom-')
+  assert options.run_dir.parent == pathlib.Path('runs') and options.run_dir.name.startswith(
+    'babyai-'
+  )
 
 
 @pytest.mark.parametrize('name', configs.PRESETS.rows)
