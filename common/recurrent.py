@@ -223,7 +223,7 @@ def _unroll_fused(lstm: snt.LSTM, inputs: tf.Tensor) -> tf.Tensor:
   """
   steps, batch_size = tf.unstack(tf.shape(inputs)[:2])
   state = lstm.initial_state(batch_size)
-  no_peephole = tf.zeros_like(state.hidden[0])
+  no_peephole = tf.zeros([lstm.hidden_to_hidden.shape[0]])
   weights = tf.concat([lstm.input_to_hidden, lstm.hidden_to_hidden], axis=0)
   # Not BlockLSTMV2, which has Sonnet's order of gates: TensorFlow 2.21 computes its gradients as if
   # it had this one's.

@@ -11,7 +11,7 @@ one process, one part after the other, `--rounds` times, and medians are shown.
 SYSTEM may also be wire, which measures what it costs to run actors in other processes; table_1,
 which compares IMPALA with A2C and A3C as Table 1 does; start, the time from starting Python to the
 first update; small, all three systems on small tasks, where what lies between the parts decides; or
-all, the tables of docs/speed.md. `--json=FILE` keeps the results, and `--compare=FILE` shows the
+all, most tables of docs/speed.md. `--json=FILE` keeps the results, and `--compare=FILE` shows the
 ratios to those kept before. Only ratios of one machine on one day mean anything.
 """
 
@@ -22,8 +22,11 @@ import json
 import pathlib
 import platform
 import statistics
+import subprocess
 import sys
-from typing import Any, Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
@@ -113,16 +116,19 @@ def main(argv: Sequence[str]) -> int:
   values = _flags()
   # What is left are the trainer's flags.
   _, *arguments = values([program, *arguments], known_only=True)
-  cases = _SEVERAL.get(name, ((name,),))
   before = _read(values.compare) if values.compare else {}
   print(_machine(), flush=True)
 
   results = {}
   with janitor.attend():
-    for case in cases:
-      title = ' '.join(case)
-      results[title] = _measure(program, [*case, *arguments], values)
-      _compare(results[title], before.get(title, {}))
+    measured: Iterator[tuple[str, dict[str, Any]]]
+    if name in _SEVERAL:
+      measured = (_measure_apart([*case, *arguments], values) for case in _SEVERAL[name])
+    else:
+      measured = iter([_measure(program, [name, *arguments], values)])
+    for title, result in measured:
+      results[title] = result
+      _compare(result, before.get(title, {}))
   if values.json:
     with files.replacing(pathlib.Path(values.json)) as file:
       json.dump(results, file, indent=1)
@@ -162,8 +168,25 @@ def _compare(result: dict[str, Any], before: dict[str, Any]) -> None:
       print(f'{name}: {result[name]:,.4g}, before {before[name]:,.4g}: {ratio:.3f}', flush=True)
 
 
-def _measure(program: str, arguments: Sequence[str], values: flags.FlagValues) -> dict[str, Any]:
-  """Measures one system, whose name is the first argument; prints a table of the medians."""
+def _measure_apart(
+  arguments: Sequence[str], values: flags.FlagValues
+) -> tuple[str, dict[str, Any]]:
+  """`_measure` in a process of its own: TensorFlow takes its number of threads once."""
+  with tempfile.NamedTemporaryFile(suffix='.json') as file:
+    own = [f'--rounds={values.rounds}', f'--seconds={values.seconds}', f'--json={file.name}']
+    subprocess.run([sys.executable, __file__, *arguments, *own], check=True)
+    ((title, result),) = json.loads(pathlib.Path(file.name).read_text()).items()
+  return title, result
+
+
+def _measure(
+  program: str, arguments: Sequence[str], values: flags.FlagValues
+) -> tuple[str, dict[str, Any]]:
+  """Measures one system, whose name is the first argument; prints a table of the medians.
+
+  Returns:
+    The arguments, by which results are compared, and the result.
+  """
   name, *settings = arguments
   module, default = _SYSTEMS[name]
   system = importlib.import_module(module)
@@ -178,7 +201,7 @@ def _measure(program: str, arguments: Sequence[str], values: flags.FlagValues) -
   result: dict[str, Any] = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
   result |= {'env': config.env, 'cores': cores.count(), 'rounds': rounds}
   print(system.table(config, result), flush=True)
-  return result
+  return ' '.join(arguments), result
 
 
 def _flags() -> flags.FlagValues:

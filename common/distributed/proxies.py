@@ -23,7 +23,7 @@ def bypass(addresses: Sequence[str]) -> None:
     addresses: HOST:PORT of each.
   """
   if named := sorted(name for name in os.environ if name.lower() in _PROXIES):
-    logging.info('%s: not asked for what goes from learner to learner.', ', '.join(named))
+    logging.info('Learners reach each other directly, not by the proxy of %s.', ', '.join(named))
   before = os.environ.get(_EXEMPT) or os.environ.get(_EXEMPT_BY_OTHERS, '')
   hosts = dict.fromkeys(entry.strip() for entry in before.split(',') if entry.strip())
   for address in addresses:

@@ -36,15 +36,21 @@ class Snapshots:
     # By session.
     self._fetches: dict[str, _Fetch] = {}
 
-  def begin(self, session: str) -> tuple[int, list[bytes]]:
-    """The version and the messages of the latest snapshot, of which the member takes the first."""
+  def begin(self, session: str, known: int | None = None) -> tuple[int, list[bytes]]:
+    """The version and the messages of the latest snapshot, of which the member takes the first.
+
+    Args:
+      session: The member's session.
+      known: The version that it has already, and does not fetch again.
+    """
     with self._lock:
       version, values = self._store.latest()
       if version != self._version:
         # Encoded once for all members.
         self._messages = wire.split(values.numpy().tobytes())
         self._version = version
-      self._keep(session, version, self._messages, part=0)
+      if version != known:
+        self._keep(session, version, self._messages, part=0)
       return version, self._messages
 
   def part(self, session: str, version: int, part: int) -> list[bytes]:
@@ -107,10 +113,11 @@ class Publication:
     part = request['part']
 
     if part == 0:
-      latest, parts = self._snapshots.begin(session)
-      frames = self._frames()
       # `known` distinguishes a version the actor has from one of another learner.
-      if latest == version and 'known' in request:
+      known = version if 'known' in request else None
+      latest, parts = self._snapshots.begin(session, known)
+      frames = self._frames()
+      if latest == known:
         return wire.to_json(state='known', frames=frames), b''
       answer = wire.to_json(state='given', version=latest, parts=len(parts), frames=frames)
       return answer, parts[0]

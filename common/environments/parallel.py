@@ -70,9 +70,11 @@ class ParallelVectorEnv(gymnasium.vector.VectorEnv):
     self.action_space = gymnasium.vector.utils.batch_space(action_space, self.num_envs)
 
     self._memory = shared.Memory()
-    self._shared = shared.arrays(self._memory.fileno(), self.observation_space)
+    # Not the space, which has bounds for each number of all environments.
+    forms = shared.forms(self.observation_space)
+    self._shared = shared.arrays(self._memory.fileno(), forms)
     self._makes = [
-      functools.partial(_Hosted, make, self._memory.fileno(), self.observation_space, i)
+      functools.partial(_Hosted, make, self._memory.fileno(), forms, i)
       for i, make in enumerate(makes)
     ]
     self._names = names
@@ -238,7 +240,7 @@ class _Hosted:
     self,
     make: Callable[[], gymnasium.Env],
     memory: int,
-    observation_space: gymnasium.Space,
+    forms: Mapping[str, shared.Form],
     row: int,
   ):
     """Makes the environment.
@@ -246,12 +248,12 @@ class _Hosted:
     Args:
       make: Builds it.
       memory: Where its observations go, see `shared`.
-      observation_space: That of all environments.
+      forms: Those of the observations of all environments.
       row: The place of this one.
     """
     self._environment = make()
-    arrays = shared.arrays(memory, observation_space)
-    self._observation = {name: array[row : row + 1] for name, array in arrays.items()}
+    arrays = shared.arrays(memory, forms)
+    self._observation = {name: array[row] for name, array in arrays.items()}
     self.render = self._environment.render
     self.close = self._environment.close
 

@@ -47,9 +47,17 @@ class ProcessVectorEnv(gymnasium.vector.VectorEnv):
     self._memory = shared.Memory()
     self._make = functools.partial(_Hosted, make, self._memory.fileno())
     self._timeout = timeout_seconds
-    self._worker = self._start()
-    # The spaces come from there, as making an environment here is what this class avoids.
-    form: _Form = self._call('form', self._timeout)
+    try:
+      self._worker = self._start()
+    except BaseException:
+      self._memory.close()
+      raise
+    try:
+      # The spaces come from there, as making an environment here is what this class avoids.
+      form: _Form = self._call('form', self._timeout)
+    except BaseException:
+      self.close_extras()
+      raise
     self.num_envs = form.num_envs
     self.metadata = form.metadata
     self.single_observation_space = form.observation_space
@@ -58,7 +66,8 @@ class ProcessVectorEnv(gymnasium.vector.VectorEnv):
       self.single_observation_space, self.num_envs
     )
     self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, self.num_envs)
-    self._observations = shared.arrays(self._memory.fileno(), self.observation_space)
+    forms = shared.forms(self.observation_space)
+    self._observations = shared.arrays(self._memory.fileno(), forms)
 
   def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> suite.Reset:
     # A process that raised `EnvironmentCrashed` still lives: its environment restarts the engine.
@@ -154,7 +163,8 @@ class _Hosted:
   def __init__(self, make: Callable[[], gymnasium.vector.VectorEnv], memory: int):
     """Makes the environment, whose observations go into `memory`, see `shared`."""
     self._environment = make()
-    self._observations = shared.arrays(memory, self._environment.observation_space)
+    forms = shared.forms(self._environment.observation_space)
+    self._observations = shared.arrays(memory, forms)
     self.close = self._environment.close
     self.picture = functools.partial(suite.picture, self._environment)
 

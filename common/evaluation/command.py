@@ -190,6 +190,11 @@ def evaluate(
     score_report.write(run, suite.references, results['agent'], suite.note)
   if repeating or not suite.references:
     logging.info('%s', play.table(results))
+  if repeating:
+    logging.info(
+      'The best of %d actions is the best by these episodes, and so a little better than it is.',
+      len(repeating),
+    )
   if note := play.cut_note(results, config.max_evaluation_steps):
     logging.info('%s', note)
   logging.info('\nWritten: %s', run / 'evaluation.json')

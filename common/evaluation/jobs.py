@@ -68,7 +68,7 @@ class Request:
 
 
 class TaskPlayer:
-  """The agent of a checkpoint, and a random policy; in this process or as a `workers.Worker`.
+  """The agent of a checkpoint, or one that has learned nothing; here or as a `workers.Worker`.
 
   `begin` begins a job, and `play_on` plays it bit by bit, so that progress is seen from outside.
 

@@ -21,6 +21,10 @@ _MAX_ENVIRONMENTS = 10  # Of one task at once.
 _MAX_CRASHES = 3
 
 
+class NothingToFilm(errors.UserError):
+  """The environment neither shows images nor renders."""
+
+
 @dataclasses.dataclass
 class Episodes:
   """Episodes of one task, so far.
@@ -291,7 +295,7 @@ def _picture(
   if shown is not None:
     return shown
   if observation.ndim != 3:
-    raise errors.UserError(
+    raise NothingToFilm(
       f'{suite.name} observes vectors, and has no render() that returns an rgb_array: there is '
       'nothing to film. Leave out --video'
     )

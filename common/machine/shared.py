@@ -4,12 +4,24 @@ import math
 import mmap
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 # Arrays begin at multiples of this, as TensorFlow's own do, which saves it a copy.
 _ALIGNMENT = 64
+
+
+class Form(NamedTuple):
+  """What an array looks like."""
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+
+
+def forms(like: Any) -> dict[str, Form]:
+  """The forms of a mapping to anything with a `shape` and a `dtype`, such as a `Dict` space."""
+  return {name: Form(tuple(one.shape), np.dtype(one.dtype)) for name, one in like.items()}
 
 
 class Memory:
@@ -32,28 +44,36 @@ class Memory:
       self._descriptor = -1
 
 
-def arrays(descriptor: int, forms: Any) -> dict[str, np.ndarray]:
-  """The arrays in a memory, which all processes that ask for the same forms share.
+def arrays(descriptor: int, wanted: Mapping[str, Form]) -> dict[str, np.ndarray]:
+  """The arrays in a memory, which all processes that want the same share.
 
   Args:
     descriptor: The memory's.
-    forms: A mapping by name to anything with a `shape` and a `dtype`, such as a `Dict` space.
+    wanted: Their forms by name.
   """
   offsets = {}
   size = 0
-  for name, form in forms.items():
+  for name, form in wanted.items():
     offsets[name] = size
-    num_bytes = math.prod(form.shape) * np.dtype(form.dtype).itemsize
+    num_bytes = math.prod(form.shape) * form.dtype.itemsize
     size += -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
   # Of equal size for all, so it does not matter who is first.
   os.ftruncate(descriptor, size)
   mapped = mmap.mmap(descriptor, size)
   return {
-    name: np.ndarray(form.shape, form.dtype, mapped, offsets[name]) for name, form in forms.items()
+    name: np.ndarray(form.shape, form.dtype, mapped, offsets[name]) for name, form in wanted.items()
   }
 
 
 def put(into: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> None:
-  """Copies values into arrays of the same names."""
+  """Copies values into arrays of the same names.
+
+  Raises:
+    ValueError: A value has another shape.
+    TypeError: It would lose what its dtype can hold, as when floats become bytes.
+  """
   for name, array in into.items():
-    array[...] = values[name]
+    value = np.asarray(values[name])
+    if value.shape != array.shape:
+      raise ValueError(f'{name} has shape {value.shape}, expected {array.shape}')
+    np.copyto(array, value, casting='same_kind')

@@ -65,7 +65,7 @@ class Worker:
     # A fresh interpreter rather than a fork: forking a process with TensorFlow's threads may hang.
     program = (
       f'import sys; sys.path[:] = {sys.path!r}; from common.machine import workers; '
-      f'workers.serve({theirs.fileno()}, {self._notes.fileno()})'
+      f'workers.serve({theirs.fileno()}, {self._notes.fileno()}, {list(descriptors)})'
     )
     # What engines write is of interest only after they have died.
     self._output = tempfile.TemporaryFile('ab+')
@@ -264,25 +264,25 @@ class _Warnings(logging.Handler):
     self.messages.append(record.getMessage())
 
 
-def serve(file_descriptor: int, note_file: int) -> None:
+def serve(file_descriptor: int, note_file: int, descriptors: Sequence[int]) -> None:
   """The child's main loop: makes the object and calls its methods until the parent closes or dies.
 
   Args:
     file_descriptor: The child's end of the connection.
     note_file: Descriptor of the file for notes.
+    descriptors: Of the further files that the object gets.
   """
   global _note_file
   _note_file = note_file
   # Otherwise engines that are processes would inherit it and keep the connection open.
-  os.set_inheritable(file_descriptor, False)
-  os.set_inheritable(note_file, False)
+  for descriptor in (file_descriptor, note_file, *descriptors):
+    os.set_inheritable(descriptor, False)
   connection = connections.Connection(file_descriptor)
   warnings = _Warnings()
   logging.getLogger().addHandler(warnings)
 
-  make = connection.recv()
-  made: list[Any] = []  # The object, unless making it fails.
-  answer = _answer(lambda: made.append(make()))
+  made: list[Any] = []  # The object, unless making it fails. What makes it is not kept.
+  answer = _answer(lambda: made.append(connection.recv()()))
   while True:
     try:
       connection.send((*answer, warnings.messages))

@@ -52,7 +52,7 @@ def line(
   """
   parts = [
     f'{frames:>11,} frames {frames / total_frames:4.0%}',
-    f'{frames_per_second:6,.0f}/s',
+    f'{frames_per_second:7,.0f}/s',
     f'ETA {_time_left(total_frames - frames, frames_per_second)}',
     note,
   ]
@@ -63,7 +63,10 @@ def line(
     (recent,) = returns.values()
     plural = '' if recent.episodes == 1 else 's'
     return _broken([text, f'  return {recent.mean_return:.4g} ({recent.episodes} episode{plural})'])
-  return _broken([text, f'  {_extremes(comparable, _WIDTH - len(text) - 2)}'])
+  told = f'  {_extremes(comparable, _WIDTH - len(text) - 2)}'
+  if len(text) + len(told) > _WIDTH:
+    told = f'  {_extremes(comparable, _WIDTH - len(_INDENT))}'
+  return _broken([text, told])
 
 
 def all_tasks(returns: Mapping[str, episodes.Recent], scores: Mapping[str, float]) -> str:

@@ -13,6 +13,7 @@ from common import environments, errors
 from common.config import command_line, invocation, run_folder, settings
 from common.distributed import cluster
 from common.evaluation import command as evaluation
+from common.evaluation import play
 from common.machine import janitor
 from common.runs import system as systems
 
@@ -41,9 +42,12 @@ def main(argv: Sequence[str], description: str, system: systems.System) -> int:
     define_flags=cluster.define_flags,
   )
   with janitor.attend():
-    # Only now: --help and wrong flags should not wait for it.
-    command_line.import_tensorflow(config.intra_op_threads)
     assert options.values is not None  # `parse` always sets it.
+    # Actors and evaluators get their settings from the learner, later: only what was asked for here
+    # is known.
+    is_known = options.values.role in ('all', 'learner') or 'intra_op_threads' in options.asked
+    # Only now: --help and wrong flags should not wait for it.
+    command_line.import_tensorflow(config.intra_op_threads if is_known else 0)
     who = cluster.resolve(options.values)
     if who.role in ('actor', 'evaluator'):
       # Imports TensorFlow.
@@ -121,9 +125,7 @@ def _train(
   # One learner evaluates for all, from the run's one checkpoint.
   if finished and config.evaluation_episodes and who.index == 0:
     try:
-      evaluation.evaluate(
-        run.run_dir, system, config.evaluation_episodes, film=config.evaluation_films
-      )
+      _evaluate(run.run_dir, system, config)
     except Exception as error:
       error.add_note(
         'Training is finished and saved. Evaluate it again with: '
@@ -133,6 +135,16 @@ def _train(
   return run.run_dir, finished
 
 
+def _evaluate(folder: pathlib.Path, system: systems.System, config: settings.Settings) -> None:
+  """Evaluates a run that is finished."""
+  episodes = config.evaluation_episodes
+  try:
+    evaluation.evaluate(folder, system, episodes, film=config.evaluation_films)
+  except play.NothingToFilm as error:
+    logging.warning('No films: %s', error)
+    evaluation.evaluate(folder, system, episodes)
+
+
 def _what_to_do_next(
   folder: pathlib.Path, system: systems.System, config: settings.Settings
 ) -> str:
@@ -140,8 +152,8 @@ def _what_to_do_next(
   python = invocation.python()
   run = shlex.quote(str(folder))
   commands = {
-    f'{invocation.resuming(folder)} --total_frames={2 * config.total_frames}': 'train on',
-    f'{python} -m {system.name}.evaluate {run} --episodes=100 --video': 'play more, and film',
-    f'{python} -m tensorboard.main --logdir={run}': 'look at all that was measured',
+    'train on': invocation.resuming(folder, {'total_frames': 2 * config.total_frames}),
+    'play more': f'{python} -m {system.name}.evaluate {run} --episodes=100',
+    'look at all that was measured': f'{python} -m tensorboard.main --logdir={run}',
   }
-  return '\n'.join(['\nNext:', *(f'  # {name}\n  {line}' for line, name in commands.items())])
+  return '\n'.join(['\nNext:', *(f'  # {what}\n  {how}' for what, how in commands.items())])

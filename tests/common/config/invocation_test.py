@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from common.config import invocation
+from tests.common import programs
 
 RUN = pathlib.Path('runs/a b')
 
@@ -64,3 +65,21 @@ def test_flags_that_resuming_replaces_or_refuses_are_left_out(monkeypatch, flags
 def test_the_training_script_names_itself():
   script = (pathlib.Path(__file__).parents[3] / 'scripts' / 'train').read_text()
   assert 'export DISTRIBUTED_RL_PROGRAM=$0' in script
+
+
+def test_changed_flags_replace_those_that_were_given(monkeypatch):
+  monkeypatch.setattr(sys, 'orig_argv', ['python', '--total_frames=5', '--seed=3'])
+  monkeypatch.setattr(sys, 'argv', ['train.py', '--total_frames=5', '--seed=3'])
+  command = invocation.resuming(RUN, {'total_frames': 10})
+  assert shlex.split(command) == [
+    *('python', '--seed=3', '--total_frames=10'),
+    *('--run_dir=runs/a b', '--resume'),
+  ]
+
+
+def test_python_finds_the_modules_from_any_folder(monkeypatch, tmp_path):
+  monkeypatch.setattr(sys, 'executable', str(programs.ROOT / 'bin' / 'python'))
+  monkeypatch.chdir(programs.ROOT)
+  assert invocation.python() == 'bin/python'
+  monkeypatch.chdir(tmp_path)
+  assert invocation.python() == f'PYTHONPATH={programs.ROOT} {programs.ROOT}/bin/python'

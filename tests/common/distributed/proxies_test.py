@@ -39,4 +39,4 @@ def test_the_variables_that_name_a_proxy_are_named(monkeypatch, caplog):
     assert not caplog.messages
     monkeypatch.setenv('http_proxy', 'http://somewhere:3128')
     proxies.bypass(['a:1'])
-  assert caplog.messages == ['http_proxy: not asked for what goes from learner to learner.']
+  assert caplog.messages == ['Learners reach each other directly, not by the proxy of http_proxy.']

@@ -665,6 +665,14 @@ def test_parameters_that_nobody_fetches_are_dropped(monkeypatch):
     assert outdated()
 
 
+def test_what_a_member_has_already_is_not_kept_for_it(large):
+  caller, size = learners.Caller(large), large.store.latest().values.shape[0]
+  session = caller.session()
+  assert caller.parameters(session, 0, known=True)[0]['state'] == 'known'
+  large.store.publish(large.snapshot(1, size))
+  assert caller.parameters(session, 0, 1) == ({'state': 'outdated'}, b'')
+
+
 @pytest.mark.parametrize('messages', [1, 2])
 def test_many_versions_take_the_memory_of_a_few(messages):
   """A small network is published hundreds of times in half a minute, to every actor."""

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import pathlib
+import pickle
 import signal
 import subprocess
 import sys
@@ -581,6 +582,14 @@ def test_all_close_at_the_same_time(tmp_path):
   environment.close()
   assert time.monotonic() - begin < 2.9  # One after the other takes three seconds.
   assert len(list(tmp_path.glob('*.closed'))) == 3  # They were waited for.
+
+
+def test_what_a_process_is_sent_does_not_grow_with_the_number_of_environments(tmp_path):
+  """Each would keep the bounds of all observations."""
+  environment = moody_ones(Moody, tmp_path)
+  environment.close()
+  sizes = [len(pickle.dumps(make)) for make in environment._makes]
+  assert max(sizes) < 1000
 
 
 def test_environments_that_cannot_be_made_leave_nothing(tmp_path):

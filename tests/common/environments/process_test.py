@@ -114,10 +114,10 @@ def test_a_bug_is_raised_with_its_stack_trace(environment):
   environment.reset(seed=1)
   with pytest.raises(RuntimeError, match='(?s)in step.*ZeroDivisionError'):
     environment.step(np.array([2]))
-  before = processes.children()
+  before = processes.children(), len(os.listdir('/proc/self/fd'))
   with pytest.raises(RuntimeError, match='(?s)in impossible.*no such engine'):
     process.ProcessVectorEnv(impossible, 600.0)
-  assert processes.children() == before
+  assert (processes.children(), len(os.listdir('/proc/self/fd'))) == before
 
 
 @pytest.mark.parametrize('end', ['itself', 'killed'])

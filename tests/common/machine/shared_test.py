@@ -22,7 +22,7 @@ class Writer:
   """In a worker: draws values from the space and writes them."""
 
   def __init__(self, descriptor):
-    self._arrays = shared.arrays(descriptor, SPACE)
+    self._arrays = shared.arrays(descriptor, shared.forms(SPACE))
 
   def write(self, seed):
     SPACE.seed(seed)
@@ -55,7 +55,7 @@ def test_what_one_process_writes_the_other_reads(memory):
   worker = workers.Worker(functools.partial(Writer, memory.fileno()), descriptors=[memory.fileno()])
   try:
     worker.receive()
-    arrays = shared.arrays(memory.fileno(), SPACE)
+    arrays = shared.arrays(memory.fileno(), shared.forms(SPACE))
     assert not any(np.any(values) for values in arrays.values())
     for seed in (1, 2):
       worker.call('write', seed=seed)
@@ -69,7 +69,7 @@ def test_what_one_process_writes_the_other_reads(memory):
 
 
 def test_arrays_do_not_overlap_and_are_aligned(memory):
-  arrays = shared.arrays(memory.fileno(), SPACE)
+  arrays = shared.arrays(memory.fileno(), shared.forms(SPACE))
   for values in arrays.values():
     assert values.ctypes.data % 64 == 0
     values.fill(1)
@@ -77,7 +77,7 @@ def test_arrays_do_not_overlap_and_are_aligned(memory):
 
 
 def test_closing_leaves_arrays_and_no_file(memory):
-  arrays = shared.arrays(memory.fileno(), SPACE)
+  arrays = shared.arrays(memory.fileno(), shared.forms(SPACE))
   descriptor = memory.fileno()
   for _ in range(2):
     memory.close()
@@ -85,3 +85,14 @@ def test_closing_leaves_arrays_and_no_file(memory):
     os.fstat(descriptor)
   arrays['image'].fill(7)
   assert np.all(arrays['image'] == 7)
+
+
+def test_what_does_not_fit_is_refused(memory):
+  arrays = shared.arrays(memory.fileno(), shared.forms(SPACE))
+  with pytest.raises(ValueError, match='image has shape'):
+    shared.put(arrays, drawn(1) | {'image': np.zeros((3, 5), np.uint8)})
+  with pytest.raises(TypeError, match='same_kind'):
+    shared.put(arrays, drawn(1) | {'image': np.zeros((2, 3, 5), np.float32)})
+  # As gymnasium's wrappers leave them.
+  shared.put(arrays, drawn(1) | {'vector': np.ones((2, 3), np.float64)})
+  assert np.all(arrays['vector'] == 1)

@@ -52,15 +52,18 @@ def test_names_are_cut_to_the_width_of_the_line():
   values = (1_500_000, 20_000_000, 12_345.0, 'lag 3.1')
   line = progress.line(*values, recent(**dict.fromkeys(names, 0.125)), comparable)
   assert 97 <= len(line) <= 100 and '\n' not in line
-  assert line.endswith('  lag 3.1  mean 117: GoToRedBal… 0.12 to health_gat… 234')
+  assert line.endswith('  lag 3.1  mean 117: GoToRedBa… 0.12 to health_ga… 234')
 
 
 def test_a_long_note_breaks_the_line_and_loses_nothing():
+  comparable = progress.Comparable({'health_gathering_supreme': 0.1, 'GoToRedBallNoDists': 1}, '')
   note = '123.4 updates/s  replay 1,000,000, ratio 8.00, 12 actors, crashes 3, actors lost 2'
   values = (150_000_000, 200_000_000, 123_456.0, note)
   line = progress.line(*values, recent(pong=1.0), None)
   first, second = line.split('\n')
   assert note in first and second == '    return 1 (12 episodes)'
+  _, second = progress.line(*values, recent(a=1.0), comparable).split('\n')
+  assert second == '    mean 0.55: health_gathering_supreme 0.10 to GoToRedBallNoDists 1.00'
 
 
 def test_all_tasks_fit_in_lines_of_100_columns():
