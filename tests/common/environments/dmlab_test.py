@@ -629,6 +629,8 @@ def test_the_suite_has_what_a_learner_must_know():
     assert loaded.observation_space == suite.pixels_and_instruction(72, 96)
     # Measured: 30 levels together took 4.1 GB.
     assert 4.1e9 < 30 * loaded.bytes_per_environment < 1.25 * 4.1e9
+    # The end of a run waits for a map that is being compiled, which takes up to 43 s.
+    assert loaded.closing_seconds > 60
   assert len(load('dmlab30', dmlab_dataset_path='dummy').tasks) == 30
   assert load('dmlab:seekavoid_arena_01').tasks == ('seekavoid_arena_01',)
 
