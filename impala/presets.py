@@ -133,7 +133,7 @@ ROWS: dict[str, dict[str, Any]] = {
     babyai=dict(
       env='babyai',
       envs_per_actor=160,
-      total_frames=7_000_000,
+      total_frames=8_000_000,
       evaluation_episodes=50,
       evaluation_films=True,
     ),
