@@ -32,7 +32,7 @@ def load(name: str, member: str, options: option_sets.Options) -> suite.Suite:
     suite.refuse_member(name, member, 'envpool:ID')
     return _grids(family, options)
 
-  if member not in engines.ids():
+  if not engines.is_known(member):
     hint = f'Write it as in envpool:CartPole-v1. {engines.left_out()}'
     raise errors.unknown('EnvPool environment', member, engines.ids(), hint)
   form = pool.form(member)

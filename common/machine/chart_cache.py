@@ -17,14 +17,14 @@ def prepare() -> None:
   """
   # It builds its list of fonts once for each cache, which is no news.
   logging.getLogger('matplotlib.font_manager').setLevel(logging.ERROR)
-  if os.environ.get('MPLCONFIGDIR') or all(map(_is_writable, _own_folders())):
+  if os.environ.get('MPLCONFIGDIR') or all(map(_is_writable, own_folders())):
     return
   folder = tempfile.mkdtemp(prefix='matplotlib-')
   os.environ['MPLCONFIGDIR'] = folder
   atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
-def _own_folders() -> list[pathlib.Path]:
+def own_folders() -> list[pathlib.Path]:
   """Where matplotlib keeps settings and its cache by default."""
   home = pathlib.Path(os.path.expanduser('~'))
   settings = pathlib.Path(os.environ.get('XDG_CONFIG_HOME') or home / '.config')

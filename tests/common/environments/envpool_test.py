@@ -2,6 +2,9 @@
 
 import contextlib
 import importlib.util
+import os
+import subprocess
+import sys
 
 import gymnasium
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 from common import environments, errors
 from common.environments import grids, pool, suite
 from common.environments import options as option_sets
+from tests.common import programs
 
 GOTO = 'BabyAI-GoToRedBallNoDists-v0'
 GOTO_LIMIT = 64  # Agent steps: rooms of 8x8, one thing to do.
@@ -208,3 +212,22 @@ def test_an_engine_whose_files_are_missing_is_refused_with_the_command():
 def test_tasks_narrow_a_suite():
   loaded = environments.load('babyai', option_sets.Options(tasks='GoToLocal'))
   assert loaded.tasks == ('GoToLocal',)
+
+
+def test_importing_it_changes_nothing_for_matplotlib():
+  """EnvPool makes a folder in /tmp for all users, and sets it for the whole process."""
+  code = (
+    'import os, sys; import common.environments.engines; '
+    'print(os.environ.get("MPLCONFIGDIR"), "matplotlib" in sys.modules)'
+  )
+  environ = {name: value for name, value in os.environ.items() if name != 'MPLCONFIGDIR'}
+  for given in ({}, {'MPLCONFIGDIR': '/mine'}):
+    shown = subprocess.run(
+      [sys.executable, '-c', code],
+      cwd=programs.ROOT,
+      env={**environ, **given},
+      stdout=subprocess.PIPE,
+      text=True,
+      check=True,
+    ).stdout
+    assert shown.split() == [given.get('MPLCONFIGDIR', 'None'), 'False']
