@@ -10,6 +10,7 @@ import functools
 import logging
 import threading
 
+import numpy as np
 import tensorflow as tf
 
 from apex import actor as actors
@@ -205,8 +206,10 @@ class Run(runs.Run):
       raise self._drops.end_run(sample, origin)
     self._recorder.record_drop()
     self._drops.add(sample, origin)
-    # If all of them are at fault, the parameters are, and not the transitions.
-    if not culprits.all():
+    # If all of a batch are at fault, the parameters are; but a few transitions of the highest
+    # priorities may be drawn again and again, until they are the whole batch.
+    are_few = len(np.unique(leaf)) < self._config.batch_size / 2
+    if are_few or not culprits.all():
       self.replay.remove(leaf, stamp)
       # Below the minimum, sampling waits until it is filled again.
       self.ratio.add_inserted(0, self.replay.size())
