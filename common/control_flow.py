@@ -1,8 +1,8 @@
 """Conditions inside graphs.
 
 No graph of ours is converted by AutoGraph, which reads and rewrites the source of every function
-that is traced, TensorFlow's and Sonnet's included: for a small LSTM agent 18 of the 22 seconds from
-the command to the first update. So conditions on tensors are written out.
+that is traced, TensorFlow's and Sonnet's included: for a small LSTM agent that was more than half
+of the time to the first update, see docs/speed.md. So conditions on tensors are written out.
 """
 
 from collections.abc import Callable

@@ -30,6 +30,13 @@ def mask_illegal(values: tf.Tensor, observation: Mapping[str, tf.Tensor]) -> tf.
   return tf.where(mask > 0, values, ILLEGAL)
 
 
+def _convolved(x: tf.Tensor, convolutions: Sequence[snt.Conv2D]) -> tf.Tensor:
+  """`[N, H, W, C]` through convolutions, each followed by a ReLU."""
+  for convolution in convolutions:
+    x = tf.nn.relu(convolution(x))
+  return x
+
+
 class ShallowTorso(snt.Module):
   """A3C's two convolutions and a linear layer of 256 (IMPALA, Figure 3 left).
 
@@ -48,8 +55,7 @@ class ShallowTorso(snt.Module):
   def __call__(self, images: tf.Tensor) -> tf.Tensor:
     """Images uint8 `[N, H, W, C]` to features float32 `[N, 256]`."""
     x = tf.cast(images, tf.float32) / 255.0
-    for convolution in self._convolutions:
-      x = tf.nn.relu(convolution(x))
+    x = _convolved(x, self._convolutions)
     return tf.nn.relu(self._linear(snt.flatten(x)))
 
 
@@ -69,9 +75,7 @@ class NatureTorso(snt.Module):
   def __call__(self, images: tf.Tensor) -> tf.Tensor:
     """Images uint8 `[N, H, W, C]` to features float32 `[N, D]`; D is 3136 for 84x84."""
     x = tf.cast(images, tf.float32) / 255.0
-    for convolution in self._convolutions:
-      x = tf.nn.relu(convolution(x))
-    return snt.flatten(x)
+    return snt.flatten(_convolved(x, self._convolutions))
 
 
 class DeepTorso(snt.Module):
@@ -112,8 +116,7 @@ class SmallTorso(snt.Module):
   def __call__(self, images: tf.Tensor) -> tf.Tensor:
     """Images uint8 `[N, H, W, C]` to features float32 `[N, 256]`."""
     x = tf.cast(images, tf.float32) / 255.0
-    for convolution in self._convolutions:
-      x = tf.nn.relu(convolution(x))
+    x = _convolved(x, self._convolutions)
     return tf.nn.relu(self._linear(snt.flatten(x)))
 
 
@@ -143,8 +146,7 @@ class GridTorso(snt.Module):
     ones = tf.reshape(tf.one_hot(symbols, self._SYMBOLS), [-1, 3 * self._SYMBOLS])
     x = tf.matmul(ones, self._embed.embeddings)  # [N * H * W, E]
     x = tf.reshape(x, [-1, *cells.shape[1:3], self._EMBEDDING])
-    for convolution in self._convolutions:
-      x = tf.nn.relu(convolution(x))
+    x = _convolved(x, self._convolutions)
     return tf.nn.relu(self._linear(snt.flatten(x)))
 
 
